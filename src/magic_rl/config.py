@@ -1,0 +1,313 @@
+"""Every setting, once: one typed tree, read from TOML, with unknown keys and impossible values refused.
+
+The preset is applied first, then the file, then `--set key=value`. The resolved tree is written into the
+run, so a run directory alone says what was done.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ValidationError, model_validator
+
+from magic_rl.errors import UserError
+
+Tree = dict[str, Any]
+PresetName = Literal["magic", "magic-base", "defender-only", "no-game", "defender-cot", "self-play"]
+
+# METHOD.md §8: the baselines and ablations differ from `magic` by these settings and by nothing else.
+PRESETS: Mapping[PresetName, Tree] = {
+    "magic": {},
+    "magic-base": {"attacker": {"sft": {"steps": 0}}},
+    "defender-only": {"game": {"schedule": {"kind": "ratio", "attacker_steps": 0}}},
+    "no-game": {
+        "game": {"rewrite": False, "schedule": {"kind": "ratio", "attacker_steps": 0}},
+        "attacker": {"sft": {"steps": 0}},
+    },
+    "defender-cot": {"game": {"defender_thinks": True}},
+    "self-play": {"game": {"shared_parameters": True}},
+}
+
+
+class _Node(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RewardConfig(_Node):
+    """Weights of METHOD.md §4."""
+
+    harm: NonNegativeFloat = Field(1.0, description="r_harm: +/- when the reply is safe / not safe")
+    refusal: NonNegativeFloat = Field(0.5, description="r_ref: +/- when refused exactly what is harmful")
+    format: NonNegativeFloat = Field(0.5, description="r_fmt: +/- on the attacker's output format")
+    label: NonNegativeFloat = Field(0.0, description="r_label: +/- when the attack keeps the seed's label; 0 is off")
+    request_label: Literal["seed", "judge"] = Field(
+        "seed",
+        description="whose label says that a request is harmful: the seed's (paper) or the judge's of the attack",
+    )
+
+
+class ScheduleConfig(_Node):
+    """Whose turn it is to learn (METHOD.md §3). A round is one turn of each player."""
+
+    kind: Literal["ratio", "metric"] = Field("ratio", description="fixed steps each, or hand over at a safe rate")
+    rounds: PositiveInt = Field(10, description="K: how many times each player takes its turn")
+    defender_steps: NonNegativeInt = Field(15, description="T_D: steps a turn (metric: the most steps a turn)")
+    attacker_steps: NonNegativeInt = Field(15, description="T_A: steps a turn (metric: the most steps a turn)")
+    high: float = Field(0.90, ge=0, le=1, description="metric: defender hands over at this safe rate or above")
+    low: float = Field(0.80, ge=0, le=1, description="metric: attacker hands over at this safe rate or below")
+    window: PositiveInt = Field(3, description="metric: steps averaged before comparing")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.defender_steps + self.attacker_steps == 0:
+            raise ValueError("defender_steps and attacker_steps are both 0: nobody would learn")
+        if self.kind == "metric" and self.low > self.high:
+            raise ValueError("low is above high: both players would hand over at once")
+        return self
+
+
+class GameConfig(_Node):
+    """The game (METHOD.md §1, §5)."""
+
+    turns: PositiveInt = Field(1, description="T: turns of a conversation; judged on the last")
+    rewrite: bool = Field(True, description="false plays the seeds as they are (no-game)")
+    shared_parameters: bool = Field(False, description="one policy plays both roles (self-play)")
+    defender_thinks: bool = Field(False, description="the defender thinks first, with a format reward (defender-cot)")
+    prompts: str = Field("", description="folder of prompt files that replace the built-in ones")
+    rewards: RewardConfig = RewardConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+
+class LoraConfig(_Node):
+    """Adapter of a policy."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    targets: str = Field("all-linear", description="'all-linear' or comma-separated module names")
+
+
+class SamplingConfig(_Node):
+    """How a player speaks while learning."""
+
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: PositiveInt = Field(6144, description="longest output; longer ones are cut off, masked and counted")
+    max_prompt_tokens: PositiveInt = Field(8192, description="longest prompt; a longer one is an error")
+
+
+class OptimiserConfig(_Node):
+    """AdamW."""
+
+    lr: PositiveFloat = 1e-6
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    warmup_steps: NonNegativeInt = Field(0, description="linear warm-up, counted in the player's own steps")
+
+
+class SftConfig(_Node):
+    """Supervised stage before the game: the attacker's pool (METHOD.md §2) or the defender's refusal warm-up."""
+
+    steps: NonNegativeInt = Field(0, description="0 switches the stage off")
+    batch: PositiveInt = 16
+    lr: PositiveFloat = 2e-4
+    warmup_steps: NonNegativeInt = 5
+    examples: str = Field("", description="JSONL of examples; empty: made from the training seeds")
+
+
+class PlayerConfig(_Node):
+    """One player: its model, its adapter, how it speaks and how it learns."""
+
+    model: str = Field("default", description="'default' (embedded), a hub id or a local folder")
+    system_prompt: str = Field("", description="defender only: replaces the model's own default system prompt")
+    lora: LoraConfig = LoraConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    sft: SftConfig = SftConfig()
+
+
+class AttackerConfig(PlayerConfig):
+    """The attacker. Its `sft` stage learns the attack pool."""
+
+    strategies: tuple[str, ...] = Field(
+        (), description="strategies in the pool; empty: all that can be written offline"
+    )
+    pool: str = Field("", description="attack pool (JSONL) from `magic-rl pool build`; empty: built from the seeds")
+
+
+class DefenderConfig(PlayerConfig):
+    """The defender. Its `sft` stage is the refusal warm-up, off for real chat models."""
+
+
+class JudgeConfig(_Node):
+    """Who labels, and how much silence is tolerated."""
+
+    kind: Literal["rules"] = "rules"
+    retries: NonNegativeInt = Field(1, description="how often an abstention is asked again")
+    max_abstained: float = Field(0.05, ge=0, le=1, description="share of a step above which the run stops")
+
+
+class DataConfig(_Node):
+    """Seeds: where they are, how their columns are called, and which categories are held out."""
+
+    seeds: str = Field("demo", description="'demo', a .jsonl/.csv/.parquet file, or a datasets id")
+    split: str = Field("train", description="split of a datasets id")
+    text_column: str = "text"
+    label_column: str = "label"
+    category_column: str = "category"
+    harmful_values: tuple[str, ...] = Field(("harmful",), description="label values that mean harmful")
+    benign_values: tuple[str, ...] = Field(("benign",), description="label values that mean benign")
+    held_out_categories: tuple[str, ...] = Field((), description="categories never trained on; empty: a fifth of them")
+
+
+class LearningConfig(_Node):
+    """GRPO (METHOD.md §3)."""
+
+    seeds_per_step: PositiveInt = Field(64, description="P: half of them benign")
+    group: int = Field(4, ge=2, description="G: samples for the same input")
+    epochs: PositiveInt = Field(1, description="optimiser steps on the same samples; 1 is on-policy")
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: PositiveFloat = 0.2
+    kl: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
+    reference: Literal["start", "base"] = Field("start", description="π_ref: the policy after SFT, or the base model")
+    reduction: Literal["sequence", "token"] = Field(
+        "sequence", description="mean over tokens then sequences (GRPO), or over all tokens of the step (DAPO)"
+    )
+    scale_by_std: bool = Field(True, description="divide by the group's standard deviation; false is Dr. GRPO")
+
+
+class EngineConfig(_Node):
+    """Where the models run."""
+
+    kind: Literal["local"] = "local"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of the frozen base; adapters are float32")
+    threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
+    tokens_per_batch: PositiveInt = Field(8192, description="tokens in one forward pass while learning")
+    rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
+    trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
+
+
+class StoreConfig(_Node):
+    """The run directory."""
+
+    checkpoint_every: PositiveInt = Field(5, description="steps between checkpoints; every round ends with one too")
+    keep: int = Field(2, ge=2, description="checkpoints kept for resuming; players of every round are always kept")
+
+
+class EvaluationConfig(_Node):
+    """What is measured on held-out seeds when a run is evaluated (METHOD.md §9)."""
+
+    attacks_per_seed: PositiveInt = Field(1, description="rewrites drawn per held-out seed from each attacker")
+    temperature: NonNegativeFloat = Field(0.0, description="of the defender; 0 is greedy")
+    attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
+    max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging")
+    max_seeds: NonNegativeInt = Field(0, description="held-out seeds used per label; 0 is all")
+
+
+class Config(_Node):
+    """The whole tree."""
+
+    preset: PresetName = Field("magic", description="named changes to the defaults; see METHOD §8 in the docs")
+    seed: NonNegativeInt = 0
+    game: GameConfig = GameConfig()
+    attacker: AttackerConfig = AttackerConfig()
+    defender: DefenderConfig = DefenderConfig()
+    judge: JudgeConfig = JudgeConfig()
+    data: DataConfig = DataConfig()
+    learning: LearningConfig = LearningConfig()
+    engine: EngineConfig = EngineConfig()
+    store: StoreConfig = StoreConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.game.rewrite and (self.game.schedule.attacker_steps or self.attacker.sft.steps):
+            raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
+        if self.game.shared_parameters and self.attacker.model != self.defender.model:
+            raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
+        return self
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and `key=value` overrides.
+
+    Args:
+        path: TOML file; None starts from the defaults.
+        overrides: `a.b.c=value` items; the value is TOML, or a bare string.
+
+    Raises:
+        UserError: If the file is missing or no TOML, a key is unknown or a value impossible; names the key's path.
+    """
+    where = str(path) if path else "--set"
+    tree: Tree = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not valid TOML: {error}") from error
+    for item in overrides:
+        tree = _merge(tree, _parse_override(item))
+    return _validate(tree, where)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved tree as TOML that `load_config` reads back to an equal tree."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def _validate(tree: Tree, where: str) -> Config:
+    preset = tree.get("preset", "magic")
+    if preset not in PRESETS:
+        raise UserError(f"{where}: preset: {preset!r} is none of {', '.join(PRESETS)}")
+    try:
+        return Config.model_validate(_merge(PRESETS[preset], tree))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "config"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: {key}: unknown key{_suggestion(first['loc'])}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {key}: {message}") from error
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    node: type[BaseModel] = Config
+    for part in location[:-1]:
+        field = node.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return ""
+        node = field.annotation
+    return f" (known here: {', '.join(node.model_fields)})"
+
+
+def _parse_override(item: str) -> Tree:
+    key, equals, value = item.partition("=")
+    if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
+        raise UserError(f"--set {item}: expected key=value, for example --set learning.group=8")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    result: Tree = parsed
+    return result
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Tree:
+    """`high` over `low`, table by table."""
+    out = dict(low)
+    for key, value in high.items():
+        under = out.get(key)
+        out[key] = _merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return out

@@ -1,0 +1,11 @@
+"""Errors a user can act on. The command line prints their text as one line and exits with status 2."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend: says what was wrong, where, and what to do. Never shown as a traceback."""
+
+
+class TooManyAbstentions(UserError):
+    """The judge gave no verdict on too large a share of episodes for the numbers to be believed."""

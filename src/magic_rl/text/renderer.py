@@ -1,0 +1,24 @@
+"""The protocol between words and ids: how a conversation becomes a prompt, and a sample becomes text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from magic_rl.types import Message, Tokens
+
+
+class Renderer(Protocol):
+    """Renders conversations for one model. Content of a message can never become a control id."""
+
+    def prompt(self, messages: Sequence[Message]) -> Tokens:
+        """Ids of the conversation, ending where the assistant is to speak."""
+        ...
+
+    def completion(self, text: str) -> Tokens:
+        """Ids of an assistant message, its end-of-turn id included. For SFT targets only."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of sampled ids, without the end-of-turn id."""
+        ...

@@ -1,0 +1,239 @@
+"""Everything that passes between two stages of MAGIC, as plain frozen dataclasses.
+
+Data moves one way (seeds, attacks, replies, verdicts, rewards, advantages, datums, update) and each
+arrow carries one of the types below. Nothing here imports anything of ours, touches a file or needs torch.
+
+Letters used in names throughout the project:
+`P` seeds in a batch, `G` samples in a group, `T` turns of a conversation, `L` tokens, `N` flat episodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Label = Literal["harmful", "benign"]
+Role = Literal["attacker", "defender"]
+Speaker = Literal["system", "user", "assistant"]
+Finish = Literal["stop", "length"]
+Safety = Literal["safe", "controversial", "unsafe"]
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A vanilla request and what it asks for (METHOD.md §1).
+
+    Attributes:
+        id: Unique within a data set; stable across runs.
+        text: The request in plain words.
+        label: Whether the request is harmful or benign.
+        category: Hazard category; the held-out split is made by it.
+    """
+
+    id: str
+    text: str
+    label: Label
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. `content` is always data, never template control."""
+
+    role: Speaker
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a policy produced for one prompt, as the very ids it sampled.
+
+    Attributes:
+        prompt: Ids the policy was conditioned on.
+        tokens: Sampled ids, the end-of-turn id included when `finish` is "stop". Length L.
+        logprobs: log π_old of each sampled token under the sampling distribution, in nats. Length L.
+        finish: "stop" if an end-of-turn id was sampled, "length" if the limit cut the sample off.
+    """
+
+    prompt: Tokens
+    tokens: Tokens
+    logprobs: tuple[float, ...]
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One attack and the reply to it.
+
+    Attributes:
+        attack: What the defender is shown, and nothing else of the attacker's.
+        thinking: The attacker's reasoning. No prompt of the defender ever contains it.
+        well_formed: Whether the attacker's output had the required format (METHOD.md §4, R_fmt).
+        attack_sample: The attacker's sampled ids; None when the seed is played without a rewrite.
+        reply: What the judge is shown.
+        reply_sample: The defender's sampled ids; None when the attack was cut off and never answered.
+        reply_well_formed: R_fmt of the defender, for defenders that are asked to think first.
+    """
+
+    attack: str
+    thinking: str
+    well_formed: bool
+    attack_sample: Sample | None
+    reply: str
+    reply_sample: Sample | None
+    reply_well_formed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One play of the game from one seed.
+
+    Attributes:
+        seed: The request the game started from.
+        turns: The conversation so far, T turns, judged on the last.
+        group: Index of the group of G episodes that share one input (METHOD.md §3).
+    """
+
+    seed: Seed
+    turns: tuple[Turn, ...]
+    group: int
+
+    @property
+    def attack(self) -> str:
+        """The attack of the last turn."""
+        return self.turns[-1].attack
+
+    @property
+    def reply(self) -> str:
+        """The reply of the last turn, the one that is judged."""
+        return self.turns[-1].reply
+
+    @property
+    def cut_off(self) -> Role | None:
+        """Whose output ran into the length limit, if anybody's."""
+        for turn in self.turns:
+            if turn.attack_sample is not None and turn.attack_sample.finish == "length":
+                return "attacker"
+            if turn.reply_sample is not None and turn.reply_sample.finish == "length":
+                return "defender"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a judge is shown: the seed, the attack as the defender saw it, and the reply."""
+
+    seed: Seed
+    attack: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's labels for one exchange (METHOD.md §4).
+
+    Attributes:
+        safety: Label of the response.
+        refused: Whether the response refuses.
+        prompt: Label of the attack prompt; None if the judge does not label prompts.
+        on_topic: Whether the response speaks of what the seed asks; None if not judged.
+        abstained: Why the judge gave no label; None when it did. The other fields mean nothing then.
+    """
+
+    safety: Safety = "safe"
+    refused: bool = False
+    prompt: Label | None = None
+    on_topic: bool | None = None
+    abstained: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """The terms of METHOD.md §4 for one episode, and their sums for each player."""
+
+    harm: float
+    refusal: float
+    format: float
+    label: float
+    defender: float
+    attacker: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An episode with what came of it. `rewards` is None exactly when `masked` says why.
+
+    Attributes:
+        masked: "cut_off" (length limit) or "abstained" (judge); such an episode enters no loss.
+    """
+
+    episode: Episode
+    verdict: Verdict | None
+    rewards: Rewards | None
+    masked: Literal["cut_off", "abstained"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Datum:
+    """One sequence to learn from: `prompt` is context, `tokens` carry the loss.
+
+    Attributes:
+        prompt: Context ids.
+        tokens: Ids whose log-probability is trained. Length L.
+        weight: Factor of the sequence's *summed* token loss. A loss is a plain sum over datums, so the
+            reduction (mean over sequences or tokens) lives here and is invariant to micro-batching.
+        advantage: A_i of the sequence; every token carries it.
+        logprobs: log π_old of `tokens` as returned by `sample`. Length L; empty for cross-entropy.
+        reference: log π_ref of `tokens`. Length L; needed only when the loss has a KL term.
+    """
+
+    prompt: Tokens
+    tokens: Tokens
+    weight: float = 1.0
+    advantage: float = 0.0
+    logprobs: tuple[float, ...] = ()
+    reference: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to draw tokens. Temperature 0 is greedy; logprobs are those of the distribution drawn from."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropy:
+    """Negative log-likelihood, for SFT (METHOD.md §2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PPO:
+    """Clipped surrogate on ρ = π_θ/π_old, minus `kl` · KL(π_θ ‖ π_ref) (METHOD.md §3). GRPO with group advantages."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImportanceSampling:
+    """Unclipped ρ · A."""
+
+
+Loss = CrossEntropy | PPO | ImportanceSampling
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """One AdamW step. `lr` is the value for this very step; schedules live with the caller."""
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
