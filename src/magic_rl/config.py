@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from magic_rl.errors import UserError
 
@@ -47,7 +56,7 @@ class RewardConfig(_Node):
     label: NonNegativeFloat = Field(0.0, description="r_label: +/- when the attack keeps the seed's label; 0 is off")
     request_label: Literal["seed", "judge"] = Field(
         "seed",
-        description="whose label says that a request is harmful: the seed's (paper) or the judge's of the attack",
+        description="whose label makes a request harmful: the seed's (paper) or the judge's of the attack",
     )
 
 
@@ -136,9 +145,7 @@ class PlayerConfig(_Node):
 class AttackerConfig(PlayerConfig):
     """The attacker. Its `sft` stage learns the attack pool."""
 
-    strategies: tuple[str, ...] = Field(
-        (), description="strategies in the pool; empty: all that can be written offline"
-    )
+    strategies: tuple[str, ...] = Field((), description="strategies in the pool; empty: all written offline")
     pool: str = Field("", description="attack pool (JSONL) from `magic-rl pool build`; empty: built from the seeds")
 
 

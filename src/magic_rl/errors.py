@@ -7,5 +7,5 @@ class UserError(Exception):
     """Something the user can mend: says what was wrong, where, and what to do. Never shown as a traceback."""
 
 
-class TooManyAbstentions(UserError):
+class TooManyAbstentionsError(UserError):
     """The judge gave no verdict on too large a share of episodes for the numbers to be believed."""
