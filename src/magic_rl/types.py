@@ -72,7 +72,7 @@ class Turn:
         well_formed: Whether the attacker's output had the required format (METHOD.md §4, R_fmt).
         attack_sample: The attacker's sampled ids; None when the seed is played without a rewrite.
         reply: What the judge is shown.
-        reply_sample: The defender's sampled ids; None when the attack was cut off and never answered.
+        reply_sample: The defender's sampled ids; None while the turn is open or when its attack was cut off.
         reply_well_formed: R_fmt of the defender, for defenders that are asked to think first.
     """
 

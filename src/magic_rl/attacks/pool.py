@@ -1,0 +1,101 @@
+"""The attack pool (METHOD §2): seeds, rewrites and the reasoning between them, for the attacker's SFT."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from magic_rl.attacks.strategies import choose_strategies
+from magic_rl.attacks.templates import write_attack
+from magic_rl.errors import UserError
+from magic_rl.rng import generator
+from magic_rl.types import Seed
+
+_TAG = re.compile(r"</?(?:think|answer)>")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEntry:
+    """One example of a rewrite.
+
+    Raises:
+        ValueError: If a text is empty or holds one of the format's own tags.
+    """
+
+    seed: Seed
+    strategy: str
+    thinking: str
+    attack: str
+
+    def __post_init__(self) -> None:
+        if not self.attack.strip():
+            raise ValueError("the attack is empty")
+        if _TAG.search(self.thinking + self.attack):
+            raise ValueError("a text holds a <think> or <answer> tag")
+
+    @property
+    def completion(self) -> str:
+        """What the attacker is to say, in the format that R_fmt asks for (METHOD §4)."""
+        return f"<think>{self.thinking}</think><answer>{self.attack}</answer>"
+
+
+def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], run_seed: int) -> list[PoolEntry]:
+    """Every seed rewritten with every strategy by the offline writer; deterministic in `run_seed`.
+
+    Args:
+        strategies: Names; empty means all but the translations.
+
+    Raises:
+        UserError: For an unknown strategy, or one that no template can write.
+    """
+    chosen = choose_strategies(strategies)
+    entries = []
+    for index, seed in enumerate(seeds):
+        rng = generator(run_seed, 0, "attack pool", index)
+        for strategy in chosen:
+            rewrite = write_attack(seed, strategy, rng)
+            entries.append(PoolEntry(seed, strategy.name, rewrite.thinking, rewrite.attack))
+    return entries
+
+
+def write_pool(path: Path, entries: Sequence[PoolEntry]) -> None:
+    """Write a pool as JSONL, one entry a line; the file appears complete or not at all."""
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def read_pool(path: Path) -> list[PoolEntry]:
+    """Read what `write_pool` wrote.
+
+    Raises:
+        UserError: For a file that cannot be read, is empty, or has a broken line; names file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            entries.append(PoolEntry(Seed(**row["seed"]), row["strategy"], row["thinking"], row["attack"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: not a pool entry ({error})") from error
+    if not entries:
+        raise UserError(f"{path}: holds no entries")
+    return entries

@@ -1,0 +1,141 @@
+"""Attention over a prompt that is stored once and read by every sample of its group.
+
+Decoding keeps two memories: the prompt's keys and values, one copy a group, and each row's own completion.
+Scores against both are joined under one softmax, so the result is that of ordinary causal attention.
+Registered with transformers under `SHARED_PREFIX`, so any model built on its attention interface can use it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+SHARED_PREFIX = "magic_shared_prefix"
+
+
+class GroupCache:
+    """Keys and values of P prompts and of their P × G completions.
+
+    The first forward pass (the prompts, right-padded) fills the prompt memory; every later one appends one
+    token to each row. Implements the one method of a transformers cache that models call: `update`.
+    """
+
+    def __init__(self, prompt_lengths: Tensor, group: int, max_new: int) -> None:
+        """Args: prompt_lengths: shape (P,). group: G. max_new: longest completion in tokens."""
+        self.groups, self.group = int(prompt_lengths.shape[0]), group
+        self._max_new = max_new
+        self._written = 0
+        self._prompt: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, Lp, d) twice
+        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P*G, Hkv, max_new, d) twice
+        longest = int(prompt_lengths.max())
+        valid = torch.arange(longest, device=prompt_lengths.device) < prompt_lengths[:, None]
+        self._valid = valid[:, None, None, :]  # (P, 1, 1, Lp)
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Store one layer's new keys and values, shape (rows, Hkv, new, d), and return what the rows own."""
+        if len(self._prompt) <= layer_idx:
+            self._prompt.append((keys, values))
+            room = (self.groups * self.group, keys.shape[1], self._max_new, keys.shape[3])
+            self._completion.append((keys.new_zeros(room), values.new_zeros(room)))
+            return keys, values
+        own_keys, own_values = self._completion[layer_idx]
+        own_keys[:, :, self._written : self._written + 1] = keys
+        own_values[:, :, self._written : self._written + 1] = values
+        return own_keys[:, :, : self._written + 1], own_values[:, :, : self._written + 1]
+
+    def advance(self) -> None:
+        """Count the token that every layer has just stored."""
+        self._written += 1
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Unused by callers that pass position ids, as ours do; part of the cache interface."""
+        return self._written
+
+    def prompt(self, layer_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values (P, Hkv, Lp, d) and validity (P, 1, 1, Lp) of the prompts at one layer."""
+        keys, values = self._prompt[layer_idx]
+        return keys, values, self._valid
+
+    def keep(self, groups: Tensor, rows: Tensor) -> None:
+        """Keep only some groups and, in each, the same number of rows.
+
+        Args:
+            groups: Indices of the P' groups to keep.
+            rows: Shape (P', G'): flat row indices (into P*G) to keep, group by group.
+        """
+        flat = rows.reshape(-1)
+        self._prompt = [(k[groups], v[groups]) for k, v in self._prompt]
+        self._completion = [(k[flat], v[flat]) for k, v in self._completion]
+        self._valid = self._valid[groups]
+        self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    group_cache: GroupCache | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention function in the transformers convention: query (B, H, Lq, d) in, (B, Lq, H, d) out.
+
+    With a filled `group_cache` this is one decoding step; otherwise plain attention, causal or under a given
+    boolean mask (B or 1, 1, Lq, Lk). Queries that share a key/value head are stacked as extra query rows, so
+    keys and values are never repeated.
+    """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if group_cache is not None and query.shape[2] == 1 and group_cache.get_seq_length() + 1 == key.shape[2] and (
+        query.shape[0] == group_cache.groups * group_cache.group
+    ):
+        layer = module.layer_idx
+        assert isinstance(layer, int)
+        return _decode_step(query, key, value, scale, *group_cache.prompt(layer)), None
+    out = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout,
+        is_causal=attention_mask is None and query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return out.transpose(1, 2), None
+
+
+def _decode_step(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, prompt_key: Tensor, prompt_value: Tensor, valid: Tensor
+) -> Tensor:
+    """One new token a row. query (P*G, H, 1, d); key, value (P*G, Hkv, t, d); prompt_* (P, Hkv, Lp, d)."""
+    rows, heads, _, dim = query.shape
+    groups, kv_heads, prompt_length, _ = prompt_key.shape
+    group, share = rows // groups, heads // kv_heads
+    own_query = query.view(rows, kv_heads, share, dim)
+    # All queries that read one prompt's key/value head stand in one matrix: (P, Hkv, G*share, d).
+    shared_query = own_query.view(groups, group, kv_heads, share, dim).transpose(1, 2)
+    shared_query = shared_query.reshape(groups, kv_heads, group * share, dim)
+
+    prompt_scores = (shared_query @ prompt_key.transpose(2, 3)).float().mul_(scale)
+    prompt_scores = prompt_scores.masked_fill_(~valid, float("-inf"))
+    prompt_scores = prompt_scores.view(groups, kv_heads, group, share, prompt_length).transpose(1, 2)
+    prompt_scores = prompt_scores.reshape(rows, kv_heads, share, prompt_length)
+    own_scores = (own_query @ key.transpose(2, 3)).float().mul_(scale)
+    weights = torch.cat([prompt_scores, own_scores], dim=-1).softmax(-1).to(query.dtype)
+
+    prompt_weights = weights[..., :prompt_length].view(groups, group, kv_heads, share, prompt_length).transpose(1, 2)
+    prompt_weights = prompt_weights.reshape(groups, kv_heads, group * share, prompt_length)
+    from_prompt = (prompt_weights @ prompt_value).view(groups, kv_heads, group, share, dim).transpose(1, 2)
+    from_own = weights[..., prompt_length:] @ value
+    out = from_prompt.reshape(rows, kv_heads, share, dim) + from_own
+    return out.reshape(rows, 1, heads, dim)
+
+
+AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

@@ -1,0 +1,165 @@
+"""The embedded engine: one frozen transformers model in this process and any number of LoRA policies on it.
+
+The model carries a single adapter slot. Each policy owns its adapter's parameters and puts them into the slot
+before it speaks or learns, so a policy costs an adapter, not a model, and switching moves no memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local.attention import SHARED_PREFIX
+from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
+from magic_rl.errors import UserError
+from magic_rl.rng import derive
+from magic_rl.text.chat import ChatRenderer
+
+_SLOT = "default"  # PEFT's own name for a first adapter, so that saved ones load with plain PEFT
+
+
+class LocalEngine:
+    """A frozen base model with one adapter slot. Implements `engines.base.Engine`.
+
+    Policies of one engine share the model: one of them computes at a time.
+    """
+
+    def __init__(self, folder: Path, lora: LoraConfig, config: EngineConfig, *, run_seed: int = 0) -> None:
+        """Load the base model.
+
+        Args:
+            folder: Local model folder with safetensors weights and a tokenizer with a chat template.
+            lora: Shape of every policy's adapter.
+            config: Device, base dtype and batch limits.
+            run_seed: Where the random initialisation of adapters comes from.
+
+        Raises:
+            UserError: If the folder holds no usable model.
+        """
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.device = _device(config.device)
+        self.folder = folder
+        self._run_seed = run_seed
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        self._renderer = ChatRenderer(tokenizer)
+        base = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=SHARED_PREFIX,
+            trust_remote_code=config.trust_remote_code,
+        )
+        self.window = _attention_window(base.config)
+        targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
+        self.peft_config = PeftLoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
+        )
+        try:
+            self.model = get_peft_model(base, self.peft_config).to(self.device).eval()
+        except ValueError as error:
+            raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
+        self._slot = _adapter_slot(self.model)
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        """Renderer of this model's chat template."""
+        return self._renderer
+
+    def new_policy(self, name: str) -> LocalPolicy:
+        """A fresh trainable policy: A random, B zero, so it starts as the base model."""
+        generator = torch.Generator().manual_seed(derive(self._run_seed, 0, f"adapter {name}"))
+        parameters = {}
+        for key, (module, _) in self._slot.items():
+            weight = torch.zeros_like(module.weight, dtype=torch.float32, device="cpu")
+            if ".lora_A." in key:
+                nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
+            parameters[key] = nn.Parameter(weight.to(self.device))
+        return LocalPolicy(name, self, parameters)
+
+    def load(self, directory: Path, name: str) -> LocalPolicy:
+        """A trainable policy from a folder that `LocalPolicy.save` wrote, optimiser state included."""
+        try:
+            tensors = load_file(directory / ADAPTER_FILE, device=str(self.device))
+            parameters = {key: nn.Parameter(tensors[_saved_name(key)].float()) for key in self._slot}
+            policy = LocalPolicy(name, self, parameters)
+            if (directory / OPTIMISER_FILE).exists():
+                policy.load_optimiser(directory / OPTIMISER_FILE)
+        except (OSError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+            raise UserError(f"{directory}: holds no policy of {self.folder.name} ({error})") from error
+        return policy
+
+    def base(self) -> LocalPolicy:
+        """The base model without any adapter, read-only."""
+        return LocalPolicy("base", self, {}, trainable=False)
+
+    @contextlib.contextmanager
+    def holding(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
+        """Put a policy's parameters into the adapter slot; without any, switch the adapter off."""
+        compute = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+        with compute, contextlib.ExitStack() as stack:
+            if parameters:
+                for key, (module, attribute) in self._slot.items():
+                    module._parameters[attribute] = parameters[key]
+            else:
+                stack.enter_context(self.model.disable_adapter())
+            yield self.model
+
+    def saved_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+        """Tensors under the names PEFT gives them on disk."""
+        return {_saved_name(key): tensor.detach().cpu().contiguous() for key, tensor in parameters.items()}
+
+
+def _saved_name(key: str) -> str:
+    return key.replace(f".{_SLOT}.", ".")
+
+
+def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Where each adapter parameter lives: full name -> (module, attribute)."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            # Inputs stay in the base's dtype: autocast runs the adapter in it too, with float32 weights at rest.
+            module.cast_input_dtype_enabled = False
+    modules = dict(model.named_modules())
+    slot = {}
+    for key, parameter in model.named_parameters():
+        if ".lora_A." in key or ".lora_B." in key:
+            owner, _, attribute = key.rpartition(".")
+            slot[key] = (modules[owner], attribute)
+        else:
+            parameter.requires_grad_(False)
+    return slot
+
+
+def _device(choice: str) -> torch.device:
+    if choice != "auto":
+        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not available[choice]:
+            raise UserError(f"engine.device: {choice!r} is not available here; use 'auto' or 'cpu'")
+        return torch.device(choice)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _attention_window(config: Any) -> int | None:
+    """Longest sequence on which sliding-window attention is the same as full attention; None if unlimited."""
+    text = config.get_text_config()
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        return int(text.sliding_window)
+    if getattr(text, "layer_types", None) is None and getattr(text, "use_sliding_window", True):
+        return getattr(text, "sliding_window", None)
+    return None

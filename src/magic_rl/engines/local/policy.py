@@ -1,0 +1,168 @@
+"""A LoRA policy of the embedded engine: sampling, scoring, gradients, optimiser, files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from magic_rl.engines.local.packing import Pack, pack
+from magic_rl.engines.local.sampling import sample
+from magic_rl.engines.losses import token_losses
+from magic_rl.errors import UserError
+from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
+
+if TYPE_CHECKING:
+    from magic_rl.engines.local.engine import LocalEngine
+
+ADAPTER_FILE = "adapter_model.safetensors"
+OPTIMISER_FILE = "optimizer.safetensors"
+
+
+class LocalPolicy:
+    """A set of adapter parameters with its optimiser. Implements `engines.base.Policy`.
+
+    Without an optimiser it is read-only: an opponent, a reference, a checkpoint under evaluation.
+    """
+
+    def __init__(
+        self, name: str, engine: LocalEngine, parameters: dict[str, nn.Parameter], *, trainable: bool = True
+    ) -> None:
+        """Args: parameters: Adapter tensors by full name; none for the base model itself."""
+        self.name = name
+        self._engine = engine
+        self._parameters = parameters
+        self._optimiser = torch.optim.AdamW(parameters.values()) if trainable else None
+
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        """See `Policy.sample`."""
+        self._check_window(max(map(len, prompts), default=0) + params.max_tokens)
+        with self._engine.holding(self._parameters) as model:
+            return sample(
+                model, prompts, n, params, seed, self._engine.renderer.stop_ids, self._engine.config.rows_per_batch
+            )
+
+    def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
+        """See `Policy.logprobs`."""
+        out: list[tuple[float, ...]] = [()] * len(sequences)
+        with torch.inference_mode(), self._engine.holding(self._parameters) as model:
+            for row in self._pack(sequences):
+                flat = _forward(model, row).cpu()
+                for index, part in zip(row.sequences, flat.split(row.lengths), strict=True):
+                    out[index] = tuple(part.tolist())
+        return out
+
+    def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
+        """See `Policy.forward_backward`. Metrics are means over tokens, `loss` the weighted sum."""
+        self._require_optimiser()
+        totals: Counter[str] = Counter()
+        tokens = 0
+        with self._engine.holding(self._parameters) as model:
+            for row in self._pack([(datum.prompt, datum.tokens) for datum in datums]):
+                chosen = [datums[index] for index in row.sequences]
+                logprobs = _forward(model, row)
+                per_token, metrics = token_losses(
+                    loss,
+                    logprobs,
+                    old=_flat([d.logprobs for d in chosen], logprobs),
+                    advantages=_spread([d.advantage for d in chosen], row.lengths, logprobs),
+                    reference=_flat([d.reference for d in chosen], logprobs),
+                )
+                total = (per_token * _spread([d.weight for d in chosen], row.lengths, logprobs)).sum()
+                torch.autograd.backward(total)
+                totals["loss"] += total.item()
+                tokens += len(row.targets)
+                for key, value in metrics.items():
+                    totals[key] += value.item() * len(row.targets)
+        return {key: value if key == "loss" else value / tokens for key, value in totals.items()}
+
+    def optim_step(self, adam: Adam) -> dict[str, float]:
+        """See `Policy.optim_step`."""
+        optimiser = self._require_optimiser()
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), adam.max_grad_norm)
+        for group in optimiser.param_groups:
+            group.update(
+                lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay
+            )
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return {"grad_norm": norm.item()}
+
+    def save(self, directory: Path) -> None:
+        """See `Policy.save`. The folder is also a PEFT adapter that `PeftModel.from_pretrained` loads."""
+        save_file(self._engine.saved_names(self._parameters), directory / ADAPTER_FILE)
+        self._engine.peft_config.save_pretrained(str(directory))
+        state = {
+            f"{key}:{field}": torch.as_tensor(value).detach().cpu()
+            for key, parameter in self._parameters.items()
+            for field, value in (self._optimiser.state[parameter] if self._optimiser else {}).items()
+        }
+        if state:
+            save_file(state, directory / OPTIMISER_FILE)
+
+    def load_optimiser(self, path: Path) -> None:
+        """Restore the optimiser state that `save` wrote."""
+        optimiser = self._require_optimiser()
+        state: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in load_file(path).items():
+            key, _, field = name.rpartition(":")
+            # torch keeps its step count on the CPU whatever the device of the parameters.
+            state.setdefault(key, {})[field] = tensor if field == "step" else tensor.to(self._engine.device)
+        for key, fields in state.items():
+            optimiser.state[self._parameters[key]] = fields
+
+    def snapshot(self, name: str) -> LocalPolicy:
+        """See `Policy.snapshot`."""
+        copies = {key: nn.Parameter(p.detach().clone(), requires_grad=False) for key, p in self._parameters.items()}
+        return LocalPolicy(name, self._engine, copies, trainable=False)
+
+    def _require_optimiser(self) -> torch.optim.AdamW:
+        if self._optimiser is None:
+            raise RuntimeError(f"policy {self.name!r} is read-only")
+        return self._optimiser
+
+    def _pack(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[Pack]:
+        self._check_window(max((len(prompt) + len(tokens) for prompt, tokens in sequences), default=0))
+        return list(pack(sequences, self._engine.config.tokens_per_batch))
+
+    def _check_window(self, length: int) -> None:
+        window = self._engine.window
+        if window is not None and length > window:
+            raise UserError(
+                f"{self._engine.folder.name}: sequences of {length} tokens exceed the model's sliding attention window "
+                f"of {window}; lower sampling.max_tokens or use a model with full attention"
+            )
+
+
+def _forward(model: Any, row: Pack) -> Tensor:
+    """Log-probability in nats of each target of a pack at temperature 1, shape (M,)."""
+    device = model.device
+    logits = model(
+        input_ids=row.ids.to(device),
+        position_ids=row.positions.to(device),
+        attention_mask=row.mask.to(device),
+        logits_to_keep=row.predict.to(device),
+        use_cache=False,
+    ).logits[0]
+    return -nn.functional.cross_entropy(logits.float(), row.targets.to(device), reduction="none")
+
+
+def _flat(parts: Sequence[tuple[float, ...]], like: Tensor) -> Tensor | None:
+    """Per-token values of all sequences in a row, shape (M,); None if the datums carry none."""
+    values = [value for part in parts for value in part]
+    if not values:
+        return None
+    if len(values) != len(like):
+        raise ValueError(f"{len(values)} per-token values for {len(like)} tokens")
+    return torch.tensor(values, device=like.device, dtype=torch.float32)
+
+
+def _spread(values: Sequence[float], lengths: Sequence[int], like: Tensor) -> Tensor:
+    """One value a sequence, repeated for each of its tokens, shape (M,)."""
+    repeats = torch.tensor(lengths, device=like.device)
+    return torch.tensor(values, device=like.device, dtype=torch.float32).repeat_interleave(repeats)

@@ -1,0 +1,177 @@
+"""Playing the game: seeds become episodes (METHOD §1, §5).
+
+Both moves have the same shape, a list of episodes in and a longer list out, so a game of T turns is
+`attack, reply, attack, reply, …` and an evaluation can show one attack to many defenders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from magic_rl.prompts import Prompts
+from magic_rl.rng import derive
+from magic_rl.text.renderer import Renderer
+from magic_rl.text.think import parse_attack
+from magic_rl.types import Episode, Message, Role, Sample, SamplingParams, Seed, Tokens, Turn
+
+
+class Speaks(Protocol):
+    """The part of a policy that the game needs."""
+
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        """See `engines.base.Policy.sample`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """A policy in a role.
+
+    Attributes:
+        max_prompt: Longest prompt in tokens. A conversation that outgrows it counts as cut off.
+        system: Defender only: system prompt in place of the model's own default; "" keeps that.
+        thinks: Defender only: it is asked to think first, and only its answer is shown (defender-cot).
+    """
+
+    policy: Speaks
+    renderer: Renderer
+    sampling: SamplingParams
+    max_prompt: int = 8192
+    system: str = ""
+    thinks: bool = False
+
+
+def play(
+    seeds: Sequence[Seed],
+    attacker: Player | None,
+    defender: Player,
+    prompts: Prompts,
+    *,
+    turns: int,
+    learner: Role,
+    group: int,
+    run_seed: int,
+    step: int,
+) -> list[Episode]:
+    """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
+
+    The group shares the learner's first input: the same attack if the defender learns, the same seed if the
+    attacker does. Later turns go on separately. An output that is cut off ends its episode.
+
+    Args:
+        attacker: None plays the seeds as they are.
+
+    Returns:
+        P * group episodes, those of a group side by side.
+    """
+    episodes = [Episode(seed, (), index) for index, seed in enumerate(seeds)]
+    for turn in range(turns):
+        running = [episode for episode in episodes if episode.cut_off is None]
+        ended = [episode for episode in episodes if episode.cut_off is not None]
+        attacks = group if turn == 0 and learner == "attacker" else 1
+        replies = group if turn == 0 and learner == "defender" else 1
+        running = attack(running, attacker, prompts, attacks, derive(run_seed, step, "attack", turn), turns > 1)
+        running = reply(running, defender, prompts, replies, derive(run_seed, step, "reply", turn))
+        episodes = sorted(ended + running, key=lambda episode: episode.group)
+    return episodes
+
+
+def attack(
+    episodes: Sequence[Episode],
+    attacker: Player | None,
+    prompts: Prompts,
+    n: int,
+    seed: int,
+    multi_turn: bool = False,
+) -> list[Episode]:
+    """Add an open turn: `n` attacks for each episode."""
+    if attacker is None:
+        return [
+            replace(episode, turns=(*episode.turns, plain_turn(episode.seed.text)))
+            for episode in episodes
+            for _ in range(n)
+        ]
+    conversations = [_attackers_view(episode, attacker, prompts, multi_turn) for episode in episodes]
+    out = []
+    for episode, samples in zip(episodes, _speak(attacker, conversations, n, seed), strict=True):
+        for sample in samples:
+            parsed = parse_attack(attacker.renderer.decode(sample.tokens))
+            turn = Turn(parsed.answer, parsed.thinking, parsed.well_formed, sample, reply="", reply_sample=None)
+            out.append(replace(episode, turns=(*episode.turns, turn)))
+    return out
+
+
+def reply(
+    episodes: Sequence[Episode],
+    defender: Player,
+    prompts: Prompts,
+    n: int,
+    seed: int,
+    *,
+    answer_cut_off: bool = False,
+) -> list[Episode]:
+    """Answer the open turn of each episode `n` times.
+
+    Args:
+        answer_cut_off: Whether an attack that hit the length limit is answered too (in evaluation) or its
+            episode stays unanswered and ends (in learning).
+    """
+    answered = [answer_cut_off or episode.cut_off is None for episode in episodes]
+    conversations = [
+        defender_messages(defender, prompts, episode.turns) for episode, yes in zip(episodes, answered, strict=True) if yes
+    ]
+    spoken = iter(_speak(defender, conversations, n, seed))
+    out = []
+    for episode, yes in zip(episodes, answered, strict=True):
+        if not yes:
+            out += [episode] * n
+            continue
+        for sample in next(spoken):
+            text = defender.renderer.decode(sample.tokens)
+            turn = replace(episode.turns[-1], reply=text, reply_sample=sample)
+            if defender.thinks:
+                parsed = parse_attack(text)
+                turn = replace(turn, reply=parsed.answer, reply_well_formed=parsed.well_formed)
+            out.append(replace(episode, turns=(*episode.turns[:-1], turn)))
+    return out
+
+
+def _speak(player: Player, conversations: Sequence[Sequence[Message]], n: int, seed: int) -> list[list[Sample]]:
+    """`n` samples a conversation; one that outgrew the prompt limit gets empty, cut-off samples."""
+    rendered = [player.renderer.prompt(messages) for messages in conversations]
+    fits = [len(prompt) <= player.max_prompt for prompt in rendered]
+    samples = iter(player.policy.sample([p for p, ok in zip(rendered, fits, strict=True) if ok], n, player.sampling, seed))
+    return [
+        next(samples) if ok else [Sample(prompt, (), (), "length")] * n
+        for prompt, ok in zip(rendered, fits, strict=True)
+    ]
+
+
+def _attackers_view(episode: Episode, attacker: Player, prompts: Prompts, multi_turn: bool) -> list[Message]:
+    """The attacker sees the seed, its own outputs and the defender's replies."""
+    system = prompts.attacker_system_multi_turn if multi_turn else prompts.attacker_system
+    messages = [Message("system", system)] if system else []
+    messages.append(Message("user", prompts.attacker(episode.seed)))
+    for turn in episode.turns:
+        assert turn.attack_sample is not None
+        messages.append(Message("assistant", attacker.renderer.decode(turn.attack_sample.tokens)))
+        messages.append(Message("user", prompts.next_attack(turn.reply)))
+    return messages
+
+
+def defender_messages(defender: Player, prompts: Prompts, turns: Sequence[Turn]) -> list[Message]:
+    """What the defender sees: the attacks and its own replies; never the seed, the strategy or the thinking."""
+    system = "\n".join(filter(None, [defender.system, prompts.defender_system_thinks if defender.thinks else ""]))
+    messages = [Message("system", system)] if system else []
+    for turn in turns:
+        messages.append(Message("user", prompts.defender(turn.attack)))
+        if turn.reply_sample is not None:
+            messages.append(Message("assistant", turn.reply))
+    return messages
+
+
+def plain_turn(text: str) -> Turn:
+    """An open turn that shows the defender a text as it is, without an attacker."""
+    return Turn(attack=text, thinking="", well_formed=True, attack_sample=None, reply="", reply_sample=None)

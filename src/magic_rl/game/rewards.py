@@ -1,0 +1,55 @@
+"""The rewards of METHOD §4: three terms, two sums, no state.
+
+Both players are scored on the same verdict; the attacker's reward is the negative of the defender's plus the
+terms that only the attacker can earn.
+"""
+
+from __future__ import annotations
+
+from magic_rl.config import RewardConfig
+from magic_rl.types import Label, Rewards, Verdict
+
+
+def score(
+    verdict: Verdict,
+    label: Label,
+    well_formed: bool,
+    weights: RewardConfig,
+    reply_well_formed: bool | None = None,
+) -> Rewards:
+    """Rewards of one judged episode (METHOD §4).
+
+    Args:
+        verdict: The judge's labels; must not be an abstention.
+        label: The seed's label.
+        well_formed: Whether every attack of the episode had the required format.
+        weights: r_harm, r_ref, r_fmt, r_label and whose label says that a request is harmful.
+        reply_well_formed: Whether the replies had the format asked of a thinking defender; None if none was asked.
+
+    Raises:
+        ValueError: If the verdict is an abstention, or lacks the prompt label that `weights` call for.
+    """
+    if verdict.abstained is not None:
+        raise ValueError(f"an abstention has no reward: {verdict.abstained}")
+    needs_prompt_label = weights.request_label == "judge" or weights.label > 0
+    if needs_prompt_label and verdict.prompt is None:
+        raise ValueError("the judge does not label prompts, which rewards.request_label or rewards.label calls for")
+    request = verdict.prompt if weights.request_label == "judge" else label
+
+    harm = _signed(weights.harm, verdict.safety == "safe")  # controversial counts as unsafe
+    refusal = _signed(weights.refusal, verdict.refused == (request == "harmful"))
+    form = _signed(weights.format, well_formed)
+    faithful = _signed(weights.label, verdict.prompt == label)
+    defender_form = 0.0 if reply_well_formed is None else _signed(weights.format, reply_well_formed)
+    return Rewards(
+        harm=harm,
+        refusal=refusal,
+        format=form,
+        label=faithful,
+        defender=harm + refusal + defender_form,
+        attacker=-(harm + refusal) + form + faithful,
+    )
+
+
+def _signed(weight: float, good: bool) -> float:
+    return weight if good else -weight

@@ -1,0 +1,62 @@
+"""Asking a judge, with patience for its silence and a limit to it.
+
+An abstention is asked again, then handed on as what it is; nobody reads it as "safe". Too many of them stop the run,
+because numbers over the episodes that happen to be judged would say little about all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from magic_rl.errors import TooManyAbstentionsError
+from magic_rl.judges.base import Judge
+from magic_rl.types import Exchange, Verdict
+
+_FEW = 20
+
+
+def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstained: float) -> list[Verdict]:
+    """Judge exchanges in one batch and ask the abstained ones again.
+
+    Args:
+        retries: How often abstentions are asked again, all that are left in one batch.
+        max_abstained: Share of abstentions, 0–1, that may be left. Below 20 exchanges a share says little: there it
+            takes more than one abstention and more than half of all to stop.
+
+    Returns:
+        One verdict an exchange, in order; those with `abstained` set carry no label.
+
+    Raises:
+        TooManyAbstentionsError: If more are left.
+        ValueError: If the judge returns another number of verdicts than it was given exchanges.
+    """
+    verdicts = _judged(judge, exchanges)
+    for _ in range(retries):
+        silent = [i for i, verdict in enumerate(verdicts) if verdict.abstained is not None]
+        if not silent:
+            break
+        for i, verdict in zip(silent, _judged(judge, [exchanges[i] for i in silent]), strict=True):
+            verdicts[i] = verdict
+    _check(judge, verdicts, retries, max_abstained)
+    return verdicts
+
+
+def _judged(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
+    verdicts = list(judge.judge(exchanges)) if exchanges else []
+    if len(verdicts) != len(exchanges):
+        raise ValueError(f"judge {judge.name!r} returned {len(verdicts)} verdicts for {len(exchanges)} exchanges")
+    return verdicts
+
+
+def _check(judge: Judge, verdicts: Sequence[Verdict], retries: int, max_abstained: float) -> None:
+    reasons = Counter(verdict.abstained for verdict in verdicts if verdict.abstained is not None)
+    silent, n = reasons.total(), len(verdicts)
+    too_many = silent > max_abstained * n if n >= _FEW else silent > 1 and silent > max(0.5, max_abstained) * n
+    if too_many:
+        reason, times = reasons.most_common(1)[0]
+        raise TooManyAbstentionsError(
+            f"judge {judge.name!r}: no verdict on {silent} of {n} replies after {retries} "
+            f"{'retry' if retries == 1 else 'retries'} (limit {max_abstained:.0%}; {times} times: {reason}); "
+            "look at these replies and the judge's log, use another judge, or raise judge.max_abstained"
+        )

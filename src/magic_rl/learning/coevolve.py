@@ -1,0 +1,194 @@
+"""Iterative co-evolution (METHOD §3): the loop, top to bottom.
+
+    repeat: draw seeds → attack → reply → judge → rewards → advantages → datums → update → whose turn is next
+
+The loop knows nothing of files, screens or where weights live. It yields one `Step` after each update, and all
+its randomness comes from the step's number, so whoever drives it can stop after any step and go on later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from magic_rl.config import Config, OptimiserConfig
+from magic_rl.data.split import draw_seeds
+from magic_rl.engines.base import Policy
+from magic_rl.game.play import Player, play
+from magic_rl.game.rewards import score
+from magic_rl.game.schedule import Schedule
+from magic_rl.judges.asking import ask
+from magic_rl.judges.base import Judge
+from magic_rl.learning.advantages import group_advantages
+from magic_rl.learning.datums import build_datums
+from magic_rl.learning.summary import outcome_metrics, sampled_tokens
+from magic_rl.prompts import Prompts
+from magic_rl.rng import generator
+from magic_rl.types import PPO, Adam, Datum, Episode, Exchange, Outcome, Role, Seed
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everybody and everything the game is played with.
+
+    Attributes:
+        attacker: None when seeds are played as they are.
+        learners: The policies that learn; one and the same object for both roles in self-play.
+        references: π_ref of each role, for the KL term.
+    """
+
+    attacker: Player | None
+    defender: Player
+    learners: dict[Role, Policy]
+    references: dict[Role, Policy]
+    judge: Judge
+    seeds: Sequence[Seed]
+    prompts: Prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of learning came to.
+
+    Attributes:
+        number: Optimiser steps taken in the run so far, this one included.
+        metrics: Reproducible numbers; see `outcome_metrics` and the engine's own.
+        timing: Seconds and tokens per second; not reproducible.
+        outcomes: Every episode of the step.
+        schedule: Whose turn it is next; None outside the game.
+    """
+
+    number: int
+    metrics: dict[str, float | int | str | None]
+    timing: dict[str, float]
+    outcomes: Sequence[Outcome] = ()
+    schedule: Schedule | None = None
+
+
+def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> Iterator[Step]:
+    """Play and learn until the schedule's rounds are over.
+
+    Args:
+        schedule: Where to begin.
+        number: Optimiser steps the run has taken before.
+
+    Yields:
+        One `Step` after each update of the learner.
+    """
+    game, learning = config.game, config.learning
+    while not schedule.over(game.schedule):
+        number += 1
+        began = time.monotonic()
+        learner = schedule.learner
+
+        seeds = draw_seeds(table.seeds, learning.seeds_per_step, generator(config.seed, number, "seeds"))
+        episodes = play(
+            seeds,
+            table.attacker,
+            table.defender,
+            table.prompts,
+            turns=game.turns,
+            learner=learner,
+            group=learning.group,
+            run_seed=config.seed,
+            step=number,
+        )
+        outcomes = judge_episodes(episodes, table.judge, config)
+        sampled = time.monotonic()
+
+        rewards = [getattr(o.rewards, learner) if o.rewards else None for o in outcomes]
+        groups = [episode.group for episode in episodes]
+        advantages = group_advantages(rewards, groups, scale_by_std=learning.scale_by_std)
+        datums = build_datums(
+            outcomes, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0
+        )
+        player = config.attacker if learner == "attacker" else config.defender
+        adam = adam_step(player.optimiser, schedule.total)
+        update = learn(table.learners[learner], table.references[learner], datums, config, learner, adam)
+
+        summary = outcome_metrics(outcomes)
+        metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
+        schedule = schedule.advance(float(summary["safe_rate"] or 0.0), game.schedule)
+        yield Step(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule)
+
+
+def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) -> list[Outcome]:
+    """Verdict and rewards of every episode; cut-off and unjudged ones are masked (METHOD §4).
+
+    Raises:
+        TooManyAbstentionsError: If the judge is silent too often.
+    """
+    whole = [episode for episode in episodes if episode.cut_off is None]
+    verdicts = iter(
+        ask(
+            judge,
+            [Exchange(episode.seed, episode.attack, episode.reply) for episode in whole],
+            retries=config.judge.retries,
+            max_abstained=config.judge.max_abstained,
+        )
+    )
+    out = []
+    for episode in episodes:
+        if episode.cut_off is not None:
+            out.append(Outcome(episode, None, None, "cut_off"))
+            continue
+        verdict = next(verdicts)
+        if verdict.abstained is not None:
+            out.append(Outcome(episode, verdict, None, "abstained"))
+            continue
+        well_formed = all(turn.well_formed for turn in episode.turns)
+        thought = all(turn.reply_well_formed for turn in episode.turns) if config.game.defender_thinks else None
+        rewards = score(verdict, episode.seed.label, well_formed, config.game.rewards, thought)
+        out.append(Outcome(episode, verdict, rewards))
+    return out
+
+
+def learn(
+    policy: Policy, reference: Policy, datums: Sequence[Datum], config: Config, learner: Role, adam: Adam
+) -> dict[str, float]:
+    """One GRPO step on a batch: `learning.epochs` updates on the same samples.
+
+    A batch without any signal (every group's rewards equal) takes no optimiser step: momentum alone would
+    move the policy for no reason.
+    """
+    learning = config.learning
+    sampling = (config.attacker if learner == "attacker" else config.defender).sampling
+    if not datums:
+        return {"loss": 0.0, "grad_norm": 0.0, "lr": adam.lr}
+    sequences = [(datum.prompt, datum.tokens) for datum in datums]
+    if (sampling.temperature, sampling.top_p) != (1.0, 1.0):
+        # The ratio compares policies at temperature 1; these were sampled from a sharpened distribution.
+        scored = policy.logprobs(sequences)
+        datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
+    if learning.kl:
+        scored = reference.logprobs(sequences)
+        datums = [replace(datum, reference=ref) for datum, ref in zip(datums, scored, strict=True)]
+    metrics: dict[str, float] = {}
+    for _ in range(learning.epochs):
+        metrics = dict(policy.forward_backward(datums, PPO(learning.clip_low, learning.clip_high, learning.kl)))
+        metrics.update(policy.optim_step(adam))
+    return {**metrics, "lr": adam.lr}
+
+
+def adam_step(optimiser: OptimiserConfig, taken: int) -> Adam:
+    """AdamW settings of the step after `taken` ones: linear warm-up, then constant."""
+    share = min(1.0, (taken + 1) / optimiser.warmup_steps) if optimiser.warmup_steps else 1.0
+    return Adam(
+        lr=optimiser.lr * share,
+        beta1=optimiser.beta1,
+        beta2=optimiser.beta2,
+        eps=optimiser.eps,
+        weight_decay=optimiser.weight_decay,
+        max_grad_norm=optimiser.max_grad_norm,
+    )
+
+
+def _timing(began: float, sampled: float, tokens: float) -> dict[str, float]:
+    now = time.monotonic()
+    return {
+        "seconds": now - began,
+        "sample_seconds": sampled - began,
+        "learn_seconds": now - sampled,
+        "tokens_per_second": tokens / max(sampled - began, 1e-9),
+    }

@@ -1,0 +1,54 @@
+"""From scored episodes to sequences to learn from: the very ids that were sampled, each with its advantage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from magic_rl.types import Datum, Outcome, Role, Sample
+
+
+def learner_samples(outcome: Outcome, learner: Role) -> list[Sample]:
+    """What the learner said in an episode, turn by turn; empty if the episode is masked."""
+    if outcome.masked is not None:
+        return []
+    turns = outcome.episode.turns
+    samples = [turn.attack_sample if learner == "attacker" else turn.reply_sample for turn in turns]
+    return [sample for sample in samples if sample is not None]
+
+
+def build_datums(
+    outcomes: Sequence[Outcome],
+    advantages: Sequence[float | None],
+    learner: Role,
+    *,
+    reduction: Literal["sequence", "token"] = "sequence",
+    keep_zero: bool = False,
+) -> list[Datum]:
+    """Datums of the learner's samples in all unmasked episodes.
+
+    Weights make the summed loss a mean over sequences of means over tokens ("sequence", GRPO) or a mean over
+    all tokens of the step ("token", DAPO). Samples with advantage 0 have no gradient and are left out, but
+    count in the mean.
+
+    Args:
+        keep_zero: Keep samples with advantage 0, which a KL term still moves.
+    """
+    samples = [
+        (sample, advantage)
+        for outcome, advantage in zip(outcomes, advantages, strict=True)
+        if advantage is not None
+        for sample in learner_samples(outcome, learner)
+    ]
+    all_tokens = sum(len(sample.tokens) for sample, _ in samples)
+    return [
+        Datum(
+            prompt=sample.prompt,
+            tokens=sample.tokens,
+            weight=1 / (len(samples) * len(sample.tokens)) if reduction == "sequence" else 1 / all_tokens,
+            advantage=advantage,
+            logprobs=sample.logprobs,
+        )
+        for sample, advantage in samples
+        if advantage or keep_zero
+    ]

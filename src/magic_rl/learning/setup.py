@@ -1,0 +1,149 @@
+"""Everything a run needs, built from its config: models, policies, judge, prompts and seeds.
+
+Also used by evaluation, which puts saved players into the same seats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
+from magic_rl.config import Config, PlayerConfig
+from magic_rl.data.seeds import load_seeds
+from magic_rl.data.split import Split, split_by_category
+from magic_rl.engines.base import Engine, Policy
+from magic_rl.game.play import Player
+from magic_rl.judges.base import Judge
+from magic_rl.judges.rules import RulesJudge
+from magic_rl.learning.coevolve import Table
+from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
+from magic_rl.prompts import Prompts, load_prompts
+from magic_rl.types import Role, SamplingParams
+
+_SHARED = "shared"
+
+
+class Setup:
+    """The players and their surroundings.
+
+    Attributes:
+        engines: Engine of each role; one and the same where both use the same model and adapter shape.
+        learners: The trainable policy of each role; one and the same in self-play.
+        references: π_ref of each role.
+    """
+
+    def __init__(
+        self, config: Config, prompts: Prompts, split: Split, judge: Judge, engines: Mapping[Role, Engine]
+    ) -> None:
+        """Args: engines: For every role that is played by a model."""
+        self.config, self.prompts, self.split, self.judge = config, prompts, split, judge
+        self.engines = engines
+        if config.game.shared_parameters:
+            shared = engines["defender"].new_policy(_SHARED)
+            self.learners: dict[Role, Policy] = {"attacker": shared, "defender": shared}
+        else:
+            self.learners = {role: engine.new_policy(role) for role, engine in engines.items()}
+        self.references: dict[Role, Policy] = {role: engine.base() for role, engine in engines.items()}
+
+    def roles(self) -> list[Role]:
+        """The roles that a model plays."""
+        return list(self.learners)
+
+    def roles_by_name(self) -> dict[str, Role]:
+        """A role that each distinct learner plays, by the learner's name in checkpoints."""
+        return {_SHARED: "defender"} if self.config.game.shared_parameters else {role: role for role in self.roles()}
+
+    def learners_by_name(self) -> dict[str, Policy]:
+        """Each distinct learner under its name in checkpoints."""
+        return {name: self.learners[role] for name, role in self.roles_by_name().items()}
+
+    def load_learners(self, folders: Mapping[str, Path]) -> None:
+        """Replace the learners by saved ones, given by name."""
+        for name, role in self.roles_by_name().items():
+            loaded = self.engines[role].load(folders[name], name)
+            for shared in self.roles() if name == _SHARED else [role]:
+                self.learners[shared] = loaded
+
+    def load_references(self, folders: Mapping[Role, Path]) -> None:
+        """Set π_ref of each role as `learning.reference` says: the saved start, or the base (the default)."""
+        if self.config.learning.kl and self.config.learning.reference == "start":
+            for role, folder in folders.items():
+                self.references[role] = self.engines[role].load(folder, f"{role}-reference").snapshot("reference")
+
+    def player(self, role: Role, policy: Policy | None = None, *, sampling: SamplingParams | None = None) -> Player:
+        """A policy (by default the learner) in a role's seat, speaking as in learning unless told otherwise."""
+        settings = _settings(self.config, role)
+        spoken = settings.sampling
+        return Player(
+            policy=policy or self.learners[role],
+            renderer=self.engines[role].renderer,
+            sampling=sampling or SamplingParams(spoken.max_tokens, spoken.temperature, spoken.top_p),
+            max_prompt=spoken.max_prompt_tokens,
+            system=self.config.defender.system_prompt,
+            thinks=role == "defender" and self.config.game.defender_thinks,
+        )
+
+    def table(self) -> Table:
+        """Everything the loop plays with."""
+        return Table(
+            attacker=self.player("attacker") if "attacker" in self.learners else None,
+            defender=self.player("defender"),
+            learners=self.learners,
+            references=self.references,
+            judge=self.judge,
+            seeds=self.split.train,
+            prompts=self.prompts,
+        )
+
+    def examples(self, role: Role) -> Sequence[Example]:
+        """What a role's supervised stage learns: the configured file, or made from the training seeds."""
+        given = _settings(self.config, role).sft.examples
+        if given:
+            return read_examples(Path(given))
+        pool = self.pool()
+        if role == "attacker":
+            return attacker_examples(pool, self.prompts)
+        base = self.player("defender", self.engines["defender"].base())
+        return warmup_examples(
+            self.split.train, pool, base, self.prompts, self.config.seed
+        )
+
+    def pool(self) -> list[PoolEntry]:
+        """The attack pool: the configured file, or written offline for the training seeds."""
+        if self.config.attacker.pool:
+            return read_pool(Path(self.config.attacker.pool))
+        return build_pool(self.split.train, self.config.attacker.strategies, self.config.seed)
+
+
+def prepare(config: Config) -> Setup:
+    """Load what the config names.
+
+    Raises:
+        UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
+    """
+    prompts = load_prompts(config.game.prompts)
+    split = split_by_category(load_seeds(config.data), config.data.held_out_categories)
+    roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
+    return Setup(config, prompts, split, RulesJudge(), _engines(config, roles))
+
+
+def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
+    from magic_rl.engines.local.engine import LocalEngine  # torch and transformers take seconds to import
+    from magic_rl.engines.local.models import resolve_model
+
+    loaded: dict[object, Engine] = {}
+    engines: dict[Role, Engine] = {}
+    for role in roles:
+        settings = _settings(config, role)
+        key = (settings.model, settings.lora)
+        if key not in loaded:
+            loaded[key] = LocalEngine(
+                resolve_model(settings.model), settings.lora, config.engine, run_seed=config.seed
+            )
+        engines[role] = loaded[key]
+    return engines
+
+
+def _settings(config: Config, role: Role) -> PlayerConfig:
+    return config.attacker if role == "attacker" else config.defender

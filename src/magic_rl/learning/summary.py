@@ -1,0 +1,63 @@
+"""The numbers of one step, from its outcomes. Rates are over unmasked episodes and None when there are none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from magic_rl.types import Outcome
+
+
+def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
+    """Metrics of a step.
+
+    Returns:
+        Counts of episodes and masked ones; `asr` (share of harmful seeds with a reply that is not safe),
+        `refusal_harmful`, `refusal_benign`, `safe_rate` (share with r_D ≥ 0, METHOD §1), mean rewards of both players,
+        `format_rate`, mean tokens of attacks and replies, and `groups_with_signal`, the share of groups whose
+        rewards differ.
+    """
+    scored = [outcome for outcome in outcomes if outcome.rewards is not None and outcome.verdict is not None]
+    harmful = [o.verdict for o in scored if o.episode.seed.label == "harmful" and o.verdict]
+    benign = [o.verdict for o in scored if o.episode.seed.label == "benign" and o.verdict]
+    rewards = [outcome.rewards for outcome in scored if outcome.rewards]
+    turns = [turn for outcome in outcomes for turn in outcome.episode.turns]
+    attacks = [len(turn.attack_sample.tokens) for turn in turns if turn.attack_sample]
+    replies = [len(turn.reply_sample.tokens) for turn in turns if turn.reply_sample]
+    by_group: dict[int, set[tuple[float, float]]] = defaultdict(set)
+    for outcome in scored:
+        if outcome.rewards:
+            by_group[outcome.episode.group].add((outcome.rewards.attacker, outcome.rewards.defender))
+    return {
+        "episodes": len(outcomes),
+        "masked_cut_off": sum(outcome.masked == "cut_off" for outcome in outcomes),
+        "masked_abstained": sum(outcome.masked == "abstained" for outcome in outcomes),
+        "asr": _mean(verdict.safety != "safe" for verdict in harmful),
+        "refusal_harmful": _mean(verdict.refused for verdict in harmful),
+        "refusal_benign": _mean(verdict.refused for verdict in benign),
+        "safe_rate": _mean(reward.defender >= 0 for reward in rewards),
+        "reward_attacker": _mean(reward.attacker for reward in rewards),
+        "reward_defender": _mean(reward.defender for reward in rewards),
+        "format_rate": _mean(turn.well_formed for turn in turns),
+        "attack_tokens": _mean(attacks),
+        "reply_tokens": _mean(replies),
+        "groups_with_signal": _mean(len(values) > 1 for values in by_group.values()),
+    }
+
+
+def sampled_tokens(outcomes: Sequence[Outcome]) -> int:
+    """Tokens both players sampled; an attack that a whole group shares counts once."""
+    samples = {
+        id(sample): len(sample.tokens)
+        for outcome in outcomes
+        for turn in outcome.episode.turns
+        for sample in (turn.attack_sample, turn.reply_sample)
+        if sample is not None
+    }
+    return sum(samples.values())
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = [float(value) for value in values]
+    return fmean(listed) if listed else None

@@ -1,0 +1,103 @@
+"""The words of the roles (METHOD §6), one text file each, which a user can replace file by file.
+
+A placeholder in braces is filled in one pass, so braces inside a seed or a reply are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from magic_rl.errors import UserError
+from magic_rl.types import Seed
+
+_HERE = Path(__file__).parent
+_PLACEHOLDERS: Mapping[str, str] = {
+    "attacker_harmful": "seed",
+    "attacker_benign": "seed",
+    "attacker_continue": "reply",
+    "defender_user": "attack",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Text of every prompt, by file name without `.txt`.
+
+    Attributes:
+        attacker_harmful: The attacker's task for a harmful seed, with `{seed}`.
+        attacker_benign: The attacker's task for a benign seed, with `{seed}`.
+        attacker_continue: Shows the attacker the defender's last `{reply}` and asks for the next prompt.
+        defender_user: What wraps an `{attack}`.
+        defender_system_thinks: Asks the defender to think first (defender-cot).
+        refusals: Refusals for the defender's warm-up, one a line.
+    """
+
+    attacker_system: str
+    attacker_system_multi_turn: str
+    attacker_harmful: str
+    attacker_benign: str
+    attacker_continue: str
+    defender_user: str
+    defender_system_thinks: str
+    refusals: str
+
+    def attacker(self, seed: Seed) -> str:
+        """The attacker's task for a seed."""
+        template = self.attacker_harmful if seed.label == "harmful" else self.attacker_benign
+        return _fill(template, "seed", seed.text)
+
+    def next_attack(self, reply: str) -> str:
+        """The attacker's task after a reply."""
+        return _fill(self.attacker_continue, "reply", reply)
+
+    def defender(self, attack: str) -> str:
+        """What the defender reads as the user's words."""
+        return _fill(self.defender_user, "attack", attack)
+
+
+def load_prompts(folder: str = "") -> Prompts:
+    """Read the prompts.
+
+    Args:
+        folder: "" for the built-in ones, "brief" for built-in ones that small models read quickly, or a folder
+            whose `.txt` files replace the built-in ones of the same name.
+
+    Raises:
+        UserError: For a folder that does not exist, a file of an unknown name, one without its placeholder or
+            with another one, or a list of refusals with an empty line.
+    """
+    names = [field.name for field in fields(Prompts)]
+    texts = {name: _read(_HERE / f"{name}.txt") for name in names}
+    if folder:
+        own = _HERE / folder if folder == "brief" else Path(folder)
+        if not own.is_dir():
+            raise UserError(f"game.prompts: {folder}: no such folder; give '', 'brief' or a folder of .txt files")
+        for path in sorted(own.glob("*.txt")):
+            if path.stem not in names:
+                raise UserError(f"{path}: unknown prompt; known are {', '.join(names)}")
+            texts[path.stem] = _read(path)
+    return Prompts(**texts)
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    wanted = _PLACEHOLDERS.get(path.stem)
+    found = set(re.findall(r"\{(\w+)\}", text))
+    if wanted and wanted not in found:
+        raise UserError(f"{path}: lacks its placeholder {{{wanted}}}; put it where the text shall stand")
+    if found - {wanted}:
+        known = f"the only one here is {{{wanted}}}" if wanted else "there are none here"
+        raise UserError(f"{path}: unknown placeholder {{{min(found - {wanted})}}}; {known}")
+    if path.stem == "refusals" and not all(line.strip() for line in text.split("\n")):
+        raise UserError(f"{path}: has an empty line; write one refusal a line")
+    return text
+
+
+def _fill(template: str, placeholder: str, value: str) -> str:
+    return template.replace(f"{{{placeholder}}}", value)
