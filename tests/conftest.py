@@ -73,9 +73,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
         additional_special_tokens=["<|im_start|>"],
+        **dict.fromkeys(("eos_token", "pad_token"), "<|im_end|>"),
     )
     tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder)
@@ -102,7 +101,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         embedding[:, 0] = embedding.std()
         head[:, 0] = 0.0
-        head[end, 0] = 2.0
+        head[end, 0] = 3.5
     model.save_pretrained(folder)
     return folder
 

@@ -95,9 +95,9 @@ _ENCODED = (
 )
 _CODEC_NAMES = {"ascii": "ASCII codes", "caesar": "a Caesar cipher", "morse": "Morse code", "atbash": "Atbash"}
 _THOUGHTS = (
-    "I will use {name}: {description} may draw attention away from the request.",
-    "With {name}, meaning {description}, the request looks different but stays the same.",
-    "A good choice here is {name}, so I write it with {description}.",
+    "I will try {name}: {description}.",
+    "Best to use {name}, {description}.",
+    "Let me hide it with {name}: {description}.",
 )
 
 

@@ -1,6 +1,7 @@
 """Rates and paired differences with their uncertainty. No number of an evaluation is reported without it.
 
-Intervals are 95 % and deterministic: Wilson's for a rate, Newcombe's for the difference of two rates over the same items.
+Intervals are 95 % and deterministic: Wilson's for a rate, Newcombe's for the difference of two rates over the
+same items.
 """
 
 from __future__ import annotations

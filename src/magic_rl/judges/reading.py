@@ -17,9 +17,11 @@ _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _QUOTED = re.compile(r'"[^"]*"|(?<![\w])\'(?:[^\']|(?<=\w)\'(?=\w))+\'(?!\w)')
 _ITEM = re.compile(r"(?:^|(?<=\s))(?:\(?\d{1,2}[.)]|[-*•])\s+(?=\w)", re.MULTILINE)
 _BREAK = re.compile(
-    r"(?<=[.!?])\s+|\n+|[;:]\s+|\s+[–—-]\s+|(?=•)"
-    r"|(?:,\s*|\s+)(?:but|however|although|though|yet)\b,?|,\s*so\b|(?:^|(?<=[.!?]\s))(?:but|however|still),?\s"
+    r"(?<=[.!?])\s+|\n+|[;:]\s+|\s+[–—-]\s+|(?=•)|,\s*so\b"
+    r"|(?:,\s*|\s+)(?:(?<!help )but|but(?= (?:i|you|we|here)\b)|however|although|though|yet)\b,?"
+    r"|(?:^|(?<=[.!?]\s))(?:but|however|still),?\s"
 )
+_SHORT = {"m": " am", "d": " would", "ll": " will", "ve": " have", "re": " are"}
 
 
 def normal(text: str) -> str:
@@ -44,8 +46,12 @@ def unquoted(text: str) -> str:
 def parts(text: str) -> list[str]:
     """Clause-sized parts of a normalised text, split at sentence ends and at turns such as "but".
 
-    A list item starts with "•" and holds no number.
+    A list item starts with "•" and holds no number. Contractions of verbs are written out: can't is cannot.
     """
+    text = re.sub(r"\bcan(?:'t|t| not)\b", "cannot", text)
+    text = re.sub(r"\bwo(?:n't|nt)\b", "will not", text)
+    text = re.sub(r"(?<=[a-z])n't\b|(?<=\bdo)nt\b", " not", text)
+    text = re.sub(r"(?<=[a-z])'(m|d|ll|ve|re)\b", lambda found: _SHORT[found[1]], text)
     pieces = _BREAK.split(_ITEM.sub("\n• ", text))
     return [piece for piece in (raw.strip(" \t\n,\"'") for raw in pieces) if words(piece)]
 
@@ -55,7 +61,7 @@ def stem(word: str) -> str:
     word = word.removesuffix("'s")
     if len(word) > 4 and word.endswith("ies"):
         word = word[:-3] + "y"
-    for suffix in ("ation", "ions", "ion", "ings", "ing", "ers", "er", "ed", "ly", "ment", "es", "s"):
+    for suffix in ("ation", "ions", "ion", "ings", "ing", "ers", "er", "ed", "ly", "ment", "ate", "es", "s"):
         least = 3 if suffix in ("ing", "ings", "ed", "s", "es") else 4
         if word.endswith(suffix) and len(word) - len(suffix) >= least and not word.endswith("ss"):
             word = word[: -len(suffix)]
@@ -83,7 +89,9 @@ def covered(wanted: Iterable[str], text: str) -> frozenset[str]:
         close.set_seq2(one)
         for other in found:
             close.set_seq1(other)
-            if other == one or (min(len(one), len(other)) >= 4 and close.quick_ratio() >= 0.8 and close.ratio() >= 0.75):
+            if other == one or (
+                min(len(one), len(other)) >= 4 and close.quick_ratio() >= 0.8 and close.ratio() >= 0.75
+            ):
                 out.add(one)
                 break
     return frozenset(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from magic_rl.attacks.codecs import CODECS
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config, PlayerConfig
 from magic_rl.data.seeds import load_seeds
@@ -125,7 +126,7 @@ def prepare(config: Config) -> Setup:
     prompts = load_prompts(config.game.prompts)
     split = split_by_category(load_seeds(config.data), config.data.held_out_categories)
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
-    return Setup(config, prompts, split, RulesJudge(), _engines(config, roles))
+    return Setup(config, prompts, split, RulesJudge([codec.decode for codec in CODECS.values()]), _engines(config, roles))
 
 
 def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:

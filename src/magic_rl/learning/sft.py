@@ -19,6 +19,7 @@ from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
 from magic_rl.learning.coevolve import Step
 from magic_rl.game.play import Player, attack, defender_messages, plain_turn, reply
+from magic_rl.judges.rules import detect_refusal
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.text.renderer import Renderer
@@ -65,7 +66,7 @@ def warmup_examples(
     answers = {
         episode.seed.id: sentence
         for episode in reply(asked, greedy, prompts, 1, 0)
-        if (sentence := first_sentence(episode.reply))
+        if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
     }
     rng = generator(run_seed, 0, "warm-up refusals")
     refusals = prompts.refusals.splitlines()

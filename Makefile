@@ -1,0 +1,72 @@
+# `make test` and `make demo` need a machine with Python 3.11 or newer and nothing else: they set up the rest in .venv.
+# What is done is stamped, so a second run starts at once; a changed pyproject.toml or constraints.txt installs anew.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+VENV ?= .venv
+RUN ?= runs/demo
+CONFIG ?= configs/demo.toml
+PYTEST ?=
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check --no-input
+magic_rl := $(bin)/magic-rl
+requirements := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit format browser clean
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/model ## Train the demo (about 20 minutes on two cores), evaluate it, write its report, print the table
+	@if [ -f $(RUN)/config.toml ]; then $(magic_rl) resume $(RUN); else $(magic_rl) train $(CONFIG) --run $(RUN); fi
+	@$(magic_rl) evaluate $(RUN)
+	@$(magic_rl) report $(RUN)
+
+test: lint unit ## Everything that must hold: linters, types, import rules, tests
+
+lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/lint-imports --no-logo
+
+unit: $(VENV)/installed-dev $(VENV)/model browser ## The tests alone; PYTEST="-k name" chooses among them
+	$(bin)/pytest $(PYTEST)
+
+format: $(VENV)/installed-dev ## Put the code into shape
+	$(bin)/ruff check --fix
+	$(bin)/ruff format
+
+clean: ## Remove the environment and caches; runs and fetched models are kept
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/created:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed; install it or say make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/created $(requirements)
+	$(pip) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(pip) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Order-only: the model does not change with the code.
+$(VENV)/model: | $(VENV)/installed
+	$(magic_rl) models pull
+	@touch $@
+
+# A page is looked at in Debian's Chromium by one test.
+browser:
+	@command -v chromium >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+		else \
+			echo "the report is looked at in Chromium: install it so that the command 'chromium' is found (Debian: apt-get install chromium)" >&2; \
+			exit 2; \
+		fi; \
+	}

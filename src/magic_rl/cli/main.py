@@ -1,0 +1,87 @@
+"""The `magic-rl` command. Each command is a file beside this one and calls one function of another room.
+
+Heavy imports (torch, transformers) happen inside the commands, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from magic_rl import __version__
+from magic_rl.cli.evaluate import evaluate
+from magic_rl.cli.export import export
+from magic_rl.cli.init import init
+from magic_rl.cli.models import models
+from magic_rl.cli.pool import pool
+from magic_rl.cli.report import report
+from magic_rl.cli.resume import resume
+from magic_rl.cli.train import train
+from magic_rl.cli.version import version
+from magic_rl.errors import UserError
+
+# Trouble of the machine, not of the program: no space, no permission.
+_MENDABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+class _Commands(TyperGroup):
+    """Turns what the user can mend into one line on stderr and exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            message = str(error)
+        except OSError as error:
+            if error.errno not in _MENDABLE:
+                raise
+            message = f"{error.filename or 'disk'}: {error.strerror}"
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
+        raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Try it: [bold]magic-rl train configs/demo.toml --run runs/demo[/bold]",
+)
+for _command in (init, train, resume, evaluate, report, export, version):
+    app.command()(_command)
+app.add_typer(models, name="models")
+app.add_typer(pool, name="pool")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"magic-rl {__version__}")
+        raise typer.Exit
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if issubclass(category, UserWarning):
+        typer.echo(f"warning: {message}", err=True)
+
+
+@app.callback()
+def magic_rl(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Make a chat model withstand jailbreaks by letting it play against an attacker that learns too."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("magic_rl").setLevel(logging.INFO)
+    warnings.showwarning = _warn
+
+
+if __name__ == "__main__":
+    app()

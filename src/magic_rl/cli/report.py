@@ -1,0 +1,32 @@
+"""`magic-rl report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magic_rl.cli.options import Run
+
+
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write it; by default report.html in the run.")
+    ] = None,
+    show_transcripts: Annotated[
+        bool, typer.Option("--show-transcripts", help="Show harmful transcripts, which are redacted otherwise.")
+    ] = False,
+) -> None:
+    """Write one self-contained HTML page: curves, cross-play heatmap, strategy drift, sample episodes.
+
+    Example:
+
+      magic-rl report runs/demo --out demo.html
+    """
+    from magic_rl.report.html import write_report
+    from magic_rl.store.run import RunDirectory
+
+    written = write_report(RunDirectory.open(run), out, show_transcripts=show_transcripts)
+    typer.echo(f"report: {written}")

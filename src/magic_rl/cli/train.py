@@ -1,0 +1,39 @@
+"""`magic-rl train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magic_rl.cli.options import Overrides, preset_overrides
+from magic_rl.config import PRESETS, PresetName, load_config
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Config file (TOML).", show_default=False)],
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="New directory for the run.", show_default=False)],
+    overrides: Overrides = None,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(metavar="NAME", help=f"{', '.join(PRESETS)}. Wins over the file; --set wins over it."),
+    ] = None,
+) -> None:
+    """Train attacker and defender from a config file into a new run directory.
+
+    Ctrl-C finishes the step and saves; `magic-rl resume` goes on from there.
+
+    Examples:
+
+      magic-rl train configs/demo.toml --run runs/demo
+
+      magic-rl train configs/demo.toml --run runs/no-game --preset no-game --set seed=1
+    """
+    settings = load_config(config, [*preset_overrides(preset), *(overrides or ())])
+
+    from magic_rl.cli.view import make_view
+    from magic_rl.learning.train import is_complete, start
+
+    if not is_complete(start(settings, run, make_view())):
+        raise typer.Exit(130)

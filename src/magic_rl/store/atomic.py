@@ -1,0 +1,106 @@
+"""Writing so that whoever looks, even after a kill at any instant, finds all of it or none of it.
+
+What is being written, or removed, lies beside its target under a name that begins with `.tmp-`. It is synced to
+the disk and then renamed, so the worst a kill can leave is such a leftover, which `clean` removes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from magic_rl.errors import UserError
+
+_PREFIX = ".tmp-"
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file, replacing what was there.
+
+    Raises:
+        UserError: If the disk is full or the place is not writable; the old file is untouched then.
+    """
+    aside = _aside(path)
+    with writing(path):
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+@contextmanager
+def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A directory to fill, which becomes `target` when the block ends well and vanishes when it does not.
+
+    The block must sync what it writes; see `manifest.seal`.
+
+    Args:
+        replace: Whether a `target` that exists is replaced. A kill between its removal and the renaming leaves
+            neither, so use this only for what can be made again.
+
+    Raises:
+        UserError: If the disk is full, the place is not writable, or `target` is in the way.
+    """
+    aside = _aside(target)
+    with writing(target):
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            yield aside
+            if replace and target.exists():
+                remove(target)
+            aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        sync(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory; killed half-way, what is left of it no longer bears its name."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    aside = _aside(path).with_suffix(".removed")
+    path.rename(aside)
+    sync(path.parent)
+    shutil.rmtree(aside)
+
+
+def clean(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left in `folder` while they wrote or removed `name`."""
+    for leftover in folder.glob(f"{_PREFIX}*-{name}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Put a file's bytes, or a directory's entries, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(f"{path}: cannot be written ({why}); check free space and permissions") from error
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")

@@ -1,0 +1,359 @@
+"""The run directory: all that a run leaves behind, and all that it needs to go on.
+
+Files are written aside and renamed, checkpoints and players are hashed, and rows are appended in one write: a run
+killed at any instant opens again as it was after its last complete checkpoint (`latest_checkpoint`, `rewind`).
+
+    config.toml  versions.json        what was asked for, and what it ran on
+    metrics.jsonl  timings.jsonl      one row a step: reproducible numbers; seconds and speeds
+    episodes/step-000012.jsonl        every episode of a step
+    checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
+    players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
+    evaluation.json  summary.json     written by evaluation
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from magic_rl.errors import UserError
+from magic_rl.store import atomic, jsonl, manifest
+from magic_rl.store.episodes import episode_row
+from magic_rl.store.manifest import CorruptedError
+from magic_rl.types import Outcome, Role
+
+Row = Mapping[str, float | int | str | bool | None]
+
+_POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class SupportsSave(Protocol):
+    """What the store needs to know of a policy."""
+
+    def save(self, directory: Path) -> None:
+        """Write everything the policy is into an existing empty directory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint.
+
+    Attributes:
+        step: Optimiser steps taken.
+        path: Its directory.
+        state: What `save_checkpoint` was given, as JSON reads it back (tuples are lists).
+    """
+
+    step: int
+    path: Path
+    state: dict[str, Any]
+
+    def policy(self, name: str) -> Path:
+        """Folder of the policy saved under `name`.
+
+        Raises:
+            UserError: If the checkpoint holds no such policy.
+        """
+        folder = self.path / name
+        if not folder.is_dir():
+            raise UserError(f"{self.path}: holds no policy {name!r}; it was saved under another config")
+        return folder
+
+
+class RunDirectory:
+    """A run on disk. One process at a time may write (`lock`); any may read."""
+
+    def __init__(self, path: Path, *, keep: int = 2) -> None:
+        """Use `create` or `open`. Args: keep: Checkpoints kept; at least 1, and 2 to survive a damaged one."""
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}")
+        self.path = path
+        self._keep = keep
+
+    @classmethod
+    def create(cls, path: Path, config_toml: str, versions: Mapping[str, str], *, keep: int = 2) -> RunDirectory:
+        """Make a new run directory; it appears complete or not at all.
+
+        Args:
+            path: Must not exist, or be an empty directory.
+            config_toml: The resolved config, without secrets.
+            versions: Versions of everything that may change a number, by name.
+
+        Raises:
+            UserError: If the path is taken or not writable.
+        """
+        run = cls(path, keep=keep)
+        target = path.resolve()
+        with atomic.writing(path):
+            if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                raise UserError(f"{path}: already exists; use `magic-rl resume {path}` or choose another directory")
+            if target == Path.cwd():  # renaming over it would leave the user's shell in a deleted directory
+                raise UserError(f"{path}: is the current directory; name a new directory for the run")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic.clean(target.parent, target.name)
+            with atomic.new_directory(target) as aside:
+                for folder in (run._episodes, run._checkpoints, run._players):
+                    (aside / folder.name).mkdir()
+                for rows in (run._metrics, run._timings):
+                    atomic.write_file(aside / rows.name, b"")
+                atomic.write_file(aside / "versions.json", _json(dict(versions)))
+                atomic.write_file(aside / "config.toml", config_toml.encode())
+        return run
+
+    @classmethod
+    def open(cls, path: Path, *, keep: int = 2) -> RunDirectory:
+        """A run that exists.
+
+        Raises:
+            UserError: If there is no run at `path`.
+        """
+        if not (path / "config.toml").is_file():
+            raise UserError(f"{path}: holds no run (no config.toml); start one with `magic-rl train`")
+        return cls(path, keep=keep)
+
+    @property
+    def config_text(self) -> str:
+        """The resolved config as TOML."""
+        return (self.path / "config.toml").read_text(encoding="utf-8")
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions the run was started with, by name."""
+        versions: dict[str, str] = self.read_json("versions.json") or {}
+        return versions
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one process that writes, and clean up what a killed one left. The lock ends with the process.
+
+        Raises:
+            UserError: If another process holds it.
+        """
+        path = self.path / ".lock"
+        with atomic.writing(path):
+            file = path.open("a+", encoding="utf-8")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                holder = file.read().strip() or "?"
+                raise UserError(f"{self.path}: in use by process {holder}; wait for it or stop it first") from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            for folder in (self.path, self._episodes, self._checkpoints, self._players):
+                atomic.clean(folder)
+            yield
+
+    # Rows and documents
+
+    def log(self, row: Row) -> None:
+        """Append one row of reproducible numbers, with its `step`. NaN and infinities are stored as null."""
+        jsonl.append(self._metrics, row)
+
+    def log_timing(self, row: Row) -> None:
+        """Append one row of seconds and speeds, with its `step`."""
+        jsonl.append(self._timings, row)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of `log` in order. Raises UserError for a broken line other than a torn last one."""
+        return jsonl.read(self._metrics)
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Rows of `log_timing` in order. Raises UserError as `metrics`."""
+        return jsonl.read(self._timings)
+
+    def write_episodes(self, step: int, outcomes: Sequence[Outcome]) -> None:
+        """Keep every episode of a step."""
+        rows = jsonl.dump(episode_row(step, outcome) for outcome in outcomes)
+        atomic.write_file(self._episodes / f"{_step_name(step)}.jsonl", rows)
+
+    def episodes(self, step: int) -> list[dict[str, Any]]:
+        """Rows of `episodes.episode_row`; none if the step had no episodes. Raises UserError for a broken line."""
+        return jsonl.read(self._episodes / f"{_step_name(step)}.jsonl")
+
+    def episode_steps(self) -> list[int]:
+        """Steps that have episodes, in order."""
+        return _numbers(self._episodes, r"step-(\d+)\.jsonl")
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a document such as summary.json. NaN and infinities are stored as null."""
+        atomic.write_file(self.path / name, _json(jsonl.standard(data)))
+
+    def read_json(self, name: str) -> Any:
+        """A document, or None if there is no such file.
+
+        Raises:
+            UserError: If it is not JSON.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); remove it or write it again") from error
+
+    # Checkpoints
+
+    def save_checkpoint(self, step: int, policies: Mapping[str, SupportsSave], state: Mapping[str, Any]) -> None:
+        """Save everything the run needs to go on; older checkpoints beyond `keep` go once this one is on the disk.
+
+        Args:
+            policies: By the name they will be asked for.
+            state: JSON values.
+
+        Raises:
+            UserError: If it cannot be written; the checkpoints before it are untouched then.
+            ValueError: If a policy's name is no folder's name or the state holds a number that is not finite.
+        """
+        with atomic.new_directory(self._checkpoint(step), replace=True) as aside:
+            for name, policy in policies.items():
+                if not _POLICY_NAME.fullmatch(name):
+                    raise ValueError(f"policy name {name!r} must be letters, digits, - and _")
+                (aside / name).mkdir()
+                policy.save(aside / name)
+            atomic.write_file(aside / "state.json", _json(dict(state)))
+            manifest.seal(aside, {"step": step})
+        older = [saved for saved in self.checkpoints() if saved < step]
+        for saved in older[: len(older) - (self._keep - 1)] if len(older) >= self._keep else []:
+            atomic.remove(self._checkpoint(saved))
+
+    def checkpoints(self) -> list[int]:
+        """Steps that have a checkpoint, in order, not verified."""
+        return _numbers(self._checkpoints, r"step-(\d+)")
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint whose hashes hold; a corrupted one is named by a warning and passed over.
+
+        Returns:
+            None if none was ever saved.
+
+        Raises:
+            UserError: If there are checkpoints and all are corrupted.
+        """
+        steps = self.checkpoints()
+        for step in reversed(steps):
+            path = self._checkpoint(step)
+            try:
+                if manifest.verify(path) != {"step": step}:
+                    raise CorruptedError("it is the checkpoint of another step")
+            except CorruptedError as error:
+                warnings.warn(f"{path}: corrupted checkpoint, passed over ({error})", stacklevel=2)
+            else:
+                return Checkpoint(step, path, json.loads((path / "state.json").read_bytes()))
+        if steps:
+            raise UserError(f"{self._checkpoints}: every checkpoint is corrupted; start a new run")
+        return None
+
+    def rewind(self, step: int) -> None:
+        """Go back to where the run was after `step`, so that it can go on from that checkpoint.
+
+        Drops rows, episodes, players and (corrupted) checkpoints of later steps. Repeating it changes nothing.
+
+        Raises:
+            UserError: For a broken line in the rows that is not a torn last one.
+        """
+        for rows in (self._metrics, self._timings):
+            jsonl.rewind(rows, step)
+        newer = [self._episodes / f"{_step_name(later)}.jsonl" for later in self.episode_steps() if later > step]
+        newer += [self._checkpoint(later) for later in self.checkpoints() if later > step]
+        newer += [path for path in self._players.glob("*-round-*") if _saved_after(path, step)]
+        for path in newer:
+            atomic.remove(path)
+
+    # Players
+
+    def save_player(self, role: Role, number: int, policy: SupportsSave, step: int) -> None:
+        """Keep a player for evaluation.
+
+        Args:
+            number: Its round; 0 is before co-evolution.
+            step: Optimiser steps taken so far; a rewind to before it drops the player.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        with atomic.new_directory(self._player(role, number), replace=True) as aside:
+            policy.save(aside)
+            manifest.seal(aside, {"role": role, "round": number, "step": step})
+
+    def players(self, role: Role) -> list[tuple[int, Path]]:
+        """Rounds and folders of the saved players of a role, in order, not verified."""
+        rounds = _numbers(self._players, rf"{role}-round-(\d+)")
+        return [(number, self._player(role, number)) for number in rounds]
+
+    def player(self, role: Role, number: int) -> Path:
+        """Folder of the player of a round, its hashes checked.
+
+        Raises:
+            UserError: If there is none or it is corrupted.
+        """
+        path = self._player(role, number)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such player; train the run further with `magic-rl resume {self.path}`")
+        try:
+            manifest.verify(path)
+        except CorruptedError as error:
+            raise UserError(f"{path}: corrupted player ({error}); restore it or train a new run") from error
+        return path
+
+    # Places
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def _timings(self) -> Path:
+        return self.path / "timings.jsonl"
+
+    @property
+    def _episodes(self) -> Path:
+        return self.path / "episodes"
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def _players(self) -> Path:
+        return self.path / "players"
+
+    def _checkpoint(self, step: int) -> Path:
+        return self._checkpoints / _step_name(step)
+
+    def _player(self, role: Role, number: int) -> Path:
+        return self._players / f"{role}-round-{number:02d}"
+
+
+def _step_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _numbers(folder: Path, pattern: str) -> list[int]:
+    """The numbers in the names of a folder's entries that match `pattern`, in order."""
+    names = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(match[1]) for path in names if (match := re.fullmatch(pattern, path.name)))
+
+
+def _saved_after(player: Path, step: int) -> bool:
+    """Whether a player is later than `step`. A broken one stays: it is named when used, or saved anew."""
+    try:
+        return bool(manifest.read_about(player)["step"] > step)
+    except CorruptedError:
+        return False
+
+
+def _json(data: Any) -> bytes:
+    return json.dumps(data, indent=2, allow_nan=False).encode() + b"\n"

@@ -1,0 +1,271 @@
+"""Claims about the command line: what a user gets wrong costs one line, exit status 2, and no file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+import tomllib
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from magic_rl import __version__
+from magic_rl.cli.init import starter
+from magic_rl.cli.main import app
+from magic_rl.cli.table import print_summary
+from magic_rl.config import Config, load_config
+
+COMMANDS = ("init", "train", "resume", "evaluate", "report", "export", "models", "pool", "version")
+
+
+def listing(folder: Path) -> set[str]:
+    """Every path under a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def refused(args: Sequence[str | Path], folder: Path) -> str:
+    """Run a command that must fail as a user error that leaves nothing behind; its one line on stderr."""
+    before = listing(folder)
+    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert listing(folder) == before
+    return lines[0]
+
+
+def changed(config: Path, old: str, new: str) -> Path:
+    """The config file with one line replaced."""
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    return config
+
+
+def test_an_unknown_config_key_is_one_line_and_nothing_is_written(tmp_path: Path, tiny_config: Path) -> None:
+    changed(tiny_config, "group = 2", "group = 2\ngroups = 3")
+    line = refused(["train", tiny_config, "--run", tmp_path / "run"], tmp_path)
+    assert "tiny.toml: learning.groups: unknown key" in line
+
+
+def test_an_impossible_setting_is_one_line_and_nothing_is_written(tmp_path: Path, tiny_config: Path) -> None:
+    line = refused(["train", tiny_config, "--run", tmp_path / "run", "--set", "learning.group=1"], tmp_path)
+    assert "learning.group" in line
+
+
+def test_a_missing_config_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    line = refused(["train", tmp_path / "none.toml", "--run", tmp_path / "run"], tmp_path)
+    assert "none.toml: cannot be read" in line
+
+
+def test_missing_seeds_are_one_line_and_nothing_is_written(tmp_path: Path, tiny_config: Path) -> None:
+    missing = tmp_path / "none.jsonl"
+    line = refused(["train", tiny_config, "--run", tmp_path / "run", "--set", f"data.seeds={missing}"], tmp_path)
+    assert "none.jsonl" in line
+
+
+def test_empty_seeds_are_one_line_and_nothing_is_written(tmp_path: Path, tiny_config: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    line = refused(["train", tiny_config, "--run", tmp_path / "run", "--set", f"data.seeds={empty}"], tmp_path)
+    assert "empty.jsonl" in line
+
+
+def test_a_folder_without_a_model_is_one_line_and_nothing_is_written(tmp_path: Path, tiny_config: Path) -> None:
+    folder = tmp_path / "no-model"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not a model")
+    for role in ("attacker", "defender"):
+        override = f"{role}.model={folder}"
+        line = refused(["train", tiny_config, "--run", tmp_path / "run", "--set", override], tmp_path)
+        assert "no-model" in line
+
+
+def test_a_run_directory_that_exists_is_one_line_and_is_left_alone(tmp_path: Path, tiny_config: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.txt").write_text("the only copy")
+    line = refused(["train", tiny_config, "--run", run], tmp_path)
+    assert str(run) in line
+    assert (run / "thesis.txt").read_text() == "the only copy"
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "report", "export"])
+def test_a_directory_that_holds_no_run_is_one_line(tmp_path: Path, command: str) -> None:
+    extra = ["--out", tmp_path / "out"] if command == "export" else []
+    for name in ("none", "."):
+        assert str(tmp_path / name) in refused([command, tmp_path / name, *extra], tmp_path)
+
+
+def test_the_attacker_is_never_exported(tmp_path: Path) -> None:
+    line = refused(["export", tmp_path, "--role", "attacker", "--out", tmp_path / "out"], tmp_path)
+    assert "only the defender is exported" in line
+
+
+def test_an_unknown_strategy_is_one_line_and_no_pool_is_written(tmp_path: Path) -> None:
+    line = refused(["pool", "build", "--out", tmp_path / "pool.jsonl", "--strategies", "hypnosis"], tmp_path)
+    assert "hypnosis" in line
+
+
+def test_the_pool_holds_each_training_seed_once_a_strategy_and_no_held_out_one(
+    tmp_path: Path, tiny_config: Path
+) -> None:
+    out = tmp_path / "pool.jsonl"
+    args = ["pool", "build", "--out", out, "--config", tiny_config, "--strategies", "slang, role_play"]
+    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert len(out.read_text().splitlines()) == 2 * 8
+    assert '"c2"' not in out.read_text()
+    assert "already exists" in refused(args, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["trian"],
+        ["train"],
+        ["train", "c.toml"],
+        ["train", "c.toml", "--run", "r", "--preset", "nothing"],
+        ["evaluate", "a", "b"],
+        ["export", "run"],
+        ["--colour"],
+    ],
+)
+def test_bad_usage_exits_2(args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, args).exit_code == 2
+    assert listing(tmp_path) == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"magic-rl {__version__}\n"
+    lines = CliRunner().invoke(app, ["version"]).stdout.splitlines()
+    assert f"magic-rl {__version__}" in lines
+    assert {"python", "torch", "transformers"} <= {line.split()[0] for line in lines}
+
+
+def test_a_full_disk_is_one_line_and_a_bug_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(error: OSError) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("magic_rl.cli.pool.load_config", fail)
+
+    build = ["pool", "build", "--out", str(tmp_path / "pool.jsonl")]
+    failing(OSError(errno.ENOSPC, "No space left on device", "runs/demo"))
+    assert refused(build, tmp_path) == "error: runs/demo: No space left on device"
+    failing(OSError(errno.EBADF, "Bad file descriptor"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        CliRunner().invoke(app, build, catch_exceptions=False)
+
+
+def test_init_writes_once_and_never_over_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    assert CliRunner().invoke(app, ["init", str(path)]).exit_code == 0
+    written = path.read_text()
+    path.write_text(written + "# mine\n")
+    assert "already exists" in refused(["init", path], tmp_path)
+    assert path.read_text().endswith("# mine\n")
+    assert "cannot be written" in refused(["init", tmp_path / "no" / "folder.toml"], tmp_path)
+
+
+def test_the_starter_config_is_the_defaults_and_leaves_presets_their_effect(tmp_path: Path) -> None:
+    path = tmp_path / "magic.toml"
+    path.write_text(starter(), encoding="utf-8")
+    assert load_config(path) == Config()
+    for preset in ("defender-only", "no-game", "magic-base"):
+        assert load_config(path, [f"preset={preset}"]) == load_config(None, [f"preset={preset}"])
+
+
+def test_every_setting_stands_in_the_starter_config_at_its_default() -> None:
+    uncommented = "\n".join(
+        line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in starter().splitlines()
+    )
+    assert Config.model_validate(tomllib.loads(uncommented)) == Config()
+    assert tomllib.loads(uncommented) == Config().model_dump(mode="json")
+
+
+def test_help_answers_without_loading_torch() -> None:
+    probe = """
+        import resource, sys
+        sys.argv = ["magic-rl", "--help"]
+        from magic_rl.cli.main import app
+        try:
+            app()
+        except SystemExit as stop:
+            assert stop.code == 0
+        heavy = {"torch", "transformers", "datasets", "numpy", "scipy", "plotly"} & set(sys.modules)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        print("heavy:", sorted(heavy), "seconds:", used.ru_utime + used.ru_stime, file=sys.stderr)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(probe)]
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        heavy, _, used = done.stderr.rpartition("seconds:")
+        assert heavy.strip() == "heavy: []"
+        seconds.append(float(used))
+    assert min(seconds) < 0.5
+
+
+def test_a_user_error_of_a_real_process_is_one_line_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "magic_rl.cli.main", "train", "none.toml", "--run", "run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: none.toml: cannot be read (No such file or directory)\n"
+    assert listing(tmp_path) == set()
+
+
+def test_ctrl_c_outside_training_is_quiet_and_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("magic_rl.cli.pool.load_config", interrupted)
+    result = CliRunner().invoke(app, ["pool", "build", "--out", os.devnull])
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_the_table_shows_each_rate_with_its_interval_and_count() -> None:
+    rate = {"rate": 0.25, "n": 56, "low": 0.155, "high": 0.377}
+    other = {"rate": 0.5, "n": 56, "low": 0.373, "high": 0.627}
+    asr = {"vanilla": rate, "sft_attacker": other, "last_attacker": None}
+    answered = {"vanilla": other, "rewritten": rate}
+    out = StringIO()
+    print_summary(
+        {"asr": {"start": asr, "trained": asr}, "compliance": {"start": answered, "trained": answered}},
+        Console(file=out, width=110),
+    )
+    rows = {line.split("  ")[0]: line for line in out.getvalue().splitlines()}
+    assert rows["ASR, vanilla seeds"].count("25.0% [15.5%, 37.7%], n=56") == 2
+    assert rows["ASR, SFT attacker"].count("50.0% [37.3%, 62.7%], n=56") == 2
+    assert rows["ASR, last attacker"].split()[-2:] == ["–", "–"]
+    assert "25.0%" in rows["benign compliance, rewritten"]
+
+
+@pytest.mark.slow
+def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> None:
+    run = tmp_path / "run"
+    commands = (["train", tiny_config, "--run", run], ["resume", run], ["evaluate", run], ["report", run])
+    for command in commands:
+        result = CliRunner().invoke(app, [str(arg) for arg in command], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert "Held-out seeds" in CliRunner().invoke(app, ["evaluate", str(run)]).stdout
+    assert (run / "summary.json").is_file()
+    assert (run / "report.html").is_file()
+    assert "already exists" in refused(commands[0], tmp_path)

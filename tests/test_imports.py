@@ -1,0 +1,101 @@
+"""Claims about what imports what: the rooms keep their rules, and the package declares what it uses."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "magic_rl"
+
+
+def lint(source: Path) -> subprocess.CompletedProcess[str]:
+    """The import rules of pyproject.toml, held against a copy of the source."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(source)!r})\n"
+        "from importlinter.cli import lint_imports\n"
+        f"sys.exit(lint_imports(config_filename={str(ROOT / 'pyproject.toml')!r}, cache_dir=None))"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=source, check=False)
+
+
+def test_the_rooms_keep_the_import_rules() -> None:
+    done = lint(ROOT / "src")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("game", "import torch"),
+        ("game", "from pathlib import Path"),
+        ("game", "from magic_rl.engines.base import Policy"),
+        ("game", "from magic_rl.judges.base import Judge"),
+        ("text", "from magic_rl.game.play import play"),
+        ("engines", "from magic_rl.learning.coevolve import coevolve"),
+        ("judges", "from magic_rl.engines.base import Policy"),
+        ("store", "from magic_rl.learning.coevolve import Step"),
+        ("attacks", "from magic_rl.judges.base import Judge"),
+        ("learning", "from magic_rl.evaluation.metrics import Rate"),
+        ("report", "from magic_rl.engines.base import Policy"),
+    ],
+)
+def test_an_import_against_the_rules_is_caught(tmp_path: Path, room: str, line: str) -> None:
+    shutil.copytree(SOURCE, tmp_path / "magic_rl", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "magic_rl" / room / "intruder.py").write_text(f"def later() -> None:\n    {line}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert f"magic_rl.{room}.intruder" in done.stdout
+
+
+def test_a_new_room_must_be_given_its_place(tmp_path: Path) -> None:
+    shutil.copytree(SOURCE, tmp_path / "magic_rl", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "magic_rl" / "attic.py").write_text("")
+    assert lint(tmp_path).returncode == 1
+
+
+def test_everything_imported_is_declared_as_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {normal(re.split(r"[<>=!~\[; ]", line)[0]) for line in project["dependencies"]}
+    providers = packages_distributions()
+    used: dict[str, str] = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            used |= {name.split(".")[0]: path.name for name in names}
+    foreign = {name: where for name, where in used.items() if name not in {*sys.stdlib_module_names, "magic_rl"}}
+    missing = {
+        name: where
+        for name, where in foreign.items()
+        if not declared & {normal(distribution) for distribution in providers.get(name, [name])}
+    }
+    assert missing == {}
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[normal(name)] = version
+    for line in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[normal(requirement.name)]), line
+
+
+def normal(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
