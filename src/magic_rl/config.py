@@ -238,6 +238,8 @@ class Config(_Node):
     def _consistent(self) -> Self:
         if not self.game.rewrite and (self.game.schedule.attacker_steps or self.attacker.sft.steps):
             raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
+        if not self.game.rewrite and self.game.turns > 1:
+            raise ValueError("game.rewrite is false: without an attacker there is nothing to say after turn 1")
         if self.game.shared_parameters and self.attacker.model != self.defender.model:
             raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
         return self

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import sys
 import warnings
 from typing import Annotated, Any
 
@@ -78,6 +80,8 @@ def magic_rl(
     ] = False,
 ) -> None:
     """Make a chat model withstand jailbreaks by letting it play against an attacker that learns too."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also those of transformers; read at import
     logging.basicConfig(format="%(message)s")
     logging.getLogger("magic_rl").setLevel(logging.INFO)
     warnings.showwarning = _warn

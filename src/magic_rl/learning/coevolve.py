@@ -55,18 +55,27 @@ class Step:
         number: Optimiser steps taken in the run so far, this one included.
         metrics: Reproducible numbers; see `outcome_metrics` and the engine's own.
         timing: Seconds and tokens per second; not reproducible.
-        outcomes: Every episode of the step.
-        schedule: Whose turn it is next; None outside the game.
     """
 
     number: int
     metrics: dict[str, float | int | str | None]
     timing: dict[str, float]
-    outcomes: Sequence[Outcome] = ()
-    schedule: Schedule | None = None
 
 
-def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> Iterator[Step]:
+@dataclass(frozen=True, slots=True)
+class GameStep(Step):
+    """A step of the game.
+
+    Attributes:
+        outcomes: Every episode of the step.
+        schedule: Whose turn it is next.
+    """
+
+    outcomes: Sequence[Outcome]
+    schedule: Schedule
+
+
+def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> Iterator[GameStep]:
     """Play and learn until the schedule's rounds are over.
 
     Args:
@@ -74,7 +83,7 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
         number: Optimiser steps the run has taken before.
 
     Yields:
-        One `Step` after each update of the learner.
+        One step after each update of the learner.
     """
     game, learning = config.game, config.learning
     while not schedule.over(game.schedule):
@@ -100,9 +109,7 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
         rewards = [getattr(o.rewards, learner) if o.rewards else None for o in outcomes]
         groups = [episode.group for episode in episodes]
         advantages = group_advantages(rewards, groups, scale_by_std=learning.scale_by_std)
-        datums = build_datums(
-            outcomes, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0
-        )
+        datums = build_datums(outcomes, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
         player = config.attacker if learner == "attacker" else config.defender
         adam = adam_step(player.optimiser, schedule.total)
         update = learn(table.learners[learner], table.references[learner], datums, config, learner, adam)
@@ -110,7 +117,7 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
         summary = outcome_metrics(outcomes)
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
         schedule = schedule.advance(float(summary["safe_rate"] or 0.0), game.schedule)
-        yield Step(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule)
+        yield GameStep(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule)
 
 
 def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) -> list[Outcome]:

@@ -106,9 +106,7 @@ class Setup:
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
         base = self.player("defender", self.engines["defender"].base())
-        return warmup_examples(
-            self.split.train, pool, base, self.prompts, self.config.seed
-        )
+        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed)
 
     def pool(self) -> list[PoolEntry]:
         """The attack pool: the configured file, or written offline for the training seeds."""
@@ -126,7 +124,9 @@ def prepare(config: Config) -> Setup:
     prompts = load_prompts(config.game.prompts)
     split = split_by_category(load_seeds(config.data), config.data.held_out_categories)
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
-    return Setup(config, prompts, split, RulesJudge([codec.decode for codec in CODECS.values()]), _engines(config, roles))
+    return Setup(
+        config, prompts, split, RulesJudge([codec.decode for codec in CODECS.values()]), _engines(config, roles)
+    )
 
 
 def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
@@ -139,9 +139,7 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         settings = _settings(config, role)
         key = (settings.model, settings.lora)
         if key not in loaded:
-            loaded[key] = LocalEngine(
-                resolve_model(settings.model), settings.lora, config.engine, run_seed=config.seed
-            )
+            loaded[key] = LocalEngine(resolve_model(settings.model), settings.lora, config.engine, run_seed=config.seed)
         engines[role] = loaded[key]
     return engines
 

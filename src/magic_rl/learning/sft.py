@@ -17,9 +17,9 @@ from magic_rl.attacks.pool import PoolEntry
 from magic_rl.config import SftConfig
 from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
-from magic_rl.learning.coevolve import Step
 from magic_rl.game.play import Player, attack, defender_messages, plain_turn, reply
 from magic_rl.judges.rules import detect_refusal
+from magic_rl.learning.coevolve import Step
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.text.renderer import Renderer
@@ -37,9 +37,7 @@ class Example:
 def attacker_examples(pool: Sequence[PoolEntry], prompts: Prompts) -> list[Example]:
     """From an attack pool: the attacker's prompt for a seed, and the thinking and rewrite to learn (METHOD §2)."""
     system = (Message("system", prompts.attacker_system),) if prompts.attacker_system else ()
-    return [
-        Example((*system, Message("user", prompts.attacker(entry.seed))), entry.completion) for entry in pool
-    ]
+    return [Example((*system, Message("user", prompts.attacker(entry.seed))), entry.completion) for entry in pool]
 
 
 def warmup_examples(

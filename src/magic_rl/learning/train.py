@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.game.schedule import Schedule
-from magic_rl.learning.coevolve import Step, coevolve
+from magic_rl.learning.coevolve import GameStep, Step, coevolve
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.store.run import Checkpoint, RunDirectory
@@ -146,10 +146,9 @@ class _Training:
                 # The game begins with fresh optimiser states: moments of the supervised gradients, which are
                 # far larger, would hold the first hundreds of steps back.
                 self._setup.load_learners({n: self._run.player(r, 0) for n, r in self._setup.roles_by_name().items()})
-                schedule = Schedule.start(self._setup.config.game.schedule)
-                position = replace(position, stage="play", stage_step=0, schedule=schedule)
+                position = replace(position, stage="play", stage_step=0)
             self._setup.load_references({role: self._run.player(role, 0) for role in self._setup.roles()})
-            self._play(position)
+            self._play(position.number, position.schedule or Schedule.start(self._setup.config.game.schedule))
 
     def _supervise(self, role: Role, position: Position) -> Position:
         config = self._setup.config
@@ -174,28 +173,24 @@ class _Training:
                 break
         return position
 
-    def _play(self, position: Position) -> None:
+    def _play(self, number: int, schedule: Schedule) -> None:
         config = self._setup.config
-        schedule = config.game.schedule
-        assert position.schedule is not None
-        self._view.stage("play", schedule.rounds * (schedule.defender_steps + schedule.attacker_steps))
-        for step in coevolve(self._setup.table(), config, position.schedule, position.number):
-            assert step.schedule is not None
-            before = position.schedule.round
-            round_over = step.schedule.round > before
+        bounds = config.game.schedule
+        self._view.stage("play", bounds.rounds * (bounds.defender_steps + bounds.attacker_steps))
+        for step in coevolve(self._setup.table(), config, schedule, number):
+            round_over = step.schedule.round > schedule.round
             if round_over:
-                self._save_players(before, step.number)
-            stage: Stage = "done" if step.schedule.over(schedule) else "play"
-            position = Position(stage, step.number, 0, step.schedule)
-            self._record(step, position, save=round_over)
+                self._save_players(schedule.round, step.number)
+            schedule = step.schedule
+            stage: Stage = "done" if schedule.over(bounds) else "play"
+            self._record(step, Position(stage, step.number, 0, schedule), save=round_over)
             if self._stop:
                 return
-            assert position.schedule is not None
 
     def _record(self, step: Step, position: Position, *, save: bool = False) -> None:
         self._run.log(step.metrics)
         self._run.log_timing({"step": step.number, **step.timing})
-        if step.outcomes:
+        if isinstance(step, GameStep):
             self._run.write_episodes(step.number, step.outcomes)
         self._view.step(step.metrics, step.timing)
         if save or self._stop or step.number % self._setup.config.store.checkpoint_every == 0:
@@ -209,7 +204,7 @@ class _Training:
     def _interruptible(self) -> Iterator[None]:
         """Ctrl-C and a polite kill let the step finish and save; a second one stops at once."""
 
-        def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = True

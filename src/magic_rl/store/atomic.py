@@ -7,10 +7,12 @@ the disk and then renamed, so the worst a kill can leave is such a leftover, whi
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from magic_rl.errors import UserError
 
@@ -68,15 +70,19 @@ def remove(path: Path) -> None:
     if not path.is_dir():
         path.unlink()
         return
-    aside = _aside(path).with_suffix(".removed")
+    aside = _aside(path, "r")
+    shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     sync(path.parent)
     shutil.rmtree(aside)
 
 
-def clean(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left in `folder` while they wrote or removed `name`."""
-    for leftover in folder.glob(f"{_PREFIX}*-{name}*"):
+def clean(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left in `folder` while they wrote or removed `name`, or anything."""
+    ours = re.compile(re.escape(_PREFIX) + r"(w|r)\d+-" + (".*" if name is None else re.escape(name)))
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        if not ours.fullmatch(leftover.name):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -102,5 +108,6 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({why}); check free space and permissions") from error
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
+def _aside(path: Path, verb: Literal["w", "r"] = "w") -> Path:
+    """A name beside `path`, of this process alone, for what is being written or removed."""
+    return path.with_name(f"{_PREFIX}{verb}{os.getpid()}-{path.name}")

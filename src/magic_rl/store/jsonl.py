@@ -49,8 +49,9 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
         UserError: If the file cannot be written.
     """
     line = dump([row])
-    with atomic.writing(path), path.open("ab", buffering=0) as file:
+    with atomic.writing(path), path.open("ab") as file:
         file.write(line)
+        file.flush()
         os.fsync(file.fileno())
 
 

@@ -73,7 +73,12 @@ class RunDirectory:
     """A run on disk. One process at a time may write (`lock`); any may read."""
 
     def __init__(self, path: Path, *, keep: int = 2) -> None:
-        """Use `create` or `open`. Args: keep: Checkpoints kept; at least 1, and 2 to survive a damaged one."""
+        """Use `create` or `open`.
+
+        Args:
+            path: Holds a run.
+            keep: Checkpoints kept; 2 or more survive a damaged one.
+        """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.path = path
@@ -140,20 +145,21 @@ class RunDirectory:
         """
         path = self.path / ".lock"
         with atomic.writing(path):
-            file = path.open("a+", encoding="utf-8")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                holder = file.read().strip() or "?"
-                raise UserError(f"{self.path}: in use by process {holder}; wait for it or stop it first") from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            for folder in (self.path, self._episodes, self._checkpoints, self._players):
-                atomic.clean(folder)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            with atomic.writing(path):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    holder = os.read(descriptor, 20).decode() or "?"
+                    raise UserError(f"{self.path}: in use by process {holder}; wait for it or stop it") from error
+                os.truncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                for folder in (self.path, self._episodes, self._checkpoints, self._players):
+                    atomic.clean(folder)
             yield
+        finally:
+            os.close(descriptor)
 
     # Rows and documents
 
@@ -226,7 +232,7 @@ class RunDirectory:
             atomic.write_file(aside / "state.json", _json(dict(state)))
             manifest.seal(aside, {"step": step})
         older = [saved for saved in self.checkpoints() if saved < step]
-        for saved in older[: len(older) - (self._keep - 1)] if len(older) >= self._keep else []:
+        for saved in older[: max(0, len(older) + 1 - self._keep)]:
             atomic.remove(self._checkpoint(saved))
 
     def checkpoints(self) -> list[int]:
@@ -268,7 +274,7 @@ class RunDirectory:
             jsonl.rewind(rows, step)
         newer = [self._episodes / f"{_step_name(later)}.jsonl" for later in self.episode_steps() if later > step]
         newer += [self._checkpoint(later) for later in self.checkpoints() if later > step]
-        newer += [path for path in self._players.glob("*-round-*") if _saved_after(path, step)]
+        newer += [path for path in self._players.glob("[!.]*-round-*") if _saved_after(path, step)]
         for path in newer:
             atomic.remove(path)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -51,8 +50,8 @@ class GroupCache:
         """Count the token that every layer has just stored."""
         self._written += 1
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Unused by callers that pass position ids, as ours do; part of the cache interface."""
+    def get_seq_length(self, *_: Any) -> int:
+        """Tokens appended to each row so far; takes and ignores a layer, as the cache interface has it."""
         return self._written
 
     def prompt(self, layer_idx: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +74,7 @@ class GroupCache:
 
 
 def shared_prefix_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -92,13 +91,14 @@ def shared_prefix_attention(
     keys and values are never repeated.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if group_cache is not None and query.shape[2] == 1 and group_cache.get_seq_length() + 1 == key.shape[2] and (
-        query.shape[0] == group_cache.groups * group_cache.group
+    if (
+        group_cache is not None
+        and query.shape[2] == 1
+        and group_cache.get_seq_length() + 1 == key.shape[2]
+        and (query.shape[0] == group_cache.groups * group_cache.group)
     ):
-        layer = module.layer_idx
-        assert isinstance(layer, int)
-        return _decode_step(query, key, value, scale, *group_cache.prompt(layer)), None
-    out = F.scaled_dot_product_attention(
+        return _decode_step(query, key, value, scale, *group_cache.prompt(module.layer_idx)), None
+    out = torch.nn.functional.scaled_dot_product_attention(
         query,
         key,
         value,

@@ -83,8 +83,9 @@ class LocalEngine:
         """A fresh trainable policy: A random, B zero, so it starts as the base model."""
         generator = torch.Generator().manual_seed(derive(self._run_seed, 0, f"adapter {name}"))
         parameters = {}
-        for key, (module, _) in self._slot.items():
-            weight = torch.zeros_like(module.weight, dtype=torch.float32, device="cpu")
+        for key, (module, attribute) in self._slot.items():
+            shape = module.get_parameter(attribute).shape
+            weight = torch.zeros(shape, dtype=torch.float32)
             if ".lora_A." in key:
                 nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
             parameters[key] = nn.Parameter(weight.to(self.device))

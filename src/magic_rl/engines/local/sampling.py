@@ -154,7 +154,7 @@ def _last_logits(model: PreTrainedModel, ids: Tensor, lengths: Tensor, cache: Gr
     """Encode right-padded prompts (P, Lp) into the cache; logits after each prompt's last token, (P, V)."""
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     # Only these positions go through the vocabulary projection: (distinct last positions) × P rows at most.
-    last, where = (lengths - 1).unique(return_inverse=True)
+    last, where = torch.unique(lengths - 1, return_inverse=True)
     logits = model(
         input_ids=ids,
         position_ids=positions,
@@ -163,12 +163,13 @@ def _last_logits(model: PreTrainedModel, ids: Tensor, lengths: Tensor, cache: Gr
         logits_to_keep=last,
         group_cache=cache,
     ).logits
-    return logits[torch.arange(ids.shape[0], device=ids.device), where]
+    chosen: Tensor = logits[torch.arange(ids.shape[0], device=ids.device), where]
+    return chosen
 
 
 def _next_logits(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: GroupCache) -> Tensor:
     """Feed one token a row, shape (rows,); logits for the next, (rows, V)."""
-    logits = model(
+    logits: Tensor = model(
         input_ids=tokens[:, None],
         position_ids=positions[:, None],
         past_key_values=cache,

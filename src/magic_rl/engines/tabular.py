@@ -1,0 +1,328 @@
+"""A game small enough to solve exactly: a few seeds, attacks and replies, played by softmax tables.
+
+The tables implement the engine's protocol, so the very code that trains language models plays this game too, and
+where it ends can be held against the equilibrium (`evaluation.equilibrium`). A prompt is one id (which seed, or
+which attack, is in front of the player) and a completion is one id (what the player says).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from magic_rl.engines.losses import token_losses
+from magic_rl.errors import UserError
+from magic_rl.rng import uniforms
+from magic_rl.text.think import parse_attack
+from magic_rl.types import (
+    Adam,
+    Datum,
+    Exchange,
+    Label,
+    Loss,
+    Message,
+    Role,
+    Sample,
+    SamplingParams,
+    Seed,
+    Tokens,
+    Verdict,
+)
+
+FILE = "table.safetensors"
+
+Flags = npt.NDArray[np.bool_]
+Table = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TabularGame:
+    """Rules of a single-turn game with X seeds, A attacks and Y replies (METHOD §1).
+
+    Verdicts depend on the attack and the reply alone, as the defender sees no more than the attack. Two seeds of
+    different labels that share an attack make it ambiguous: no reply to it is right for both.
+
+    Attributes:
+        seeds: The X seeds.
+        attacks: The A texts the defender can be shown.
+        replies: The Y texts it can answer.
+        usable: Which attacks the attacker may make of each seed, shape (X, A).
+        safe: Whether a reply to an attack is safe, shape (A, Y).
+        refused: Whether it refuses, shape (A, Y).
+        labels: What the judge takes each attack for, length A.
+    """
+
+    seeds: tuple[Seed, ...]
+    attacks: tuple[str, ...]
+    replies: tuple[str, ...]
+    usable: Flags
+    safe: Flags
+    refused: Flags
+    labels: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for rules that cannot be played."""
+        x, a, y = len(self.seeds), len(self.attacks), len(self.replies)
+        for name, shape in (("usable", (x, a)), ("safe", (a, y)), ("refused", (a, y))):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name}: expected shape {shape}, got {getattr(self, name).shape}")
+        if len(self.labels) != a:
+            raise ValueError(f"labels: expected {a}, got {len(self.labels)}")
+        if not (self.usable.any(axis=1).all() and self.usable.any(axis=0).all()):
+            raise ValueError("usable: every seed needs an attack and every attack a seed")
+        for texts in ([seed.text for seed in self.seeds], self.attacks, self.replies):
+            if len(set(texts)) != len(texts) or not all(texts):
+                raise ValueError(f"texts must be distinct and not empty: {texts}")
+        for text, completion in zip(self.attacks * 2, self.completions, strict=True):
+            if parse_attack(completion).answer != text:
+                raise ValueError(f"attack {text!r} does not come out of the attacker's format as it went in")
+
+    @cached_property
+    def completions(self) -> tuple[str, ...]:
+        """The attacker's 2A moves: each attack in the required format, then each without it."""
+        return (*(f"<think>I make it so.</think><answer>{text}</answer>" for text in self.attacks), *self.attacks)
+
+    @cached_property
+    def moves(self) -> Flags:
+        """Which of its moves the attacker has at each seed, shape (X, 2A)."""
+        return np.tile(self.usable, (1, 2))
+
+    def verdict(self, attack: int, reply: int) -> Verdict:
+        """The exact labels of a reply to an attack, both by index."""
+        return Verdict(
+            safety="safe" if self.safe[attack, reply] else "unsafe",
+            refused=bool(self.refused[attack, reply]),
+            prompt=self.labels[attack],
+            on_topic=True,
+        )
+
+
+class TabularJudge:
+    """The game's own judge, who is never wrong. Implements `judges.base.Judge`."""
+
+    name = "tabular"
+
+    def __init__(self, game: TabularGame) -> None:
+        """Args: game: The rules it judges by."""
+        self._game = game
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """See `Judge.judge`. Abstains on texts that are not in the game."""
+        return [self._verdict(exchange) for exchange in exchanges]
+
+    def _verdict(self, exchange: Exchange) -> Verdict:
+        attacks, replies = self._game.attacks, self._game.replies
+        if exchange.attack not in attacks or exchange.reply not in replies:
+            return Verdict(abstained="the exchange is not of this game")
+        return self._game.verdict(attacks.index(exchange.attack), replies.index(exchange.reply))
+
+
+class TabularRenderer:
+    """One id for what a player reads, one for what it says. Implements `text.renderer.Renderer`."""
+
+    def __init__(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Args: inputs: Texts of ids 0, 1, …. outputs: Texts of the ids that follow."""
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+
+    def prompt(self, messages: Sequence[Message]) -> Tokens:
+        """The id of the longest known text that the last user message contains.
+
+        Raises:
+            ValueError: If it contains none.
+        """
+        content = next(m.content for m in reversed(messages) if m.role == "user")
+        known = [i for i, text in enumerate(self._inputs) if text in content]
+        if not known:
+            raise ValueError(f"nothing of this game is in {content!r}")
+        return (max(known, key=lambda i: len(self._inputs[i])),)
+
+    def completion(self, text: str) -> Tokens:
+        """The id of a known output. It ends the turn too.
+
+        Raises:
+            ValueError: If the game has no such output.
+        """
+        if text not in self._outputs:
+            raise ValueError(f"no player of this game can say {text!r}")
+        return (len(self._inputs) + self._outputs.index(text),)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of sampled ids."""
+        return "".join(self._outputs[token - len(self._inputs)] for token in tokens)
+
+
+class TabularEngine:
+    """Makes softmax tables for one role of a game. Implements `engines.base.Engine`."""
+
+    def __init__(self, game: TabularGame, role: Role) -> None:
+        """Args: role: The attacker reads seeds and says moves; the defender reads attacks and says replies."""
+        if role == "attacker":
+            inputs, outputs, allowed = [seed.text for seed in game.seeds], game.completions, game.moves
+        else:
+            inputs, outputs = list(game.attacks), game.replies
+            allowed = np.ones((len(inputs), len(outputs)), dtype=np.bool_)
+        self._renderer = TabularRenderer(inputs, outputs)
+        self._allowed = torch.from_numpy(allowed)
+        self._digest = hashlib.sha256(repr((role, inputs, outputs, allowed.tolist())).encode()).hexdigest()
+
+    @property
+    def renderer(self) -> TabularRenderer:
+        """The role's renderer."""
+        return self._renderer
+
+    def new_policy(self, name: str) -> TabularPolicy:
+        """A trainable table that starts uniform."""
+        return TabularPolicy(name, self._allowed, self._uniform(), self._digest)
+
+    def base(self) -> TabularPolicy:
+        """The uniform table, read-only."""
+        return TabularPolicy("base", self._allowed, self._uniform(), self._digest, trainable=False)
+
+    def load(self, directory: Path, name: str) -> TabularPolicy:
+        """A trainable table from a folder that `TabularPolicy.save` wrote, optimiser state included."""
+        try:
+            with safe_open(directory / FILE, framework="pt") as file:
+                if (file.metadata() or {}).get("game") != self._digest:
+                    raise UserError(f"{directory}: holds the policy of another game or role; give one of this game")
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{directory}: holds no policy of a tabular game ({error}); give a saved one") from error
+        return TabularPolicy(name, self._allowed, tensors.pop("logits"), self._digest, state=tensors)
+
+    def _uniform(self) -> Tensor:
+        return torch.zeros(self._allowed.shape, dtype=torch.float64)
+
+
+class TabularPolicy:
+    """A table of logits, a row for each input and a column for each output. Implements `engines.base.Policy`."""
+
+    def __init__(
+        self,
+        name: str,
+        allowed: Tensor,
+        logits: Tensor,
+        digest: str,
+        *,
+        trainable: bool = True,
+        state: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Args: allowed: Which outputs each input has. logits: Float64, same shape. state: Of the optimiser."""
+        self.name = name
+        self._allowed, self._digest = allowed, digest
+        self._logits = nn.Parameter(logits, requires_grad=trainable)
+        self._optimiser = torch.optim.AdamW([self._logits]) if trainable else None
+        if self._optimiser is not None and state:
+            self._optimiser.state[self._logits] = state
+
+    def probabilities(self) -> Table:
+        """π(output | input), exactly, shape (inputs, outputs)."""
+        with torch.no_grad():
+            return self._table().exp().numpy()
+
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        """See `Policy.sample`. Greedy choices carry the log-probability at temperature 1."""
+        with torch.no_grad():
+            table = self._table(params.temperature or 1.0).numpy()
+        draws = uniforms(seed, len(prompts) * n, 1).reshape(len(prompts), n)
+        return [
+            [self._draw(prompt, table[prompt[0]], params, draw) for draw in row]
+            for prompt, row in zip(prompts, draws, strict=True)
+        ]
+
+    def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
+        """See `Policy.logprobs`."""
+        with torch.no_grad():
+            return [(value,) for value in self._logprobs(sequences).tolist()]
+
+    def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
+        """See `Policy.forward_backward`. Metrics are means over tokens, `loss` the weighted sum."""
+        self._require_optimiser()
+        if not datums:
+            return {"loss": 0.0}
+        per_token, metrics = token_losses(
+            loss,
+            self._logprobs([(datum.prompt, datum.tokens) for datum in datums]),
+            old=_flat([datum.logprobs for datum in datums]),
+            advantages=_doubles([datum.advantage for datum in datums]),
+            reference=_flat([datum.reference for datum in datums]),
+        )
+        total = (per_token * _doubles([datum.weight for datum in datums])).sum()
+        torch.autograd.backward(total)
+        return {"loss": total.item(), **{key: value.item() for key, value in metrics.items()}}
+
+    def optim_step(self, adam: Adam) -> dict[str, float]:
+        """See `Policy.optim_step`."""
+        optimiser = self._require_optimiser()
+        norm = nn.utils.clip_grad_norm_([self._logits], adam.max_grad_norm)
+        for group in optimiser.param_groups:
+            group.update(lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return {"grad_norm": norm.item()}
+
+    def save(self, directory: Path) -> None:
+        """See `Policy.save`."""
+        state = self._optimiser.state[self._logits] if self._optimiser else {}
+        save_file({"logits": self._logits.detach(), **state}, directory / FILE, metadata={"game": self._digest})
+
+    def snapshot(self, name: str) -> TabularPolicy:
+        """See `Policy.snapshot`."""
+        return TabularPolicy(name, self._allowed, self._logits.detach().clone(), self._digest, trainable=False)
+
+    def _table(self, temperature: float = 1.0) -> Tensor:
+        """log π(output | input), shape (inputs, outputs); -inf where an input lacks an output."""
+        return torch.log_softmax((self._logits / temperature).masked_fill(~self._allowed, -torch.inf), dim=-1)
+
+    def _logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Tensor:
+        """log π of each sequence's only token, shape (N,)."""
+        if any(len(prompt) != 1 or len(tokens) != 1 for prompt, tokens in sequences):
+            raise ValueError("a sequence of a tabular game is one id read and one id said")
+        rows = torch.tensor([prompt[0] for prompt, _ in sequences], dtype=torch.long)
+        columns = torch.tensor([tokens[0] for _, tokens in sequences], dtype=torch.long) - len(self._allowed)
+        return self._table()[rows, columns]
+
+    def _draw(self, prompt: Tokens, logprobs: Table, params: SamplingParams, draw: float) -> Sample:
+        """One sample by inverting the cumulative distribution at `draw`, uniform in [0, 1)."""
+        if params.temperature == 0:
+            column, logprob = int(logprobs.argmax()), float(logprobs.max())
+        else:
+            p = _nucleus(np.exp(logprobs), params.top_p)
+            cumulative = p.cumsum()
+            column = int(np.searchsorted(cumulative / cumulative[-1], draw, side="right"))
+            logprob = float(np.log(p[column]))
+        return Sample(prompt, (len(self._allowed) + column,), (logprob,), "stop")
+
+    def _require_optimiser(self) -> torch.optim.AdamW:
+        if self._optimiser is None:
+            raise RuntimeError(f"policy {self.name!r} is read-only")
+        return self._optimiser
+
+
+def _nucleus(p: Table, top_p: float) -> Table:
+    """Renormalised probabilities of the smallest set of outputs whose mass reaches `top_p`."""
+    if top_p >= 1:
+        return p
+    order = np.argsort(-p, kind="stable")
+    before = p[order].cumsum() - p[order]
+    kept = np.zeros_like(p)
+    kept[order] = np.where(before < top_p, p[order], 0.0)
+    return np.asarray(kept / kept.sum())
+
+
+def _flat(parts: Sequence[tuple[float, ...]]) -> Tensor | None:
+    """One value a datum, shape (N,); None if no datum carries any."""
+    return _doubles([value for (value,) in parts]) if any(parts) else None
+
+
+def _doubles(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

@@ -1,0 +1,178 @@
+"""The exact equilibrium of a tabular game, and how far two policies are from it (METHOD §1).
+
+A subgame-perfect equilibrium asks more than a Nash one: the defender answers *every* attack as well as it can, also
+those that the attacker does not play. So distance from it counts the defender's worst attack, played or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from magic_rl.config import RewardConfig
+from magic_rl.engines.tabular import Flags, Table, TabularGame
+from magic_rl.game.rewards import score
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Payoffs:
+    """Every payoff of a game with X seeds, A attacks and Y replies.
+
+    The attacker has M = 2A moves, each attack in the required format and then each without it (METHOD §4, R_fmt).
+
+    Attributes:
+        attacker: Its reward of each move and reply at each seed, shape (X, M, Y); 0 where a seed lacks the move.
+        defender: Its reward, same shape.
+        moves: Which moves each seed has, shape (X, M).
+        prior: Chance of each seed, shape (X,): half of them benign where there are both labels (METHOD §1).
+    """
+
+    attacker: Table
+    defender: Table
+    moves: Flags
+    prior: Table
+
+    @classmethod
+    def of(cls, game: TabularGame, weights: RewardConfig | None = None) -> Payoffs:
+        """Score every way a game can go (METHOD §4); `weights` None are the paper's."""
+        attacker, defender = np.zeros((2, *game.moves.shape, len(game.replies)))
+        for x, move in np.argwhere(game.moves).tolist():
+            attack, well_formed = move % len(game.attacks), move < len(game.attacks)
+            for y in range(len(game.replies)):
+                rewards = score(game.verdict(attack, y), game.seeds[x].label, well_formed, weights or RewardConfig())
+                attacker[x, move, y], defender[x, move, y] = rewards.attacker, rewards.defender
+        labels = [seed.label for seed in game.seeds]
+        prior = np.array([1 / (len(set(labels)) * labels.count(label)) for label in labels])
+        return cls(attacker, defender, game.moves, prior)
+
+    def move_values(self, defender: Table) -> Table:
+        """The attacker's expected reward for each move, shape (X, M), against π_D(reply | attack), shape (A, Y)."""
+        values = np.einsum("xmy,my->xm", self.attacker, np.tile(defender, (2, 1)))
+        return np.where(self.moves, values, -np.inf)
+
+    def reply_values(self, belief: Table) -> Table:
+        """The defender's expected reward for each reply to each attack, shape (A, Y), under π(seed | attack)."""
+        return np.einsum("ax,xay->ay", belief, self.defender[:, : len(belief)])  # the format does not concern it
+
+    def belief(self, attacker: Table) -> Table:
+        """What an attack tells about its seed, shape (A, X), given π_A(move | seed), shape (X, M).
+
+        An attack that is never played tells only which seeds could have become it.
+        """
+        played = _either_format(self.prior[:, None] * attacker)
+        possible = self.prior[:, None] * _either_format(self.moves)
+        joint = np.where(played.sum(axis=0) > 0, played, possible)
+        return np.asarray((joint / joint.sum(axis=0)).T)
+
+    def expected(self, attacker: Table, defender: Table) -> tuple[float, float]:
+        """Expected rewards of attacker and defender when two policies meet."""
+        chance = np.einsum("x,xm,my->xmy", self.prior, attacker, np.tile(defender, (2, 1)))
+        return float((chance * self.attacker).sum()), float((chance * self.defender).sum())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Equilibrium:
+    """Pure policies by backward induction.
+
+    Attributes:
+        attacker: π_A(move | seed), shape (X, M).
+        defender: π_D(reply | attack), shape (A, Y).
+        attacker_value: The attacker's expected reward.
+        defender_value: The defender's expected reward.
+    """
+
+    attacker: Table
+    defender: Table
+    attacker_value: float
+    defender_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exploitability:
+    """How far two policies are from a subgame-perfect equilibrium, in reward; all 0 exactly at one.
+
+    Attributes:
+        attacker_gain: What the best attacker against this defender would gain.
+        defender_gain: What the best defender against this attacker would gain.
+        defender_regret: What a best reply would gain at the attack where it would gain most, played or not; at
+            least `defender_gain`.
+        total: `attacker_gain + defender_regret`.
+        share_of_range: The same sum, each as a share of its own player's range of payoffs.
+    """
+
+    attacker_gain: float
+    defender_gain: float
+    defender_regret: float
+    total: float
+    share_of_range: float
+
+
+def backward_induction(
+    game: TabularGame, weights: RewardConfig | None = None, belief: Table | None = None
+) -> Equilibrium:
+    """Solve a game from its end: the best reply to every attack, then the best move for every seed.
+
+    This is a subgame-perfect equilibrium whenever the attack settles what a reply is worth: no seeds of different
+    labels share it, or the judge's label of the attack counts (`weights.request_label`). Otherwise the best reply
+    hangs on what the defender believes of the seed, and this is an equilibrium only if that belief comes true.
+
+    Args:
+        weights: Rewards of METHOD §4; None for the paper's.
+        belief: π(seed | attack), shape (A, X). None: an attack tells only which seeds could have become it.
+    """
+    payoffs = Payoffs.of(game, weights)
+    if belief is None:
+        belief = payoffs.belief(np.zeros(game.moves.shape))
+    defender = _best(payoffs.reply_values(belief))
+    attacker = _best(payoffs.move_values(defender))
+    return Equilibrium(attacker, defender, *payoffs.expected(attacker, defender))
+
+
+def exploitability(
+    game: TabularGame, attacker: Table, defender: Table, weights: RewardConfig | None = None
+) -> Exploitability:
+    """How much each player could gain by a best response (METHOD §1), in exact expectation.
+
+    Args:
+        attacker: π_A(move | seed), shape (X, M).
+        defender: π_D(reply | attack), shape (A, Y).
+        weights: Rewards of METHOD §4; None for the paper's.
+    """
+    payoffs = Payoffs.of(game, weights)
+    moves = payoffs.move_values(defender)
+    attacker_gain = float(payoffs.prior @ _regrets(attacker, moves))
+
+    regrets = _regrets(defender, payoffs.reply_values(payoffs.belief(attacker)))
+    shown = payoffs.prior @ _either_format(attacker)
+    defender_regret = float(regrets.max())
+    return Exploitability(
+        attacker_gain=attacker_gain,
+        defender_gain=float(shown @ regrets),
+        defender_regret=defender_regret,
+        total=attacker_gain + defender_regret,
+        share_of_range=_share(attacker_gain, payoffs.attacker[game.moves])
+        + _share(defender_regret, payoffs.defender[game.moves]),
+    )
+
+
+def _either_format(moves: Table | Flags) -> Table:
+    """Sum over the two ways to put each attack: shape (X, M) to (X, A)."""
+    return np.asarray(moves.reshape(len(moves), 2, -1).sum(axis=1, dtype=np.float64))
+
+
+def _regrets(policy: Table, values: Table) -> Table:
+    """How far each row's expected value is below its best one."""
+    expected = (policy * np.where(policy > 0, values, 0.0)).sum(axis=1)  # -inf is what cannot be played
+    return np.asarray(values.max(axis=1) - expected)
+
+
+def _best(values: Table) -> Table:
+    """All weight of each row on its first best column."""
+    return np.eye(values.shape[1])[values.argmax(axis=1)]
+
+
+def _share(gain: float, payoffs: Table) -> float:
+    """A gain as a share of the range of payoffs."""
+    span = float(np.ptp(payoffs))
+    return gain / span if span else 0.0

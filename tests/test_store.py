@@ -1,0 +1,581 @@
+"""The run directory: nothing half-written, nothing damaged goes unnoticed, and going back leaves no trace of later."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from magic_rl.errors import UserError
+from magic_rl.store.run import Checkpoint, RunDirectory
+from magic_rl.types import Episode, Outcome, Rewards, Role, Sample, Seed, Turn, Verdict
+
+ROLES: tuple[Role, Role] = ("attacker", "defender")
+
+
+class Weights:
+    """A policy of two files, one of them in a folder, whose bytes follow from a number."""
+
+    def __init__(self, number: int, size: int = 1000) -> None:
+        self.number, self.size = number, size
+
+    def save(self, directory: Path) -> None:
+        (directory / "adapter.safetensors").write_bytes(self.number.to_bytes(4, "big") * self.size)
+        (directory / "optimiser").mkdir()
+        (directory / "optimiser" / "moments.safetensors").write_bytes(self.number.to_bytes(4, "big") * self.size)
+
+    def is_whole_in(self, directory: Path) -> bool:
+        expected = self.number.to_bytes(4, "big") * self.size
+        files = ("adapter.safetensors", "optimiser/moments.safetensors")
+        return all((directory / name).read_bytes() == expected for name in files)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run", "seed = 1\n", {"python": "3.13"})
+
+
+def save(run: RunDirectory, *steps: int) -> None:
+    for step in steps:
+        run.save_checkpoint(step, {role: Weights(step) for role in ROLES}, {"stage": "play", "number": step})
+
+
+def is_whole(checkpoint: Checkpoint) -> bool:
+    step = checkpoint.step
+    whole = all(Weights(step).is_whole_in(checkpoint.policy(role)) for role in ROLES)
+    return whole and checkpoint.state == {"stage": "play", "number": step}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def outcome(text: str = "Some question") -> Outcome:
+    sample = Sample(prompt=(1, 2), tokens=(3, 4, 5), logprobs=(-0.1, -0.2, -0.3), finish="stop")
+    turn = Turn(
+        attack=text,
+        thinking="secret",
+        well_formed=True,
+        attack_sample=None,
+        reply="I cannot\nhelp",
+        reply_sample=sample,
+    )
+    episode = Episode(Seed("s1", "Some request", "harmful", "fraud"), (turn,), group=3)
+    return Outcome(episode, Verdict(refused=True), Rewards(1.0, 0.5, 0.5, 0.0, 1.5, -1.0))
+
+
+# Creating and opening
+
+
+def test_a_new_run_keeps_its_config_and_versions(run: RunDirectory) -> None:
+    opened = RunDirectory.open(run.path)
+    assert opened.config_text == "seed = 1\n"
+    assert opened.versions == {"python": "3.13"}
+    assert opened.metrics() == opened.timings() == opened.checkpoints() == opened.episode_steps() == []
+    assert opened.latest_checkpoint() is None
+
+
+def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    RunDirectory.create(tmp_path / "empty", "", {})
+    before = contents(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    for taken in ("empty", "file"):
+        with pytest.raises(UserError, match="already exists; use `magic-rl resume"):
+            RunDirectory.create(tmp_path / taken, "other", {})
+    assert contents(tmp_path) == {**before, "file": b""}
+
+
+def test_a_run_that_cannot_be_created_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be written"):
+        RunDirectory.create(tmp_path / "file" / "run", "", {})
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(UserError, match="current directory"):
+        RunDirectory.create(Path(), "", {})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "here"]
+
+
+def test_a_directory_without_a_config_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        RunDirectory.open(tmp_path)
+
+
+# Rows
+
+
+def test_rows_come_back_in_order_and_numbers_that_are_not_finite_as_null(run: RunDirectory) -> None:
+    run.log({"step": 1, "stage": "play", "loss": float("nan"), "kl": float("-inf"), "asr": None})
+    run.log({"step": 2, "loss": 0.1 + 0.2, "learner": "défenseur"})
+    run.log_timing({"step": 1, "seconds": 0.5})
+    assert run.metrics() == [
+        {"step": 1, "stage": "play", "loss": None, "kl": None, "asr": None},
+        {"step": 2, "loss": 0.1 + 0.2, "learner": "défenseur"},
+    ]
+    assert run.timings() == [{"step": 1, "seconds": 0.5}]
+    assert b"NaN" not in (run.path / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("row", [{"loss": 1.0}, {"step": "1"}, {"step": True}, {"step": 1.0}])
+def test_a_row_without_a_step_is_refused(run: RunDirectory, row: dict[str, float | str | bool]) -> None:
+    with pytest.raises(ValueError, match="step"):
+        run.log(row)
+    assert run.metrics() == []
+
+
+def test_a_row_torn_anywhere_is_left_out_and_removed_on_rewind(run: RunDirectory) -> None:
+    path = run.path / "metrics.jsonl"
+    run.log({"step": 1, "loss": 0.5})
+    whole = path.read_bytes()
+    run.log({"step": 2, "loss": 0.25})
+    row = path.read_bytes()[len(whole) :]
+    for length in range(1, len(row) - 1):
+        path.write_bytes(whole + row[:length])
+        assert run.metrics() == [{"step": 1, "loss": 0.5}]
+        run.rewind(2)
+        assert path.read_bytes() == whole
+    path.write_bytes(whole + row[:-1])  # only the end of the line is missing
+    run.rewind(2)
+    assert path.read_bytes() == whole + row
+
+
+@pytest.mark.parametrize("broken", [b"{", b"", b"[1]", b'{"loss": 1}', b"\xff\xfe", b"\x00\x00"])
+def test_a_broken_line_that_is_not_torn_is_an_error_with_file_and_line(run: RunDirectory, broken: bytes) -> None:
+    path = run.path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + broken + b'\n{"step": 3}\n')
+    before = path.read_bytes()
+    for act in (run.metrics, lambda: run.rewind(1)):
+        with pytest.raises(UserError, match=r"metrics\.jsonl:2: "):
+            act()
+    assert path.read_bytes() == before
+
+
+def test_episodes_come_back_as_plain_rows_without_token_ids(run: RunDirectory) -> None:
+    hostile = '</script>\u2028\x1b[2J{"step": 1}\n\ud800'
+    run.write_episodes(7, [outcome(), outcome(hostile)])
+    first, second = run.episodes(7)
+    assert run.episode_steps() == [7]
+    assert first == {
+        "step": 7,
+        "seed": {"id": "s1", "text": "Some request", "label": "harmful", "category": "fraud"},
+        "group": 3,
+        "turns": [
+            {
+                "attack": "Some question",
+                "thinking": "secret",
+                "well_formed": True,
+                "reply": "I cannot\nhelp",
+                "reply_well_formed": True,
+                "attack_finish": None,
+                "attack_tokens": 0,
+                "reply_finish": "stop",
+                "reply_tokens": 3,
+            }
+        ],
+        "verdict": {"safety": "safe", "refused": True, "prompt": None, "on_topic": None, "abstained": None},
+        "rewards": {"harm": 1.0, "refusal": 0.5, "format": 0.5, "label": 0.0, "defender": 1.5, "attacker": -1.0},
+        "masked": None,
+    }
+    assert second["turns"][0]["attack"] == hostile
+    assert (run.path / "episodes" / "step-000007.jsonl").read_bytes().isascii()
+    assert run.episodes(8) == []
+
+
+def test_documents_are_replaced_whole(run: RunDirectory) -> None:
+    assert run.read_json("summary.json") is None
+    run.write_json("summary.json", {"asr": [0.5, float("nan")]})
+    with pytest.raises(TypeError):
+        run.write_json("summary.json", {"asr": object()})
+    assert run.read_json("summary.json") == {"asr": [0.5, None]}
+    (run.path / "summary.json").write_bytes(b'{"asr"')
+    with pytest.raises(UserError, match=r"summary\.json: not JSON"):
+        run.read_json("summary.json")
+
+
+# Checkpoints
+
+
+def test_the_newest_checkpoint_loads_and_older_ones_beyond_keep_are_gone(tmp_path: Path) -> None:
+    for keep, kept in ((1, [30]), (2, [20, 30]), (9, [3, 10, 20, 30])):
+        run = RunDirectory.create(tmp_path / str(keep), "", {}, keep=keep)
+        save(run, 3, 10, 20, 30)
+        assert run.checkpoints() == kept
+        checkpoint = run.latest_checkpoint()
+        assert checkpoint is not None
+        assert checkpoint.step == 30
+        assert is_whole(checkpoint)
+
+
+def test_a_policy_the_checkpoint_does_not_hold_is_named(run: RunDirectory) -> None:
+    save(run, 1)
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    with pytest.raises(UserError, match="no policy 'shared'"):
+        checkpoint.policy("shared")
+
+
+def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(run: RunDirectory) -> None:
+    class Failing:
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        def save(self, directory: Path) -> None:
+            (directory / "half").write_bytes(b"half")
+            raise self.error
+
+    save(run, 1, 2)
+    before = contents(run.path)
+    with pytest.raises(UserError, match=r"step-000003: cannot be written \(No space left"):
+        run.save_checkpoint(3, {"attacker": Weights(3), "defender": Failing(OSError(28, "No space left"))}, {})
+    with pytest.raises(RuntimeError):
+        run.save_checkpoint(2, {"attacker": Failing(RuntimeError("bug"))}, {})
+    with pytest.raises(ValueError, match="policy name"):
+        run.save_checkpoint(3, {"../elsewhere": Weights(3)}, {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.save_checkpoint(3, {}, {"window": [float("nan")]})
+    assert contents(run.path) == before
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+FILES = ("attacker/adapter.safetensors", "defender/optimiser/moments.safetensors", "state.json", "MANIFEST.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [flip, shorten, empty, Path.unlink])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    run: RunDirectory, name: str, damage: Callable[[Path], None]
+) -> None:
+    if (name, damage) == ("MANIFEST.json", shorten):
+        pytest.skip("the last byte of the manifest is only the end of its line")
+    save(run, 1, 2)
+    damage(run.path / "checkpoints" / "step-000002" / name)
+    with pytest.warns(UserWarning, match=r"step-000002: corrupted checkpoint"):
+        checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert is_whole(checkpoint)
+
+
+def test_no_byte_of_a_manifest_can_change_its_meaning_unnoticed(run: RunDirectory) -> None:
+    save(run, 1)
+    path = run.path / "checkpoints" / "step-000001" / "MANIFEST.json"
+    whole = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(len(whole)):
+            changed = whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :]
+            path.write_bytes(changed)
+            try:
+                same = json.loads(changed) == json.loads(whole)
+            except ValueError:
+                same = False
+            if not same:
+                with pytest.raises(UserError):
+                    run.latest_checkpoint()
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_corrupted(run: RunDirectory) -> None:
+    save(run, 1)
+    shutil.copytree(run.path / "checkpoints" / "step-000001", run.path / "checkpoints" / "step-000009")
+    with pytest.warns(UserWarning, match="step-000009"):
+        checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+
+
+def test_when_every_checkpoint_is_corrupted_the_user_is_told(run: RunDirectory) -> None:
+    save(run, 1, 2)
+    for step in (1, 2):
+        flip(run.path / "checkpoints" / f"step-{step:06d}" / "state.json")
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="every checkpoint is corrupted"):
+        run.latest_checkpoint()
+
+
+# Going back
+
+
+def test_a_rewound_run_is_the_run_as_it_was(run: RunDirectory) -> None:
+    def live(step: int) -> None:
+        run.log({"step": step, "loss": 1 / step})
+        run.log_timing({"step": step, "seconds": 0.1})
+        run.write_episodes(step, [outcome(f"attack {step}")])
+        if step % 2 == 0:
+            run.save_player("attacker", step // 2, Weights(step), step)
+            save(run, step)
+
+    for step in (1, 2, 3, 4):
+        live(step)
+    before = contents(run.path)
+    for step in (5, 6, 7, 8):
+        live(step)
+    assert run.checkpoints() == [6, 8]
+    for step in (2, 4):
+        shutil.copytree(run.path / "checkpoints" / "step-000008", run.path / "checkpoints" / f"step-{step:06d}")
+    run.rewind(4)
+    run.rewind(4)
+    after = contents(run.path)
+    pruned = {name for name in before if name.startswith("checkpoints/")}
+    assert {name: data for name, data in after.items() if name not in pruned} == {
+        name: data for name, data in before.items() if name not in pruned
+    }
+    assert run.checkpoints() == [2, 4]
+    live(5)
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5]
+
+
+def test_rewinding_to_the_start_empties_the_run(run: RunDirectory) -> None:
+    before = contents(run.path)
+    run.log({"step": 1})
+    run.write_episodes(1, [outcome()])
+    run.save_player("defender", 0, Weights(0), 1)
+    run.rewind(0)
+    assert contents(run.path) == before
+
+
+# Players
+
+
+def test_players_are_listed_by_round_and_may_be_saved_again(run: RunDirectory) -> None:
+    for number in (0, 2, 10):
+        run.save_player("attacker", number, Weights(number), number)
+    run.save_player("defender", 0, Weights(5), 0)
+    run.save_player("attacker", 2, Weights(7), 2)
+    assert [(number, path.name) for number, path in run.players("attacker")] == [
+        (0, "attacker-round-00"),
+        (2, "attacker-round-02"),
+        (10, "attacker-round-10"),
+    ]
+    assert Weights(7).is_whole_in(run.player("attacker", 2))
+    assert Weights(5).is_whole_in(run.player("defender", 0))
+    with pytest.raises(UserError, match="no such player"):
+        run.player("defender", 1)
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "MANIFEST.json"])
+def test_a_damaged_player_is_named_and_a_rewind_keeps_it_for_inspection(run: RunDirectory, name: str) -> None:
+    run.save_player("attacker", 1, Weights(1), 1)
+    flip(run.path / "players" / "attacker-round-01" / name)
+    run.rewind(1)
+    with pytest.raises(UserError, match="attacker-round-01: corrupted player"):
+        run.player("attacker", 1)
+
+
+# One writer
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from magic_rl.store.run import RunDirectory
+with RunDirectory.open(Path(sys.argv[1])).lock():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(run: RunDirectory) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_one_process_a_run_and_a_killed_one_frees_it(run: RunDirectory, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(UserError, match=f"in use by process {holder.pid}"), run.lock():
+        pass
+    holder.kill()
+    holder.wait()
+    with run.lock(), pytest.raises(UserError, match=f"in use by process {os.getpid()}"), run.lock():
+        pass
+    with run.lock():
+        pass
+
+
+# Killed at any instant
+
+
+# Forks a child for every k; the child kills itself when it is about to touch the file system for the k-th time.
+KILLED_EVERYWHERE = """
+import os, signal, sys
+from pathlib import Path
+from test_store import Weights, outcome, save
+from magic_rl.store.run import RunDirectory
+
+parent = Path(sys.argv[1])
+for k in range(10_000):
+    path = parent / str(k)
+    child = os.fork()
+    if child == 0:
+        run = RunDirectory.create(path, "seed = 1", {}) if sys.argv[2] != "create" else None
+        if run:
+            run.log({"step": 1})
+            run.save_player("attacker", 0, Weights(1), 1)
+            save(run, 1, 2)
+        left = k
+        def kill(event, args):
+            global left
+            if event in TOUCHING and (event != "open" or str(parent) in str(args[0])):
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+        TOUCHING = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+        sys.addaudithook(kill)
+        if run is None:
+            RunDirectory.create(path, "seed = 1", {})
+        elif sys.argv[2] == "checkpoint":
+            save(run, 3)
+        elif sys.argv[2] == "player":
+            run.save_player("attacker", 0, Weights(2), 2)
+        else:
+            run.log({"step": 2})
+            run.write_episodes(2, [outcome()])
+            run.rewind(0)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        print(k)
+        break
+"""
+
+
+def kill_everywhere(tmp_path: Path, what: str) -> list[Path]:
+    """Run directories of processes that were killed while doing `what`, each at a later instant than the one before."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path), what],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    kills = int(done.stdout)
+    assert kills > 10
+    return [tmp_path / str(k) for k in range(kills + 1)]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return list(folder.rglob(".tmp-*"))
+
+
+def test_killed_at_any_touch_of_the_disk_a_checkpoint_is_there_whole_or_the_one_before_is(tmp_path: Path) -> None:
+    found = []
+    for path in kill_everywhere(tmp_path, "checkpoint"):
+        run = RunDirectory.open(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            checkpoint = run.latest_checkpoint()
+        assert checkpoint is not None
+        assert is_whole(checkpoint)
+        found.append(checkpoint.step)
+        with run.lock():
+            assert not leftovers(path)
+            save(run, 3)
+            assert run.checkpoints() == [2, 3]
+    assert found == sorted(found)
+    assert set(found) == {2, 3}
+
+
+def test_killed_at_any_touch_of_the_disk_a_run_has_its_config_or_does_not_exist(tmp_path: Path) -> None:
+    paths = kill_everywhere(tmp_path, "create")
+    assert RunDirectory.open(paths[-1]).config_text == "seed = 1"
+    assert not paths[0].exists()
+    for path in paths:
+        if path.exists():
+            assert contents(path) == contents(paths[-1])
+        else:
+            RunDirectory.create(path, "seed = 1", {})
+    assert not leftovers(tmp_path)
+
+
+def test_killed_at_any_touch_of_the_disk_a_player_is_whole_or_not_there(tmp_path: Path) -> None:
+    for path in kill_everywhere(tmp_path, "player"):
+        run = RunDirectory.open(path)
+        if run.players("attacker"):
+            folder = run.player("attacker", 0)
+            assert Weights(1).is_whole_in(folder) or Weights(2).is_whole_in(folder)
+        with run.lock():
+            assert not leftovers(path)
+            run.save_player("attacker", 0, Weights(2), 2)
+        assert Weights(2).is_whole_in(run.player("attacker", 0))
+
+
+def test_killed_at_any_touch_of_the_disk_a_rewind_can_be_repeated(tmp_path: Path) -> None:
+    for path in kill_everywhere(tmp_path, "rewind"):
+        run = RunDirectory.open(path)
+        with run.lock():
+            run.rewind(0)
+        assert not leftovers(path)
+        assert (run.metrics(), run.episode_steps(), run.checkpoints(), run.players("attacker")) == ([], [], [], [])
+
+
+SAVING = """
+import sys
+from pathlib import Path
+from test_store import Weights
+from magic_rl.store.run import RunDirectory
+run = RunDirectory.open(Path(sys.argv[1]))
+with run.lock():
+    checkpoint = run.latest_checkpoint()
+    step = checkpoint.step if checkpoint else 0
+    run.rewind(step)
+    print("saving", flush=True)
+    while True:
+        step += 1
+        run.log({"step": step})
+        run.save_checkpoint(step, {"attacker": Weights(step, 50_000), "defender": Weights(step, 50_000)}, {"n": step})
+"""
+
+
+def test_killed_at_random_instants_and_resumed_a_run_loses_no_complete_checkpoint(run: RunDirectory) -> None:
+    moments = random.Random(0)
+    reached = 0
+    for _ in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(SAVING), str(run.path)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parent,
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"saving\n"
+            time.sleep(moments.uniform(0.02, 0.2))
+            process.send_signal(signal.SIGKILL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            checkpoint = run.latest_checkpoint()
+        if checkpoint is not None:
+            assert checkpoint.step >= reached
+            assert checkpoint.state == {"n": checkpoint.step}
+            assert all(Weights(checkpoint.step, 50_000).is_whole_in(checkpoint.policy(role)) for role in ROLES)
+            reached = checkpoint.step
+        assert [row["step"] for row in run.metrics()][:reached] == list(range(1, reached + 1))
+    assert reached > 0
+    with run.lock():
+        assert not leftovers(run.path)
