@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import tomllib
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from magic_rl import __version__
 from magic_rl.cli.init import starter
 from magic_rl.cli.main import app
-from magic_rl.cli.table import print_summary
+from magic_rl.cli.table import summary_table
 from magic_rl.config import Config, load_config
 
 COMMANDS = ("init", "train", "resume", "evaluate", "report", "export", "models", "pool", "version")
@@ -100,7 +99,7 @@ def test_a_run_directory_that_exists_is_one_line_and_is_left_alone(tmp_path: Pat
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "report", "export"])
 def test_a_directory_that_holds_no_run_is_one_line(tmp_path: Path, command: str) -> None:
-    extra = ["--out", tmp_path / "out"] if command == "export" else []
+    extra = ["--out", str(tmp_path / "out")] if command == "export" else []
     for name in ("none", "."):
         assert str(tmp_path / name) in refused([command, tmp_path / name, *extra], tmp_path)
 
@@ -119,8 +118,8 @@ def test_the_pool_holds_each_training_seed_once_a_strategy_and_no_held_out_one(
     tmp_path: Path, tiny_config: Path
 ) -> None:
     out = tmp_path / "pool.jsonl"
-    args = ["pool", "build", "--out", out, "--config", tiny_config, "--strategies", "slang, role_play"]
-    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    args = ["pool", "build", "--out", str(out), "--config", str(tiny_config), "--strategies", "slang, role_play"]
+    result = CliRunner().invoke(app, args, catch_exceptions=False)
     assert result.exit_code == 0
     assert len(out.read_text().splitlines()) == 2 * 8
     assert '"c2"' not in out.read_text()
@@ -244,28 +243,38 @@ def test_ctrl_c_outside_training_is_quiet_and_exits_130(monkeypatch: pytest.Monk
 def test_the_table_shows_each_rate_with_its_interval_and_count() -> None:
     rate = {"rate": 0.25, "n": 56, "low": 0.155, "high": 0.377}
     other = {"rate": 0.5, "n": 56, "low": 0.373, "high": 0.627}
-    asr = {"vanilla": rate, "sft_attacker": other, "last_attacker": None}
+    nothing = {"rate": 0.0, "n": 0, "low": 0.0, "high": 1.0}
+    start = {"vanilla": other, "sft_attacker": other, "last_attacker": nothing}
+    trained = {"vanilla": rate, "sft_attacker": other}
     answered = {"vanilla": other, "rewritten": rate}
-    out = StringIO()
-    print_summary(
-        {"asr": {"start": asr, "trained": asr}, "compliance": {"start": answered, "trained": answered}},
-        Console(file=out, width=110),
+    table = summary_table(
+        {
+            "asr": {"start": start, "trained": trained},
+            "compliance": {"start": answered, "trained": answered},
+            "change": {"asr": {"vanilla": {"mean": -0.25, "low": -0.4, "high": -0.1, "p_value": 0.01}}},
+        }
     )
-    rows = {line.split("  ")[0]: line for line in out.getvalue().splitlines()}
-    assert rows["ASR, vanilla seeds"].count("25.0% [15.5%, 37.7%], n=56") == 2
-    assert rows["ASR, SFT attacker"].count("50.0% [37.3%, 62.7%], n=56") == 2
-    assert rows["ASR, last attacker"].split()[-2:] == ["–", "–"]
-    assert "25.0%" in rows["benign compliance, rewritten"]
+    cells = [re.split(r"\s{2,}", line) for line in table.splitlines()]
+    assert cells == [
+        ["held-out seeds, %", "defender at the start", "defender trained", "change"],
+        ["ASR, vanilla seeds", "50.0 [37.3, 62.7], n=56", "25.0 [15.5, 37.7], n=56", "-25.0 [-40.0, -10.0]"],
+        ["ASR, SFT attacker", "50.0 [37.3, 62.7], n=56", "50.0 [37.3, 62.7], n=56"],
+        ["ASR, last attacker", "–", "–"],
+        ["benign compliance, vanilla", "50.0 [37.3, 62.7], n=56", "50.0 [37.3, 62.7], n=56"],
+        ["benign compliance, rewritten", "25.0 [15.5, 37.7], n=56", "25.0 [15.5, 37.7], n=56"],
+    ]
 
 
 @pytest.mark.slow
 def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> None:
     run = tmp_path / "run"
-    commands = (["train", tiny_config, "--run", run], ["resume", run], ["evaluate", run], ["report", run])
-    for command in commands:
-        result = CliRunner().invoke(app, [str(arg) for arg in command], catch_exceptions=False)
+    train = ["train", str(tiny_config), "--run", str(run)]
+    for command in (train, ["resume", str(run)], ["evaluate", str(run)], ["report", str(run)]):
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.output
-    assert "Held-out seeds" in CliRunner().invoke(app, ["evaluate", str(run)]).stdout
-    assert (run / "summary.json").is_file()
+    before = (run / "summary.json").stat().st_mtime_ns
+    printed = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert "ASR, last attacker" in printed.stdout
+    assert (run / "summary.json").stat().st_mtime_ns == before
     assert (run / "report.html").is_file()
-    assert "already exists" in refused(commands[0], tmp_path)
+    assert "already exists" in refused(train, tmp_path)

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from magic_rl.cli.options import Run
+from magic_rl.cli.table import summary_table
+
+if TYPE_CHECKING:
+    from magic_rl.store.run import RunDirectory
 
 
-def evaluate(run: Run) -> None:
+def evaluate(
+    run: Run,
+    again: Annotated[bool, typer.Option("--again", help="Repeat an evaluation that is up to date.")] = False,
+) -> None:
     """Play every saved attacker against every saved defender on held-out seeds and print the table.
 
-    Writes evaluation.json (all pairs) and summary.json (the table) into the run.
+    Writes evaluation.json (all pairs) and summary.json (the table) into the run. If they are up to date, only the
+    table is printed.
 
     Example:
 
       magic-rl evaluate runs/demo
     """
-    from magic_rl.cli.table import print_summary
     from magic_rl.cli.view import make_view
     from magic_rl.evaluation.crossplay import evaluate as crossplay
     from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    crossplay(directory, make_view())
-    print_summary(directory.read_json("summary.json"))
+    summary = None if again or not _up_to_date(directory) else directory.read_json("summary.json")
+    typer.echo(summary_table(summary or crossplay(directory, make_view())))
+
+
+def _up_to_date(run: RunDirectory) -> bool:
+    """Whether all players saved by now were evaluated."""
+    evaluation = run.read_json("evaluation.json")
+    if evaluation is None:
+        return False
+    rewriters = len(evaluation["attackers"]) - 1  # the first row is played without any
+    return (rewriters, len(evaluation["defenders"])) == (len(run.players("attacker")), len(run.players("defender")))

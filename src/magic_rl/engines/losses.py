@@ -14,13 +14,18 @@ from magic_rl.types import PPO, CrossEntropy, ImportanceSampling, Loss
 def token_losses(
     loss: Loss, logprobs: Tensor, *, old: Tensor | None, advantages: Tensor, reference: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Per-token loss to minimise, shape (M,), and metrics as means over tokens.
+    """Per-token loss to minimise.
 
     Args:
+        loss: Which loss, and its settings.
         logprobs: log π_θ of the tokens, in nats, shape (M,); carries the gradient.
         old: log π_old, shape (M,); needed by all but cross-entropy.
         advantages: A_i of each token's sequence, shape (M,).
         reference: log π_ref, shape (M,); needed when the KL weight is not 0.
+
+    Returns:
+        The loss, shape (M,), and metrics as means over tokens, without gradient: `ratio`; for PPO `clip_fraction`,
+        and `kl` when its weight is not 0.
 
     Raises:
         ValueError: If a tensor that the loss needs is missing.
@@ -38,7 +43,11 @@ def token_losses(
 def _ppo(
     loss: PPO, logprobs: Tensor, ratio: Tensor, advantages: Tensor, reference: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate (METHOD §3), plus β times the k3 estimate of KL(π_θ ‖ π_ref): exp(d) - d - 1, d = ref - new."""
+    """Clipped surrogate (METHOD §3), plus β times the k3 estimate of KL(π_θ ‖ π_ref): exp(d) - d - 1, d = ref - new.
+
+    As in GRPO, the estimate itself is differentiated. Its value is unbiased on-policy; its gradient, 1 - exp(d) a
+    token, is on average the one of KL(π_ref ‖ π_θ), which has the same minimum.
+    """
     clipped = ratio.clamp(1 - loss.clip_low, 1 + loss.clip_high)
     surrogate = (ratio * advantages).minimum(clipped * advantages)
     metrics = {

@@ -49,11 +49,12 @@ class Payoffs:
     def move_values(self, defender: Table) -> Table:
         """The attacker's expected reward for each move, shape (X, M), against π_D(reply | attack), shape (A, Y)."""
         values = np.einsum("xmy,my->xm", self.attacker, np.tile(defender, (2, 1)))
-        return np.where(self.moves, values, -np.inf)
+        return np.asarray(np.where(self.moves, values, -np.inf))
 
     def reply_values(self, belief: Table) -> Table:
         """The defender's expected reward for each reply to each attack, shape (A, Y), under π(seed | attack)."""
-        return np.einsum("ax,xay->ay", belief, self.defender[:, : len(belief)])  # the format does not concern it
+        well_formed = self.defender[:, : len(belief)]  # the attack's format does not concern the defender
+        return np.asarray(np.einsum("ax,xay->ay", belief, well_formed))
 
     def belief(self, attacker: Table) -> Table:
         """What an attack tells about its seed, shape (A, X), given π_A(move | seed), shape (X, M).
@@ -169,7 +170,7 @@ def _regrets(policy: Table, values: Table) -> Table:
 
 def _best(values: Table) -> Table:
     """All weight of each row on its first best column."""
-    return np.eye(values.shape[1])[values.argmax(axis=1)]
+    return np.asarray(np.eye(values.shape[1])[values.argmax(axis=1)])
 
 
 def _share(gain: float, payoffs: Table) -> float:

@@ -139,7 +139,7 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         settings = _settings(config, role)
         key = (settings.model, settings.lora)
         if key not in loaded:
-            loaded[key] = LocalEngine(resolve_model(settings.model), settings.lora, config.engine, run_seed=config.seed)
+            loaded[key] = LocalEngine(resolve_model(settings.model, trust_remote_code=config.engine.trust_remote_code), settings.lora, config.engine, run_seed=config.seed)
         engines[role] = loaded[key]
     return engines
 

@@ -66,15 +66,20 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory; killed half-way, what is left of it no longer bears its name."""
-    if not path.is_dir():
-        path.unlink()
-        return
-    aside = _aside(path, "r")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-    sync(path.parent)
-    shutil.rmtree(aside)
+    """Remove a file or a directory; killed half-way, what is left of it no longer bears its name.
+
+    Raises:
+        UserError: If it may not be removed.
+    """
+    with writing(path):
+        if not path.is_dir():
+            path.unlink()
+            return
+        aside = _aside(path, "r")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        sync(path.parent)
+        shutil.rmtree(aside)
 
 
 def clean(folder: Path, name: str | None = None) -> None:

@@ -1,0 +1,228 @@
+"""Claims about the embedded engine, held against plain transformers on a tiny model in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from scipy.stats import chisquare
+from transformers import AutoModelForCausalLM
+
+from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.packing import pack
+from magic_rl.engines.local.policy import LocalPolicy
+from magic_rl.engines.local.sampling import choose
+from magic_rl.errors import UserError
+from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams, Tokens
+
+PROMPTS: list[Tokens] = [(5, 9, 30), (40, 41, 42, 43, 44, 45, 46), (7, 8)]
+
+
+def engine(folder: Path, budget: int = 8192, rows: int = 128) -> LocalEngine:
+    config = EngineConfig(device="cpu", dtype="float32", threads=1, tokens_per_batch=budget, rows_per_batch=rows)
+    return LocalEngine(folder, LoraConfig(rank=4), config)
+
+
+def trained(on: LocalEngine, name: str = "policy", lr: float = 0.05) -> LocalPolicy:
+    """A policy that is clearly not the base model."""
+    policy = on.new_policy(name)
+    for _ in range(2):
+        policy.forward_backward([Datum((1, 2, 3), (4, 5, 6, 7))], CrossEntropy())
+        policy.optim_step(Adam(lr=lr))
+    return policy
+
+
+@pytest.fixture(scope="module")
+def local(tiny_model: Path) -> LocalEngine:
+    return engine(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def policy(local: LocalEngine) -> LocalPolicy:
+    return trained(local)
+
+
+def plain_logprobs(model: torch.nn.Module, prompt: Tokens, completion: Tokens) -> torch.Tensor:
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def datums_of(policy: LocalPolicy, group: int = 4) -> list[Datum]:
+    """Sampled groups of ragged lengths, with advantages and off-policy log-probabilities."""
+    rng = np.random.default_rng(0)
+    return [
+        Datum(s.prompt, s.tokens, 1 / len(s.tokens), float(rng.normal()), tuple(rng.normal(p, 0.3) for p in s.logprobs))
+        for samples in policy.sample(PROMPTS, group, SamplingParams(20), seed=1)
+        for s in samples
+    ]
+
+
+def test_packed_logprobs_equal_those_of_plain_transformers(
+    tiny_model: Path, tmp_path: Path, policy: LocalPolicy
+) -> None:
+    policy.save(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, tmp_path).eval()
+    sequences = [(d.prompt, d.tokens) for d in datums_of(policy)]
+    for (prompt, completion), ours in zip(sequences, policy.logprobs(sequences), strict=True):
+        with torch.inference_mode():
+            expected = plain_logprobs(plain, prompt, completion)
+        torch.testing.assert_close(torch.tensor(ours), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_logprobs_equal_rescored_ones(policy: LocalPolicy) -> None:
+    samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(20), seed=3) for s in group]
+    rescored = policy.logprobs([(s.prompt, s.tokens) for s in samples])
+    for sample, scored in zip(samples, rescored, strict=True):
+        assert sample.logprobs == pytest.approx(scored, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [PPO(), PPO(kl=0.1), CrossEntropy()], ids=str)
+def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_packed(tiny_model: Path, loss: PPO | CrossEntropy) -> None:
+    results = []
+    for budget in (8192, 24, 1):  # all in one row; several rows; every sequence on its own
+        local = engine(tiny_model, budget)
+        policy = trained(local)
+        datums = [
+            Datum(d.prompt, d.tokens, d.weight, d.advantage, d.logprobs, tuple(p - 0.1 for p in d.logprobs))
+            for d in datums_of(policy)
+        ]
+        metrics = policy.forward_backward(datums, loss)
+        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
+    (first, gradients), *others = results
+    assert gradients
+    for metrics, other in others:
+        assert metrics == pytest.approx(first, rel=1e-4)
+        for one, two in zip(gradients, other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_a_shared_prompt_is_encoded_once(policy: LocalPolicy) -> None:
+    (row,) = pack([((1, 2, 3), (4, 5)), ((1, 2, 3), (6, 7, 8)), ((9,), (4, 4))], budget=100)
+    assert row.ids.tolist() == [[1, 2, 3, 4, 6, 7, 9, 4]]
+    assert row.positions.tolist() == [[0, 1, 2, 3, 3, 4, 0, 1]]
+    assert row.mask[0, 0, 5].tolist() == [True, True, True, False, True, True, False, False]
+    assert row.targets.tolist() == [4, 5, 6, 7, 8, 4, 4]
+
+
+def test_a_sequence_without_a_completion_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a prompt and a completion"):
+        list(pack([((1,), ())], budget=10))
+
+
+def test_greedy_samples_equal_transformers_generate(tiny_model: Path, local: LocalEngine) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    samples = local.base().sample(PROMPTS, 1, SamplingParams(12, temperature=0.0), seed=0)
+    for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
+        ids = torch.tensor([prompt])
+        expected = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        assert list(sample.tokens) == expected[0, len(prompt) :].tolist()
+
+
+def test_what_a_row_samples_does_not_depend_on_its_batch(tiny_model: Path) -> None:
+    together = trained(engine(tiny_model)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
+    apart = trained(engine(tiny_model, rows=4)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
+    assert [[s.tokens for s in group] for group in together] == [[s.tokens for s in group] for group in apart]
+
+
+def test_a_sample_ends_with_its_end_of_turn_or_is_cut_off(local: LocalEngine, policy: LocalPolicy) -> None:
+    samples = [s for group in local.base().sample(PROMPTS, 30, SamplingParams(20), seed=2) for s in group]
+    assert {s.finish for s in samples} == {"stop", "length"}
+    for sample in samples:
+        ends = [token in local.renderer.stop_ids for token in sample.tokens]
+        assert ends[-1] == (sample.finish == "stop")
+        assert not any(ends[:-1])
+        assert len(sample.tokens) == len(sample.logprobs) <= 20
+
+
+@pytest.mark.parametrize("params", [SamplingParams(1), SamplingParams(1, 0.5), SamplingParams(1, 1.0, 0.6)], ids=str)
+def test_tokens_follow_the_distribution(params: SamplingParams) -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5]])
+    draws = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    picked, logprobs = choose(logits.expand(20_000, -1), draws, params)
+    expected = (logits[0] / params.temperature).softmax(-1)
+    if params.top_p < 1:
+        order = expected.argsort(descending=True)
+        kept = order[: int((expected[order].cumsum(0) < params.top_p).sum()) + 1]
+        expected = torch.zeros(5).index_put((kept,), expected[kept] / expected[kept].sum())
+    torch.testing.assert_close(logprobs, expected.log()[picked], rtol=1e-4, atol=1e-5)
+    possible = expected > 0
+    counts = torch.bincount(picked, minlength=5)
+    assert counts[~possible].sum() == 0
+    assert chisquare(counts[possible].numpy(), expected[possible].double().numpy() * 20_000).pvalue > 1e-3
+
+
+def test_a_draw_at_either_end_picks_a_possible_token() -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]]).expand(2, -1)
+    picked, _ = choose(logits, torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64), SamplingParams(1))
+    assert picked.tolist() == [1, 1]
+
+
+def test_policies_of_one_base_do_not_touch_each_other(local: LocalEngine) -> None:
+    sequences = [(PROMPTS[0], (11, 12, 13))]
+    before = local.base().logprobs(sequences)
+    one, two = trained(local, "one"), local.new_policy("two")
+    assert two.logprobs(sequences) == before  # a fresh policy is the base model
+    assert one.logprobs(sequences) != before
+    assert local.base().logprobs(sequences) == before
+
+
+def test_a_snapshot_stays_what_it_was_and_cannot_learn(local: LocalEngine) -> None:
+    policy = trained(local)
+    sequences = [(PROMPTS[0], (11, 12, 13))]
+    snapshot = policy.snapshot("then")
+    then = snapshot.logprobs(sequences)
+    policy.forward_backward([Datum((1, 2), (3, 4))], CrossEntropy())
+    policy.optim_step(Adam(lr=0.1))
+    assert snapshot.logprobs(sequences) == then != policy.logprobs(sequences)
+    with pytest.raises(RuntimeError, match="read-only"):
+        snapshot.forward_backward([Datum((1, 2), (3, 4))], CrossEntropy())
+
+
+def test_a_loaded_policy_goes_on_exactly_as_the_saved_one(local: LocalEngine, tmp_path: Path) -> None:
+    saved = trained(local)
+    saved.save(tmp_path)
+    loaded = local.load(tmp_path, "again")
+    for policy in (saved, loaded):
+        policy.forward_backward([Datum((1, 2), (3, 4, 5))], CrossEntropy())
+        policy.optim_step(Adam(lr=0.01))
+    sequences = [(PROMPTS[1], (11, 12, 13))]
+    assert saved.logprobs(sequences) == loaded.logprobs(sequences)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".md"}
+
+
+def test_a_folder_without_a_policy_is_named(local: LocalEngine, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=str(tmp_path)):
+        local.load(tmp_path, "none")
+
+
+def test_the_same_seed_gives_the_same_adapter_and_names_give_different_ones(tiny_model: Path) -> None:
+    one, two = engine(tiny_model).new_policy("attacker"), engine(tiny_model).new_policy("attacker")
+    other = engine(tiny_model).new_policy("defender")
+    for key, parameter in one._parameters.items():
+        assert torch.equal(parameter, two._parameters[key])
+    assert any(not torch.equal(p, other._parameters[key]) for key, p in one._parameters.items())
+
+
+def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine) -> None:
+    policy = local.new_policy("clipped")
+    policy.forward_backward([Datum((1, 2), (3, 4), weight=100.0)], CrossEntropy())
+    norm = policy.optim_step(Adam(lr=0.0, max_grad_norm=0.1))["grad_norm"]
+    assert norm > 0.1
+
+
+def test_a_sequence_beyond_a_sliding_window_is_refused_rather_than_wrong(tiny_model: Path) -> None:
+    local = engine(tiny_model)
+    local.window = 8
+    with pytest.raises(UserError, match="sliding attention window"):
+        local.base().sample(PROMPTS, 1, SamplingParams(6), seed=0)
+
+
+def test_rendered_prompts_can_be_sampled_from(local: LocalEngine) -> None:
+    prompt = local.renderer.prompt([Message("user", "hello")])
+    ((sample,),) = local.base().sample([prompt], 1, SamplingParams(4), seed=0)
+    assert sample.prompt == prompt
