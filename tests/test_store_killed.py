@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_store import ROLES, Weights, contents, is_whole, save
 
 from magic_rl.errors import UserError
 from magic_rl.store.run import RunDirectory
+from tests.test_store import ROLES, Weights, contents, is_whole, save
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 KILLED_EVERYWHERE = """
 import os, shutil, signal, sys
 from pathlib import Path
-from test_store import Weights, outcome, save
+from tests.test_store import Weights, outcome, save
 from magic_rl.store.run import RunDirectory
 
 parent = Path(sys.argv[1])
@@ -122,7 +122,7 @@ def kill_everywhere(tmp_path: Path, what: str) -> list[Path]:
         check=True,
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
     )
     kills = int(done.stdout)
     assert kills > 10
@@ -191,7 +191,7 @@ def test_killed_at_any_touch_of_the_disk_a_rewind_can_be_repeated(tmp_path: Path
 SAVING = """
 import sys
 from pathlib import Path
-from test_store import Weights
+from tests.test_store import Weights
 from magic_rl.store.run import RunDirectory
 run = RunDirectory.open(Path(sys.argv[1]))
 with run.lock():
@@ -213,7 +213,7 @@ def test_killed_at_random_instants_and_resumed_a_run_loses_no_complete_checkpoin
         process = subprocess.Popen(
             [sys.executable, "-c", SAVING, str(run.path)],
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parent,
+            cwd=Path(__file__).parents[1],
         )
         with process:
             assert process.stdout is not None

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from magic_rl.config import Config, RewardConfig
 from magic_rl.engines.base import Engine, Policy
-from magic_rl.engines.tabular import FILE, Table, TabularEngine, TabularGame, TabularJudge
+from magic_rl.engines.tabular import FILE, Flags, Table, TabularEngine, TabularGame, TabularJudge
 from magic_rl.errors import UserError
-from magic_rl.evaluation.equilibrium import Payoffs, backward_induction, exploitability
+from magic_rl.evaluation.equilibrium import Exploitability, Payoffs, backward_induction, exploitability
 from magic_rl.game.play import Player
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
@@ -103,7 +103,7 @@ def games(draw: st.DrawFn, *, fallback: bool = False) -> TabularGame:
 
 
 @st.composite
-def perturbed(draw: st.DrawFn, policy: Table, allowed: Table) -> Table:
+def perturbed(draw: st.DrawFn, policy: Table, allowed: Flags) -> Table:
     """A pure policy that differs from another one in some of its rows."""
     rows = []
     for row, options in zip(policy, allowed, strict=True):
@@ -142,7 +142,7 @@ def engines(game: TabularGame) -> dict[Role, TabularEngine]:
 
 
 @pytest.mark.parametrize("role", ["attacker", "defender"])
-def test_tables_keep_the_engines_protocol(role: Role, tmp_path: Path) -> None:
+def test_tables_keep_the_engines_protocol(role: Role) -> None:
     made = TabularEngine(duel(), role)
     engine: Engine = made
     policy: Policy = engine.new_policy("learner")
@@ -306,9 +306,9 @@ def test_rules_that_cannot_be_played_are_refused(field: str, value: object, mess
 def test_the_duel_has_the_equilibrium_one_works_out_by_hand() -> None:
     game = duel()
     found = backward_induction(game)
-    assert [game.completions[m] for m in found.attacker.argmax(axis=1)] == [
-        f"<think>I make it so.</think><answer>{seed.text} {'encoded' if seed.label == 'harmful' else 'garbled'}</answer>"
-        for seed in game.seeds
+    best = {"harmful": "encoded", "benign": "garbled"}
+    assert [game.completions[move] for move in found.attacker.argmax(axis=1)] == [
+        f"<think>I make it so.</think><answer>{seed.text} {best[seed.label]}</answer>" for seed in game.seeds
     ]
     assert found.defender.argmax(axis=1).tolist() == [REFUSE, REFUSE] * 2 + [COMPLY, REFUSE] * 2
     assert found.defender_value == pytest.approx(0.5)
@@ -324,7 +324,7 @@ def test_a_pure_profile_has_no_exploitability_exactly_if_no_deviation_pays(data:
     assert exploitability(game, found.attacker, found.defender).total == pytest.approx(0.0, abs=1e-12)
 
     attacker = data.draw(perturbed(found.attacker, game.moves))
-    defender = data.draw(perturbed(found.defender, np.ones((len(game.attacks), len(game.replies)))))
+    defender = data.draw(perturbed(found.defender, np.ones(found.defender.shape, bool)))
     measured = exploitability(game, attacker, defender)
     assert (measured.total < 1e-9) == is_subgame_perfect(game, attacker, defender)
     assert measured.attacker_gain >= -1e-12
@@ -393,8 +393,9 @@ def test_with_the_judges_label_of_the_attack_the_seed_does_not_matter_to_the_def
 # Learning
 
 
-def trained(run_seed: int) -> tuple[list[float], Any]:
-    """Exploitability, as a share of the range of payoffs, before and after the real loop; and what it came from."""
+@pytest.mark.parametrize("run_seed", range(5))
+def test_coevolution_reaches_the_subgame_perfect_equilibrium(run_seed: int) -> None:
+    """The real loop, end to end. The bound is on every attack, so also on those the attacker has long given up."""
     game = duel()
     config = Config.model_validate(
         {
@@ -419,17 +420,13 @@ def trained(run_seed: int) -> tuple[list[float], Any]:
         prompts=load_prompts(),
     )
 
-    def measure() -> Any:
+    def measure() -> Exploitability:
         return exploitability(game, learners["attacker"].probabilities(), learners["defender"].probabilities())
 
-    before = measure()
-    for _ in coevolve.coevolve(table, config, Schedule.start(config.game.schedule), number=0):
-        pass
-    return [before.share_of_range, measure().share_of_range], measure()
-
-
-@pytest.mark.parametrize("run_seed", range(5))
-def test_coevolution_reaches_the_subgame_perfect_equilibrium(run_seed: int) -> None:
-    (before, after), measured = trained(run_seed)
-    assert before > 0.5
-    assert after < 0.01, measured
+    assert measure().share_of_range > 0.5
+    steps = list(coevolve.coevolve(table, config, Schedule.start(config.game.schedule), number=0))
+    assert len(steps) == 240
+    assert measure().share_of_range < 0.01, measure()
+    won = backward_induction(game)
+    rewards = steps[-1].metrics["reward_attacker"], steps[-1].metrics["reward_defender"]
+    assert rewards == pytest.approx((won.attacker_value, won.defender_value), abs=0.15)

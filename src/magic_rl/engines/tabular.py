@@ -171,14 +171,9 @@ class TabularEngine:
         else:
             inputs, outputs = list(game.attacks), game.replies
             allowed = np.ones((len(inputs), len(outputs)), dtype=np.bool_)
-        self._renderer = TabularRenderer(inputs, outputs)
+        self.renderer = TabularRenderer(inputs, outputs)
         self._allowed = torch.from_numpy(allowed)
         self._digest = hashlib.sha256(repr((role, inputs, outputs, allowed.tolist())).encode()).hexdigest()
-
-    @property
-    def renderer(self) -> TabularRenderer:
-        """The role's renderer."""
-        return self._renderer
 
     def new_policy(self, name: str) -> TabularPolicy:
         """A trainable table that starts uniform."""
