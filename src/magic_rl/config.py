@@ -44,7 +44,7 @@ PRESETS: Mapping[PresetName, Tree] = {
 
 
 class _Node(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class RewardConfig(_Node):

@@ -18,5 +18,7 @@ def resume(run: Run) -> None:
     from magic_rl.learning.train import is_complete
     from magic_rl.learning.train import resume as go_on
 
-    if not is_complete(go_on(run, make_view())):
+    with make_view() as view:
+        trained = go_on(run, view)
+    if not is_complete(trained):
         raise typer.Exit(130)

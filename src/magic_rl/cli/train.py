@@ -35,5 +35,7 @@ def train(
     from magic_rl.cli.view import make_view
     from magic_rl.learning.train import is_complete, start
 
-    if not is_complete(start(settings, run, make_view())):
+    with make_view() as view:
+        trained = start(settings, run, view)
+    if not is_complete(trained):
         raise typer.Exit(130)

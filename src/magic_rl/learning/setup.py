@@ -133,13 +133,18 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
     from magic_rl.engines.local.engine import LocalEngine  # torch and transformers take seconds to import
     from magic_rl.engines.local.models import resolve_model
 
+    # Every name is resolved before anything is loaded, so that a wrong one costs no waiting.
+    folders = {
+        role: resolve_model(_settings(config, role).model, trust_remote_code=config.engine.trust_remote_code)
+        for role in roles
+    }
     loaded: dict[object, Engine] = {}
     engines: dict[Role, Engine] = {}
     for role in roles:
-        settings = _settings(config, role)
-        key = (settings.model, settings.lora)
+        lora = _settings(config, role).lora
+        key = (folders[role], lora)
         if key not in loaded:
-            loaded[key] = LocalEngine(resolve_model(settings.model, trust_remote_code=config.engine.trust_remote_code), settings.lora, config.engine, run_seed=config.seed)
+            loaded[key] = LocalEngine(folders[role], lora, config.engine, run_seed=config.seed)
         engines[role] = loaded[key]
     return engines
 

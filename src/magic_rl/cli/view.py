@@ -1,0 +1,142 @@
+"""Watching a run: a live panel in a terminal, plain lines anywhere else.
+
+The panel shows who is learning, what came of the last step and how long the rest will take. Lines carry the same
+numbers, one step a line, without control characters, so they can be piped and searched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+_TITLES = {
+    "sft_attacker": "attacker SFT",
+    "warmup_defender": "defender warm-up",
+    "play": "co-evolution",
+    "evaluate": "evaluation",
+}
+# Metric, name on screen, how to write it.
+_SHOWN = (
+    ("asr", "ASR", "{:.0%}"),
+    ("refusal_harmful", "refused harmful", "{:.0%}"),
+    ("refusal_benign", "refused benign", "{:.0%}"),
+    ("reward_defender", "reward defender", "{:+.2f}"),
+    ("reward_attacker", "reward attacker", "{:+.2f}"),
+    ("format_rate", "format", "{:.0%}"),
+    ("compliance", "compliance", "{:.0%}"),
+    ("loss", "loss", "{:.3f}"),
+    ("masked_cut_off", "cut off", "{}"),
+    ("masked_abstained", "abstained", "{}"),
+)
+
+
+class View:
+    """Shows a run as it goes. Use as a context manager; lines are printed even outside of one.
+
+    The time left is that of the current stage, from the mean duration of its last steps.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Args: console: Where to write; by default standard error, so that standard output stays clean."""
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._stage, self._total, self._done = "", 0, 0
+        self._metrics: Mapping[str, Any] = {}
+        self._speed: float | None = None
+        self._seconds: list[float] = []
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._panel, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of at most `total` steps begins."""
+        self._stage, self._total, self._done = _TITLES.get(name, name), total, 0
+        self._metrics, self._speed, self._seconds = {}, None, []
+        self._last = time.monotonic()
+        if self._live is None:
+            self._line(f"{self._stage}: {total} steps")
+
+    def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """A step was taken; see `View.stage` for the stage it belongs to."""
+        now = time.monotonic()
+        self._seconds = [*self._seconds[-15:], now - self._last]
+        self._last = now
+        self._done += 1
+        self._metrics, self._speed = metrics, timing.get("tokens_per_second")
+        if self._live is None:
+            numbers = ", ".join(f"{name} {value}" for name, value in self._numbers())
+            self._line(f"{self._stage} {self._done}/{self._total} {self._who()}{numbers}, {_clock(self._left())} left")
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+        if self._live is not None:
+            self._live.console.print(escape(text))
+        else:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._console.print(escape(text), soft_wrap=True)
+
+    def _who(self) -> str:
+        if "learner" in self._metrics:
+            return f"round {self._metrics['round']}, {self._metrics['learner']} learns: "
+        if "attacker" in self._metrics:
+            return f"attacker {self._metrics['attacker']}, defender {self._metrics['defender']}: "
+        return ""
+
+    def _numbers(self) -> list[tuple[str, str]]:
+        shown = [
+            (name, form.format(self._metrics[key]))
+            for key, name, form in _SHOWN
+            if self._metrics.get(key) is not None and not (key.startswith("masked") and not self._metrics[key])
+        ]
+        if self._speed is not None:
+            shown.append(("tokens/s", f"{self._speed:.0f}"))
+        return shown
+
+    def _left(self) -> float:
+        """Seconds until the stage ends."""
+        if not self._seconds:
+            return 0.0
+        return max(0, self._total - self._done) * sum(self._seconds) / len(self._seconds)
+
+    def _panel(self) -> Panel:
+        progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+        )
+        left = f"{_clock(self._left())} left" if self._seconds else ""
+        progress.add_task(self._stage or "starting", total=self._total or 1, completed=self._done, left=left)
+        table = Table.grid(padding=(0, 3))
+        numbers = self._numbers()
+        half = (len(numbers) + 1) // 2
+        for one, two in zip(numbers[:half], [*numbers[half:], ("", "")], strict=False):
+            table.add_row(f"[dim]{one[0]}[/]", one[1], f"[dim]{two[0]}[/]", two[1])
+        return Panel(Group(progress, escape(self._who().rstrip(": ")), table), title="MAGIC", title_align="left")
+
+
+def make_view() -> View:
+    """The view of the command line."""
+    return View()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
