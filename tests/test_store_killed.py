@@ -207,7 +207,7 @@ with run.lock():
 
 
 def test_killed_at_random_instants_and_resumed_a_run_loses_no_complete_checkpoint(run: RunDirectory) -> None:
-    moments = random.Random(0)  # noqa: S311  no secret, only an instant
+    moments = random.Random(0)
     reached = 0
     for _ in range(8):
         process = subprocess.Popen(

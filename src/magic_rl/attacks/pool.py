@@ -50,15 +50,18 @@ def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], run_seed: int) 
         strategies: Names; empty means all but the translations.
 
     Raises:
-        UserError: For an unknown strategy, or one that no template can write.
+        UserError: For an unknown strategy, or one that cannot write one of the seeds.
     """
     chosen = choose_strategies(strategies)
     entries = []
     for index, seed in enumerate(seeds):
         rng = generator(run_seed, 0, "attack pool", index)
         for strategy in chosen:
-            rewrite = write_attack(seed, strategy, rng)
-            entries.append(PoolEntry(seed, strategy.name, rewrite.thinking, rewrite.attack))
+            try:
+                rewrite = write_attack(seed, strategy, rng)
+                entries.append(PoolEntry(seed, strategy.name, rewrite.thinking, rewrite.attack))
+            except ValueError as error:
+                raise UserError(f"seed {seed.id}: cannot be rewritten by {strategy.name}: {error}") from error
     return entries
 
 

@@ -140,7 +140,9 @@ def _hub(data: DataConfig) -> Iterator[Row]:
         rows = datasets.load_dataset(data.seeds, split=data.split)
     except (DatasetNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"data.seeds: {data.seeds!r} is no file and cannot be fetched as a data set ({reason})") from error
+        raise UserError(
+            f"data.seeds: {data.seeds!r} is no file and cannot be fetched as a data set ({reason})"
+        ) from error
     _require_columns(data.seeds, rows.column_names, data)
     yield from enumerate(rows, start=1)
 

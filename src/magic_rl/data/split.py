@@ -48,7 +48,9 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
     for name, side in {"training": split.train, "held-out": split.held_out}.items():
         for label in ("harmful", "benign"):
             if not any(seed.label == label for seed in side):
-                raise UserError(f"data.held_out_categories: the {name} side has no {label} seeds; choose other categories")
+                raise UserError(
+                    f"data.held_out_categories: the {name} side has no {label} seeds; choose other categories"
+                )
     return split
 
 
