@@ -81,7 +81,8 @@ This is the defender after round {number}. The attacker is not part of this fold
 - Base model: `{config.defender.model}` ({base}). Its licence applies to this model too.
 - Seeds: `{config.data.seeds}`, half harmful, half benign; held-out categories were never trained on.
 - Preset `{config.preset}`: {schedule.rounds} rounds of {schedule.defender_steps} defender steps and
-  {schedule.attacker_steps} attacker steps, {learning.seeds_per_step} seeds × {learning.group} samples a step, GRPO, LoRA rank {config.defender.lora.rank}.
+  {schedule.attacker_steps} attacker steps, {learning.seeds_per_step} seeds × {learning.group} samples
+  a step, GRPO, LoRA rank {config.defender.lora.rank}.
 - Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
 {f"- System prompt in training: “{config.defender.system_prompt}”" if config.defender.system_prompt else ""}
 
