@@ -31,8 +31,10 @@ def evaluate(
     from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    summary = None if again or not _up_to_date(directory) else directory.read_json("summary.json")
-    typer.echo(summary_table(summary or crossplay(directory, make_view())))
+    if again or not _up_to_date(directory):
+        with directory.lock(), make_view() as view:
+            crossplay(directory, view)
+    typer.echo(summary_table(directory.read_json("summary.json")))
 
 
 def _up_to_date(run: RunDirectory) -> bool:
