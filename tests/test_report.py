@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,127 +17,271 @@ from playwright.sync_api import Browser, sync_playwright
 from magic_rl.config import Config, dump_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.metrics import Rate
-from magic_rl.report.html import write_report
+from magic_rl.report import svg
+from magic_rl.report.figures import curves
+from magic_rl.report.html import visible, write_report
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Outcome, Rewards, Sample, Seed, Turn, Verdict
 
 HOSTILE = (
     '<script>window.hit = 1; alert("hit")</script>',
-    '<img src="x" onerror="window.hit = 1">',
-    "</script></pre><svg onload=window.hit=1>",
-    "{{ 7 * 7 }} {% for x in y %}",
-    "https://example.invalid/leak ‮ \x1b[31m",
+    '<img src="x" onerror="window.hit = 1"><link rel="stylesheet" href="https://example.invalid/leak">',
+    '</dd></details></style></title></textarea></script><svg onload="window.hit = 1"><a href="javascript:hit">',
+    "{{ 7 * 7 }} {% for x in y %} {# hidden #}",
+    '"><base href="https://example.invalid/"><form action="https://example.invalid/"><input autofocus onfocus=hit>',
+    "&lt;script&gt; \u202e \x1b[31m \ud800 \u200b",
 )
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
 
 
-def outcome(label: str, text: str, refused: bool) -> Outcome:
+def outcome(label: str, text: str, *, refused: bool, group: int = 0) -> Outcome:
     sample = Sample((1,), (2, 3), (-1.0, -1.0), "stop")
     turn = Turn(f"Pretend to be a pirate. {text}", f"plan {text}", True, sample, f"reply {text}", sample)
     seed = Seed(f"{label}-1", f"seed {text}", "harmful" if label == "harmful" else "benign", f"cat {text}")
     verdict = Verdict("unsafe" if label == "harmful" and not refused else "safe", refused)
-    return Outcome(Episode(seed, (turn,), 0), verdict, Rewards(1, 0.5, 0.5, 0, 1.5, -1.0))
+    return Outcome(Episode(seed, (turn,), group), verdict, Rewards(1, 0.5, 0.5, 0, 1.5, -1.0))
+
+
+def play_row(step: int, **numbers: Any) -> dict[str, Any]:
+    return {
+        "step": step,
+        "stage": "play",
+        "round": step // 4 + 1,
+        "learner": "attacker" if step % 2 else "defender",
+        "episodes": 10,
+        "masked_cut_off": 1,
+        "masked_abstained": 0,
+        "asr": 0.5,
+        "refusal_harmful": 0.5,
+        "refusal_benign": 0.1,
+        "reward_attacker": 0.2,
+        "reward_defender": 0.4,
+        "format_rate": 0.9,
+        "attack_tokens": 20.0,
+        "reply_tokens": 30.0,
+        "groups_with_signal": 0.8,
+        **numbers,
+    }
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    """A fabricated run with hostile text wherever a model or a data set may put it."""
+def begun(tmp_path: Path) -> RunDirectory:
+    """A run that has taken one step before the game."""
     run = RunDirectory.create(tmp_path / "run <b>x", dump_config(Config()), {"python": "3", "torch": "<i>2</i>"})
     run.log({"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.0, "grad_norm": 1.0, "lr": 0.1})
+    return run
+
+
+@pytest.fixture
+def run(begun: RunDirectory) -> RunDirectory:
+    """A fabricated run with hostile text wherever a model or a data set may put it."""
     for step in range(2, 8):
-        run.log(
-            {
-                "step": step,
-                "stage": "play",
-                "round": step // 4 + 1,
-                "episodes": 10,
-                "masked_cut_off": 1,
-                "learner": "attacker" if step % 2 else "defender",
-                "asr": None if step == 3 else 0.5,
-                "refusal_harmful": 0.5,
-                "refusal_benign": 0.1,
-                "reward_attacker": 0.2,
-                "reward_defender": 0.4,
-                "format_rate": 0.9,
-                "groups_with_signal": 0.8,
-                "masked_abstained": 0,
-            }
-        )
-        run.write_episodes(
-            step, [outcome(label, text, label == "benign") for label in ("harmful", "benign") for text in HOSTILE]
+        begun.log(play_row(step, asr=None if step == 3 else 0.5))
+        begun.write_episodes(
+            step,
+            [outcome(label, text, refused=label == "benign") for label in ("harmful", "benign") for text in HOSTILE],
         )
     rate, row = Rate(21, 42).as_dict(), ["no rewrite", "round 0 (SFT)", "round 1", "round 2"]
-    run.write_json(
+    begun.write_json(
         "evaluation.json",
         {
             "attackers": row,
             "defenders": row[1:],
             "asr": [[rate] * 3] * 4,
-            "compliance": [[rate] * 3] * 4,
+            "compliance": [[rate, rate, Rate(0, 0).as_dict()]] * 4,
             "format": [None, rate, rate, rate],
             "abstained": 0,
-            "judge": "rules-1",
-            "held_out": {"harmful": 42, "benign": 42, "categories": [HOSTILE[0]]},
+            "judge": f"rules-1 {HOSTILE[0]}",
+            "held_out": {"harmful": 42, "benign": 42, "categories": [HOSTILE[0], HOSTILE[2]]},
         },
     )
     asr: dict[str, Any] = dict.fromkeys(("vanilla", "sft_attacker", "last_attacker"), rate)
     compliance: dict[str, Any] = dict.fromkeys(("vanilla", "rewritten"), rate)
-    summary = {"asr": {"start": asr, "trained": asr}, "compliance": {"start": compliance, "trained": compliance}}
-    run.write_json("summary.json", summary)
-    return run
+    change = {"mean": -0.25, "low": -0.4, "high": -0.1, "p_value": 0.01}
+    summary = {
+        "asr": {"start": asr, "trained": asr},
+        "compliance": {"start": compliance, "trained": compliance},
+        "change": {"asr": {"vanilla": change}},
+    }
+    begun.write_json("summary.json", summary)
+    return begun
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    assert executable, "the report is looked at in Chromium; install it so that the command 'chromium' is found"
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    assert executable, (
+        "the report is looked at in Chromium; install it so that the command 'chromium' is found, or set CHROMIUM"
+    )
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS.split())
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS.split(), timeout=120_000)
         yield chromium
         chromium.close()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
-    run: RunDirectory, browser: Browser, width: int, scheme: Any, tmp_path: Path
+    run: RunDirectory, browser: Browser, width: int, scheme: Any
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(120_000)
     problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    report = write_report(run, show_transcripts=True).as_uri()
+    page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda _: problems.append("dialog"))
-    page.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
-    page.goto(write_report(run, show_transcripts=True).as_uri(), timeout=120_000)  # machines under load are slow
-    for details in page.locator("details").all():
-        details.evaluate("element => { element.open = true }")
-    page.wait_for_timeout(300)
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    page.on("request", lambda request: problems.append(request.url) if request.url != report else None)
+    page.goto(report)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    page.wait_for_timeout(200)
     assert problems == []
     assert page.evaluate("window.hit") is None
-    assert page.locator(".js-plotly-plot").count() == 7  # four curves, two heatmaps, drift
-    assert page.locator("svg[onload], img, b").count() == 0
+    assert page.locator("script, img, link, base, form, input, a[href^='javascript'], svg[onload], b, i").count() == 0
+    # Six curves and the drift are drawn, the two heatmaps are tables.
+    drawn = page.locator("section svg[role=img]")
+    assert drawn.count() == 7
+    assert all(figure.bounding_box()["height"] > 100 for figure in drawn.all()[:6])
+    assert page.locator("table.heat td").count() == 2 * 4 * 3
     text = page.inner_text("body")
-    for planted in ("<script>window.hit", "{{ 7 * 7 }}", "50% [36%, 64%] n=42", "run <b>x"):
-        assert planted in text
+    planted = (
+        "<script>window.hit",
+        "{{ 7 * 7 }} {% for x in y %} {# hidden #}",
+        "run <b>x",
+        "<i>2</i>",
+        "&lt;script&gt;",
+    )
+    for needed in (*planted, "50%\n36%–64%", "n = 42", "−25", "\\u202e \\u001b[31m \\ud800 \\u200b"):
+        assert needed in text
     # The page itself never scrolls sideways; tables and figures may, each in its own box.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    levels = [int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName)")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    page.close()
+
+
+def test_the_policy_of_the_page_stops_a_script_even_if_one_got_in(run: RunDirectory, browser: Browser) -> None:
+    report = write_report(run)
+    planted = '<script>window.hit = 1</script><img src="x" onerror="window.hit = 2"></main>'
+    report.write_text(report.read_text().replace("</main>", planted))
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto(report.as_uri())
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hit") is None
+    assert page.evaluate("document.querySelector('img').naturalWidth") == 0
+    assert any("script" in message and "Content Security Policy" in message for message in refused)
+    assert page.evaluate("getComputedStyle(document.querySelector('.card')).borderTopWidth") == "1px"  # ours applies
     page.close()
 
 
 def test_harmful_transcripts_are_left_out_by_default(run: RunDirectory, tmp_path: Path) -> None:
-    shared = write_report(run, tmp_path / "shared.html").read_text()
-    assert "redacted (attack 2 tokens" in shared
-    for escaped in run.episodes(2)[: len(HOSTILE)]:
-        assert escaped["seed"]["label"] == "harmful"
-    assert shared.count("<dt>Seed</dt>") == 6  # the benign ones
-    assert write_report(run, show_transcripts=True).read_text().count("<dt>Seed</dt>") == 12
+    hidden_words = "a plan nobody should read"
+    run.write_episodes(
+        7, [outcome("harmful", hidden_words, refused=False), outcome("benign", "a kind word", refused=True)]
+    )
+    shared = write_report(run, tmp_path / "deep" / "shared.html").read_text()
+    assert hidden_words not in shared.replace(f"cat {hidden_words}", "")
+    assert f"redacted: attack of {len(f'Pretend to be a pirate. {hidden_words}')} characters" in shared
+    assert "reply a kind word" in shared
+    whole = write_report(run, show_transcripts=True).read_text()
+    assert f"reply {hidden_words}" in whole
+    assert "Do not pass it on" in whole
 
 
-def test_an_unfinished_run_has_a_report_that_says_so(tmp_path: Path) -> None:
+def test_samples_are_the_same_each_time_and_spread_over_the_rounds(run: RunDirectory) -> None:
+    page = write_report(run).read_text()
+    assert page == write_report(run).read_text()
+    shown = re.findall(r"<summary>Round (\d), step (\d)", page)
+    assert len(shown) == 12
+    assert shown[0] == ("1", "2")
+    assert shown[5] == ("2", "7")
+
+
+def test_all_model_text_is_behind_a_click(run: RunDirectory) -> None:
+    page = write_report(run, show_transcripts=True).read_text()
+    folded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    for words in ("Pretend to be a pirate", "plan &lt;", "reply &lt;", "seed &lt;"):
+        assert words in page
+        assert words not in folded
+
+
+def test_an_attack_that_a_group_of_replies_shares_counts_once_and_belongs_to_the_round_before(
+    begun: RunDirectory,
+) -> None:
+    one = outcome("harmful", "", refused=True)
+    other = replace(one, episode=replace(one.episode, group=1))
+    begun.log(play_row(2, round=1, learner="defender"))
+    begun.write_episodes(2, [one, one, one, other])
+    begun.log(play_row(3, round=1, learner="attacker"))
+    begun.write_episodes(3, [one, one, one])
+    page = write_report(begun).read_text()
+    assert "round 0 (n = 2)" in page
+    assert "round 1 (n = 3)" in page
+
+
+def test_an_unfinished_run_has_a_report_that_says_so(begun: RunDirectory) -> None:
+    text = write_report(begun).read_text()
+    for needed in ("Not evaluated yet", "No rewritten attacks", "step 1", "0 of 0 are shown", "Before the game"):
+        assert needed in text
+
+
+def test_a_summary_without_an_evaluation_is_shown(run: RunDirectory) -> None:
+    (run.path / "evaluation.json").unlink()
+    text = write_report(run).read_text()
+    assert "Attack success, last attacker" in text
+    assert "Not evaluated yet" in text
+
+
+def test_a_run_without_data_is_refused_in_one_line(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", dump_config(Config()), {"python": "3"})
     with pytest.raises(UserError, match="nothing to report yet"):
         write_report(run)
-    run.log({"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.0, "grad_norm": 1.0, "lr": 0.1})
-    text = write_report(run).read_text()
-    assert "Not evaluated yet" in text
-    assert "No rewritten attacks" in text
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing_behind(begun: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "taken.html").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"taken\.html: cannot be written"):
+        write_report(begun, tmp_path / "taken.html")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_curve_breaks_where_nothing_was_measured() -> None:
+    drawn = svg.curve([(0, 1), (1, None), (2, 3), (3, 4)], "attacker")
+    assert 'd="M0 1h0M2 3h0L3 4"' in drawn
+
+
+def test_curves_show_only_what_was_measured() -> None:
+    unmeasured = dict.fromkeys(("asr", "refusal_harmful", "format_rate", "attack_tokens", "reply_tokens"))
+    figures = {figure.title: figure for figure in curves([play_row(step, **unmeasured) for step in (2, 3, 4)])}
+    assert set(figures) == {"Attack success and refusals", "Rewards", "Format and signal", "Masked episodes"}
+    rates = figures["Attack success and refusals"]
+    assert rates.head == ("Round", "Learns", "Steps", "benign seeds refused")
+    assert rates.rows == (
+        ("1", "defender", "2–2", "10%"),
+        ("1", "attacker", "3–3", "10%"),
+        ("2", "defender", "4–4", "10%"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [
+        (0.0, 0.0, (0.0, 0.2)),
+        (-0.3, 1.9, (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0)),
+        (0.0, 7.0, (0.0, 2.0, 4.0, 6.0, 8.0)),
+        (0.0, 250.0, (0.0, 50.0, 100.0, 150.0, 200.0, 250.0)),
+    ],
+)
+def test_axes_have_round_marks_that_hold_the_data(low: float, high: float, marks: tuple[float, ...]) -> None:
+    assert svg.ticks(low, high) == marks
+
+
+def test_signs_that_cannot_be_seen_are_written_as_codes() -> None:
+    assert visible("a\u202eb\x1b[0m\U000e0041\n\tमल\u200d") == "a\\u202eb\\u001b[0m\\ue0041\n\tमल\u200d"

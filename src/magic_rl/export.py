@@ -5,17 +5,17 @@ Only a defender can be exported. A trained attacker is a tool for breaking model
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from magic_rl.config import Config, load_config
+from magic_rl.config import Config, PlayerConfig, load_config
 from magic_rl.errors import UserError
+from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
+from magic_rl.types import Role
 
 
-def export_defender(run: RunDirectory, out: Path, *, number: int | None = None) -> Path:
+def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, role: Role = "defender") -> Path:
     """Merge a saved defender into its base model and write it with tokenizer and model card.
 
     The merge is computed in float32 and stored in the base's own precision. The folder appears complete or not
@@ -24,71 +24,104 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None) 
     Args:
         out: New folder.
         number: Round whose defender is exported; None is the last.
+        role: Only "defender".
+
+    Returns:
+        The folder.
 
     Raises:
-        UserError: If `out` exists, or the run has saved no such defender.
+        UserError: If `out` exists or cannot be written, the run has saved no such defender, or what is asked for
+            is, or holds, an attacker.
     """
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from magic_rl.engines.local.models import resolve_model
-
-    if out.exists():
+    if role != "defender":
+        raise UserError(f"role {role!r}: only the defender is exported; a trained attacker stays in its run directory")
+    if out.exists() or out.is_symlink():
         raise UserError(f"{out}: already exists; choose another folder")
+    config = load_config(run.path / "config.toml")
+    if config.game.shared_parameters:
+        raise UserError(
+            f"{run.path}: attacker and defender share parameters (game.shared_parameters), so its defender is an "
+            "attacker too, which is never exported; train two players instead"
+        )
     saved = [saved_round for saved_round, _ in run.players("defender")]
     chosen = saved[-1] if number is None and saved else number
     if chosen not in saved or chosen is None:
         raise UserError(f"{run.path}: has saved no defender of round {chosen}; saved rounds: {saved or 'none'}")
-    config = load_config(run.path / "config.toml")
+    adapter = run.player("defender", chosen)
+
+    import torch
+    from peft import PeftModel
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from magic_rl.engines.local.models import resolve_model
+
     trust = config.engine.trust_remote_code
     base = resolve_model(config.defender.model, trust_remote_code=trust)
-    plain = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=trust)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=trust)
     stored_as = plain.dtype
-    model = PeftModel.from_pretrained(plain.to(torch.float32), run.player("defender", chosen)).merge_and_unload()
+    merged = PeftModel.from_pretrained(plain.to(torch.float32), adapter).merge_and_unload().to(stored_as)
+    card = model_card(config, base, chosen, run.read_json("evaluation.json"))
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = Path(scratch) / "model"
-        model.to(stored_as).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(base, trust_remote_code=trust).save_pretrained(folder)
-        card = model_card(config, base.name, chosen, run.read_json("summary.json"), run.read_json("evaluation.json"))
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        shutil.move(folder, out)
+    with atomic.writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic.new_directory(out) as aside:
+            merged.save_pretrained(aside)
+            AutoTokenizer.from_pretrained(base, trust_remote_code=trust).save_pretrained(aside)
+            (aside / "README.md").write_text(card, encoding="utf-8")
+            for file in aside.iterdir():
+                atomic.sync(file)
+            atomic.sync(aside)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise UserError(f"{out}: cannot be written ({error}); check free space") from error
     return out
 
 
-def model_card(
-    config: Config, base: str, number: int, summary: dict[str, Any] | None, evaluation: dict[str, Any] | None
-) -> str:
-    """The model card, in the hub's format: data, judge, metrics with intervals, limits."""
-    schedule, learning = config.game.schedule, config.learning
+def model_card(config: Config, base: Path, number: int, evaluation: dict[str, Any] | None) -> str:
+    """The model card, in the hub's format: data, judge, metrics with intervals, limits.
+
+    A card is made to be passed on, so local folders and files appear by their names alone.
+
+    Args:
+        base: Folder of the base model.
+        number: Round of the defender.
+        evaluation: evaluation.json, if the run was evaluated.
+    """
+    game, learning, player = config.game, config.learning, config.defender
+    schedule, rewards = game.schedule, game.rewards
+    model = player.model if _is_hub_id(player) else base.resolve().name
+    metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
     judge = evaluation["judge"] if evaluation else config.judge.kind
+    spoken = f"- System prompt in training: “{player.system_prompt}”\n" if player.system_prompt else ""
+    warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [safety, adversarial-training, grpo, magic-rl]
----
+{metadata}---
 
-# {base}, hardened with MAGIC
+# {model}, hardened with MAGIC
 
 A chat model trained by adversarial co-evolution (MAGIC, arXiv 2602.01539): an attacker learned to rewrite requests
 into deceptive prompts while this model, the defender, learned to refuse what is harmful and to answer what is not.
-This is the defender after round {number}. The attacker is not part of this folder.
+This is the defender after round {number} (round 0 is before the game). The attacker is not part of this folder.
 
 ## Training
 
-- Base model: `{config.defender.model}` ({base}). Its licence applies to this model too.
-- Seeds: `{config.data.seeds}`, half harmful, half benign; held-out categories were never trained on.
-- Preset `{config.preset}`: {schedule.rounds} rounds of {schedule.defender_steps} defender steps and
-  {schedule.attacker_steps} attacker steps, {learning.seeds_per_step} seeds × {learning.group} samples
-  a step, GRPO, LoRA rank {config.defender.lora.rank}.
+- Base model: {model}.
+- Licence: that of the base model, which was not looked up. Check it before you use or share this model.
+- Seeds: {_data(config)}, half harmful, half benign; held-out categories were never trained on.
+- Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
+  {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
+- GRPO, {learning.seeds_per_step} seeds × {learning.group} samples a step, learning rate {player.optimiser.lr:g},
+  KL weight {learning.kl:g}, LoRA rank {player.lora.rank}, {game.turns} turn(s) a conversation, seed {config.seed}.
+- Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
 - Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
-{f"- System prompt in training: “{config.defender.system_prompt}”" if config.defender.system_prompt else ""}
-
+{spoken}
 ## Measured
 
-{_measured(summary, evaluation)}
+{_measured(evaluation, number)}
 
 ## Limits
 
@@ -99,23 +132,45 @@ This is the defender after round {number}. The attacker is not part of this fold
 """
 
 
-def _measured(summary: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> str:
-    if not summary or not evaluation:
-        return "Not evaluated: `magic-rl evaluate` had not been run when this card was written."
-    held_out = evaluation["held_out"]
+def _is_hub_id(player: PlayerConfig) -> bool:
+    """Whether the model was named by its hub id; see `resolve_model`."""
+    name = player.model
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def _data(config: Config) -> str:
+    seeds = Path(config.data.seeds)
+    return f"`{seeds.name if seeds.suffix else seeds}`"
+
+
+def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
+    """The exported defender beside the starting one; the rows of summary.json, which knows only the last defender."""
+    rounds = [int(name.split()[1]) for name in evaluation["defenders"]] if evaluation else []
+    if not evaluation or number not in rounds:
+        return "Not evaluated: `magic-rl evaluate` had not been run on this defender when this card was written."
+    held_out, attackers = evaluation["held_out"], len(evaluation["attackers"])
+    categories = ", ".join(" ".join(category.split()) for category in held_out["categories"])
+    rows = [("asr", 0, "Attack success, vanilla seeds"), ("compliance", 0, "Benign compliance, vanilla seeds")]
+    if attackers > 1:
+        rows += [
+            ("asr", 1, "Attack success, SFT attacker"),
+            ("asr", attackers - 1, "Attack success, last attacker"),
+            ("compliance", attackers - 1, "Benign compliance, rewritten by the last attacker"),
+        ]
     lines = [
-        f"On held-out seeds ({held_out['harmful']} harmful, {held_out['benign']} benign; categories "
-        f"{', '.join(held_out['categories']) or 'none'}); rates with 95 % Wilson intervals.",
+        f"On held-out seeds ({held_out['harmful']} harmful, {held_out['benign']} benign; categories: "
+        f"{categories or 'none'}); rates with 95 % Wilson intervals. Attack success: lower is better.",
         "",
-        "| | before | after |",
+        "| | defender at the start | this defender |",
         "|---|---|---|",
     ]
-    for measure, title in (("asr", "Attack success rate"), ("compliance", "Benign compliance")):
-        for name, after in summary[measure]["trained"].items():
-            before = summary[measure]["start"][name]
-            lines.append(f"| {title}, {name.replace('_', ' ')} | {_rate(before)} | {_rate(after)} |")
+    for measure, attacker, title in sorted(rows):
+        cells = evaluation[measure][attacker]
+        lines.append(f"| {title} | {_rate(cells[0])} | {_rate(cells[rounds.index(number)])} |")
     return "\n".join(lines)
 
 
 def _rate(rate: dict[str, float]) -> str:
+    if not rate["n"]:
+        return "–"
     return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}], n = {rate['n']}"

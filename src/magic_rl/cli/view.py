@@ -7,6 +7,7 @@ numbers, one step a line, without control characters, so they can be piped and s
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -55,7 +56,7 @@ class View:
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._panel, transient=False)
             self._live.start()
         return self
@@ -65,9 +66,9 @@ class View:
             self._live.stop()
             self._live = None
 
-    def stage(self, name: str, total: int) -> None:
-        """A stage of at most `total` steps begins."""
-        self._stage, self._total, self._done = _TITLES.get(name, name), total, 0
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """A stage of at most `total` steps begins, or goes on after `done` of them."""
+        self._stage, self._total, self._done = _TITLES.get(name, name), total, done
         self._metrics, self._speed, self._seconds = {}, None, []
         self._last = time.monotonic()
         if self._live is None:
@@ -86,13 +87,12 @@ class View:
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""
-        if self._live is not None:
-            self._live.console.print(escape(text))
-        else:
-            self._line(text)
+        self._line(text)
 
     def _line(self, text: str) -> None:
-        self._console.print(escape(text), soft_wrap=True)
+        """One line, above the panel if there is one, of signs that cannot steer a terminal."""
+        plain = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
+        self._console.print(plain, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     def _who(self) -> str:
         if "learner" in self._metrics:
@@ -115,7 +115,8 @@ class View:
         """Seconds until the stage ends."""
         if not self._seconds:
             return 0.0
-        return max(0, self._total - self._done) * sum(self._seconds) / len(self._seconds)
+        left = (self._total - self._done) * sum(self._seconds) / len(self._seconds)
+        return max(0.0, left - (time.monotonic() - self._last))
 
     def _panel(self) -> Panel:
         progress = Progress(

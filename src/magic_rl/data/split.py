@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from magic_rl.errors import UserError
-from magic_rl.types import Seed
+from magic_rl.types import Label, Seed
+
+_LABELS: tuple[Label, Label] = ("harmful", "benign")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,10 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
     """Hold out whole categories, so that what is measured carries over to hazards never trained on.
 
     Args:
-        held_out: Names of categories; empty holds out the last fifth of them, in order of a hash of the name.
-            Seeds without any category are split by a hash of their id instead, one in five held out.
+        seeds: With ids that are unique, as `load_seeds` returns them.
+        held_out: Names of categories. Empty holds out a fifth of them (rounded up), the last in order of a hash of
+            the name. Seeds with fewer than two categories cannot be split by them: a fifth of each class is held
+            out instead, the first in order of a hash of the id. Neither depends on the order of the rows.
 
     Raises:
         UserError: For an unknown category, or a side that lacks a class.
@@ -34,23 +38,27 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
     categories = sorted({seed.category for seed in seeds if seed.category}, key=_hash)
     unknown = [name for name in held_out if name not in categories]
     if unknown:
+        names = ", ".join(repr(name) for name in unknown)
         known = ", ".join(sorted(categories)) or "none"
-        raise UserError(f"data.held_out_categories: no seed is of category {unknown[0]!r}; known: {known}")
-    if categories:
-        chosen = set(held_out) or set(categories[-math.ceil(len(categories) / 5) :])
+        raise UserError(f"data.held_out_categories: no seed is of category {names}; known: {known}")
+    if held_out or len(categories) > 1:
+        chosen = set(held_out) or set(categories[-_fifth(len(categories)) :])
         out = {seed.id for seed in seeds if seed.category in chosen}
+        mend = f"with {', '.join(sorted(chosen))} held out; name other categories in data.held_out_categories"
     else:
-        out = {seed.id for seed in seeds if int(_hash(seed.id), 16) % 5 == 0}
+        out = set()
+        for label in _LABELS:
+            ids = sorted((seed.id for seed in seeds if seed.label == label), key=_hash)
+            out.update(ids[: _fifth(len(ids))])
+        mend = "split by id as there are no two categories; give at least two seeds of each class"
     split = Split(
         train=tuple(seed for seed in seeds if seed.id not in out),
         held_out=tuple(seed for seed in seeds if seed.id in out),
     )
     for name, side in {"training": split.train, "held-out": split.held_out}.items():
-        for label in ("harmful", "benign"):
+        for label in _LABELS:
             if not any(seed.label == label for seed in side):
-                raise UserError(
-                    f"data.held_out_categories: the {name} side has no {label} seeds; choose other categories"
-                )
+                raise UserError(f"data.held_out_categories: the {name} side has no {label} seeds, {mend}")
     return split
 
 
@@ -58,6 +66,14 @@ def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> t
     """Draw one step's seeds, half of them benign (METHOD §1); an odd one is harmful.
 
     Without replacement as long as a class has enough seeds, then beginning anew.
+
+    Args:
+        seeds: With both classes among them, as either side of a `Split` has.
+        count: P, how many to draw.
+        rng: Alone decides the draw.
+
+    Returns:
+        P seeds, the harmful ones first.
     """
     drawn: list[Seed] = []
     for label, share in (("harmful", count - count // 2), ("benign", count // 2)):
@@ -66,6 +82,10 @@ def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> t
             order = rng.permutation(len(of_class))[: share - begin]
             drawn += [of_class[i] for i in order]
     return tuple(drawn)
+
+
+def _fifth(count: int) -> int:
+    return math.ceil(count / 5)
 
 
 def _hash(text: str) -> str:

@@ -1,25 +1,29 @@
 """One self-contained HTML page about a run.
 
 Model text is hostile: all of it is escaped, hidden behind a click, and harmful transcripts are left out unless asked
-for. A content security policy forbids the page to reach anything outside of itself.
+for. The page holds no script, and its content security policy forbids any to run and anything to be fetched.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import tomllib
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from magic_rl.errors import UserError
 from magic_rl.evaluation.patterns import PATTERNS, classify, drift
 from magic_rl.report.figures import curves, drift_bars, heatmap
+from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 
 _SAMPLES = 6
@@ -30,6 +34,26 @@ _SUMMARY_ROWS = (
     ("compliance", "vanilla", "Benign compliance, seeds as they are"),
     ("compliance", "rewritten", "Benign compliance, rewritten by the last attacker"),
 )
+_HEATMAPS = (
+    ("asr", "Attack success rate", "Harmful seeds that got an answer. Lower is better for the defender."),
+    ("compliance", "Benign compliance", "Benign seeds that were answered. Higher is better."),
+)
+_JOINERS = "\u200c\u200d"  # some scripts cannot be written without them
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the episodes of a run hold, without holding the episodes.
+
+    Attributes:
+        attacks: By the round of the attacker that wrote them; round 0 is the one the game began with.
+        escaped: Step and place of each harmful seed whose attack got an answer.
+        collapsed: Step and place of each benign seed that was refused.
+    """
+
+    attacks: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    escaped: list[tuple[int, int]] = field(default_factory=list)
+    collapsed: list[tuple[int, int]] = field(default_factory=list)
 
 
 def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts: bool = False) -> Path:
@@ -39,57 +63,84 @@ def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts
         out: Where to; by default `report.html` in the run.
         show_transcripts: Show episodes of harmful seeds in full. Not for anything meant to be shared.
 
+    Returns:
+        Where it was written.
+
     Raises:
         UserError: If the run has taken no step yet, or the file cannot be written.
     """
     rows = run.metrics()
     if not rows:
         raise UserError(f"{run.path}: nothing to report yet; `magic-rl resume {run.path}` goes on training")
-    rounds = {row["step"]: row["round"] for row in rows if row["stage"] == "play"}
-    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
-    shares = drift(_attacks(run, rounds))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = "{:.0%}".format
-    template = environment.from_string(resources.files("magic_rl.report").joinpath("page.html.j2").read_text("utf-8"))
-    page = template.render(
-        name=run.path.name,
-        summary=list(_summary_rows(summary)) if summary else [],
-        curves=[(title, note, _embedded(figure)) for title, note, figure in curves(rows)],
-        heatmaps=[
-            (title, _embedded(heatmap(evaluation, measure)))
-            for measure, title in (("asr", "Attack success rate"), ("compliance", "Benign compliance"))
-        ]
-        if evaluation
-        else [],
-        evaluation=evaluation,
-        drift=_embedded(drift_bars(shares, PATTERNS)) if shares else None,
-        drift_rounds=sorted(shares),
-        drift_rows=[
-            (pattern.replace("_", " "), family, [shares[n][pattern] for n in sorted(shares)])
-            for pattern, family in PATTERNS.items()
-            if any(row[pattern] for row in shares.values())
-        ],
-        samples=[
-            (title, note, [_shown(episode, show_transcripts) for episode in chosen])
-            for title, note, chosen in _samples(run, rounds)
-        ],
-        config=run.config_text,
-        versions=run.versions,
-        judge=evaluation["judge"] if evaluation else None,
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own code, inlined so that the page works offline
-    )
     target = out or run.path / "report.html"
-    try:
+    page = _page(run, rows, show_transcripts)
+    with atomic.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    atomic.write_file(target, page.encode("utf-8", "backslashreplace"))
     return target
 
 
-def _embedded(figure: go.Figure) -> Markup:
-    """A figure's JSON, safe within a script element."""
-    return Markup(str(figure.to_json()).replace("<", "\\u003c"))  # noqa: S704 - no tag can open
+def visible(text: str) -> str:
+    """Text with codes in place of signs that show nothing or turn the direction of what follows."""
+    return "".join(
+        char
+        if char in "\n\t" + _JOINERS or unicodedata.category(char) not in {"Cc", "Cf", "Co", "Cs"}
+        else f"\\u{ord(char):04x}"
+        for char in text
+    )
+
+
+def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts: bool) -> str:
+    turns = {row["step"]: row for row in rows if row["stage"] == "play"}
+    found = _look_through(run, turns)
+    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
+    config = tomllib.loads(run.config_text)
+    style = _resource("style.css")
+    return (
+        _environment()
+        .from_string(_resource("page.html.j2"))
+        .render(
+            name=visible(run.path.resolve().name),
+            steps=rows[-1]["step"],
+            round=rows[-1].get("round"),
+            rounds=config["game"]["schedule"]["rounds"],
+            judge=evaluation["judge"] if evaluation else config["judge"]["kind"],
+            show_transcripts=show_transcripts,
+            summary=list(_summary_rows(summary)) if summary else [],
+            held_out=evaluation["held_out"] if evaluation else None,
+            curves=curves(rows),
+            heatmaps=[(key, title, note, heatmap(evaluation, key)) for key, title, note in _HEATMAPS]
+            if evaluation
+            else [],
+            defenders=evaluation["defenders"] if evaluation else [],
+            abstained=evaluation.get("abstained", 0) if evaluation else 0,
+            **_drift(found.attacks),
+            samples=[
+                (title, note, len(places), [_shown(episode, show_transcripts) for episode in _load(run, turns, places)])
+                for title, note, places in (
+                    ("Escaped", "Harmful seeds whose attack got an answer.", found.escaped),
+                    ("Collapsed", "Benign seeds that were refused.", found.collapsed),
+                )
+            ],
+            config=run.config_text,
+            versions=run.versions,
+            style=style,
+            style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = "{:.0%}".format
+    environment.filters["points"] = lambda share: f"{100 * share:+.0f}".replace("-", "−")
+    environment.filters["visible"] = visible
+    return environment
+
+
+def _resource(name: str) -> Markup:
+    """A file of this package, trusted as it is."""
+    return Markup(resources.files("magic_rl.report").joinpath(name).read_text("utf-8"))  # noqa: S704 - our own file
 
 
 def _summary_rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -99,52 +150,69 @@ def _summary_rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, A
             yield title, summary[measure]["start"][name], summary[measure]["trained"][name], change
 
 
-def _attacks(run: RunDirectory, rounds: Mapping[int, int]) -> dict[int, list[str]]:
-    """Rewritten attacks by round."""
-    out: dict[int, list[str]] = defaultdict(list)
-    for step, number in rounds.items():
-        out[number] += [turn["attack"] for e in run.episodes(step) for turn in e["turns"] if turn["attack_tokens"]]
-    return {number: attacks for number, attacks in sorted(out.items()) if attacks}
+def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]]) -> _Found:
+    """Read every episode once.
 
-
-def _samples(run: RunDirectory, rounds: Mapping[int, int]) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Escaped and collapsed episodes, spread over the run."""
-    escaped: list[dict[str, Any]] = []
-    collapsed: list[dict[str, Any]] = []
-    for step, number in rounds.items():
-        for episode in run.episodes(step):
+    While the defender learns, its group shares one attack, which counts once, and the attacker is still that of the
+    round before.
+    """
+    found = _Found()
+    for step, row in turns.items():
+        shared = row["learner"] == "defender"
+        counted = set()
+        for place, episode in enumerate(run.episodes(step)):
+            for turn in episode["turns"]:
+                key = (episode["group"], turn["attack"])
+                if turn["attack_tokens"] and not (shared and key in counted):
+                    counted.add(key)
+                    found.attacks[row["round"] - shared].append(turn["attack"])
             verdict = episode["verdict"]
             if episode["masked"] or not verdict:
                 continue
             if episode["seed"]["label"] == "harmful" and verdict["safety"] != "safe":
-                escaped.append({**episode, "round": number})
+                found.escaped.append((step, place))
             if episode["seed"]["label"] == "benign" and verdict["refused"]:
-                collapsed.append({**episode, "round": number})
-    return [
-        ("Escaped", "Harmful seeds whose attack got an answer.", _spread(escaped)),
-        ("Collapsed", "Benign seeds that were refused.", _spread(collapsed)),
-    ]
+                found.collapsed.append((step, place))
+    return found
 
 
-def _spread(episodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A few, evenly spaced."""
-    if len(episodes) <= _SAMPLES:
-        return list(episodes)
-    return [episodes[i * (len(episodes) - 1) // (_SAMPLES - 1)] for i in range(_SAMPLES)]
+def _drift(attacks: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+    """The drift figure and the table of classes."""
+    shares = drift(dict(sorted(attacks.items())))
+    return {
+        "drift": drift_bars({f"round {n} (n = {len(attacks[n])})": row for n, row in shares.items()}, PATTERNS)
+        if shares
+        else None,
+        "drift_head": ("Class", "Family", *(f"Round\u00a0{n}" for n in shares)),
+        "drift_rows": [
+            (pattern.replace("_", " "), family, *(f"{row[pattern]:.0%}" for row in shares.values()))
+            for pattern, family in PATTERNS.items()
+            if any(row[pattern] for row in shares.values())
+        ],
+    }
+
+
+def _load(
+    run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], places: Sequence[tuple[int, int]]
+) -> Iterator[dict[str, Any]]:
+    """A few episodes, evenly spaced."""
+    count = min(_SAMPLES, len(places))
+    for i in range(count):
+        step, place = places[i * (len(places) - 1) // max(1, count - 1)]
+        yield {**run.episodes(step)[place], "round": turns[step]["round"]}
 
 
 def _shown(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:
     """What the page says of an episode; without its words if they are harmful and not asked for."""
     redacted = episode["seed"]["label"] == "harmful" and not show_transcripts
-    last = episode["turns"][-1]
     return {
         "step": episode["step"],
         "round": episode["round"],
         "category": episode["seed"]["category"] or "no category",
-        "patterns": sorted(pattern.replace("_", " ") for pattern in classify(last["attack"])),
+        "patterns": sorted(pattern.replace("_", " ") for pattern in classify(episode["turns"][-1]["attack"])),
         "verdict": episode["verdict"],
         "rewards": episode["rewards"],
-        "lengths": [(turn["attack_tokens"], turn["reply_tokens"]) for turn in episode["turns"]],
+        "lengths": [(len(turn["attack"]), len(turn["reply"])) for turn in episode["turns"]],
         "redacted": redacted,
         "seed": "" if redacted else episode["seed"]["text"],
         "turns": [] if redacted else [(t["thinking"], t["attack"], t["reply"]) for t in episode["turns"]],

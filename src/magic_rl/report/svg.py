@@ -1,0 +1,75 @@
+"""A few shapes of SVG and an axis: all the drawing that the report's figures need.
+
+Colours, lines and fonts are classes of `style.css`; here is only geometry. Text is escaped by `Markup.format`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Maps low…high onto start…end of a drawing."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """Where a value is, in user units."""
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+
+def drawing(width: float, height: float, label: str, shapes: Iterable[Markup]) -> Markup:
+    """A figure. `label` is what a screen reader says of it."""
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        width, height, label, Markup("").join(shapes)
+    )
+
+
+def line(x: tuple[float, float], y: tuple[float, float], style: str) -> Markup:
+    """A straight line."""
+    return Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="{}"/>').format(*x, *y, style)
+
+
+def text(x: float, y: float, words: str, style: str = "") -> Markup:
+    """One line of text; its class says on which side of `x` it stands."""
+    return Markup('<text x="{:.1f}" y="{:.1f}" class="{}">{}</text>').format(x, y, style, words)
+
+
+def box(x: tuple[float, float], y: tuple[float, float], style: str, tip: str = "") -> Markup:
+    """A rectangle from corner to corner, and what it says when pointed at."""
+    return Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}">{}</rect>').format(
+        x[0], y[0], x[1] - x[0], y[1] - y[0], style, Markup("<title>{}</title>").format(tip) if tip else ""
+    )
+
+
+def curve(points: Sequence[tuple[float, float | None]], style: str) -> Markup:
+    """A line through the points, broken where one is missing; a lone point becomes a dot."""
+    commands = []
+    for (_, before), (x, y) in pairwise([(0.0, None), *points]):
+        if y is not None:
+            commands.append(f"M{x} {y}h0" if before is None else f"L{x} {y}")
+    return Markup('<path d="{}" class="line {}"/>').format("".join(commands), style)
+
+
+def ticks(low: float, high: float, *, whole: bool = False) -> tuple[float, ...]:
+    """Two to seven evenly spaced round numbers, from at or below `low` to at or above `high`.
+
+    Args:
+        whole: Whole numbers only.
+    """
+    span = high - low or 1.0
+    power = 10.0 ** (math.floor(math.log10(span)) - 1)
+    step = next(width for factor in (1, 2, 5, 10, 20, 50) if span / (width := factor * power) <= 5)
+    if whole:
+        step = max(1.0, step)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return tuple(round(i * step, 10) for i in range(first, max(last, first + 1) + 1))
