@@ -209,7 +209,7 @@ def test_help_answers_without_loading_torch() -> None:
             app()
         except SystemExit as stop:
             assert stop.code == 0
-        heavy = {"torch", "transformers", "datasets", "numpy", "scipy", "plotly"} & set(sys.modules)
+        heavy = {"torch", "transformers", "datasets", "numpy", "scipy"} & set(sys.modules)
         used = resource.getrusage(resource.RUSAGE_SELF)
         print("heavy:", sorted(heavy), "seconds:", used.ru_utime + used.ru_stime, file=sys.stderr)
     """

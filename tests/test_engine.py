@@ -48,7 +48,7 @@ def policy(local: LocalEngine) -> LocalPolicy:
 
 def plain_logprobs(model: torch.nn.Module, prompt: Tokens, completion: Tokens) -> torch.Tensor:
     logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
 def datums_of(policy: LocalPolicy, group: int = 4) -> list[Datum]:
@@ -98,7 +98,8 @@ def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_packed(tiny_model: P
     for metrics, other in others:
         assert metrics == pytest.approx(first, rel=1e-4)
         for one, two in zip(gradients, other, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+            # Relative to the whole tensor: single entries may be sums that cancel to next to nothing.
+            assert (one - two).norm() <= 1e-4 * one.norm()
 
 
 def test_a_shared_prompt_is_encoded_once(policy: LocalPolicy) -> None:
@@ -153,7 +154,8 @@ def test_tokens_follow_the_distribution(params: SamplingParams) -> None:
     possible = expected > 0
     counts = torch.bincount(picked, minlength=5)
     assert counts[~possible].sum() == 0
-    assert chisquare(counts[possible].numpy(), expected[possible].double().numpy() * 20_000).pvalue > 1e-3
+    shares = expected[possible].double().numpy()
+    assert chisquare(counts[possible].numpy(), shares / shares.sum() * 20_000).pvalue > 1e-3
 
 
 def test_a_draw_at_either_end_picks_a_possible_token() -> None:

@@ -30,7 +30,7 @@ class Silent:
         self.notes: list[str] = []
         self.steps: list[Mapping[str, Any]] = []
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, done: int = 0) -> None:
         pass
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:

@@ -31,8 +31,8 @@ Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
 class View(Protocol):
     """Somebody who watches a run."""
 
-    def stage(self, name: str, total: int) -> None:
-        """A stage of at most `total` steps begins."""
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """A stage of at most `total` steps begins, or goes on after `done` of them."""
         ...
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
@@ -155,7 +155,7 @@ class _Training:
         settings = config.attacker.sft if role == "attacker" else config.defender.sft
         if position.stage_step >= settings.steps:
             return position
-        self._view.stage(position.stage, settings.steps)
+        self._view.stage(position.stage, settings.steps, position.stage_step)
         examples: Sequence[Example] = self._setup.examples(role)
         for step in sft(
             self._setup.learners[role],
@@ -176,7 +176,8 @@ class _Training:
     def _play(self, number: int, schedule: Schedule) -> None:
         config = self._setup.config
         bounds = config.game.schedule
-        self._view.stage("play", bounds.rounds * (bounds.defender_steps + bounds.attacker_steps))
+        total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
+        self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
         for step in coevolve(self._setup.table(), config, schedule, number):
             round_over = step.schedule.round > schedule.round
             if round_over:

@@ -118,9 +118,11 @@ def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tenso
     if params.top_p < 1:
         logprobs = _nucleus(logprobs, params.top_p)
     cumulative = logprobs.exp().cumsum(-1)
-    # Rounding may leave the last value short of 1; scaling the draw by it keeps every id reachable and in range.
-    target = draws.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-    picked = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    # Rounding may leave the total short of 1, and a draw just below 1 equal to it. Scaling the draw by the total and
+    # staying below that keeps every choice on an id of positive probability.
+    total = cumulative[:, -1:]
+    target = (draws.to(cumulative.dtype)[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
+    picked = torch.searchsorted(cumulative, target, right=True)[:, 0]
     return picked, logprobs.gather(1, picked[:, None])[:, 0]
 
 
