@@ -93,7 +93,7 @@ def test_silence_has_no_reward() -> None:
         score(Verdict("safe", True), "harmful", True, RewardConfig(request_label="judge"))
 
 
-def turns_of(config: ScheduleConfig, safe_rate: float) -> list[tuple[int, Role]]:
+def turns_of(config: ScheduleConfig, safe_rate: float | None) -> list[tuple[int, Role]]:
     schedule, out = Schedule.start(config), []
     while not schedule.over(config):
         out.append((schedule.round, schedule.learner))
@@ -126,6 +126,11 @@ def test_metric_hands_over_when_the_windows_mean_crosses_the_bound() -> None:
     unsafe = turns_of(config, 0.5)
     assert [role for _, role in unsafe].count("defender") == 10
     assert [role for _, role in unsafe].count("attacker") == 3
+
+
+def test_a_step_without_any_verdict_hands_nothing_over() -> None:
+    config = ScheduleConfig(kind="metric", rounds=1, defender_steps=5, attacker_steps=5, window=1)
+    assert [role for _, role in turns_of(config, None)] == ["defender"] * 5 + ["attacker"] * 5
 
 
 def test_steps_are_counted_for_each_player_over_all_rounds() -> None:

@@ -41,13 +41,14 @@ class Schedule:
         """Whether all rounds have been played."""
         return self.round > config.rounds
 
-    def advance(self, safe_rate: float, config: ScheduleConfig) -> Schedule:
+    def advance(self, safe_rate: float | None, config: ScheduleConfig) -> Schedule:
         """The position after the learner took a step at which the defender was safe at this rate.
 
         `ratio` hands over after the learner's steps; `metric` also as soon as a full window's mean safe rate
         is at `high` or above (defender learning) or at `low` or below (attacker learning).
         """
-        window = (*self.window, safe_rate)[-config.window :]
+        # A step whose episodes were all masked says nothing about safety; it must not hand the turn over.
+        window = self.window if safe_rate is None else (*self.window, safe_rate)[-config.window :]
         defends = self.learner == "defender"
         moved = replace(
             self,

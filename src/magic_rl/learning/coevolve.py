@@ -116,7 +116,7 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
 
         summary = outcome_metrics(outcomes)
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
-        schedule = schedule.advance(float(summary["safe_rate"] or 0.0), game.schedule)
+        schedule = schedule.advance(summary["safe_rate"], game.schedule)
         yield GameStep(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule)
 
 
