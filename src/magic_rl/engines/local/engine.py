@@ -73,6 +73,7 @@ class LocalEngine:
         except ValueError as error:
             raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
         self._slot = _adapter_slot(self.model)
+        self._adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
 
     @property
     def renderer(self) -> ChatRenderer:
@@ -117,6 +118,22 @@ class LocalEngine:
                     module._parameters[attribute] = parameters[key]
             else:
                 stack.enter_context(self.model.disable_adapter())
+            yield self.model
+
+    @contextlib.contextmanager
+    def merged(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
+        """Fold a policy's adapter into the weights it adapts, for sampling; the base's own tensors come back after.
+
+        Saves two small products a linear layer and token, for one more copy of the adapted weights meanwhile.
+        """
+        with self.holding(parameters), self.model.disable_adapter(), contextlib.ExitStack() as stack:
+            for layer in self._adapted if parameters else ():
+                slots = layer.get_base_layer()._parameters
+                base = slots["weight"]
+                stack.callback(slots.__setitem__, "weight", base)
+                sum_ = base.detach().float() + layer.get_delta_weight(_SLOT).detach()
+                slots["weight"] = nn.Parameter(sum_.to(base.dtype), requires_grad=False)
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))
             yield self.model
 
     def saved_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:

@@ -42,7 +42,7 @@ class LocalPolicy:
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
         """See `Policy.sample`."""
         self._check_window(max(map(len, prompts), default=0) + params.max_tokens)
-        with self._engine.holding(self._parameters) as model:
+        with self._engine.merged(self._parameters) as model:
             return sample(
                 model, prompts, n, params, seed, self._engine.renderer.stop_ids, self._engine.config.rows_per_batch
             )

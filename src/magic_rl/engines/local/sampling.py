@@ -16,6 +16,8 @@ from magic_rl.engines.local.attention import GroupCache
 from magic_rl.rng import uniforms
 from magic_rl.types import Sample, SamplingParams, Tokens
 
+_BLOCK = 256  # ids summed together when a draw is turned into an id; about the square root of a vocabulary
+
 
 @torch.inference_mode()
 def sample(
@@ -110,28 +112,50 @@ def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tenso
         Ids and their log-probabilities under the distribution drawn from, each of shape (rows,). Greedy
         choices (temperature 0) carry the log-probability at temperature 1.
     """
-    logits = logits.float()
     if params.temperature == 0:
         best = logits.argmax(-1)
-        return best, torch.log_softmax(logits, -1).gather(1, best[:, None])[:, 0]
-    logprobs = torch.log_softmax(logits / params.temperature, -1)
+        return best, _at(logits.float(), best) - logits.float().logsumexp(-1)
+    # Dividing in float32 also when the model computes in less; at temperature 1 softmax itself widens.
+    scaled = logits if params.temperature == 1 else logits.float() / params.temperature
+    probabilities = torch.softmax(scaled, -1, dtype=torch.float32)
     if params.top_p < 1:
-        logprobs = _nucleus(logprobs, params.top_p)
-    cumulative = logprobs.exp().cumsum(-1)
-    # Rounding may leave the total short of 1, and a draw just below 1 equal to it. Scaling the draw by the total and
-    # staying below that keeps every choice on an id of positive probability.
-    total = cumulative[:, -1:]
-    target = (draws.to(cumulative.dtype)[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-    picked = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    return picked, logprobs.gather(1, picked[:, None])[:, 0]
+        probabilities = _nucleus(probabilities, params.top_p)
+    picked = _invert(probabilities, draws)
+    return picked, _at(probabilities, picked).log()
 
 
-def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:
-    """Renormalised log-probabilities of the smallest set of ids whose mass reaches `top_p`."""
-    ordered, order = logprobs.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
-    return torch.log_softmax(logprobs.masked_fill(dropped, float("-inf")), -1)
+def _invert(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """The first id at which the cumulative distribution exceeds each draw.
+
+    Two levels, blocks of ids and then ids of one block: summing is much cheaper than a running sum over the
+    whole vocabulary. Rounding may leave totals short of a draw, so draws are scaled and kept below them; every
+    choice then has positive probability.
+    """
+    short = -probabilities.shape[1] % _BLOCK
+    padded = torch.nn.functional.pad(probabilities, (0, short)) if short else probabilities
+    blocks = padded.view(len(padded), -1, _BLOCK)
+    before = torch.nn.functional.pad(blocks.sum(-1).cumsum(-1), (1, 0))
+    target = _below(draws.to(before.dtype) * before[:, -1], before[:, -1])
+    block = torch.searchsorted(before[:, 1:].contiguous(), target[:, None], right=True)[:, 0]
+    within = blocks[torch.arange(len(block), device=block.device), block].cumsum(-1)
+    rest = _below(target - _at(before, block), within[:, -1])
+    return block * _BLOCK + torch.searchsorted(within, rest[:, None], right=True)[:, 0]
+
+
+def _below(values: Tensor, bounds: Tensor) -> Tensor:
+    return values.minimum(bounds.nextafter(torch.zeros_like(bounds)))
+
+
+def _at(values: Tensor, columns: Tensor) -> Tensor:
+    """One entry a row, shape (rows,)."""
+    return values.gather(1, columns[:, None])[:, 0]
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """The smallest set of most likely ids whose mass reaches `top_p`, renormalised; zero elsewhere."""
+    ordered, order = probabilities.sort(-1, descending=True)
+    kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
+    return torch.zeros_like(probabilities).scatter(1, order, kept / kept.sum(-1, keepdim=True))
 
 
 def _compact(cache: GroupCache, alive: Tensor, finished: Sequence[bool]) -> Tensor | None:
