@@ -106,7 +106,9 @@ def test_a_shared_prompt_is_encoded_once(policy: LocalPolicy) -> None:
     (row,) = pack([((1, 2, 3), (4, 5)), ((1, 2, 3), (6, 7, 8)), ((9,), (4, 4))], budget=100)
     assert row.ids.tolist() == [[1, 2, 3, 4, 6, 7, 9, 4]]
     assert row.positions.tolist() == [[0, 1, 2, 3, 3, 4, 0, 1]]
-    assert row.mask[0, 0, 5].tolist() == [True, True, True, False, True, True, False, False]
+    assert row.trees.tokens.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 0, 0, 0, 0]]
+    assert row.trees.mask[0, 0, 5].tolist() == [True, True, True, False, True, True]
+    assert row.trees.mask[1, 0, 1].tolist() == [True, True, False, False, False, False]
     assert row.targets.tolist() == [4, 5, 6, 7, 8, 4, 4]
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magic_rl.config import OptimiserConfig
+from magic_rl.config import OptimiserConfig, ScheduleConfig
 from magic_rl.errors import UserError
+from magic_rl.game.schedule import Schedule
 from magic_rl.learning.advantages import group_advantages
 from magic_rl.learning.coevolve import adam_step
 from magic_rl.learning.datums import build_datums
@@ -83,7 +84,14 @@ def test_metrics_leave_masked_episodes_out_and_count_them() -> None:
 
 def test_the_learning_rate_warms_up_in_the_players_own_steps() -> None:
     optimiser = OptimiserConfig(lr=1.0, warmup_steps=4)
-    assert [adam_step(optimiser, taken).lr for taken in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert [adam_step(optimiser, taken, 6).lr for taken in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_the_learning_rate_can_fall_to_the_players_last_step() -> None:
+    optimiser = OptimiserConfig(lr=1.0, decay="linear")
+    turns = ScheduleConfig(rounds=2, defender_steps=2)
+    planned = Schedule.start(turns).planned(turns)
+    assert [adam_step(optimiser, taken, planned).lr for taken in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_a_first_sentence_is_whole_or_nothing() -> None:

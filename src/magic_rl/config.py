@@ -85,6 +85,9 @@ class GameConfig(_Node):
 
     turns: PositiveInt = Field(1, description="T: turns of a conversation; judged on the last")
     rewrite: bool = Field(True, description="false plays the seeds as they are (no-game)")
+    plain_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the defender's seeds that open as they are, not rewritten"
+    )
     shared_parameters: bool = Field(False, description="one policy plays both roles (self-play)")
     defender_thinks: bool = Field(False, description="the defender thinks first, with a format reward (defender-cot)")
     prompts: str = Field("", description="folder of prompt files that replace the built-in ones")
@@ -119,6 +122,7 @@ class OptimiserConfig(_Node):
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     warmup_steps: NonNegativeInt = Field(0, description="linear warm-up, counted in the player's own steps")
+    decay: Literal["constant", "linear"] = Field("constant", description="after warm-up; linear ends near 0")
 
 
 class SftConfig(_Node):

@@ -198,11 +198,16 @@ class Datum:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to draw tokens. Temperature 0 is greedy; logprobs are those of the distribution drawn from."""
+    """How to draw tokens. Temperature 0 is greedy; logprobs are those of the distribution drawn from.
+
+    Attributes:
+        ignore_stop: Go on to `max_tokens` whatever is drawn; for timing.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    ignore_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ def play(
     group: int,
     run_seed: int,
     step: int,
+    plain_share: float = 0.0,
 ) -> list[Episode]:
     """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
 
@@ -62,17 +63,22 @@ def play(
 
     Args:
         attacker: None plays the seeds as they are.
+        plain_share: Share of the seeds that open as they are, evenly spread over the list.
 
     Returns:
         P * group episodes, those of a group side by side.
     """
     episodes = [Episode(seed, (), index) for index, seed in enumerate(seeds)]
+    opens_plain = {g for g in range(len(seeds)) if int((g + 1) * plain_share) > int(g * plain_share)}
     for turn in range(turns):
         running = [episode for episode in episodes if episode.cut_off is None]
         ended = [episode for episode in episodes if episode.cut_off is not None]
         attacks = group if turn == 0 and learner == "attacker" else 1
         replies = group if turn == 0 and learner == "defender" else 1
-        running = attack(running, attacker, prompts, attacks, derive(run_seed, step, "attack", turn), turns > 1)
+        plain = [episode for episode in running if turn == 0 and episode.group in opens_plain]
+        rewritten = [episode for episode in running if turn or episode.group not in opens_plain]
+        running = attack(plain, None, prompts, attacks, 0)
+        running += attack(rewritten, attacker, prompts, attacks, derive(run_seed, step, "attack", turn), turns > 1)
         running = reply(running, defender, prompts, replies, derive(run_seed, step, "reply", turn))
         episodes = sorted(ended + running, key=lambda episode: episode.group)
     return episodes

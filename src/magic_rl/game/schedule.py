@@ -73,6 +73,10 @@ class Schedule:
         """Steps the learner has taken in all rounds."""
         return self.defender_total if self.learner == "defender" else self.attacker_total
 
+    def planned(self, config: ScheduleConfig) -> int:
+        """Steps the learner takes in all rounds; with `metric` the most it may take."""
+        return config.rounds * (config.defender_steps if self.learner == "defender" else config.attacker_steps)
+
     def as_dict(self) -> dict[str, Any]:
         """A JSON value that `from_dict` reads back."""
         return asdict(self)

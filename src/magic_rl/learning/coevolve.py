@@ -102,6 +102,7 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
             group=learning.group,
             run_seed=config.seed,
             step=number,
+            plain_share=game.plain_share if learner == "defender" else 0.0,
         )
         outcomes = judge_episodes(episodes, table.judge, config)
         sampled = time.monotonic()
@@ -111,7 +112,7 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
         advantages = group_advantages(rewards, groups, scale_by_std=learning.scale_by_std)
         datums = build_datums(outcomes, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
         player = config.attacker if learner == "attacker" else config.defender
-        adam = adam_step(player.optimiser, schedule.total)
+        adam = adam_step(player.optimiser, schedule.total, schedule.planned(game.schedule))
         update = learn(table.learners[learner], table.references[learner], datums, config, learner, adam)
 
         summary = outcome_metrics(outcomes)
@@ -178,9 +179,11 @@ def learn(
     return {**metrics, "lr": adam.lr}
 
 
-def adam_step(optimiser: OptimiserConfig, taken: int) -> Adam:
-    """AdamW settings of the step after `taken` ones: linear warm-up, then constant."""
+def adam_step(optimiser: OptimiserConfig, taken: int, planned: int) -> Adam:
+    """AdamW settings of the step after `taken` of `planned` ones: linear warm-up, then constant or linear decay."""
     share = min(1.0, (taken + 1) / optimiser.warmup_steps) if optimiser.warmup_steps else 1.0
+    if optimiser.decay == "linear":
+        share *= 1 - taken / planned
     return Adam(
         lr=optimiser.lr * share,
         beta1=optimiser.beta1,

@@ -7,6 +7,7 @@ Registered with transformers under `SHARED_PREFIX`, so any model built on its at
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,6 +74,35 @@ class GroupCache:
         self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
 
 
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """The trees of one packed row; see `packing`.
+
+    Attributes:
+        tokens: Index into the row of each tree's tokens, shape (T, S); shorter trees are filled up with zeros.
+        mask: True where a place (row) may attend to another (column), shape (T, 1, S, S).
+        places: Place of each token of the row in the flattened `tokens`, shape (L,).
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    places: Tensor
+
+    def to(self, device: torch.device) -> Trees:
+        """The same on a device."""
+        return Trees(self.tokens.to(device), self.mask.to(device), self.places.to(device))
+
+    def apart(self, row: Tensor) -> Tensor:
+        """From a row (1, H, L, d) to its trees (T, H, S, d)."""
+        _, heads, _, dim = row.shape
+        flat = row[0].index_select(1, self.tokens.flatten())
+        return flat.view(heads, *self.tokens.shape, dim).transpose(0, 1)
+
+    def joined(self, trees: Tensor) -> Tensor:
+        """From trees (T, S, H, d) back to the row (1, L, H, d)."""
+        return trees.flatten(0, 1).index_select(0, self.places)[None]
+
+
 def shared_prefix_attention(
     module: Any,
     query: Tensor,
@@ -82,13 +112,14 @@ def shared_prefix_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     group_cache: GroupCache | None = None,
+    trees: Trees | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function in the transformers convention: query (B, H, Lq, d) in, (B, Lq, H, d) out.
 
-    With a filled `group_cache` this is one decoding step; otherwise plain attention, causal or under a given
-    boolean mask (B or 1, 1, Lq, Lk). Queries that share a key/value head are stacked as extra query rows, so
-    keys and values are never repeated.
+    With a filled `group_cache` this is one decoding step, with `trees` a packed row (B = 1); otherwise plain causal
+    attention, or under a given boolean mask (B or 1, 1, Lq, Lk). Queries that share a key/value head are stacked
+    as extra query rows, so keys and values are never repeated.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if (
@@ -98,6 +129,10 @@ def shared_prefix_attention(
         and (query.shape[0] == group_cache.groups * group_cache.group)
     ):
         return _decode_step(query, key, value, scale, *group_cache.prompt(module.layer_idx)), None
+    if trees is not None:
+        # Rows of places outside a tree see nothing; what attention makes of them is never read.
+        query, key, value = (trees.apart(tensor) for tensor in (query, key, value))
+        attention_mask = trees.mask
     out = torch.nn.functional.scaled_dot_product_attention(
         query,
         key,
@@ -108,7 +143,8 @@ def shared_prefix_attention(
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return out.transpose(1, 2), None
+    out = out.transpose(1, 2)
+    return out if trees is None else trees.joined(out), None
 
 
 def _decode_step(

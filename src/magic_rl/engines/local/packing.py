@@ -1,8 +1,9 @@
 """Packing sequences for one forward pass without padding and without repeating a shared prompt.
 
 Sequences with the same prompt form a tree: the prompt once, its completions behind it. Several trees lie one
-after another in one row. A mask lets each token see its own tree's prompt and its own completion's past, and
-position ids count along each branch, so every log-probability is that of the sequence on its own.
+after another in one row. In attention each tree stands alone: a mask lets a token see its own tree's prompt and
+its own completion's past, and position ids count along each branch, so every log-probability is that of the
+sequence on its own and attention costs what the trees cost, not what the row does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from magic_rl.engines.local.attention import Trees
 from magic_rl.types import Tokens
+
+_PROMPT, _NOBODY = -1, -2  # branch of a prompt's tokens, and of the places that fill a shorter tree up
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Pack:
     Attributes:
         ids: Token ids, shape (1, L).
         positions: Position of each token along its branch, shape (1, L).
-        mask: True where a token (row) may attend to another (column), shape (1, 1, L, L).
+        trees: Which tokens stand in one tree, and who may attend to whom there.
         predict: Index into the row whose output predicts each target, shape (M,).
         targets: Completion tokens, sequence by sequence, shape (M,).
         sequences: Which sequences the row holds, in the order of `targets`.
@@ -32,7 +36,7 @@ class Pack:
 
     ids: Tensor
     positions: Tensor
-    mask: Tensor
+    trees: Trees
     predict: Tensor
     targets: Tensor
     sequences: list[int]
@@ -46,7 +50,7 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     trees: list[int] = field(default_factory=list)  # tree of each token
-    branches: list[int] = field(default_factory=list)  # branch of each token; -1 in a prompt
+    branches: list[int] = field(default_factory=list)  # branch of each token
     predict: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
@@ -54,7 +58,7 @@ class _Row:
 
     def add(self, prompt: Tokens, completions: Sequence[tuple[int, Tokens]]) -> None:
         tree = self.trees[-1] + 1 if self.trees else 0
-        self._extend(prompt, 0, tree, -1)
+        self._extend(prompt, 0, tree, _PROMPT)
         last = len(self.ids) - 1
         for index, completion in completions:
             start = len(self.ids)
@@ -72,19 +76,28 @@ class _Row:
         self.branches += [branch] * len(tokens)
 
     def pack(self) -> Pack:
-        trees, branches = torch.tensor(self.trees), torch.tensor(self.branches)
-        same_tree = trees[:, None] == trees[None, :]
-        on_branch = (branches[:, None] == branches[None, :]) | (branches[None, :] == -1)
-        past = torch.ones(len(self.ids), len(self.ids), dtype=torch.bool).tril()
         return Pack(
             ids=torch.tensor([self.ids]),
             positions=torch.tensor([self.positions]),
-            mask=(same_tree & on_branch & past)[None, None],
+            trees=self._trees(),
             predict=torch.tensor(self.predict),
             targets=torch.tensor(self.targets),
             sequences=self.sequences,
             lengths=self.lengths,
         )
+
+    def _trees(self) -> Trees:
+        tree, branch = torch.tensor(self.trees), torch.tensor(self.branches)
+        sizes = tree.bincount()
+        size = int(sizes.max())
+        slot = torch.arange(len(tree)) - (sizes.cumsum(0) - sizes)[tree]
+        tokens = torch.zeros(len(sizes), size, dtype=torch.long)
+        tokens[tree, slot] = torch.arange(len(tree))
+        branches = torch.full_like(tokens, _NOBODY)
+        branches[tree, slot] = branch
+        on_branch = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == _PROMPT)
+        mask = on_branch & torch.ones(size, size, dtype=torch.bool).tril()
+        return Trees(tokens, mask[:, None], tree * size + slot)
 
 
 def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Pack]:

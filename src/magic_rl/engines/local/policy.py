@@ -43,9 +43,13 @@ class LocalPolicy:
         """See `Policy.sample`."""
         self._check_window(max(map(len, prompts), default=0) + params.max_tokens)
         with self._engine.merged(self._parameters) as model:
-            return sample(
-                model, prompts, n, params, seed, self._engine.renderer.stop_ids, self._engine.config.rows_per_batch
-            )
+            stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
+            return sample(model, prompts, n, params, seed, stops, self._engine.config.rows_per_batch)
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids the model has outputs for."""
+        return int(self._engine.model.config.get_text_config().vocab_size)
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """See `Policy.logprobs`."""
@@ -143,7 +147,7 @@ def _forward(model: Any, row: Pack) -> Tensor:
     logits = model(
         input_ids=row.ids.to(device),
         position_ids=row.positions.to(device),
-        attention_mask=row.mask.to(device),
+        trees=row.trees.to(device),
         logits_to_keep=row.predict.to(device),
         use_cache=False,
     ).logits[0]

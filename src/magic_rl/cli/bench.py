@@ -1,0 +1,77 @@
+"""`magic-rl bench`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from magic_rl.cli.options import Overrides
+from magic_rl.config import load_config
+
+
+def bench(
+    model: Annotated[str, typer.Option(help="'default', a hub id or a local folder.")] = "default",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repeats of each workload, after one to warm up.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Only W1, the reference workload.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Time one attacker step on this machine and say how close it comes to the arithmetic it cannot do without.
+
+    W1 is 4 prompts of 225 tokens, 8 completions of 48 tokens each, one optimiser step. The floor is the time its
+    matrix products take at the rate at which this machine multiplies matrices, which is measured first.
+
+    Examples:
+
+      magic-rl bench
+
+      magic-rl bench --quick --json
+
+      magic-rl bench --model Qwen/Qwen2.5-0.5B-Instruct --set engine.device=cuda
+    """
+    config = load_config(None, overrides or ())
+    import torch
+
+    from magic_rl.bench import NEIGHBOURS, W1, measure, product_rate
+    from magic_rl.engines.local.engine import LocalEngine
+    from magic_rl.engines.local.models import resolve_model
+
+    folder = resolve_model(model, trust_remote_code=config.engine.trust_remote_code)
+    engine = LocalEngine(folder, config.attacker.lora, config.engine)
+    rate = product_rate(engine.device, getattr(torch, config.engine.dtype))
+    workloads = (W1,) if quick else (W1, *NEIGHBOURS)
+    machine = {
+        "model": folder.name,
+        "device": str(engine.device),
+        "dtype": config.engine.dtype,
+        "threads": torch.get_num_threads(),
+        "product_gflops": rate / 1e9,
+    }
+    if as_json:
+        timings = [asdict(timing) for timing in measure(engine, workloads, repeats, rate)]
+        typer.echo(json.dumps({**machine, "workloads": timings}, indent=2))
+        return
+    typer.echo(
+        f"{folder.name} in {config.engine.dtype} on {engine.device}, {torch.get_num_threads()} threads: "
+        f"matrix products at {rate / 1e9:.0f} GFLOP/s"
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("workload")
+    for name in ("step s", "sample s", "learn s", "floor s", "of floor", "sampled/s", "learned/s", "peak GB"):
+        table.add_column(name, justify="right")
+    for timing in measure(engine, workloads, repeats, rate):
+        typer.echo(f"{timing.workload}: {timing.step_s:.1f} s", err=True)
+        table.add_row(
+            timing.workload,
+            *(f"{value:.1f}" for value in (timing.step_s, timing.sample_s, timing.learn_s, timing.floor_s)),
+            f"{timing.floor_share:.0%}",
+            f"{timing.sampled_per_s:.0f}",
+            f"{timing.learned_per_s:.0f}",
+            f"{timing.peak_gb:.1f}",
+        )
+    Console().print(table)
