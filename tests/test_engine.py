@@ -219,13 +219,6 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine
     assert norm > 0.1
 
 
-def test_a_sequence_beyond_a_sliding_window_is_refused_rather_than_wrong(tiny_model: Path) -> None:
-    local = engine(tiny_model)
-    local.window = 8
-    with pytest.raises(UserError, match="sliding attention window"):
-        local.base().sample(PROMPTS, 1, SamplingParams(6), seed=0)
-
-
 def test_rendered_prompts_can_be_sampled_from(local: LocalEngine) -> None:
     prompt = local.renderer.prompt([Message("user", "hello")])
     ((sample,),) = local.base().sample([prompt], 1, SamplingParams(4), seed=0)

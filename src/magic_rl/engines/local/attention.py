@@ -27,13 +27,14 @@ class GroupCache:
     def __init__(self, prompt_lengths: Tensor, group: int, max_new: int) -> None:
         """Args: prompt_lengths: shape (P,). group: G. max_new: longest completion in tokens."""
         self.groups, self.group = int(prompt_lengths.shape[0]), group
+        self.windows: set[int | None] = set()  # that layers have asked for
         self._max_new = max_new
         self._written = 0
         self._prompt: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, Lp, d) twice
         self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P*G, Hkv, max_new, d) twice
         longest = int(prompt_lengths.max())
-        valid = torch.arange(longest, device=prompt_lengths.device) < prompt_lengths[:, None]
-        self._valid = valid[:, None, None, :]  # (P, 1, 1, Lp)
+        self._lengths = prompt_lengths[:, None, None, None]  # (P, 1, 1, 1)
+        self._places = torch.arange(longest, device=prompt_lengths.device)  # (Lp,)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values, shape (rows, Hkv, new, d), and return what the rows own."""
@@ -55,10 +56,17 @@ class GroupCache:
         """Tokens appended to each row so far; takes and ignores a layer, as the cache interface has it."""
         return self._written
 
-    def prompt(self, layer_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, values (P, Hkv, Lp, d) and validity (P, 1, 1, Lp) of the prompts at one layer."""
-        keys, values = self._prompt[layer_idx]
-        return keys, values, self._valid
+    def prompt(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (P, Hkv, Lp, d) of the prompts at one layer."""
+        return self._prompt[layer_idx]
+
+    def visible(self, window: int | None) -> Tensor:
+        """Which of its prompt's tokens the newest token of a row may attend to, shape (P, 1, 1, Lp)."""
+        self.windows.add(window)
+        visible = self._places < self._lengths
+        if window is not None:
+            visible = visible & (self._lengths + self._written - self._places < window)
+        return visible
 
     def keep(self, groups: Tensor, rows: Tensor) -> None:
         """Keep only some groups and, in each, the same number of rows.
@@ -70,7 +78,7 @@ class GroupCache:
         flat = rows.reshape(-1)
         self._prompt = [(k[groups], v[groups]) for k, v in self._prompt]
         self._completion = [(k[flat], v[flat]) for k, v in self._completion]
-        self._valid = self._valid[groups]
+        self._lengths = self._lengths[groups]
         self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
 
 
@@ -81,16 +89,25 @@ class Trees:
     Attributes:
         tokens: Index into the row of each tree's tokens, shape (T, S); shorter trees are filled up with zeros.
         mask: True where a place (row) may attend to another (column), shape (T, 1, S, S).
+        positions: Position of each place along its branch, shape (T, S).
         places: Place of each token of the row in the flattened `tokens`, shape (L,).
     """
 
     tokens: Tensor
     mask: Tensor
+    positions: Tensor
     places: Tensor
 
     def to(self, device: torch.device) -> Trees:
         """The same on a device."""
-        return Trees(self.tokens.to(device), self.mask.to(device), self.places.to(device))
+        return Trees(*(tensor.to(device) for tensor in (self.tokens, self.mask, self.positions, self.places)))
+
+    def within(self, window: int | None) -> Tensor:
+        """The mask of a layer whose tokens see only the last `window` positions, their own included."""
+        if window is None or window >= self.tokens.shape[1]:
+            return self.mask
+        distance = self.positions[:, None, :, None] - self.positions[:, None, None, :]
+        return self.mask & (distance < window)
 
     def apart(self, row: Tensor) -> Tensor:
         """From a row (1, H, L, d) to its trees (T, H, S, d)."""
@@ -111,6 +128,7 @@ def shared_prefix_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     group_cache: GroupCache | None = None,
     trees: Trees | None = None,
     **_: Any,
@@ -128,11 +146,18 @@ def shared_prefix_attention(
         and group_cache.get_seq_length() + 1 == key.shape[2]
         and (query.shape[0] == group_cache.groups * group_cache.group)
     ):
-        return _decode_step(query, key, value, scale, *group_cache.prompt(module.layer_idx)), None
+        if sliding_window is not None:
+            key, value = key[:, :, -sliding_window:], value[:, :, -sliding_window:]
+        prompt = group_cache.prompt(module.layer_idx)
+        return _decode_step(query, key, value, scale, *prompt, group_cache.visible(sliding_window)), None
     if trees is not None:
         # Rows of places outside a tree see nothing; what attention makes of them is never read.
         query, key, value = (trees.apart(tensor) for tensor in (query, key, value))
-        attention_mask = trees.mask
+        attention_mask = trees.within(sliding_window)
+    elif sliding_window is not None and query.shape[2] > sliding_window:
+        places = torch.arange(query.shape[2], device=query.device)
+        distance = places[:, None] - places
+        attention_mask = ((distance >= 0) & (distance < sliding_window))[None, None]
     out = torch.nn.functional.scaled_dot_product_attention(
         query,
         key,
@@ -148,7 +173,7 @@ def shared_prefix_attention(
 
 
 def _decode_step(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, prompt_key: Tensor, prompt_value: Tensor, valid: Tensor
+    query: Tensor, key: Tensor, value: Tensor, scale: float, prompt_key: Tensor, prompt_value: Tensor, visible: Tensor
 ) -> Tensor:
     """One new token a row. query (P*G, H, 1, d); key, value (P*G, Hkv, t, d); prompt_* (P, Hkv, Lp, d)."""
     rows, heads, _, dim = query.shape
@@ -160,7 +185,7 @@ def _decode_step(
     shared_query = shared_query.reshape(groups, kv_heads, group * share, dim)
 
     prompt_scores = (shared_query @ prompt_key.transpose(2, 3)).float().mul_(scale)
-    prompt_scores = prompt_scores.masked_fill_(~valid, float("-inf"))
+    prompt_scores = prompt_scores.masked_fill_(~visible, float("-inf"))
     prompt_scores = prompt_scores.view(groups, kv_heads, group, share, prompt_length).transpose(1, 2)
     prompt_scores = prompt_scores.reshape(rows, kv_heads, share, prompt_length)
     own_scores = (own_query @ key.transpose(2, 3)).float().mul_(scale)

@@ -10,7 +10,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -22,8 +21,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magic_rl.config import EngineConfig, LoraConfig
-from magic_rl.engines.local.attention import SHARED_PREFIX
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
+from magic_rl.engines.local.scoring import share_prompts
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 from magic_rl.text.chat import ChatRenderer
@@ -60,10 +59,9 @@ class LocalEngine:
         base = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, config.dtype),
-            attn_implementation=SHARED_PREFIX,
             trust_remote_code=config.trust_remote_code,
         )
-        self.window = _attention_window(base.config)
+        self.shares = share_prompts(base.to(self.device).eval(), folder.name)
         targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
         self.peft_config = PeftLoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
@@ -171,13 +169,3 @@ def _device(choice: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _attention_window(config: Any) -> int | None:
-    """Longest sequence on which sliding-window attention is the same as full attention; None if unlimited."""
-    text = config.get_text_config()
-    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
-        return int(text.sliding_window)
-    if getattr(text, "layer_types", None) is None and getattr(text, "use_sliding_window", True):
-        return getattr(text, "sliding_window", None)
-    return None

@@ -97,7 +97,7 @@ class _Row:
         branches[tree, slot] = branch
         on_branch = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == _PROMPT)
         mask = on_branch & torch.ones(size, size, dtype=torch.bool).tril()
-        return Trees(tokens, mask[:, None], tree * size + slot)
+        return Trees(tokens, mask[:, None], torch.tensor(self.positions)[tokens], tree * size + slot)
 
 
 def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Pack]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from magic_rl.engines.local.packing import Pack, pack
 from magic_rl.engines.local.sampling import sample
+from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs
 from magic_rl.engines.losses import token_losses
-from magic_rl.errors import UserError
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class LocalPolicy:
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
         """See `Policy.sample`."""
-        self._check_window(max(map(len, prompts), default=0) + params.max_tokens)
         with self._engine.merged(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
-            return sample(model, prompts, n, params, seed, stops, self._engine.config.rows_per_batch)
+            rows = self._engine.config.rows_per_batch
+            return sample(model, prompts, n, params, seed, stops, rows, shares=self._engine.shares)
 
     @property
     def vocabulary(self) -> int:
@@ -56,7 +56,7 @@ class LocalPolicy:
         out: list[tuple[float, ...]] = [()] * len(sequences)
         with torch.inference_mode(), self._engine.holding(self._parameters) as model:
             for row in self._pack(sequences):
-                flat = _forward(model, row).cpu()
+                flat = self._forward(model, row).cpu()
                 for index, part in zip(row.sequences, torch.split(flat, row.lengths), strict=True):
                     out[index] = tuple(part.tolist())
         return out
@@ -69,7 +69,7 @@ class LocalPolicy:
         with self._engine.holding(self._parameters) as model:
             for row in self._pack([(datum.prompt, datum.tokens) for datum in datums]):
                 chosen = [datums[index] for index in row.sequences]
-                logprobs = _forward(model, row)
+                logprobs = self._forward(model, row)
                 per_token, metrics = token_losses(
                     loss,
                     logprobs,
@@ -129,29 +129,11 @@ class LocalPolicy:
         return self._optimiser
 
     def _pack(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[Pack]:
-        self._check_window(max((len(prompt) + len(tokens) for prompt, tokens in sequences), default=0))
-        return list(pack(sequences, self._engine.config.tokens_per_batch))
+        # Without shared prompts every sequence is a row of its own, which is plain causal attention.
+        return list(pack(sequences, self._engine.config.tokens_per_batch if self._engine.shares else 1))
 
-    def _check_window(self, length: int) -> None:
-        window = self._engine.window
-        if window is not None and length > window:
-            raise UserError(
-                f"{self._engine.folder.name}: sequences of {length} tokens exceed the model's sliding attention window "
-                f"of {window}; lower sampling.max_tokens or use a model with full attention"
-            )
-
-
-def _forward(model: Any, row: Pack) -> Tensor:
-    """Log-probability in nats of each target of a pack at temperature 1, shape (M,)."""
-    device = model.device
-    logits = model(
-        input_ids=row.ids.to(device),
-        position_ids=row.positions.to(device),
-        trees=row.trees.to(device),
-        logits_to_keep=row.predict.to(device),
-        use_cache=False,
-    ).logits[0]
-    return -nn.functional.cross_entropy(logits.float(), row.targets.to(device), reduction="none")
+    def _forward(self, model: Any, row: Pack) -> Tensor:
+        return packed_logprobs(model, row) if self._engine.shares else plain_logprobs(model, row)
 
 
 def _flat(parts: Sequence[tuple[float, ...]], like: Tensor) -> Tensor | None:

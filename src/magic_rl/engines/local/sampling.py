@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from magic_rl.engines.local.attention import GroupCache
+from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
 from magic_rl.rng import uniforms
 from magic_rl.types import Sample, SamplingParams, Tokens
 
@@ -28,77 +28,67 @@ def sample(
     seed: int,
     stop_ids: frozenset[int],
     rows_per_batch: int,
+    *,
+    shares: bool,
 ) -> list[list[Sample]]:
     """Draw `n` samples for each prompt; see `Policy.sample`.
 
     Args:
         rows_per_batch: Rows decoded side by side. Prompts of similar length are batched together.
+        shares: Whether the model can encode a prompt once for its whole group.
     """
     draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens))
     out: dict[int, list[Sample]] = {}
     by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-    width = max(1, rows_per_batch // n)
+    width = max(1, rows_per_batch // n) if shares else 1
     for start in range(0, len(prompts), width):
         chosen = by_length[start : start + width]
+        batch = [prompts[p] for p in chosen]
+        decoder: Decoder = (
+            SharedDecoder(model, batch, n, params.max_tokens) if shares else PlainDecoder(model, batch[0], n)
+        )
         rows = [p * n + i for p in chosen for i in range(n)]
-        batch = _sample_batch(model, [prompts[p] for p in chosen], n, params, draws[rows], stop_ids)
-        out.update(zip(chosen, batch, strict=True))
+        drawn = _sample_rows(decoder, draws[rows].to(model.device), params, stop_ids)
+        for place, p in enumerate(chosen):
+            out[p] = [
+                Sample(tuple(prompts[p]), tuple(tokens), tuple(logprobs), "stop" if stopped else "length")
+                for tokens, logprobs, stopped in drawn[place * n : (place + 1) * n]
+            ]
     return [out[p] for p in range(len(prompts))]
 
 
-def _sample_batch(
-    model: PreTrainedModel,
-    prompts: Sequence[Tokens],
-    n: int,
-    params: SamplingParams,
-    draws: Tensor,
-    stop_ids: frozenset[int],
-) -> list[list[Sample]]:
-    device = model.device
-    lengths = torch.tensor([len(p) for p in prompts])
-    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        padded[row, : len(prompt)] = torch.tensor(prompt)
-    cache = GroupCache(lengths.to(device), n, params.max_tokens)
-    logits = _last_logits(model, padded.to(device), lengths.to(device), cache).repeat_interleave(n, dim=0)
+def _sample_rows(
+    decoder: Decoder, draws: Tensor, params: SamplingParams, stop_ids: frozenset[int]
+) -> list[tuple[list[int], list[float], bool]]:
+    """Tokens, their log-probabilities and whether a stop id ended them, for each row.
 
-    stops = torch.tensor(sorted(stop_ids), device=device)
-    draws = draws.to(device)
-    tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
+    Args:
+        draws: Uniforms, shape (rows, max_tokens).
+    """
+    stops = torch.tensor(sorted(stop_ids), device=draws.device)
+    tokens: list[list[int]] = [[] for _ in range(len(draws))]
     logprobs: list[list[float]] = [[] for _ in tokens]
     finished = [False] * len(tokens)
-    alive = torch.arange(len(tokens))  # flat row of each decoded slot; slots form a (groups, group) grid
-    position = lengths.repeat_interleave(n).to(device)
+    alive = torch.arange(len(tokens))  # the row in each decoded place
+    logits = decoder.begin()
     for step in range(params.max_tokens):
         chosen, chosen_logprobs = choose(logits, draws[alive, step], params)
         ended = torch.isin(chosen, stops).tolist()
-        for slot, (row, token, logprob) in enumerate(
+        for place, (row, token, logprob) in enumerate(
             zip(alive.tolist(), chosen.tolist(), chosen_logprobs.tolist(), strict=True)
         ):
-            if finished[row]:  # a slot that only fills the grid
+            if finished[row]:  # decoded on only because its place is
                 continue
             tokens[row].append(token)
             logprobs[row].append(logprob)
-            finished[row] = ended[slot]
+            finished[row] = ended[place]
         if step + 1 == params.max_tokens or all(finished):
             break
-        kept = _compact(cache, alive, finished)
+        kept = decoder.drop([finished[row] for row in alive.tolist()])
         if kept is not None:
-            alive, chosen, position = alive[kept], chosen[kept], position[kept]
-        logits = _next_logits(model, chosen, position, cache)
-        position = position + 1
-    return [
-        [
-            Sample(
-                prompt=tuple(prompt),
-                tokens=tuple(tokens[row]),
-                logprobs=tuple(logprobs[row]),
-                finish="stop" if finished[row] else "length",
-            )
-            for row in range(p * n, (p + 1) * n)
-        ]
-        for p, prompt in enumerate(prompts)
-    ]
+            alive, chosen = alive[kept], chosen[kept]
+        logits = decoder.go_on(chosen)
+    return list(zip(tokens, logprobs, finished, strict=True))
 
 
 def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -156,51 +146,3 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     ordered, order = probabilities.sort(-1, descending=True)
     kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
     return torch.zeros_like(probabilities).scatter(1, order, kept / kept.sum(-1, keepdim=True))
-
-
-def _compact(cache: GroupCache, alive: Tensor, finished: Sequence[bool]) -> Tensor | None:
-    """Shrink the grid of decoded slots once a quarter of it has finished; the kept slots, or None.
-
-    The grid stays rectangular: groups without a running row leave, the others keep as many slots as the
-    group with most running rows needs.
-    """
-    running = torch.tensor([not finished[row] for row in alive.tolist()]).view(cache.groups, cache.group)
-    width = int(running.sum(1).max())
-    groups = running.any(1).nonzero()[:, 0]
-    if len(groups) * width > 0.75 * running.numel():
-        return None
-    order = running[groups].int().argsort(dim=1, descending=True, stable=True)[:, :width]
-    slots = groups[:, None] * cache.group + order
-    device = cache.prompt(0)[0].device
-    cache.keep(groups.to(device), slots.to(device))
-    return slots.reshape(-1)
-
-
-def _last_logits(model: PreTrainedModel, ids: Tensor, lengths: Tensor, cache: GroupCache) -> Tensor:
-    """Encode right-padded prompts (P, Lp) into the cache; logits after each prompt's last token, (P, V)."""
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    # Only these positions go through the vocabulary projection: (distinct last positions) × P rows at most.
-    last, where = torch.unique(lengths - 1, return_inverse=True)
-    logits = model(
-        input_ids=ids,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=last,
-        group_cache=cache,
-    ).logits
-    chosen: Tensor = logits[torch.arange(ids.shape[0], device=ids.device), where]
-    return chosen
-
-
-def _next_logits(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: GroupCache) -> Tensor:
-    """Feed one token a row, shape (rows,); logits for the next, (rows, V)."""
-    logits: Tensor = model(
-        input_ids=tokens[:, None],
-        position_ids=positions[:, None],
-        past_key_values=cache,
-        use_cache=True,
-        group_cache=cache,
-    ).logits[:, -1]
-    cache.advance()
-    return logits

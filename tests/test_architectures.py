@@ -1,0 +1,166 @@
+"""The same numbers as plain transformers, for each kind of model, on tiny random ones in float32."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.policy import LocalPolicy
+from magic_rl.types import PPO, Adam, CrossEntropy, Datum, SamplingParams, Tokens
+
+# Two turns of one conversation share their beginning; lengths are ragged and go beyond a sliding window of 8.
+TURN: Tokens = tuple(range(5, 14))
+SECOND_TURN: Tokens = (*TURN, 60, 61, 62, 20, 21)
+PROMPTS: list[Tokens] = [TURN, SECOND_TURN, (7, 8)]
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "llama, tied": (LlamaForCausalLM, {"config": LlamaConfig, "tie_word_embeddings": True}),
+    "qwen2": (Qwen2ForCausalLM, {"config": Qwen2Config}),
+    "qwen2, sliding": (Qwen2ForCausalLM, {"config": Qwen2Config, "use_sliding_window": True, **WINDOWS}),
+    "qwen3": (Qwen3ForCausalLM, {"config": Qwen3Config, "head_dim": 16}),
+    "mistral, sliding": (MistralForCausalLM, {"config": MistralConfig, "sliding_window": 8}),
+    "gemma3": (Gemma3ForCausalLM, {"config": Gemma3TextConfig, "head_dim": 16, **WINDOWS}),
+}
+
+
+def folder_of(tiny_model: Path, out: Path, model: PreTrainedModel) -> Path:
+    """A model folder with the tokenizer of the tiny one."""
+    shutil.copytree(tiny_model, out, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    model.save_pretrained(out)
+    return out
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=str)
+def folder(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kind, settings = MODELS[request.param]
+    torch.manual_seed(0)
+    ends = dict.fromkeys(("eos_token_id", "pad_token_id"), AutoTokenizer.from_pretrained(tiny_model).eos_token_id)
+    config = settings["config"](
+        vocab_size=300, bos_token_id=None, **ends, **SMALL, **{k: v for k, v in settings.items() if k != "config"}
+    )
+    return folder_of(tiny_model, tmp_path_factory.mktemp("architecture") / "model", kind(config))
+
+
+def engine(folder: Path, budget: int = 8192) -> LocalEngine:
+    config = EngineConfig(device="cpu", dtype="float32", threads=1, tokens_per_batch=budget)
+    return LocalEngine(folder, LoraConfig(rank=4), config)
+
+
+def trained(on: LocalEngine) -> LocalPolicy:
+    policy = on.new_policy("policy")
+    for _ in range(2):
+        policy.forward_backward([Datum((1, 2, 3), (4, 5, 6, 7))], CrossEntropy())
+        policy.optim_step(Adam(lr=0.03))
+    return policy
+
+
+def plain(folder: Path, policy: LocalPolicy, saved: Path) -> PeftModel:
+    policy.save(saved)
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), saved).eval()
+
+
+def plain_logprobs(model: Any, prompt: Tokens, completion: Tokens) -> torch.Tensor:
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(folder: Path, tmp_path: Path) -> None:
+    local = engine(folder)
+    assert local.shares
+    policy = trained(local)
+    reference = plain(folder, policy, tmp_path)
+    samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(24), seed=3) for s in group]
+    assert len({len(s.tokens) for s in samples}) > 1 or all(len(s.tokens) == 24 for s in samples)
+    scored = policy.logprobs([(s.prompt, s.tokens) for s in samples])
+    for sample, ours in zip(samples, scored, strict=True):
+        with torch.inference_mode():
+            expected = plain_logprobs(reference, sample.prompt, sample.tokens).tolist()
+        assert ours == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert sample.logprobs == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_greedy_output_equals_generate(folder: Path, tmp_path: Path) -> None:
+    policy = trained(engine(folder))
+    reference = plain(folder, policy, tmp_path)
+    samples = policy.sample(PROMPTS, 1, SamplingParams(20, temperature=0.0), seed=0)
+    for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
+        out = reference.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)
+        assert out[0, len(prompt) :].tolist() == list(sample.tokens)
+
+
+def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Path) -> None:
+    results = []
+    for shares in (True, False):
+        local = engine(folder)
+        policy = trained(local)
+        local.shares = shares
+        if not shares:
+            local.model.get_base_model().set_attn_implementation("eager")
+        datums = [
+            Datum(prompt, tuple(range(30 + i, 30 + i + length)), 0.1, (-1.0) ** i, (-5.5,) * length)
+            for i, (prompt, length) in enumerate(zip(PROMPTS * 3, (3, 17, 5, 9, 1, 20, 4, 12, 7), strict=True))
+        ]
+        metrics = policy.forward_backward(datums, PPO())
+        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
+    (ours, gradients), (theirs, expected) = results
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert len(gradients) == len(expected) > 0
+    for one, two in zip(gradients, expected, strict=True):
+        assert (one - two).norm() <= 1e-4 * two.norm()
+
+
+def test_a_model_of_another_kind_takes_the_plain_path_and_says_so(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=300, hidden_size=32, state_size=4, num_hidden_layers=2, eos_token_id=256)
+    folder = folder_of(tiny_model, tmp_path / "model", MambaForCausalLM(config))
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    with caplog.at_level(logging.WARNING, logger="magic_rl"):
+        local = LocalEngine(folder, LoraConfig(rank=4, targets="in_proj"), EngineConfig(device="cpu", dtype="float32"))
+    assert not local.shares
+    assert "prompts are not shared" in caplog.text
+    policy = trained(local)
+    reference = plain(folder, policy, saved)
+    for group in policy.sample(PROMPTS, 2, SamplingParams(6), seed=1):
+        for sample in group:
+            with torch.inference_mode():
+                expected = plain_logprobs(reference, sample.prompt, sample.tokens).tolist()
+            assert sample.logprobs == pytest.approx(expected, rel=1e-4, abs=1e-5)
+            (scored,) = policy.logprobs([(sample.prompt, sample.tokens)])
+            assert scored == pytest.approx(expected, rel=1e-4, abs=1e-5)
