@@ -145,11 +145,13 @@ def floating_point_operations(model: Any, workload: Workload) -> float:
     head = config.hidden_size * config.vocab_size
     prompt, new = workload.prompt_tokens, workload.new_tokens
     completions = workload.seeds * workload.group
-    tokens = workload.seeds * prompt + completions * new
+    # A completion's last token is never read, and a prompt's last one is projected once for its group.
+    tokens = workload.seeds * prompt + completions * (new - 1)
+    projected = workload.seeds + completions * (new - 1)
     seen = workload.seeds * prompt**2 / 2 + completions * (new * prompt + new**2 / 2)
     width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads) * config.num_attention_heads
     attention = 4 * config.num_hidden_layers * width * seen
-    forward = 2 * body * tokens + 2 * head * workload.sampled + attention
+    forward = 2 * body * tokens + 2 * head * projected + attention
     backward = forward + attention
     return float(2 * forward + backward + 2 * adapters * tokens * 3)
 

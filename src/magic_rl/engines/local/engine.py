@@ -61,7 +61,7 @@ class LocalEngine:
             dtype=getattr(torch, config.dtype),
             trust_remote_code=config.trust_remote_code,
         )
-        self.shares = share_prompts(base.to(self.device).eval(), folder.name)
+        self.shares = share_prompts(base.requires_grad_(False).to(self.device).eval(), folder.name)
         targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
         self.peft_config = PeftLoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"

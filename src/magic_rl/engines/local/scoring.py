@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from magic_rl.engines.local.attention import SHARED_PREFIX
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.packing import Pack, pack
+
+_CHUNK = 256  # positions whose logits exist at one time
 
 _log = logging.getLogger(__name__)
 
@@ -22,20 +26,64 @@ _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
 def packed_logprobs(model: Any, row: Pack) -> Tensor:
     """Log-probability in nats of each target of a row at temperature 1, shape (M,); see `packing`."""
     device = model.device
-    logits = model(
-        input_ids=row.ids.to(device),
-        position_ids=row.positions.to(device),
-        trees=row.trees.to(device),
-        logits_to_keep=row.predict.to(device),
-        use_cache=False,
-    ).logits[0]
-    return _of_targets(logits, row)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    predict = row.predict.to(device)
+    inputs = {
+        "input_ids": row.ids.to(device),
+        "position_ids": row.positions.to(device),
+        "trees": row.trees.to(device),
+        "use_cache": False,
+    }
+    head = _linear_head(base)
+    if head is None:
+        return _of_targets(model(**inputs, logits_to_keep=predict).logits[0], row)
+    hidden = base.base_model(**inputs).last_hidden_state[0].index_select(0, predict)
+    apply: Callable[..., Tensor] = _TargetLogprobs.apply
+    return apply(hidden, head.weight, row.targets.to(device))
 
 
 def plain_logprobs(model: Any, row: Pack) -> Tensor:
     """The same for a row that holds one sequence, asking nothing special of the model."""
     logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits[0]
     return _of_targets(logits[row.predict.to(model.device)], row)
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    """Log-probabilities of targets under a frozen projection, without keeping logits of the whole vocabulary.
+
+    d log p(target) / d hidden = w[target] - Σ_v p(v) w[v] is known as soon as a chunk's logits are, so the forward
+    pass keeps that, a row of the hidden width, in place of a row of the vocabulary.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """hidden (M, H), weight (V, H), targets (M,) -> (M,) in float32."""
+        logprobs, slopes = [], []
+        for states, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
+            logits = (states @ weight.T).float()
+            norm = logits.logsumexp(-1, keepdim=True)
+            logprobs.append(logits.gather(1, wanted[:, None])[:, 0] - norm[:, 0])
+            if ctx.needs_input_grad[0]:
+                probabilities = logits.sub_(norm).exp_().to(weight.dtype)
+                slopes.append(weight[wanted] - probabilities @ weight)
+        if slopes:
+            ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(logprobs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The chain rule; the projection is frozen and gets no gradient."""
+        (slopes,) = ctx.saved_tensors
+        return (gradients[0][:, None] * slopes).to(slopes.dtype), None, None
+
+
+def _linear_head(model: Any) -> nn.Linear | None:
+    """The vocabulary projection, if it is all that lies between hidden states and logits and is frozen."""
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    scaled = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
+    plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+    return head if plain and not scaled and model.base_model is not model else None
 
 
 def _of_targets(logits: Tensor, row: Pack) -> Tensor:
