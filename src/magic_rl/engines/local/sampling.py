@@ -37,7 +37,7 @@ def sample(
         rows_per_batch: Rows decoded side by side. Prompts of similar length are batched together.
         shares: Whether the model can encode a prompt once for its whole group.
     """
-    draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens))
+    draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens)).float()
     out: dict[int, list[Sample]] = {}
     by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
     width = max(1, rows_per_batch // n) if shares else 1

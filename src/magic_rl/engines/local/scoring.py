@@ -64,8 +64,10 @@ class _TargetLogprobs(torch.autograd.Function):
             norm = logits.logsumexp(-1, keepdim=True)
             logprobs.append(logits.gather(1, wanted[:, None])[:, 0] - norm[:, 0])
             if ctx.needs_input_grad[0]:
-                probabilities = logits.sub_(norm).exp_().to(weight.dtype)
-                slopes.append(weight[wanted] - probabilities @ weight)
+                # One-hot minus probabilities in float32: rounding either first would drown the slope of a sure token.
+                rest = logits.sub_(norm).exp_().neg_()
+                rest.scatter_add_(1, wanted[:, None], torch.ones_like(norm))
+                slopes.append(rest.to(weight.dtype) @ weight)
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
         return torch.cat(logprobs)
