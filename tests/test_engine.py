@@ -219,6 +219,20 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine
     assert norm > 0.1
 
 
+def test_a_long_tree_is_not_joined_with_many_short_ones() -> None:
+    long, short = ((1,) * 90, (2, 3)), [((i, i), (4, 5)) for i in range(10, 40)]
+    for row in pack([long, *short], budget=200):
+        assert row.trees.mask.numel() <= 200**2
+
+
+def test_a_failure_while_merged_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:
+    before = {name: tensor for name, tensor in local.model.named_parameters() if "lora" not in name}
+    with pytest.raises(ZeroDivisionError), local.merged(policy._parameters):
+        raise ZeroDivisionError
+    after = dict(local.model.named_parameters())
+    assert all(after[name] is tensor for name, tensor in before.items())
+
+
 def test_rendered_prompts_can_be_sampled_from(local: LocalEngine) -> None:
     prompt = local.renderer.prompt([Message("user", "hello")])
     ((sample,),) = local.base().sample([prompt], 1, SamplingParams(4), seed=0)

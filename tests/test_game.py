@@ -249,12 +249,11 @@ def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() ->
     attacker, defender, _ = seats()
     seeds = [Seed(f"s{i}", f"SEEDTEXT {i}", "harmful" if i < 4 else "benign") for i in range(8)]
     episodes = play(
-        seeds, attacker, defender, PROMPTS, turns=2, learner="defender", group=2, run_seed=0, step=1, plain_share=0.25
+        seeds, attacker, defender, PROMPTS, turns=1, learner="defender", group=2, run_seed=0, step=1, plain_share=0.25
     )
     assert [e.group for e in episodes] == [g for g in range(8) for _ in range(2)]
     opened_plain = {e.seed.id for e in episodes if e.turns[0].attack == e.seed.text}
     assert opened_plain == {"s3", "s7"}
-    assert all(e.turns[1].attack != e.seed.text for e in episodes)  # the attacker goes on from the second turn
 
 
 def test_a_thinking_defender_shows_only_its_answer() -> None:

@@ -92,6 +92,8 @@ def test_the_learning_rate_can_fall_to_the_players_last_step() -> None:
     turns = ScheduleConfig(rounds=2, defender_steps=2)
     planned = Schedule.start(turns).planned(turns)
     assert [adam_step(optimiser, taken, planned).lr for taken in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    warmed = optimiser.model_copy(update={"warmup_steps": 2})
+    assert [adam_step(warmed, taken, planned).lr for taken in range(4)] == [0.5, 1.0, 1.0, 0.5]
 
 
 def test_a_first_sentence_is_whole_or_nothing() -> None:

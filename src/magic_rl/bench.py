@@ -149,7 +149,8 @@ def floating_point_operations(model: Any, workload: Workload) -> float:
     tokens = workload.seeds * prompt + completions * (new - 1)
     projected = workload.seeds + completions * (new - 1)
     seen = workload.seeds * prompt**2 / 2 + completions * (new * prompt + new**2 / 2)
-    width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads) * config.num_attention_heads
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     attention = 4 * config.num_hidden_layers * width * seen
     forward = 2 * body * tokens + 2 * head * projected + attention
     backward = forward + attention

@@ -35,7 +35,7 @@ PRESETS: Mapping[PresetName, Tree] = {
     "magic-base": {"attacker": {"sft": {"steps": 0}}},
     "defender-only": {"game": {"schedule": {"kind": "ratio", "attacker_steps": 0}}},
     "no-game": {
-        "game": {"rewrite": False, "schedule": {"kind": "ratio", "attacker_steps": 0}},
+        "game": {"rewrite": False, "plain_share": 0.0, "schedule": {"kind": "ratio", "attacker_steps": 0}},
         "attacker": {"sft": {"steps": 0}},
     },
     "defender-cot": {"game": {"defender_thinks": True}},
@@ -109,7 +109,7 @@ class SamplingConfig(_Node):
     temperature: PositiveFloat = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: PositiveInt = Field(6144, description="longest output; longer ones are cut off, masked and counted")
-    max_prompt_tokens: PositiveInt = Field(8192, description="longest prompt; a longer one is an error")
+    max_prompt_tokens: PositiveInt = Field(8192, description="longest prompt; a longer one counts as cut off")
 
 
 class OptimiserConfig(_Node):
@@ -244,6 +244,8 @@ class Config(_Node):
             raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
         if not self.game.rewrite and self.game.turns > 1:
             raise ValueError("game.rewrite is false: without an attacker there is nothing to say after turn 1")
+        if self.game.plain_share and (not self.game.rewrite or self.game.turns > 1):
+            raise ValueError("game.plain_share needs an attacker (game.rewrite) and a single turn (game.turns = 1)")
         if self.game.shared_parameters and self.attacker.model != self.defender.model:
             raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
         return self

@@ -183,7 +183,8 @@ def adam_step(optimiser: OptimiserConfig, taken: int, planned: int) -> Adam:
     """AdamW settings of the step after `taken` of `planned` ones: linear warm-up, then constant or linear decay."""
     share = min(1.0, (taken + 1) / optimiser.warmup_steps) if optimiser.warmup_steps else 1.0
     if optimiser.decay == "linear":
-        share *= 1 - taken / planned
+        falling = max(1, planned - optimiser.warmup_steps)
+        share *= min(1.0, (planned - taken) / falling)
     return Adam(
         lr=optimiser.lr * share,
         beta1=optimiser.beta1,

@@ -39,7 +39,7 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         "safe_rate": _mean(reward.defender >= 0 for reward in rewards),
         "reward_attacker": _mean(reward.attacker for reward in rewards),
         "reward_defender": _mean(reward.defender for reward in rewards),
-        "format_rate": _mean(turn.well_formed for turn in turns),
+        "format_rate": _mean(turn.well_formed for turn in turns if turn.attack_sample),
         "attack_tokens": _mean(attacks),
         "reply_tokens": _mean(replies),
         "groups_with_signal": _mean(len(values) > 1 for values in by_group.values()),

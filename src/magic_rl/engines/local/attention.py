@@ -131,14 +131,18 @@ def shared_prefix_attention(
     sliding_window: int | None = None,
     group_cache: GroupCache | None = None,
     trees: Trees | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function in the transformers convention: query (B, H, Lq, d) in, (B, Lq, H, d) out.
 
     With a filled `group_cache` this is one decoding step, with `trees` a packed row (B = 1); otherwise plain causal
-    attention, or under a given boolean mask (B or 1, 1, Lq, Lk). Queries that share a key/value head are stacked
-    as extra query rows, so keys and values are never repeated.
+    attention, or under a given boolean mask (B or 1, 1, Lq, Lk). In decoding, queries that share a key/value head are
+    stacked as extra query rows, so keys and values are not repeated.
     """
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError("attention with capped scores or sinks")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if (
         group_cache is not None
@@ -151,13 +155,16 @@ def shared_prefix_attention(
         prompt = group_cache.prompt(module.layer_idx)
         return _decode_step(query, key, value, scale, *prompt, group_cache.visible(sliding_window)), None
     if trees is not None:
-        # Rows of places outside a tree see nothing; what attention makes of them is never read.
+        # Places that fill a shorter tree up see one another, so that no softmax is empty; nothing reads them.
         query, key, value = (trees.apart(tensor) for tensor in (query, key, value))
         attention_mask = trees.within(sliding_window)
     elif sliding_window is not None and query.shape[2] > sliding_window:
         places = torch.arange(query.shape[2], device=query.device)
         distance = places[:, None] - places
         attention_mask = ((distance >= 0) & (distance < sliding_window))[None, None]
+    if attention_mask is not None and query.device.type != "cpu" and query.shape[1] != key.shape[1]:
+        # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
     out = torch.nn.functional.scaled_dot_product_attention(
         query,
         key,

@@ -125,13 +125,13 @@ class LocalEngine:
         Saves two small products a linear layer and token, for one more copy of the adapted weights meanwhile.
         """
         with self.holding(parameters), self.model.disable_adapter(), contextlib.ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))
             for layer in self._adapted if parameters else ():
                 slots = layer.get_base_layer()._parameters
                 base = slots["weight"]
                 stack.callback(slots.__setitem__, "weight", base)
-                sum_ = base.detach().float() + layer.get_delta_weight(_SLOT).detach()
-                slots["weight"] = nn.Parameter(sum_.to(base.dtype), requires_grad=False)
-            stack.enter_context(torch.autocast(self.device.type, enabled=False))
+                weight = base.detach().float() + layer.get_delta_weight(_SLOT).detach()
+                slots["weight"] = nn.Parameter(weight.to(base.dtype), requires_grad=False)
             yield self.model
 
     def saved_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:

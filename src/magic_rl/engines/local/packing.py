@@ -55,9 +55,14 @@ class _Row:
     targets: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    longest: int = 0  # tokens of the longest tree
+
+    @property
+    def count(self) -> int:
+        return self.trees[-1] + 1 if self.trees else 0
 
     def add(self, prompt: Tokens, completions: Sequence[tuple[int, Tokens]]) -> None:
-        tree = self.trees[-1] + 1 if self.trees else 0
+        tree = self.count
         self._extend(prompt, 0, tree, _PROMPT)
         last = len(self.ids) - 1
         for index, completion in completions:
@@ -103,8 +108,8 @@ class _Row:
 def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Pack]:
     """Lay (prompt, completion) pairs out in rows of at most `budget` tokens.
 
-    A tree larger than the budget is split and its prompt repeated; a single sequence larger than the budget
-    gets a row of its own. The order of rows is deterministic.
+    A row's mask stays within `budget` squared too. A tree larger than the budget is split and its prompt repeated;
+    a single sequence larger than the budget gets a row of its own. The order of rows is deterministic.
 
     Raises:
         ValueError: If a prompt or completion is empty.
@@ -118,10 +123,13 @@ def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Pa
     for prompt, completions in trees.items():
         for part in _split(prompt, completions, budget):
             size = len(prompt) + sum(len(completion) - 1 for _, completion in part)
-            if row.ids and len(row.ids) + size > budget:
+            # Attention fills shorter trees up to the longest, so a row must not join a long one with many short ones.
+            filled = (row.count + 1) * max(row.longest, size) ** 2
+            if row.ids and (len(row.ids) + size > budget or filled > budget**2):
                 yield row.pack()
                 row = _Row()
             row.add(prompt, part)
+            row.longest = max(row.longest, size)
     if row.ids:
         yield row.pack()
 

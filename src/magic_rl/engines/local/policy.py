@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +128,9 @@ class LocalPolicy:
             raise RuntimeError(f"policy {self.name!r} is read-only")
         return self._optimiser
 
-    def _pack(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[Pack]:
+    def _pack(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Pack]:
         # Without shared prompts every sequence is a row of its own, which is plain causal attention.
-        return list(pack(sequences, self._engine.config.tokens_per_batch if self._engine.shares else 1))
+        return pack(sequences, self._engine.config.tokens_per_batch if self._engine.shares else 1)
 
     def _forward(self, model: Any, row: Pack) -> Tensor:
         return packed_logprobs(model, row) if self._engine.shares else plain_logprobs(model, row)
