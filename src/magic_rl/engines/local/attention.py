@@ -1,8 +1,9 @@
-"""Attention over a prompt that is stored once and read by every sample of its group.
+"""Attention over ids that are stored once and read by every sequence that begins with them.
 
-Decoding keeps two memories: the prompt's keys and values, one copy a group, and each row's own completion.
-Scores against both are joined under one softmax, so the result is that of ordinary causal attention.
-Registered with transformers under `SHARED_PREFIX`, so any model built on its attention interface can use it.
+A packed row is taken apart into trees, each of which attends within itself (`Trees`). Decoding keeps two memories
+(`GroupCache`): the prompt's keys and values, one copy a group, and each row's own completion. Scores against both
+are joined under one softmax, so the result is that of ordinary causal attention. Registered with transformers
+under `SHARED_PREFIX`, so any model built on its attention interface can use it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ SHARED_PREFIX = "magic_shared_prefix"
 class GroupCache:
     """Keys and values of P prompts and of their P × G completions.
 
-    The first forward pass (the prompts, right-padded) fills the prompt memory; every later one appends one
-    token to each row. Implements the one method of a transformers cache that models call: `update`.
+    The first forward pass (a row with the prompts) fills the prompt memory; every later one appends one token to
+    each row. Implements the one method of a transformers cache that models call: `update`.
     """
 
-    def __init__(self, prompt_lengths: Tensor, group: int, max_new: int) -> None:
-        """Args: prompt_lengths: shape (P,). group: G. max_new: longest completion in tokens."""
+    def __init__(self, trees: Trees, prompt_lengths: Tensor, group: int, max_new: int) -> None:
+        """Args: trees: of the prompts' row. prompt_lengths: shape (P,). group: G. max_new: longest completion."""
         self.groups, self.group = int(prompt_lengths.shape[0]), group
+        self._trees = trees
         self.windows: set[int | None] = set()  # that layers have asked for
         self._max_new = max_new
         self._written = 0
@@ -37,9 +39,12 @@ class GroupCache:
         self._places = torch.arange(longest, device=prompt_lengths.device)  # (Lp,)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values, shape (rows, Hkv, new, d), and return what the rows own."""
+        """Store one layer's new keys and values, shape (rows, Hkv, new, d), and return what the rows own.
+
+        At first these are the prompts', shape (1, Hkv, L, d), which come back as they are.
+        """
         if len(self._prompt) <= layer_idx:
-            self._prompt.append((keys, values))
+            self._prompt.append((self._trees.apart(keys), self._trees.apart(values)))
             room = (self.groups * self.group, keys.shape[1], self._max_new, keys.shape[3])
             self._completion.append((keys.new_zeros(room), values.new_zeros(room)))
             return keys, values
@@ -88,7 +93,7 @@ class Trees:
 
     Attributes:
         tokens: Index into the row of each tree's tokens, shape (T, S); shorter trees are filled up with zeros.
-        mask: True where a place (row) may attend to another (column), shape (T, 1, S, S).
+        mask: True where a place (row) may attend to another (column), shape (T, 1, S, S); None for causal attention.
         positions: Position of each place along its branch, shape (T, S).
         places: Place of each token of the row in the flattened `tokens`, shape (L,).
     """
@@ -100,14 +105,17 @@ class Trees:
 
     def to(self, device: torch.device) -> Trees:
         """The same on a device."""
-        return Trees(*(tensor.to(device) for tensor in (self.tokens, self.mask, self.positions, self.places)))
+        mask = None if self.mask is None else self.mask.to(device)
+        return Trees(self.tokens.to(device), mask, self.positions.to(device), self.places.to(device))
 
-    def within(self, window: int | None) -> Tensor:
+    def within(self, window: int | None) -> Tensor | None:
         """The mask of a layer whose tokens see only the last `window` positions, their own included."""
-        if window is None or window >= self.tokens.shape[1]:
+        size = self.tokens.shape[1]
+        if window is None or window >= size:
             return self.mask
+        causal = torch.ones(size, size, dtype=torch.bool, device=self.tokens.device).tril()
         distance = self.positions[:, None, :, None] - self.positions[:, None, None, :]
-        return self.mask & (distance < window)
+        return (causal if self.mask is None else self.mask) & (distance < window)
 
     def apart(self, row: Tensor) -> Tensor:
         """From a row (1, H, L, d) to its trees (T, H, S, d)."""
@@ -137,46 +145,38 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attention function in the transformers convention: query (B, H, Lq, d) in, (B, Lq, H, d) out.
 
-    With a filled `group_cache` this is one decoding step, with `trees` a packed row (B = 1); otherwise plain causal
-    attention, or under a given boolean mask (B or 1, 1, Lq, Lk). In decoding, queries that share a key/value head are
-    stacked as extra query rows, so keys and values are not repeated.
+    With `trees` this is a packed row (B = 1), otherwise one decoding step on a `group_cache` (Lq = 1). There queries
+    that share a key/value head are stacked as extra query rows, so keys and values are not repeated.
+
+    Raises:
+        NotImplementedError: If a model asks for anything else.
     """
-    if softcap is not None or s_aux is not None:
-        raise NotImplementedError("attention with capped scores or sinks")
+    if softcap is not None or s_aux is not None or attention_mask is not None:
+        raise NotImplementedError("attention with capped scores, sinks or a mask of the model's own")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if (
-        group_cache is not None
-        and query.shape[2] == 1
-        and group_cache.get_seq_length() + 1 == key.shape[2]
-        and (query.shape[0] == group_cache.groups * group_cache.group)
-    ):
+    if trees is None:
+        if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.groups * group_cache.group:
+            raise NotImplementedError("attention over anything but packed rows and decoding steps")
         if sliding_window is not None:
             key, value = key[:, :, -sliding_window:], value[:, :, -sliding_window:]
         prompt = group_cache.prompt(module.layer_idx)
         return _decode_step(query, key, value, scale, *prompt, group_cache.visible(sliding_window)), None
-    if trees is not None:
-        # Places that fill a shorter tree up see one another, so that no softmax is empty; nothing reads them.
-        query, key, value = (trees.apart(tensor) for tensor in (query, key, value))
-        attention_mask = trees.within(sliding_window)
-    elif sliding_window is not None and query.shape[2] > sliding_window:
-        places = torch.arange(query.shape[2], device=query.device)
-        distance = places[:, None] - places
-        attention_mask = ((distance >= 0) & (distance < sliding_window))[None, None]
-    if attention_mask is not None and query.device.type != "cpu" and query.shape[1] != key.shape[1]:
+    query, key, value = (trees.apart(tensor) for tensor in (query, key, value))
+    mask = trees.within(sliding_window)
+    if mask is not None and query.device.type != "cpu" and query.shape[1] != key.shape[1]:
         # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.
         key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
     out = torch.nn.functional.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=attention_mask,
+        attn_mask=mask,
         dropout_p=dropout,
-        is_causal=attention_mask is None and query.shape[2] > 1,
+        is_causal=mask is None,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    out = out.transpose(1, 2)
-    return out if trees is None else trees.joined(out), None
+    return trees.joined(out.transpose(1, 2)), None
 
 
 def _decode_step(

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from magic_rl.engines.local.attention import GroupCache
+from magic_rl.engines.local.packing import side_by_side
 from magic_rl.types import Tokens
 
 
@@ -44,15 +45,13 @@ class SharedDecoder:
     """Each prompt is encoded once; its rows read the same memory. See `attention`."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Tokens], n: int, max_tokens: int) -> None:
-        """Args: prompts: right-padded side by side, so they should be of similar length."""
+        """Args: prompts: encoded in one row, where what they begin with alike stands once."""
         self._model = model
-        lengths = torch.tensor([len(p) for p in prompts])
-        padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            padded[row, : len(prompt)] = torch.tensor(prompt)
-        self._ids, self._lengths = padded.to(model.device), lengths.to(model.device)
-        self._cache = GroupCache(self._lengths, n, max_tokens)
-        self._positions = self._lengths.repeat_interleave(n)
+        self._row = side_by_side(prompts)
+        self._trees = self._row.trees.to(model.device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+        self._cache = GroupCache(self._trees, lengths, n, max_tokens)
+        self._positions = lengths.repeat_interleave(n)
 
     @property
     def windows(self) -> set[int | None]:
@@ -61,12 +60,11 @@ class SharedDecoder:
 
     def begin(self) -> Tensor:
         """See `Decoder.begin`."""
-        ids, lengths = self._ids, self._lengths
-        # Only these positions go through the vocabulary projection: (distinct last positions) × P rows at most.
-        last, where = torch.unique(lengths - 1, return_inverse=True)
-        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        logits = self._forward(ids, positions, logits_to_keep=last)
-        return logits[torch.arange(len(ids), device=ids.device), where].repeat_interleave(self._cache.group, dim=0)
+        row, device = self._row, self._model.device
+        logits = self._forward(
+            row.ids.to(device), row.positions.to(device), trees=self._trees, logits_to_keep=row.predict.to(device)
+        )
+        return logits[0].repeat_interleave(self._cache.group, dim=0)
 
     def go_on(self, tokens: Tensor) -> Tensor:
         """See `Decoder.go_on`."""
