@@ -104,7 +104,6 @@ def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(folder: P
     policy = trained(local)
     reference = plain(folder, policy, tmp_path)
     samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(24), seed=3) for s in group]
-    assert len({len(s.tokens) for s in samples}) > 1 or all(len(s.tokens) == 24 for s in samples)
     scored = policy.logprobs([(s.prompt, s.tokens) for s in samples])
     for sample, ours in zip(samples, scored, strict=True):
         with torch.inference_mode():

@@ -98,6 +98,12 @@ def test_an_override_takes_toml_or_a_bare_string() -> None:
     assert config.game.turns == 3
 
 
+@pytest.mark.parametrize("others", [["game.turns=3"], ["game.rewrite=false", "game.schedule.attacker_steps=0"]])
+def test_plain_openings_need_an_attacker_and_a_single_turn(others: list[str]) -> None:
+    with pytest.raises(UserError, match=r"game\.plain_share needs an attacker"):
+        load_config(None, ["game.plain_share=0.25", "attacker.sft.steps=0", *others])
+
+
 @pytest.mark.parametrize("item", ["seed", "=1", "a..b=1", "a b=1", ""])
 def test_an_override_that_is_no_assignment_is_refused(item: str) -> None:
     with pytest.raises(UserError, match="expected key=value"):

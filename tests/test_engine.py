@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
 from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.packing import pack
 from magic_rl.engines.local.policy import LocalPolicy
@@ -102,13 +103,40 @@ def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_packed(tiny_model: P
             assert (one - two).norm() <= 1e-4 * one.norm()
 
 
+def test_adapter_gradients_equal_those_of_peft(tiny_model: Path, tmp_path: Path, policy: LocalPolicy) -> None:
+    policy.save(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, tmp_path, is_trainable=True).eval()
+    datums = datums_of(policy)
+    torch.autograd.backward(-sum(d.weight * plain_logprobs(plain, d.prompt, d.tokens).sum() for d in datums))
+    expected = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
+    policy.forward_backward(datums, CrossEntropy())
+    assert set(expected) == set(policy._parameters)
+    for name, parameter in policy._parameters.items():
+        ours, theirs = parameter.grad, expected[name]
+        assert ours is not None
+        assert theirs is not None
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+        parameter.grad = None
+
+
+def test_logits_in_chunks_make_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for chunk in (256, 3):
+        monkeypatch.setattr(scoring, "_CHUNK", chunk)
+        policy = trained(engine(tiny_model))
+        metrics = policy.forward_backward(datums_of(policy), PPO())
+        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
+    (whole, gradients), (chunked, others) = results
+    assert chunked == pytest.approx(whole, rel=1e-4)
+    for one, two in zip(gradients, others, strict=True):
+        assert (one - two).norm() <= 1e-4 * one.norm()
+
+
 def test_a_shared_prompt_is_encoded_once(policy: LocalPolicy) -> None:
     (row,) = pack([((1, 2, 3), (4, 5)), ((1, 2, 3), (6, 7, 8)), ((9,), (4, 4))], budget=100)
     assert row.ids.tolist() == [[1, 2, 3, 4, 6, 7, 9, 4]]
     assert row.positions.tolist() == [[0, 1, 2, 3, 3, 4, 0, 1]]
-    assert row.trees.tokens.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 0, 0, 0, 0]]
-    assert row.trees.mask[0, 0, 5].tolist() == [True, True, True, False, True, True]
-    assert row.trees.mask[1, 0, 1].tolist() == [True, True, False, False, False, False]
     assert row.targets.tolist() == [4, 5, 6, 7, 8, 4, 4]
 
 
@@ -116,15 +144,8 @@ def test_whatever_sequences_begin_with_alike_is_encoded_once() -> None:
     (row,) = pack([((1, 2, 3), (4, 5, 6)), ((1, 2, 3), (4, 7, 8)), ((1, 2, 9), (4, 4))], budget=100)
     assert row.ids.tolist() == [[1, 2, 3, 4, 5, 7, 9, 4]]
     assert row.positions.tolist() == [[0, 1, 2, 3, 4, 4, 2, 3]]
-    assert row.trees.tokens.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 6, 7, 0, 0]]
-    assert row.trees.places.tolist() == [0, 1, 2, 3, 4, 5, 8, 9]
-    assert row.predict.tolist() == [2, 3, 4, 2, 3, 5, 6, 7][: len(row.predict)]
+    assert row.predict.tolist() == [2, 3, 4, 2, 3, 5, 6, 7]
     assert row.targets.tolist() == [4, 5, 6, 4, 7, 8, 4, 4]
-
-
-def test_rows_that_do_not_fork_need_no_mask() -> None:
-    (row,) = pack([((1, 2), (3, 4)), ((1, 5), (6,))], budget=100)
-    assert row.trees.mask is None
 
 
 def test_a_sequence_without_a_completion_is_refused() -> None:
@@ -236,8 +257,10 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine
 
 def test_a_long_tree_is_not_joined_with_many_short_ones() -> None:
     long, short = ((1,) * 90, (2, 3)), [((i, i), (4, 5)) for i in range(10, 40)]
-    for row in pack([long, *short], budget=200):
-        assert row.trees.tokens.shape[0] * row.trees.tokens.shape[1] ** 2 <= 200**2
+    rows = list(pack([long, *short], budget=200))
+    assert sorted(index for row in rows for index in row.sequences) == list(range(31))
+    (with_the_long_one,) = (row for row in rows if 0 in row.sequences)
+    assert len(with_the_long_one.sequences) == 200**2 // 90**2
 
 
 def test_a_failure_while_merged_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:

@@ -1,19 +1,20 @@
 """Attention over ids that are stored once and read by every sequence that begins with them.
 
-A packed row is taken apart into trees, each of which attends within itself (`Trees`). Decoding keeps two memories
-(`GroupCache`): the prompt's keys and values, one copy a group, and each row's own completion. Scores against both
-are joined under one softmax, so the result is that of ordinary causal attention. Registered with transformers
-under `SHARED_PREFIX`, so any model built on its attention interface can use it.
+A packed row attends as its `Layout` says. Decoding keeps two memories (`GroupCache`): the prompt's keys and values, one
+copy a group, and each row's own completion. Scores against both are joined under one softmax, so the result is that
+of ordinary causal attention. Registered with transformers under `SHARED_PREFIX`, so any model built on its attention
+interface can use it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
+
+from magic_rl.engines.local.layout import Layout
 
 SHARED_PREFIX = "magic_shared_prefix"
 
@@ -25,10 +26,10 @@ class GroupCache:
     each row. Implements the one method of a transformers cache that models call: `update`.
     """
 
-    def __init__(self, trees: Trees, prompt_lengths: Tensor, group: int, max_new: int) -> None:
-        """Args: trees: of the prompts' row. prompt_lengths: shape (P,). group: G. max_new: longest completion."""
+    def __init__(self, layout: Layout, prompt_lengths: Tensor, group: int, max_new: int) -> None:
+        """Args: layout: of the prompts' row. prompt_lengths: shape (P,). group: G. max_new: longest completion."""
         self.groups, self.group = int(prompt_lengths.shape[0]), group
-        self._trees = trees
+        self._layout = layout
         self.windows: set[int | None] = set()  # that layers have asked for
         self._max_new = max_new
         self._written = 0
@@ -44,7 +45,7 @@ class GroupCache:
         At first these are the prompts', shape (1, Hkv, L, d), which come back as they are.
         """
         if len(self._prompt) <= layer_idx:
-            self._prompt.append((self._trees.apart(keys), self._trees.apart(values)))
+            self._prompt.append((self._layout.prompts(keys), self._layout.prompts(values)))
             room = (self.groups * self.group, keys.shape[1], self._max_new, keys.shape[3])
             self._completion.append((keys.new_zeros(room), values.new_zeros(room)))
             return keys, values
@@ -87,47 +88,6 @@ class GroupCache:
         self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
 
 
-@dataclass(frozen=True, slots=True)
-class Trees:
-    """The trees of one packed row; see `packing`.
-
-    Attributes:
-        tokens: Index into the row of each tree's tokens, shape (T, S); shorter trees are filled up with zeros.
-        mask: True where a place (row) may attend to another (column), shape (T, 1, S, S); None for causal attention.
-        positions: Position of each place along its branch, shape (T, S).
-        places: Place of each token of the row in the flattened `tokens`, shape (L,).
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    positions: Tensor
-    places: Tensor
-
-    def to(self, device: torch.device) -> Trees:
-        """The same on a device."""
-        mask = None if self.mask is None else self.mask.to(device)
-        return Trees(self.tokens.to(device), mask, self.positions.to(device), self.places.to(device))
-
-    def within(self, window: int | None) -> Tensor | None:
-        """The mask of a layer whose tokens see only the last `window` positions, their own included."""
-        size = self.tokens.shape[1]
-        if window is None or window >= size:
-            return self.mask
-        causal = torch.ones(size, size, dtype=torch.bool, device=self.tokens.device).tril()
-        distance = self.positions[:, None, :, None] - self.positions[:, None, None, :]
-        return (causal if self.mask is None else self.mask) & (distance < window)
-
-    def apart(self, row: Tensor) -> Tensor:
-        """From a row (1, H, L, d) to its trees (T, H, S, d)."""
-        _, heads, _, dim = row.shape
-        flat = row[0].index_select(1, self.tokens.flatten())
-        return flat.view(heads, *self.tokens.shape, dim).transpose(0, 1)
-
-    def joined(self, trees: Tensor) -> Tensor:
-        """From trees (T, S, H, d) back to the row (1, L, H, d)."""
-        return trees.flatten(0, 1).index_select(0, self.places)[None]
-
-
 def shared_prefix_attention(
     module: Any,
     query: Tensor,
@@ -138,14 +98,14 @@ def shared_prefix_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     group_cache: GroupCache | None = None,
-    trees: Trees | None = None,
+    layout: Layout | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention function in the transformers convention: query (B, H, Lq, d) in, (B, Lq, H, d) out.
 
-    With `trees` this is a packed row (B = 1), otherwise one decoding step on a `group_cache` (Lq = 1). There queries
+    With `layout` this is a packed row (B = 1), otherwise one decoding step on a `group_cache` (Lq = 1). There queries
     that share a key/value head are stacked as extra query rows, so keys and values are not repeated.
 
     Raises:
@@ -154,29 +114,14 @@ def shared_prefix_attention(
     if softcap is not None or s_aux is not None or attention_mask is not None:
         raise NotImplementedError("attention with capped scores, sinks or a mask of the model's own")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if trees is None:
+    if layout is None:
         if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.groups * group_cache.group:
             raise NotImplementedError("attention over anything but packed rows and decoding steps")
         if sliding_window is not None:
             key, value = key[:, :, -sliding_window:], value[:, :, -sliding_window:]
         prompt = group_cache.prompt(module.layer_idx)
         return _decode_step(query, key, value, scale, *prompt, group_cache.visible(sliding_window)), None
-    query, key, value = (trees.apart(tensor) for tensor in (query, key, value))
-    mask = trees.within(sliding_window)
-    if mask is not None and query.device.type != "cpu" and query.shape[1] != key.shape[1]:
-        # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.
-        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=mask is None,
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return trees.joined(out.transpose(1, 2)), None
+    return layout.attend(query, key, value, sliding_window, scale=scale, dropout_p=dropout), None
 
 
 def _decode_step(

@@ -48,9 +48,9 @@ class SharedDecoder:
         """Args: prompts: encoded in one row, where what they begin with alike stands once."""
         self._model = model
         self._row = side_by_side(prompts)
-        self._trees = self._row.trees.to(model.device)
+        self._layout = self._row.layout.to(model.device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-        self._cache = GroupCache(self._trees, lengths, n, max_tokens)
+        self._cache = GroupCache(self._layout, lengths, n, max_tokens)
         self._positions = lengths.repeat_interleave(n)
 
     @property
@@ -62,7 +62,7 @@ class SharedDecoder:
         """See `Decoder.begin`."""
         row, device = self._row, self._model.device
         logits = self._forward(
-            row.ids.to(device), row.positions.to(device), trees=self._trees, logits_to_keep=row.predict.to(device)
+            row.ids.to(device), row.positions.to(device), layout=self._layout, logits_to_keep=row.predict.to(device)
         )
         return logits[0].repeat_interleave(self._cache.group, dim=0)
 

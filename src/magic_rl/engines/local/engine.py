@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.scoring import share_prompts
 from magic_rl.errors import UserError
@@ -149,6 +150,7 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         if isinstance(module, LoraLayer):
             # Inputs stay in the base's dtype: autocast runs the adapter in it too, with float32 weights at rest.
             module.cast_input_dtype_enabled = False
+            streamline(module, _SLOT)
     modules = dict(model.named_modules())
     slot = {}
     for key, parameter in model.named_parameters():

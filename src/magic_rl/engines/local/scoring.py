@@ -31,7 +31,7 @@ def packed_logprobs(model: Any, row: Pack) -> Tensor:
     inputs = {
         "input_ids": row.ids.to(device),
         "position_ids": row.positions.to(device),
-        "trees": row.trees.to(device),
+        "layout": row.layout.to(device),
         "use_cache": False,
     }
     head = _linear_head(base)
@@ -60,14 +60,16 @@ class _TargetLogprobs(torch.autograd.Function):
         """hidden (M, H), weight (V, H), targets (M,) -> (M,) in float32."""
         logprobs, slopes = [], []
         for states, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
-            logits = (states @ weight.T).float()
-            norm = logits.logsumexp(-1, keepdim=True)
-            logprobs.append(logits.gather(1, wanted[:, None])[:, 0] - norm[:, 0])
+            logits = states @ weight.T
+            chances = logits.softmax(-1, dtype=torch.float32)
+            # What normalises the logits, from the likeliest token: its probability is far from rounding to zero.
+            most, place = chances.max(-1, keepdim=True)
+            norm = logits.gather(1, place).float() - most.log()
+            logprobs.append((logits.gather(1, wanted[:, None]).float() - norm)[:, 0])
             if ctx.needs_input_grad[0]:
-                # One-hot minus probabilities in float32: rounding either first would drown the slope of a sure token.
-                rest = logits.sub_(norm).exp_().neg_()
-                rest.scatter_add_(1, wanted[:, None], torch.ones_like(norm))
-                slopes.append(rest.to(weight.dtype) @ weight)
+                # Probabilities minus one-hot in float32: rounding either first would drown the slope of a sure token.
+                chances.scatter_add_(1, wanted[:, None], torch.full_like(norm, -1.0))
+                slopes.append((chances.to(weight.dtype) @ weight).neg_())
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
         return torch.cat(logprobs)

@@ -1,0 +1,150 @@
+"""Where sequences stand in a packed row, and attention over it.
+
+Prompts attend within themselves, completions to their own prompt and themselves, block by block of similar length:
+nothing is spent on tokens that may not see each other, and little on filling up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Layout:
+    """Where the T prompts of a packed row and their N completions stand in it, and what may attend to what.
+
+    A token may stand in several of them: whatever they begin with alike is in the row once; see `packing`.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """
+        Args:
+            prompts: Places in the row of each prompt's tokens.
+            completions: For each completion, the number of its prompt and the places of its tokens, if any.
+        """
+        self._prompts = _padded(prompts)  # (T, Sp)
+        self._blocks = [_Block(prompts, alike) for alike in _of_similar_length(completions)]
+        first: dict[int, int] = {}  # of the slots of prompts and blocks, the first that holds a token
+        start = 0
+        for parts, width in ((prompts, self._prompts.shape[1]), *((b.parts, b.places.shape[1]) for b in self._blocks)):
+            for part in parts:
+                for slot, place in enumerate(part, start):
+                    first.setdefault(place, slot)
+                start += width
+        self._slots = torch.tensor([first[place] for place in range(len(first))])  # (L,)
+
+    def to(self, device: torch.device) -> Layout:
+        """The same on a device."""
+        moved = copy(self)
+        moved._prompts, moved._slots = self._prompts.to(device), self._slots.to(device)
+        moved._blocks = [block.to(device) for block in self._blocks]
+        return moved
+
+    def prompts(self, row: Tensor) -> Tensor:
+        """From a row (1, H, L, d) to its prompts, filled up to the longest: (T, H, Sp, d)."""
+        return _select(row, self._prompts)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, **settings: Any) -> Tensor:
+        """Attention of a row: query (1, H, L, d), key and value (1, Hkv, L, d) -> (1, L, H, d)."""
+        dtype = query.dtype
+        if query.device.type == "cpu":
+            # The CPU kernel's backward pass takes two to three times as long in bfloat16.
+            query, key, value = query.float(), key.float(), value.float()
+        keys, values = self.prompts(key), self.prompts(value)
+        parts = [_attention(self.prompts(query), keys, values, _causal(keys, window), settings)]
+        for block in self._blocks:
+            seen_keys = torch.cat([keys[block.owners], _select(key, block.places)], dim=2)
+            seen_values = torch.cat([values[block.owners], _select(value, block.places)], dim=2)
+            mask = block.mask(self._prompts.shape[1], window)
+            parts.append(_attention(_select(query, block.places), seen_keys, seen_values, mask, settings))
+        flat = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
+        return flat.index_select(0, self._slots)[None].to(dtype)
+
+
+class _Block:
+    """Completions of similar length, each with its prompt before it.
+
+    Attributes:
+        parts: Places in the row of each completion's tokens.
+        places: The same side by side, shape (N, Sc).
+        owners: Number of each one's prompt, shape (N,).
+        lengths: Tokens of each one's prompt, shape (N,).
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]]) -> None:
+        self.parts = [places for _, places in completions]
+        self.places = _padded(self.parts)
+        self.owners = torch.tensor([owner for owner, _ in completions])
+        self.lengths = torch.tensor([len(prompts[owner]) for owner, _ in completions])
+        self._masks: dict[int | None, Tensor] = {}
+
+    def to(self, device: torch.device) -> _Block:
+        """The same on a device."""
+        moved = copy(self)
+        moved._masks = {}
+        for name in ("places", "owners", "lengths"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
+
+    def mask(self, width: int, window: int | None) -> Tensor:
+        """Which tokens of its prompt, filled up to `width`, and of itself each token sees: (N, 1, Sc, width + Sc)."""
+        if window not in self._masks:
+            own, before = (torch.arange(n, device=self.places.device) for n in (self.places.shape[1], width))
+            lengths = self.lengths[:, None, None]
+            back = torch.cat(  # how far each token lies behind; negative if ahead
+                [lengths + own[:, None] - before, (own[:, None] - own).expand(len(lengths), -1, -1)], dim=2
+            )
+            real = torch.cat([before < lengths, torch.ones_like(lengths, dtype=torch.bool).expand(-1, 1, len(own))], 2)
+            near = back >= 0 if window is None else (back >= 0) & (back < window)
+            self._masks[window] = (real & near)[:, None]
+        return self._masks[window]
+
+
+def _of_similar_length(completions: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
+    """Parts in which no completion is less than three quarters of the longest; without those that are empty."""
+    blocks: list[list[tuple[int, Sequence[int]]]] = []
+    for completion in sorted(completions, key=lambda completion: -len(completion[1])):
+        length = len(completion[1])
+        if blocks and length >= 0.75 * len(blocks[-1][0][1]):
+            blocks[-1].append(completion)
+        elif length:
+            blocks.append([completion])
+    return blocks
+
+
+def _causal(keys: Tensor, window: int | None) -> Tensor | None:
+    """Mask (S, S) of causal attention within a window; None where that hides nothing."""
+    size = keys.shape[2]
+    if window is None or window >= size:
+        return None
+    places = torch.arange(size, device=keys.device)
+    back = places[:, None] - places
+    return (back >= 0) & (back < window)
+
+
+def _padded(parts: Sequence[Sequence[int]]) -> Tensor:
+    """Places side by side, filled up with the first of the row, which nothing reads there."""
+    longest = max(map(len, parts))
+    return torch.tensor([[*part, *[0] * (longest - len(part))] for part in parts])
+
+
+def _select(row: Tensor, places: Tensor) -> Tensor:
+    """From a row (1, H, L, d) to the tokens at (B, S) places: (B, H, S, d)."""
+    _, heads, _, dim = row.shape
+    return row[0].index_select(1, places.flatten()).view(heads, *places.shape, dim).transpose(0, 1)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> Tensor:
+    """Under a mask, or causal without one. query (B, H, Lq, d); key, value (B, Hkv, Lk, d) -> (B, H, Lq, d)."""
+    shared = query.shape[1] != key.shape[1]
+    if mask is not None and query.device.type != "cpu" and shared:
+        # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
+        shared = False
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shared, **settings
+    )
