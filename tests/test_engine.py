@@ -108,7 +108,8 @@ def test_adapter_gradients_equal_those_of_peft(tiny_model: Path, tmp_path: Path,
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     plain = PeftModel.from_pretrained(base, tmp_path, is_trainable=True).eval()
     datums = datums_of(policy)
-    torch.autograd.backward(-sum(d.weight * plain_logprobs(plain, d.prompt, d.tokens).sum() for d in datums))
+    losses = [-d.weight * plain_logprobs(plain, d.prompt, d.tokens).sum() for d in datums]
+    torch.autograd.backward(torch.stack(losses).sum())
     expected = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
     policy.forward_backward(datums, CrossEntropy())
     assert set(expected) == set(policy._parameters)
@@ -131,6 +132,29 @@ def test_logits_in_chunks_make_no_difference(tiny_model: Path, monkeypatch: pyte
     assert chunked == pytest.approx(whole, rel=1e-4)
     for one, two in zip(gradients, others, strict=True):
         assert (one - two).norm() <= 1e-4 * one.norm()
+
+
+def test_activations_computed_again_make_no_difference_and_are_not_kept(tiny_model: Path) -> None:
+    results, kept = [], []
+    for above in (0, 1):
+        local = engine(tiny_model)
+        local.config = local.config.model_copy(update={"recompute_above": above})
+        policy = trained(local)
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            metrics = policy.forward_backward(datums_of(policy), PPO())
+        kept.append(sum(sizes))
+        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
+    (whole, gradients), (again, others) = results
+    assert again == pytest.approx(whole, rel=1e-4)
+    for one, two in zip(gradients, others, strict=True):
+        assert (one - two).norm() <= 1e-4 * one.norm()
+    assert kept[1] < kept[0] / 2
 
 
 def test_a_shared_prompt_is_encoded_once(policy: LocalPolicy) -> None:

@@ -20,7 +20,13 @@ from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.learning.train import is_complete, resume, start
 from magic_rl.store.run import RunDirectory
 
-LONGER = ["game.schedule.rounds=2", "attacker.sft.steps=2", "defender.sft.steps=2", "store.checkpoint_every=2"]
+LONGER = [
+    "game.schedule.rounds=2",
+    "attacker.sft.steps=2",
+    "defender.sft.steps=2",
+    "store.checkpoint_every=2",
+    "defender.seeds_per_step=3",
+]
 
 
 class Silent:
@@ -58,7 +64,7 @@ def test_a_run_passes_through_all_stages_and_keeps_every_episode(finished: RunDi
     assert stages == ["sft_attacker"] * 2 + ["warmup_defender"] * 2 + ["play"] * 4
     assert [row["learner"] for row in rows[4:]] == ["defender", "attacker"] * 2
     assert finished.episode_steps() == [5, 6, 7, 8]
-    assert len(finished.episodes(5)) == 4
+    assert [len(finished.episodes(step)) for step in (5, 6)] == [3 * 2, 2 * 2]  # seeds times group
     for role in ("attacker", "defender"):
         assert [number for number, _ in finished.players(role)] == [0, 1, 2]
     assert is_complete(finished)

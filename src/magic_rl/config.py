@@ -142,6 +142,7 @@ class PlayerConfig(_Node):
     system_prompt: str = Field("", description="defender only: replaces the model's own default system prompt")
     lora: LoraConfig = LoraConfig()
     sampling: SamplingConfig = SamplingConfig()
+    seeds_per_step: NonNegativeInt = Field(0, description="seeds of its own steps; 0: learning.seeds_per_step")
     optimiser: OptimiserConfig = OptimiserConfig()
     sft: SftConfig = SftConfig()
 
@@ -202,6 +203,9 @@ class EngineConfig(_Node):
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of the frozen base; adapters are float32")
     threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
     tokens_per_batch: PositiveInt = Field(8192, description="tokens in one forward pass while learning")
+    recompute_above: NonNegativeInt = Field(
+        0, description="forward passes of more tokens keep no activations but compute them again; 0: none does"
+    )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
 

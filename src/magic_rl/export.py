@@ -114,8 +114,9 @@ This is the defender after round {number} (round 0 is before the game). The atta
 - Seeds: {_data(config)}, half harmful, half benign; held-out categories were never trained on.
 - Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
   {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
-- GRPO, {learning.seeds_per_step} seeds × {learning.group} samples a step, learning rate {player.optimiser.lr:g},
-  KL weight {learning.kl:g}, LoRA rank {player.lora.rank}, {game.turns} turn(s) a conversation, seed {config.seed}.
+- GRPO, {player.seeds_per_step or learning.seeds_per_step} seeds × {learning.group} samples a step,
+  learning rate {player.optimiser.lr:g}, KL weight {learning.kl:g}, LoRA rank {player.lora.rank},
+  {game.turns} turn(s) a conversation, seed {config.seed}.
 - Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
 - Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
 {spoken}

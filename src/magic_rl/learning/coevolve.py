@@ -90,8 +90,10 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
         number += 1
         began = time.monotonic()
         learner = schedule.learner
+        player = config.attacker if learner == "attacker" else config.defender
 
-        seeds = draw_seeds(table.seeds, learning.seeds_per_step, generator(config.seed, number, "seeds"))
+        count = player.seeds_per_step or learning.seeds_per_step
+        seeds = draw_seeds(table.seeds, count, generator(config.seed, number, "seeds"))
         episodes = play(
             seeds,
             table.attacker,
@@ -111,7 +113,6 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
         groups = [episode.group for episode in episodes]
         advantages = group_advantages(rewards, groups, scale_by_std=learning.scale_by_std)
         datums = build_datums(outcomes, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
-        player = config.attacker if learner == "attacker" else config.defender
         adam = adam_step(player.optimiser, schedule.total, schedule.planned(game.schedule))
         update = learn(table.learners[learner], table.references[learner], datums, config, learner, adam)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from magic_rl.engines.local.packing import Pack, pack
 from magic_rl.engines.local.sampling import sample
-from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs
+from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing
 from magic_rl.engines.losses import token_losses
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 
@@ -69,7 +70,9 @@ class LocalPolicy:
         with self._engine.holding(self._parameters) as model:
             for row in self._pack([(datum.prompt, datum.tokens) for datum in datums]):
                 chosen = [datums[index] for index in row.sequences]
-                logprobs = self._forward(model, row)
+                above = self._engine.config.recompute_above
+                with recomputing(model) if 0 < above < row.ids.shape[1] else contextlib.nullcontext():
+                    logprobs = self._forward(model, row)
                 per_token, metrics = token_losses(
                     loss,
                     logprobs,

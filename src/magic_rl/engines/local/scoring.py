@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from magic_rl.engines.local.attention import SHARED_PREFIX
 from magic_rl.engines.local.decoding import SharedDecoder
@@ -46,6 +50,20 @@ def plain_logprobs(model: Any, row: Pack) -> Tensor:
     """The same for a row that holds one sequence, asking nothing special of the model."""
     logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits[0]
     return _of_targets(logits[row.predict.to(model.device)], row)
+
+
+@contextlib.contextmanager
+def recomputing(model: nn.Module) -> Iterator[None]:
+    """Let each layer of a forward pass keep its input alone; the backward pass computes the rest again."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer.gradient_checkpointing = layer.training = True  # its own flag only: what it holds stays in eval mode
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
 
 
 class _TargetLogprobs(torch.autograd.Function):
