@@ -8,6 +8,8 @@ interface can use it.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,32 +24,53 @@ SHARED_PREFIX = "magic_shared_prefix"
 class GroupCache:
     """Keys and values of P prompts and of their P × G completions.
 
-    The first forward pass (a row with the prompts) fills the prompt memory; every later one appends one token to
-    each row. Implements the one method of a transformers cache that models call: `update`.
+    A forward pass over a row of prompts adds their groups, every other one appends one token to each row. Groups that
+    come later begin in a later column of the completions' memory. Implements the one method of a transformers cache
+    that models call: `update`.
     """
 
-    def __init__(self, layout: Layout, prompt_lengths: Tensor, group: int, max_new: int) -> None:
-        """Args: layout: of the prompts' row. prompt_lengths: shape (P,). group: G. max_new: longest completion."""
-        self.groups, self.group = int(prompt_lengths.shape[0]), group
-        self._layout = layout
+    def __init__(self, group: int, room: int) -> None:
+        """Args: group: G. room: columns; the longest completion, or twice that where groups come later."""
+        self.groups, self.group = 0, group
         self.windows: set[int | None] = set()  # that layers have asked for
-        self._max_new = max_new
-        self._written = 0
+        self._room = room
+        self._written = 0  # columns in use
         self._prompt: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, Lp, d) twice
-        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P*G, Hkv, max_new, d) twice
-        longest = int(prompt_lengths.max())
-        self._lengths = prompt_lengths[:, None, None, None]  # (P, 1, 1, 1)
-        self._places = torch.arange(longest, device=prompt_lengths.device)  # (Lp,)
+        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P*G, Hkv, room, d) twice
+        self._lengths = self._starts = torch.zeros(0, 1, 1, 1, dtype=torch.long)  # (P, 1, 1, 1)
+        self._staggered = False  # whether groups begin in different columns
+        self._arriving: Layout | None = None
+
+    @contextlib.contextmanager
+    def admitting(self, layout: Layout, lengths: Tensor) -> Iterator[None]:
+        """Add the prompts of the forward pass within. Args: layout: of their row. lengths: of each, shape (P',)."""
+        unused = int(self._starts.min()) if self.groups else self._written
+        self._completion = [(_left(keys, unused), _left(values, unused)) for keys, values in self._completion]
+        self._written -= unused
+        self._staggered = self._written > 0
+        self._arriving = layout
+        yield
+        self._arriving = None
+        lengths = lengths[:, None, None, None]
+        self._lengths = torch.cat([self._lengths.to(lengths.device), lengths])
+        self._starts = torch.cat([self._starts.to(lengths.device) - unused, torch.full_like(lengths, self._written)])
+        self.groups += len(lengths)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values, shape (rows, Hkv, new, d), and return what the rows own.
 
-        At first these are the prompts', shape (1, Hkv, L, d), which come back as they are.
+        Those of arriving prompts, shape (1, Hkv, L, d), come back as they are.
         """
-        if len(self._prompt) <= layer_idx:
-            self._prompt.append((self._layout.prompts(keys), self._layout.prompts(values)))
-            room = (self.groups * self.group, keys.shape[1], self._max_new, keys.shape[3])
-            self._completion.append((keys.new_zeros(room), values.new_zeros(room)))
+        if self._arriving is not None:
+            prompts = self._arriving.prompts(keys), self._arriving.prompts(values)
+            room = (len(prompts[0]) * self.group, keys.shape[1], self._room, keys.shape[3])
+            empty = keys.new_zeros(room), values.new_zeros(room)
+            for memory, added in ((self._prompt, prompts), (self._completion, empty)):
+                if len(memory) <= layer_idx:
+                    memory.append(added)
+                else:
+                    keys_so_far, values_so_far = memory[layer_idx]
+                    memory[layer_idx] = _stacked(keys_so_far, added[0]), _stacked(values_so_far, added[1])
             return keys, values
         own_keys, own_values = self._completion[layer_idx]
         own_keys[:, :, self._written : self._written + 1] = keys
@@ -59,33 +82,52 @@ class GroupCache:
         self._written += 1
 
     def get_seq_length(self, *_: Any) -> int:
-        """Tokens appended to each row so far; takes and ignores a layer, as the cache interface has it."""
+        """Columns in use; takes and ignores a layer, as the cache interface has it."""
         return self._written
 
     def prompt(self, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Keys and values (P, Hkv, Lp, d) of the prompts at one layer."""
         return self._prompt[layer_idx]
 
-    def visible(self, window: int | None) -> Tensor:
+    def visible(self, layer_idx: int, window: int | None) -> Tensor:
         """Which of its prompt's tokens the newest token of a row may attend to, shape (P, 1, 1, Lp)."""
         self.windows.add(window)
-        visible = self._places < self._lengths
+        places = torch.arange(self._prompt[layer_idx][0].shape[2], device=self._lengths.device)
+        visible = places < self._lengths
         if window is not None:
-            visible = visible & (self._lengths + self._written - self._places < window)
+            visible = visible & (self._lengths + self._written - self._starts - places < window)
         return visible
+
+    def begun(self, window: int | None) -> Tensor | None:
+        """Which of the newest columns belong to a row's own completion, shape (P*G, 1, 1, columns); None if all do."""
+        if not self._staggered:
+            return None
+        columns = torch.arange(self._written + 1, device=self._starts.device)
+        return (columns[-(window or 0) :] >= self._starts).repeat_interleave(self.group, dim=0)
 
     def keep(self, groups: Tensor, rows: Tensor) -> None:
         """Keep only some groups and, in each, the same number of rows.
 
         Args:
-            groups: Indices of the P' groups to keep.
+            groups: Indices of the P' groups to keep; may be none.
             rows: Shape (P', G'): flat row indices (into P*G) to keep, group by group.
         """
         flat = rows.reshape(-1)
         self._prompt = [(k[groups], v[groups]) for k, v in self._prompt]
         self._completion = [(k[flat], v[flat]) for k, v in self._completion]
-        self._lengths = self._lengths[groups]
+        self._lengths, self._starts = self._lengths[groups], self._starts[groups]
         self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
+
+
+def _left(memory: Tensor, columns: int) -> Tensor:
+    """Memory (rows, Hkv, room, d) without its first columns, and as many empty ones at the end."""
+    return torch.nn.functional.pad(memory[:, :, columns:], (0, 0, 0, columns)) if columns else memory
+
+
+def _stacked(one: Tensor, two: Tensor) -> Tensor:
+    """Memories (rows, Hkv, columns, d) one after the other, the narrower filled up with empty columns."""
+    wide = max(one.shape[2], two.shape[2])
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, wide - part.shape[2])) for part in (one, two)])
 
 
 def shared_prefix_attention(
@@ -120,14 +162,25 @@ def shared_prefix_attention(
         if sliding_window is not None:
             key, value = key[:, :, -sliding_window:], value[:, :, -sliding_window:]
         prompt = group_cache.prompt(module.layer_idx)
-        return _decode_step(query, key, value, scale, *prompt, group_cache.visible(sliding_window)), None
+        visible = group_cache.visible(module.layer_idx, sliding_window)
+        return _decode_step(query, key, value, scale, *prompt, visible, group_cache.begun(sliding_window)), None
     return layout.attend(query, key, value, sliding_window, scale=scale, dropout_p=dropout), None
 
 
 def _decode_step(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, prompt_key: Tensor, prompt_value: Tensor, visible: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    prompt_key: Tensor,
+    prompt_value: Tensor,
+    visible: Tensor,
+    begun: Tensor | None,
 ) -> Tensor:
-    """One new token a row. query (P*G, H, 1, d); key, value (P*G, Hkv, t, d); prompt_* (P, Hkv, Lp, d)."""
+    """One new token a row. query (P*G, H, 1, d); key, value (P*G, Hkv, t, d); prompt_* (P, Hkv, Lp, d).
+
+    Masks: visible (P, 1, 1, Lp) of the prompts, begun (P*G, 1, 1, t) of what the rows own, if needed.
+    """
     rows, heads, _, dim = query.shape
     groups, kv_heads, prompt_length, _ = prompt_key.shape
     group, share = rows // groups, heads // kv_heads
@@ -141,6 +194,8 @@ def _decode_step(
     prompt_scores = prompt_scores.view(groups, kv_heads, group, share, prompt_length).transpose(1, 2)
     prompt_scores = prompt_scores.reshape(rows, kv_heads, share, prompt_length)
     own_scores = (own_query @ key.transpose(2, 3)).float().mul_(scale)
+    if begun is not None:
+        own_scores = own_scores.masked_fill_(~begun, float("-inf"))
     weights = torch.cat([prompt_scores, own_scores], dim=-1).softmax(-1).to(query.dtype)
 
     prompt_weights = weights[..., :prompt_length].view(groups, group, kv_heads, share, prompt_length).transpose(1, 2)

@@ -19,21 +19,27 @@ from magic_rl.types import Tokens
 
 
 class Decoder(Protocol):
-    """Rows of P prompts, n each, that are decoded together. Rows are numbered p * n + i."""
+    """Rows that are decoded together, n for each prompt."""
 
-    def begin(self) -> Tensor:
-        """Logits for the first token of every row, shape (P * n, V)."""
+    @property
+    def groups(self) -> int:
+        """Prompts that are being decoded for."""
+        ...
+
+    def admit(self, prompts: Sequence[Tokens]) -> Tensor:
+        """Add n rows for each prompt behind those there are; logits for the first token of each, shape (P * n, V)."""
         ...
 
     def go_on(self, tokens: Tensor) -> Tensor:
         """Feed one token to each row still decoded, shape (rows,); logits for the next, (rows, V)."""
         ...
 
-    def drop(self, finished: Sequence[bool]) -> Tensor | None:
+    def drop(self, finished: Sequence[bool], *, more: bool) -> Tensor | None:
         """Leave finished rows out from now on where that pays.
 
         Args:
             finished: For each row still decoded.
+            more: Whether prompts are waiting to take a group's place.
 
         Returns:
             Which of them stay, in order; None if all do.
@@ -44,26 +50,32 @@ class Decoder(Protocol):
 class SharedDecoder:
     """Each prompt is encoded once; its rows read the same memory. See `attention`."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Tokens], n: int, max_tokens: int) -> None:
-        """Args: prompts: encoded in one row, where what they begin with alike stands once."""
+    def __init__(self, model: PreTrainedModel, n: int, room: int) -> None:
+        """Args: room: see `GroupCache`."""
         self._model = model
-        self._row = side_by_side(prompts)
-        self._layout = self._row.layout.to(model.device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-        self._cache = GroupCache(self._layout, lengths, n, max_tokens)
-        self._positions = lengths.repeat_interleave(n)
+        self._cache = GroupCache(n, room)
+        self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
+
+    @property
+    def groups(self) -> int:
+        """See `Decoder.groups`."""
+        return self._cache.groups
 
     @property
     def windows(self) -> set[int | None]:
         """Sliding windows that the model's layers have asked for so far."""
         return self._cache.windows
 
-    def begin(self) -> Tensor:
-        """See `Decoder.begin`."""
-        row, device = self._row, self._model.device
-        logits = self._forward(
-            row.ids.to(device), row.positions.to(device), layout=self._layout, logits_to_keep=row.predict.to(device)
-        )
+    def admit(self, prompts: Sequence[Tokens]) -> Tensor:
+        """See `Decoder.admit`. Prompts are encoded in one row, where what they begin with alike stands once."""
+        row, device = side_by_side(prompts), self._model.device
+        layout = row.layout.to(device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        with self._cache.admitting(layout, lengths):
+            logits = self._forward(
+                row.ids.to(device), row.positions.to(device), layout=layout, logits_to_keep=row.predict.to(device)
+            )
+        self._positions = torch.cat([self._positions, lengths.repeat_interleave(self._cache.group)])
         return logits[0].repeat_interleave(self._cache.group, dim=0)
 
     def go_on(self, tokens: Tensor) -> Tensor:
@@ -73,15 +85,15 @@ class SharedDecoder:
         self._positions = self._positions + 1
         return logits
 
-    def drop(self, finished: Sequence[bool]) -> Tensor | None:
+    def drop(self, finished: Sequence[bool], *, more: bool) -> Tensor | None:
         """See `Decoder.drop`. Rows leave once a quarter has finished.
 
         The rows stay a rectangle: groups without a running row leave, the others keep as many rows as the
-        group with most running ones needs.
+        group with most running ones needs, or all n as long as groups of n rows are to join them.
         """
         cache = self._cache
         running = ~torch.tensor(finished).view(cache.groups, cache.group)
-        width = int(running.sum(1).max())
+        width = cache.group if more else int(running.sum(1).max())
         groups = running.any(1).nonzero()[:, 0]
         if len(groups) * width > 0.75 * running.numel():
             return None
@@ -103,16 +115,23 @@ class SharedDecoder:
 
 
 class PlainDecoder:
-    """The rows of one prompt, all of one length, with the model's own cache, or without if it keeps none."""
+    """The rows of one prompt at a time, with the model's own cache, or without if it keeps none."""
 
-    def __init__(self, model: PreTrainedModel, prompt: Tokens, n: int) -> None:
-        """Args: prompt: of all n rows."""
+    def __init__(self, model: PreTrainedModel, n: int) -> None:
         self._model = model
-        self._ids = torch.tensor([prompt] * n, device=model.device)
+        self._n = n
+        self._ids = torch.zeros(0, 0, dtype=torch.long, device=model.device)
         self._memory: Any = None
 
-    def begin(self) -> Tensor:
-        """See `Decoder.begin`."""
+    @property
+    def groups(self) -> int:
+        """See `Decoder.groups`."""
+        return int(len(self._ids) > 0)
+
+    def admit(self, prompts: Sequence[Tokens]) -> Tensor:
+        """See `Decoder.admit`."""
+        (prompt,) = prompts
+        self._ids, self._memory = torch.tensor([prompt] * self._n, device=self._model.device), None
         return self._forward()
 
     def go_on(self, tokens: Tensor) -> Tensor:
@@ -120,10 +139,13 @@ class PlainDecoder:
         self._ids = torch.cat([self._ids, tokens[:, None]], dim=1)
         return self._forward()
 
-    def drop(self, finished: Sequence[bool]) -> Tensor | None:
-        """See `Decoder.drop`. All rows stay."""
-        del finished
-        return None
+    def drop(self, finished: Sequence[bool], *, more: bool) -> Tensor | None:
+        """See `Decoder.drop`. All rows leave at once, the last of them having finished."""
+        del more
+        if not all(finished):
+            return None
+        self._ids = self._ids[:0]
+        return torch.zeros(0, dtype=torch.long)
 
     def _forward(self) -> Tensor:
         new = self._ids if self._memory is None else self._ids[:, -1:]

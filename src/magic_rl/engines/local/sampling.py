@@ -6,6 +6,7 @@ decoding from `(seed, row)`, so what a row samples does not depend on which rows
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
 from magic_rl.rng import uniforms
-from magic_rl.types import Sample, SamplingParams, Tokens
+from magic_rl.types import Finish, Sample, SamplingParams, Tokens
 
 _BLOCK = 256  # ids summed together when a draw is turned into an id; about the square root of a vocabulary
 
@@ -34,61 +35,52 @@ def sample(
     """Draw `n` samples for each prompt; see `Policy.sample`.
 
     Args:
-        rows_per_batch: Rows decoded side by side. Prompts of similar length are batched together.
+        rows_per_batch: Rows decoded side by side. As prompts are done with, waiting ones take their places.
         shares: Whether the model can encode a prompt once for its whole group.
     """
+    groups = max(1, rows_per_batch // n) if shares else 1
+    room = params.max_tokens if len(prompts) <= groups else 2 * params.max_tokens
+    decoder: Decoder = SharedDecoder(model, n, room) if shares else PlainDecoder(model, n)
     draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens)).float()
-    out: dict[int, list[Sample]] = {}
-    by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-    width = max(1, rows_per_batch // n) if shares else 1
-    for start in range(0, len(prompts), width):
-        chosen = by_length[start : start + width]
-        batch = [prompts[p] for p in chosen]
-        decoder: Decoder = (
-            SharedDecoder(model, batch, n, params.max_tokens) if shares else PlainDecoder(model, batch[0], n)
-        )
-        rows = [p * n + i for p in chosen for i in range(n)]
-        drawn = _sample_rows(decoder, draws[rows].to(model.device), params, stop_ids)
-        for place, p in enumerate(chosen):
-            out[p] = [
-                Sample(tuple(prompts[p]), tuple(tokens), tuple(logprobs), "stop" if stopped else "length")
-                for tokens, logprobs, stopped in drawn[place * n : (place + 1) * n]
-            ]
-    return [out[p] for p in range(len(prompts))]
-
-
-def _sample_rows(
-    decoder: Decoder, draws: Tensor, params: SamplingParams, stop_ids: frozenset[int]
-) -> list[tuple[list[int], list[float], bool]]:
-    """Tokens, their log-probabilities and whether a stop id ended them, for each row.
-
-    Args:
-        draws: Uniforms, shape (rows, max_tokens).
-    """
-    stops = torch.tensor(sorted(stop_ids), device=draws.device)
-    tokens: list[list[int]] = [[] for _ in range(len(draws))]
-    logprobs: list[list[float]] = [[] for _ in tokens]
-    finished = [False] * len(tokens)
-    alive = torch.arange(len(tokens))  # the row in each decoded place
-    logits = decoder.begin()
-    for step in range(params.max_tokens):
-        chosen, chosen_logprobs = choose(logits, draws[alive, step], params)
+    stops = torch.tensor(sorted(stop_ids), device=model.device)
+    tokens: list[list[int]] = [[] for _ in draws]
+    logprobs: list[list[float]] = [[] for _ in draws]
+    finish: list[Finish | None] = [None] * len(tokens)
+    # Those of similar length are encoded together, so that attention fills up little.
+    waiting = deque(sorted(range(len(prompts)), key=lambda p: len(prompts[p])))
+    alive = torch.zeros(0, dtype=torch.long)  # the row in each decoded place
+    logits = torch.zeros(0, 0, device=model.device)
+    while waiting or len(alive):
+        free = groups - decoder.groups
+        # A few at a time, as a forward pass over one short prompt costs nearly what one over ten does.
+        if waiting and free >= max(1, groups // 4):
+            arriving = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            first = decoder.admit([prompts[p] for p in arriving])
+            logits = torch.cat([logits, first]) if len(alive) else first
+            alive = torch.cat([alive, torch.tensor([p * n + i for p in arriving for i in range(n)])])
+        steps = torch.tensor([min(len(tokens[row]), params.max_tokens - 1) for row in alive])
+        chosen, chosen_logprobs = choose(logits, draws[alive, steps].to(logits.device), params)
         ended = torch.isin(chosen, stops).tolist()
         for place, (row, token, logprob) in enumerate(
             zip(alive.tolist(), chosen.tolist(), chosen_logprobs.tolist(), strict=True)
         ):
-            if finished[row]:  # decoded on only because its place is
+            if finish[row]:  # decoded on only because its place is
                 continue
             tokens[row].append(token)
             logprobs[row].append(logprob)
-            finished[row] = ended[place]
-        if step + 1 == params.max_tokens or all(finished):
-            break
-        kept = decoder.drop([finished[row] for row in alive.tolist()])
+            finish[row] = "stop" if ended[place] else "length" if len(tokens[row]) == params.max_tokens else None
+        kept = decoder.drop([finish[row] is not None for row in alive.tolist()], more=bool(waiting))
         if kept is not None:
-            alive, chosen = alive[kept], chosen[kept]
-        logits = decoder.go_on(chosen)
-    return list(zip(tokens, logprobs, finished, strict=True))
+            alive, chosen = alive[kept], chosen[kept.to(chosen.device)]
+        if len(alive):
+            logits = decoder.go_on(chosen)
+    return [
+        [
+            Sample(tuple(prompt), tuple(tokens[row]), tuple(logprobs[row]), finish[row] or "length")
+            for row in range(p * n, p * n + n)
+        ]
+        for p, prompt in enumerate(prompts)
+    ]
 
 
 def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:

@@ -164,8 +164,8 @@ def _difference(model: Any) -> str:
     model.set_attn_implementation(SHARED_PREFIX)
     (row,) = pack(sequences, 10**6)
     scores = packed_logprobs(model, row) - scored
-    decoder = SharedDecoder(model, (one, two), 2, 3)
-    decoded = torch.cat([decoder.begin(), decoder.go_on(forced)])
+    decoder = SharedDecoder(model, 2, 3)
+    decoded = torch.cat([decoder.admit((one, two)), decoder.go_on(forced)])
     likely = plain.topk(min(50, vocabulary)).indices
     ours, theirs = (logits.float().log_softmax(-1).gather(1, likely) for logits in (decoded, plain))
     gap = torch.cat([scores, (ours - theirs).flatten()]).abs().max().item()  # NaN if any is, which is not within
