@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, SamplingParams, Tokens
@@ -112,6 +113,41 @@ def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(folder: P
         assert sample.logprobs == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+@torch.inference_mode()
+def test_a_group_that_joins_others_sees_its_own_tokens_alone(folder: Path) -> None:
+    local = engine(folder)
+    own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    decoder = SharedDecoder(local.model.get_base_model(), 2)
+    sequences: list[Tokens] = []
+
+    def check(logits: torch.Tensor) -> None:
+        expected = torch.stack([own(torch.tensor([ids])).logits[0, -1] for ids in sequences])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+    def feed(first: int) -> None:
+        tokens = list(range(first, first + len(sequences)))
+        sequences[:] = [(*ids, token) for ids, token in zip(sequences, tokens, strict=True)]
+        check(decoder.go_on(torch.tensor(tokens)))
+
+    with local.model.disable_adapter():
+        decoder.admit([(7, 8), TURN])
+        sequences += [(7, 8), (7, 8), TURN, TURN]
+        for step in range(5):
+            feed(20 + 4 * step)
+        decoder.admit([SECOND_TURN])
+        sequences += [SECOND_TURN] * 2
+        for step in range(12):  # beyond the sliding window of 8
+            feed(100 + 6 * step)
+        # The first prompt is done with; a fourth takes its place, and the columns before it are given up.
+        kept = decoder.drop([True, True, False, False, False, False], more=True)
+        assert kept is not None
+        sequences[:] = [sequences[row] for row in kept.tolist()]
+        decoder.admit([(9, 9, 9)])
+        sequences += [(9, 9, 9)] * 2
+        for step in range(3):
+            feed(200 + 6 * step)
+
+
 def test_greedy_output_equals_generate(folder: Path, tmp_path: Path) -> None:
     policy = trained(engine(folder))
     reference = plain(folder, policy, tmp_path)
@@ -132,6 +168,18 @@ def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Pat
         datums = [
             Datum(prompt, tuple(range(30 + i, 30 + i + length)), 0.1, (-1.0) ** i, (-5.5,) * length)
             for i, (prompt, length) in enumerate(zip(PROMPTS * 3, (3, 17, 5, 9, 1, 20, 4, 12, 7), strict=True))
+        ]
+        # Some begin alike, one continues the first turn as the second does, two are the same.
+        alike: list[tuple[Tokens, Tokens]] = [
+            (TURN, (60, 61, 9, 10)),
+            (TURN, (60, 61, 11)),
+            (TURN, (60,)),
+            (SECOND_TURN, (30, 31, 5)),
+            (SECOND_TURN, (30, 31, 5)),
+        ]
+        datums += [
+            Datum(prompt, completion, 0.1, i - 1.5, (-5.5,) * len(completion))
+            for i, (prompt, completion) in enumerate(alike)
         ]
         metrics = policy.forward_backward(datums, PPO())
         results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))

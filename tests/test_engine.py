@@ -122,6 +122,25 @@ def test_adapter_gradients_equal_those_of_peft(tiny_model: Path, tmp_path: Path,
         parameter.grad = None
 
 
+def test_bfloat16_gives_nearly_the_numbers_of_float32(tiny_model: Path, tmp_path: Path, policy: LocalPolicy) -> None:
+    policy.save(tmp_path)
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        config = EngineConfig.model_validate({"device": "cpu", "dtype": dtype, "threads": 1})
+        same = LocalEngine(tiny_model, LoraConfig(rank=4), config).load(tmp_path, "same")
+        datums = [
+            Datum(prompt, tuple(range(30, 30 + length)), 1 / length)
+            for prompt, length in zip(PROMPTS * 3, (3, 17, 5, 9, 1, 20, 4, 12, 7), strict=True)
+        ]
+        scored = [p for row in same.logprobs([(d.prompt, d.tokens) for d in datums]) for p in row]
+        same.forward_backward(datums, CrossEntropy())
+        gradients = [p.grad.flatten() for p in same._parameters.values() if p.grad is not None]
+        found.append((torch.tensor(scored), torch.cat(gradients)))
+    (exact, whole), (rounded, other) = found
+    assert (exact - rounded).abs().mean() < 0.05
+    assert torch.cosine_similarity(whole, other, dim=0) > 0.99
+
+
 def test_logits_in_chunks_make_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for chunk in (256, 3):

@@ -29,14 +29,13 @@ class GroupCache:
     that models call: `update`.
     """
 
-    def __init__(self, group: int, room: int) -> None:
-        """Args: group: G. room: columns; the longest completion, or twice that where groups come later."""
+    def __init__(self, group: int) -> None:
+        """Args: group: G."""
         self.groups, self.group = 0, group
         self.windows: set[int | None] = set()  # that layers have asked for
-        self._room = room
         self._written = 0  # columns in use
         self._prompt: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, Lp, d) twice
-        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P*G, Hkv, room, d) twice
+        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P*G, Hkv, columns, d) twice
         self._lengths = self._starts = torch.zeros(0, 1, 1, 1, dtype=torch.long)  # (P, 1, 1, 1)
         self._staggered = False  # whether groups begin in different columns
         self._arriving: Layout | None = None
@@ -45,7 +44,11 @@ class GroupCache:
     def admitting(self, layout: Layout, lengths: Tensor) -> Iterator[None]:
         """Add the prompts of the forward pass within. Args: layout: of their row. lengths: of each, shape (P',)."""
         unused = int(self._starts.min()) if self.groups else self._written
-        self._completion = [(_left(keys, unused), _left(values, unused)) for keys, values in self._completion]
+        if unused:
+            for layer, (keys, values) in enumerate(
+                self._completion
+            ):  # one by one, so that no second copy of all exists
+                self._completion[layer] = keys[:, :, unused:].clone(), values[:, :, unused:].clone()
         self._written -= unused
         self._staggered = self._written > 0
         self._arriving = layout
@@ -63,8 +66,8 @@ class GroupCache:
         """
         if self._arriving is not None:
             prompts = self._arriving.prompts(keys), self._arriving.prompts(values)
-            room = (len(prompts[0]) * self.group, keys.shape[1], self._room, keys.shape[3])
-            empty = keys.new_zeros(room), values.new_zeros(room)
+            room = (len(prompts[0]) * self.group, keys.shape[1], 0, keys.shape[3])
+            empty = keys.new_empty(room), values.new_empty(room)
             for memory, added in ((self._prompt, prompts), (self._completion, empty)):
                 if len(memory) <= layer_idx:
                     memory.append(added)
@@ -72,6 +75,8 @@ class GroupCache:
                     keys_so_far, values_so_far = memory[layer_idx]
                     memory[layer_idx] = _stacked(keys_so_far, added[0]), _stacked(values_so_far, added[1])
             return keys, values
+        if self._written >= self._completion[layer_idx][0].shape[2]:
+            self._completion[layer_idx] = _grown(self._completion[layer_idx][0]), _grown(self._completion[layer_idx][1])
         own_keys, own_values = self._completion[layer_idx]
         own_keys[:, :, self._written : self._written + 1] = keys
         own_values[:, :, self._written : self._written + 1] = values
@@ -112,16 +117,16 @@ class GroupCache:
             groups: Indices of the P' groups to keep; may be none.
             rows: Shape (P', G'): flat row indices (into P*G) to keep, group by group.
         """
-        flat = rows.reshape(-1)
-        self._prompt = [(k[groups], v[groups]) for k, v in self._prompt]
-        self._completion = [(k[flat], v[flat]) for k, v in self._completion]
+        for memory, kept in ((self._prompt, groups), (self._completion, rows.reshape(-1))):
+            for layer, (keys, values) in enumerate(memory):
+                memory[layer] = keys[kept], values[kept]
         self._lengths, self._starts = self._lengths[groups], self._starts[groups]
         self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
 
 
-def _left(memory: Tensor, columns: int) -> Tensor:
-    """Memory (rows, Hkv, room, d) without its first columns, and as many empty ones at the end."""
-    return torch.nn.functional.pad(memory[:, :, columns:], (0, 0, 0, columns)) if columns else memory
+def _grown(memory: Tensor) -> Tensor:
+    """Memory (rows, Hkv, columns, d) with as many empty columns again, 32 at least."""
+    return torch.nn.functional.pad(memory, (0, 0, 0, max(32, memory.shape[2])))
 
 
 def _stacked(one: Tensor, two: Tensor) -> Tensor:

@@ -50,10 +50,9 @@ class Decoder(Protocol):
 class SharedDecoder:
     """Each prompt is encoded once; its rows read the same memory. See `attention`."""
 
-    def __init__(self, model: PreTrainedModel, n: int, room: int) -> None:
-        """Args: room: see `GroupCache`."""
+    def __init__(self, model: PreTrainedModel, n: int) -> None:
         self._model = model
-        self._cache = GroupCache(n, room)
+        self._cache = GroupCache(n)
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
     @property

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
-from magic_rl.engines.local.scoring import share_prompts
+from magic_rl.engines.local.scoring import recomputable, share_prompts
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 from magic_rl.text.chat import ChatRenderer
@@ -62,6 +62,8 @@ class LocalEngine:
             dtype=getattr(torch, config.dtype),
             trust_remote_code=config.trust_remote_code,
         )
+        if config.recompute_above and not recomputable(base):
+            raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
         self.shares = share_prompts(base.requires_grad_(False).to(self.device).eval(), folder.name)
         targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
         self.peft_config = PeftLoraConfig(

@@ -1,7 +1,8 @@
 """Where sequences stand in a packed row, and attention over it.
 
-Prompts attend within themselves, completions to their own prompt and themselves, block by block of similar length:
-nothing is spent on tokens that may not see each other, and little on filling up.
+Prompts attend within themselves, completions to a copy of their own prompt and themselves, in blocks of similar length.
+That computes prompts once for their group, and little for padding: prompts are padded to the longest of the row,
+completions to the longest of their block.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, s
         # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.
         key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
         shared = False
-    return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shared, **settings
-    )
+    with torch.autocast(query.device.type, enabled=False):  # which would make it bfloat16 again
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shared, **settings
+        )

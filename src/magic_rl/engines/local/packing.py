@@ -17,6 +17,8 @@ from torch import Tensor
 from magic_rl.engines.local.layout import Layout
 from magic_rl.types import Tokens
 
+_COPIES = 8  # keys and values that attention may copy, in tokens, as a multiple of the budget
+
 
 @dataclass(frozen=True, slots=True)
 class Pack:
@@ -96,8 +98,11 @@ class _Row:
         """Whether the row, and what attention computes when all are filled up to the longest, stay in bounds."""
         trees = [*self.trees, tree]
         stem, branch = max(len(t.prompt) for t in trees), max(t.branch for t in trees)
-        computed = len(trees) * stem**2 + sum(len(t.completions) for t in trees) * branch * (stem + branch)
-        return len(self.places) + len(tree.fresh) <= budget and computed <= budget**2
+        completions = sum(len(t.completions) for t in trees)
+        computed = len(trees) * stem**2 + completions * branch * (stem + branch)
+        # Each completion has a copy of its prompt's keys and values, which are small beside all else that is kept.
+        copied = completions * (stem + branch)
+        return len(self.places) + len(tree.fresh) <= budget and computed <= budget**2 and copied <= _COPIES * budget
 
     def add(self, tree: _Tree, completions: _Completions) -> None:
         for before, _ in tree.fresh:

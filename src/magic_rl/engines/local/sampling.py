@@ -39,13 +39,13 @@ def sample(
         shares: Whether the model can encode a prompt once for its whole group.
     """
     groups = max(1, rows_per_batch // n) if shares else 1
-    room = params.max_tokens if len(prompts) <= groups else 2 * params.max_tokens
-    decoder: Decoder = SharedDecoder(model, n, room) if shares else PlainDecoder(model, n)
+    decoder: Decoder = SharedDecoder(model, n) if shares else PlainDecoder(model, n)
     draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens)).float()
     stops = torch.tensor(sorted(stop_ids), device=model.device)
     tokens: list[list[int]] = [[] for _ in draws]
     logprobs: list[list[float]] = [[] for _ in draws]
-    finish: list[Finish | None] = [None] * len(tokens)
+    finish: list[Finish] = ["length"] * len(tokens)
+    running = [True] * len(tokens)
     # Those of similar length are encoded together, so that attention fills up little.
     waiting = deque(sorted(range(len(prompts)), key=lambda p: len(prompts[p])))
     alive = torch.zeros(0, dtype=torch.long)  # the row in each decoded place
@@ -58,25 +58,27 @@ def sample(
             first = decoder.admit([prompts[p] for p in arriving])
             logits = torch.cat([logits, first]) if len(alive) else first
             alive = torch.cat([alive, torch.tensor([p * n + i for p in arriving for i in range(n)])])
-        steps = torch.tensor([min(len(tokens[row]), params.max_tokens - 1) for row in alive])
+        steps = torch.tensor([min(len(tokens[row]), params.max_tokens - 1) for row in alive.tolist()])
         chosen, chosen_logprobs = choose(logits, draws[alive, steps].to(logits.device), params)
         ended = torch.isin(chosen, stops).tolist()
         for place, (row, token, logprob) in enumerate(
             zip(alive.tolist(), chosen.tolist(), chosen_logprobs.tolist(), strict=True)
         ):
-            if finish[row]:  # decoded on only because its place is
+            if not running[row]:  # decoded on only because its place is
                 continue
             tokens[row].append(token)
             logprobs[row].append(logprob)
-            finish[row] = "stop" if ended[place] else "length" if len(tokens[row]) == params.max_tokens else None
-        kept = decoder.drop([finish[row] is not None for row in alive.tolist()], more=bool(waiting))
+            if ended[place]:
+                finish[row] = "stop"
+            running[row] = not ended[place] and len(tokens[row]) < params.max_tokens
+        kept = decoder.drop([not running[row] for row in alive.tolist()], more=bool(waiting))
         if kept is not None:
             alive, chosen = alive[kept], chosen[kept.to(chosen.device)]
         if len(alive):
             logits = decoder.go_on(chosen)
     return [
         [
-            Sample(tuple(prompt), tuple(tokens[row]), tuple(logprobs[row]), finish[row] or "length")
+            Sample(tuple(prompt), tuple(tokens[row]), tuple(logprobs[row]), finish[row])
             for row in range(p * n, p * n + n)
         ]
         for p, prompt in enumerate(prompts)
