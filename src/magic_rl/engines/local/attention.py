@@ -45,9 +45,8 @@ class GroupCache:
         """Add the prompts of the forward pass within. Args: layout: of their row. lengths: of each, shape (P',)."""
         unused = int(self._starts.min()) if self.groups else self._written
         if unused:
-            for layer, (keys, values) in enumerate(
-                self._completion
-            ):  # one by one, so that no second copy of all exists
+            # One by one, so that no second copy of all layers ever exists.
+            for layer, (keys, values) in enumerate(self._completion):
                 self._completion[layer] = keys[:, :, unused:].clone(), values[:, :, unused:].clone()
         self._written -= unused
         self._staggered = self._written > 0
