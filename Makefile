@@ -12,6 +12,8 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input
 magic_rl := $(bin)/magic-rl
 requirements := pyproject.toml constraints.txt
+# There are builds of vLLM for this system only; elsewhere the tests on it are skipped.
+serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint unit format browser clean
@@ -34,7 +36,7 @@ lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 	$(bin)/mypy
 	$(bin)/lint-imports --no-logo
 
-unit: $(VENV)/installed-dev $(VENV)/model browser ## The tests alone; PYTEST="-k name" chooses among them
+unit: $(VENV)/installed-dev $(VENV)/model $(serving) browser ## The tests alone; PYTEST="-k name" chooses among them
 	$(bin)/pytest $(PYTEST)
 
 format: $(VENV)/installed-dev ## Put the code into shape
@@ -60,6 +62,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 # Order-only: the model does not change with the code.
 $(VENV)/model: | $(VENV)/installed
 	$(magic_rl) models pull
+	@touch $@
+
+# An inference server for the tests: an environment on top of the other one, with versions of its own.
+$(VENV)/serving/installed: $(VENV)/installed tests/vllm.txt
+	$(bin)/python -m venv --clear $(VENV)/serving
+	$(bin)/python -c 'import site; print(site.getsitepackages()[0])' \
+		> "$$($(VENV)/serving/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth"
+	$(VENV)/serving/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps -r tests/vllm.txt
 	@touch $@
 
 # A page is looked at in Debian's Chromium by one test.

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import (
@@ -27,6 +28,7 @@ from pydantic import (
 from magic_rl.errors import UserError
 
 Tree = dict[str, Any]
+JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
 PresetName = Literal["magic", "magic-base", "defender-only", "no-game", "defender-cot", "self-play"]
 
 # METHOD.md §8: the baselines and ablations differ from `magic` by these settings and by nothing else.
@@ -54,6 +56,11 @@ class RewardConfig(_Node):
     refusal: NonNegativeFloat = Field(0.5, description="r_ref: +/- when refused exactly what is harmful")
     format: NonNegativeFloat = Field(0.5, description="r_fmt: +/- on the attacker's output format")
     label: NonNegativeFloat = Field(0.0, description="r_label: +/- when the attack keeps the seed's label; 0 is off")
+    quality: NonNegativeFloat = Field(
+        0.0, description="r_quality: the defender's, -/+ on benign seeds as the judge finds the reply useless / helpful"
+    )
+    length: NonNegativeFloat = Field(0.0, description="r_length: the most that the defender loses for a long reply")
+    length_free: PositiveInt = Field(256, description="tokens of a reply that cost nothing; twice as many cost all")
     request_label: Literal["seed", "judge"] = Field(
         "seed",
         description="whose label makes a request harmful: the seed's (paper) or the judge's of the attack",
@@ -147,21 +154,63 @@ class PlayerConfig(_Node):
     sft: SftConfig = SftConfig()
 
 
+class EndpointConfig(_Node):
+    """A model that only answers: behind an OpenAI-compatible server, or in this process."""
+
+    url: str = Field("", description="of an OpenAI-compatible server, ending in /v1; empty: run in this process")
+    model: str = Field("", description="its name at the server; in this process a hub id or a local folder")
+    api_key_env: str = Field("", description="environment variable that holds the key; the key itself is never written")
+    concurrency: PositiveInt = Field(16, description="calls under way at once")
+    timeout: PositiveFloat = Field(60.0, description="seconds for one call")
+    total_timeout: NonNegativeFloat = Field(0.0, description="seconds for one batch of calls; 0: no limit")
+    attempts: PositiveInt = Field(5, description="tries of a call before it counts as failed")
+    max_calls: NonNegativeInt = Field(0, description="calls the whole run may make, retries included; 0: no limit")
+    max_total_tokens: NonNegativeInt = Field(0, description="tokens the whole run may use; 0: no limit")
+
+    @model_validator(mode="after")
+    def _keeps_secrets_out(self) -> Self:
+        parts = urlsplit(self.url)
+        if self.url and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("url must be like http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("url must hold no key or password: it is written into runs; use api_key_env")
+        return self
+
+
 class AttackerConfig(PlayerConfig):
     """The attacker. Its `sft` stage learns the attack pool."""
 
-    strategies: tuple[str, ...] = Field((), description="strategies in the pool; empty: all written offline")
+    strategies: tuple[str, ...] = Field((), description="strategies in the pool; empty: all that its writer can write")
     pool: str = Field("", description="attack pool (JSONL) from `magic-rl pool build`; empty: built from the seeds")
+    writer: EndpointConfig = Field(
+        EndpointConfig(), description="model that writes the pool for `magic-rl pool build`; without one: templates"
+    )
 
 
 class DefenderConfig(PlayerConfig):
     """The defender. Its `sft` stage is the refusal warm-up, off for real chat models."""
 
 
-class JudgeConfig(_Node):
+class JudgeMemberConfig(_Node):
+    """One judge and the model it asks."""
+
+    kind: JudgeKind = "rules"
+    endpoint: EndpointConfig = EndpointConfig()
+    threshold: float = Field(0.5, ge=0, le=1, description="llm: score (0-1) from which a harmful request counts as met")
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> Self:
+        if self.kind != "rules" and not self.endpoint.model:
+            raise ValueError(f"kind {self.kind!r} asks a model: name it in endpoint.model")
+        return self
+
+
+class JudgeConfig(JudgeMemberConfig):
     """Who labels, and how much silence is tolerated."""
 
-    kind: Literal["rules"] = "rules"
+    members: tuple[JudgeMemberConfig, ...] = Field((), description="several judges in place of the one above")
+    rule: Literal["majority", "strictest"] = Field("majority", description="how members come to one verdict")
+    cache: str = Field("", description="file of remembered verdicts; empty: in the user's cache; 'off': none")
     retries: NonNegativeInt = Field(1, description="how often an abstention is asked again")
     max_abstained: float = Field(0.05, ge=0, le=1, description="share of a step above which the run stops")
 
@@ -169,7 +218,11 @@ class JudgeConfig(_Node):
 class DataConfig(_Node):
     """Seeds: where they are, how their columns are called, and which categories are held out."""
 
-    seeds: str = Field("demo", description="'demo', a .jsonl/.csv/.parquet file, or a datasets id")
+    seeds: str = Field(
+        "demo",
+        description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id, or a named set (`magic-rl data list`); "
+        "several are joined by commas",
+    )
     split: str = Field("train", description="split of a datasets id")
     text_column: str = "text"
     label_column: str = "label"
@@ -250,6 +303,8 @@ class Config(_Node):
             raise ValueError("game.rewrite is false: without an attacker there is nothing to say after turn 1")
         if self.game.plain_share and (not self.game.rewrite or self.game.turns > 1):
             raise ValueError("game.plain_share needs an attacker (game.rewrite) and a single turn (game.turns = 1)")
+        if self.game.rewards.quality and "llm" not in {m.kind for m in self.judge.members or (self.judge,)}:
+            raise ValueError('game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm"')
         if self.game.shared_parameters and self.attacker.model != self.defender.model:
             raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
         return self

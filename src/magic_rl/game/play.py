@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from magic_rl.prompts import Prompts
 from magic_rl.rng import derive
-from magic_rl.text.renderer import Renderer
+from magic_rl.text.renderer import Renderer, Speaks
 from magic_rl.text.think import parse_attack
-from magic_rl.types import Episode, Message, Role, Sample, SamplingParams, Seed, Tokens, Turn
-
-
-class Speaks(Protocol):
-    """The part of a policy that the game needs."""
-
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
-        """See `engines.base.Policy.sample`."""
-        ...
+from magic_rl.types import Episode, Message, Role, Sample, SamplingParams, Seed, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""The protocol between words and ids: how a conversation becomes a prompt, and a sample becomes text."""
+"""The protocols between words and ids: how a conversation becomes a prompt, who answers, and how that becomes text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from magic_rl.types import Message, Tokens
+from magic_rl.types import Message, Sample, SamplingParams, Tokens
 
 
 class Renderer(Protocol):
@@ -21,4 +21,12 @@ class Renderer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of sampled ids, without the end-of-turn id."""
+        ...
+
+
+class Speaks(Protocol):
+    """What is needed of a policy to make it say something."""
+
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        """See `engines.base.Policy.sample`."""
         ...

@@ -1,0 +1,69 @@
+"""Asking a model that only answers: what guards, LLM judges and the writer of attacks are made of.
+
+Whoever asks hands over a batch of requests and gets one completion each, in order. A request that could not be
+answered comes back as a completion that says why; it is never left out and never made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from magic_rl.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question.
+
+    Attributes:
+        messages: The conversation. A guard judges its last message, whoever said it.
+        max_tokens: Longest answer.
+        temperature: 0 is greedy.
+        schema: JSON schema of the answer, for servers that can be held to one.
+        template: Jinja chat template of a model that has none of its own; rendered here, sent as plain text.
+        template_kwargs: Extra variables of the model's own chat template.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int = 128
+    temperature: float = 0.0
+    schema: Mapping[str, Any] | None = None
+    template: str | None = None
+    template_kwargs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, or why there is none.
+
+    Attributes:
+        text: What the model said; "" if it failed.
+        tokens: Prompt and answer together, as the server counts them; 0 if it does not.
+        failed: Why there is no whole answer; None if there is. One line.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    failed: str | None = None
+
+
+class Chat(Protocol):
+    """Answers requests in batches."""
+
+    @property
+    def name(self) -> str:
+        """The model, as reports and cache keys state it."""
+        ...
+
+    def complete(
+        self, requests: Sequence[ChatRequest], done: Callable[[int, Completion], None] | None = None
+    ) -> list[Completion]:
+        """One completion a request, in order.
+
+        Args:
+            done: Called with the index and the completion as soon as each is there, so that nothing is lost if a
+                later one is interrupted.
+        """
+        ...
