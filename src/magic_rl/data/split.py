@@ -28,9 +28,9 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
 
     Args:
         seeds: With ids that are unique, as `load_seeds` returns them.
-        held_out: Names of categories. Empty holds out a fifth of them (rounded up), the last in order of a hash of
-            the name. Seeds with fewer than two categories cannot be split by them: a fifth of each class is held
-            out instead, the first in order of a hash of the id. Neither depends on the order of the rows.
+        held_out: Names of categories. Empty holds out a fifth of each class's (rounded up), the last in order of a
+            hash of the name. A class with fewer than two categories cannot be split by them: then a fifth of each
+            class is held out, the first in order of a hash of the id. Neither depends on the order of the rows.
 
     Raises:
         UserError: For an unknown category, or a side that lacks a class.
@@ -41,8 +41,12 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
         names = ", ".join(repr(name) for name in unknown)
         known = ", ".join(sorted(categories)) or "none"
         raise UserError(f"data.held_out_categories: no seed is of category {names}; known: {known}")
-    if held_out or len(categories) > 1:
-        chosen = set(held_out) or set(categories[-_fifth(len(categories)) :])
+    of_class = [
+        sorted({seed.category for seed in seeds if seed.category and seed.label == label}, key=_hash)
+        for label in _LABELS
+    ]
+    if held_out or min(map(len, of_class)) > 1:
+        chosen = set(held_out) or {name for names in of_class for name in names[-_fifth(len(names)) :]}
         out = {seed.id for seed in seeds if seed.category in chosen}
         mend = f"with {', '.join(sorted(chosen))} held out; name other categories in data.held_out_categories"
     else:
@@ -50,7 +54,7 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
         for label in _LABELS:
             ids = sorted((seed.id for seed in seeds if seed.label == label), key=_hash)
             out.update(ids[: _fifth(len(ids))])
-        mend = "split by id as there are no two categories; give at least two seeds of each class"
+        mend = "split by id as a class lacks two categories; give at least two seeds of each class"
     split = Split(
         train=tuple(seed for seed in seeds if seed.id not in out),
         held_out=tuple(seed for seed in seeds if seed.id in out),

@@ -1,0 +1,141 @@
+"""`magic-rl data`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from magic_rl.cli.options import Overrides
+from magic_rl.config import load_config
+
+if TYPE_CHECKING:
+    from magic_rl.data.seeds import SeedSet
+    from magic_rl.types import Seed
+
+data = typer.Typer(no_args_is_help=True, help="Seeds: public data sets by name, and whether seeds are fit to be used.")
+
+
+@data.command("list")
+def list_sets() -> None:
+    """List the data sets that have a name: what they hold, their licence, and where they come from.
+
+    Seeds can be played: `--set data.seeds=xstest`. A set with one class is joined to another by a comma:
+    `--set data.seeds=harmbench,xstest`. Attacks are for evaluation. A gated set needs its terms accepted on the hub.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from magic_rl.data.named import GROUPS, NAMED
+
+    table = Table(box=None, pad_edge=False)
+    for heading in (
+        "name",
+        "what for",
+        "holds",
+        "access",
+        "licence",
+        "hub (subset, split)",
+        "file of its own, package",
+    ):
+        table.add_column(heading, overflow="fold")
+    for named in NAMED.values():
+        copies = named.file
+        if named.package:
+            copies += f"; {named.package.name} ({named.package.note})"
+        what_for = f"{named.kind}, {named.use}"
+        access = "gated" if named.gated else "open"
+        table.add_row(named.name, what_for, named.holds, access, named.licence, named.where, copies)
+    for name, members in GROUPS.items():
+        table.add_row(name, "", ",".join(members))
+    console = Console(width=None if sys.stdout.isatty() else 220)  # one line a set where no terminal sets the width
+    console.print(table)
+    typer.echo(
+        "\nNAME is read from the hub, NAME:FILE from a copy of its own file, NAME:PACKAGE from an installed package.\n"
+        "Gated: accept the terms on the set's page of the hub, then set HF_TOKEN or run `hf auth login`."
+    )
+
+
+@data.command()
+def check(
+    source: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="What data.seeds takes; without it the config's own.")
+    ] = "",
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Config file; names seeds and columns.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Read seeds as training would, and print how many there are of which label and category, and which are held out.
+
+    Whatever is wrong with them is named by file and line, with exit status 2.
+
+    Examples:
+
+      magic-rl data check seeds.csv --set data.text_column=prompt
+
+      magic-rl data check harmbench,xstest
+
+      magic-rl data check wildjailbreak:train.tsv
+    """
+    from magic_rl.data.seeds import check_classes, read_seeds
+    from magic_rl.data.split import split_by_category
+
+    settings = load_config(config, overrides or ()).data
+    if source:
+        settings = settings.model_copy(update={"seeds": source})
+    found = read_seeds(settings)
+    typer.echo("\n".join(_sources(found)))
+    if any(each.kind == "attacks" for each in found.sources):
+        typer.echo("\n".join((*_counts(found.seeds, frozenset()), *_lengths(found.seeds))))
+        typer.echo("attacks: for evaluation; the game starts from seeds")
+        return
+    held_out: Sequence[Seed] = ()
+    try:
+        check_classes(found, settings)
+        held_out = split_by_category(found.seeds, settings.held_out_categories).held_out
+    finally:  # what there is helps to mend what is missing
+        typer.echo("\n".join((*_counts(found.seeds, frozenset(held_out)), *_lengths(found.seeds))))
+
+
+def _sources(found: SeedSet) -> Iterator[str]:
+    from magic_rl.data.seeds import left_out_text
+
+    for source in found.sources:
+        yield f"{source.where}: {left_out_text(source)}"
+    if found.repeated or found.contradicting:
+        yield f"all: left out {found.repeated} given twice, {found.contradicting} labelled both harmful and benign"
+
+
+def _counts(seeds: Sequence[Seed], held_out: frozenset[Seed]) -> Iterator[str]:
+    """Seeds of each category and label, and on which side of the split they are."""
+    counts = Counter((seed.category, seed.label) for seed in seeds)
+    out = Counter((seed.category, seed.label) for seed in held_out)
+    categories = sorted({seed.category for seed in seeds})
+    width = max(len("held out"), *(len(category or "(none)") for category in categories)) if categories else 8
+    yield f"{'category':<{width}}{'harmful':>10}{'benign':>10}"
+    for category in categories:
+        harmful, benign = counts[category, "harmful"], counts[category, "benign"]
+        whole = out[category, "harmful"] + out[category, "benign"] == harmful + benign
+        yield f"{category or '(none)':<{width}}{harmful:>10}{benign:>10}{'  held out' if whole else ''}"
+    sides = [("all", Counter(seed.label for seed in seeds))]
+    if held_out:
+        labels = Counter(seed.label for seed in held_out)
+        sides += [("training", sides[0][1] - labels), ("held out", labels)]
+    for name, labels in sides:
+        yield f"{name:<{width}}{labels['harmful']:>10}{labels['benign']:>10}"
+
+
+def _lengths(seeds: Sequence[Seed]) -> Iterator[str]:
+    """How long texts are, by label: a difference would let a player tell the labels apart by it."""
+    for label in ("harmful", "benign"):
+        lengths = [len(seed.text) for seed in seeds if seed.label == label]
+        if lengths:
+            long = quantiles(lengths, n=20, method="inclusive")[-1] if len(lengths) > 1 else lengths[0]
+            yield (
+                f"{label} texts, characters: {min(lengths)} to {max(lengths)}, half up to {median(lengths):.0f}, "
+                f"95 % up to {long:.0f}"
+            )
