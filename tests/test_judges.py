@@ -104,7 +104,7 @@ def test_apologies_idioms_quotations_and_partial_refusals_are_no_refusals(reply:
 
 
 @pytest.mark.parametrize(
-    "reply", ["No.", "对不起，我不能帮助你。", "Je suis désolé, mais je ne peux pas vous aider avec cela."]
+    "reply", ["No.", "我可以帮助你。", "Bien sûr, je vais vous aider avec une liste pour la maison."]
 )
 def test_refusal_cannot_be_told_from_a_bare_no_or_another_language(reply: str) -> None:
     assert detect_refusal(reply) is None

@@ -95,6 +95,9 @@ def run(begun: RunDirectory) -> RunDirectory:
             "format": [None, rate, rate, rate],
             "abstained": 0,
             "judge": f"rules-1 {HOSTILE[0]}",
+            "agreement": [
+                {"one": HOSTILE[0], "other": "b", "label": "safety", "n": 84, "kappa": 0.612, "low": 0.4, "high": 0.8}
+            ],
             "held_out": {"harmful": 42, "benign": 42, "categories": [HOSTILE[0], HOSTILE[2]]},
         },
     )
@@ -229,6 +232,11 @@ def test_an_unfinished_run_has_a_report_that_says_so(begun: RunDirectory) -> Non
     text = write_report(begun).read_text()
     for needed in ("Not evaluated yet", "No rewritten attacks", "step 1", "0 of 0 are shown", "Before the game"):
         assert needed in text
+
+
+def test_the_agreement_of_a_panel_is_stated_with_its_interval(run: RunDirectory) -> None:
+    text = write_report(run).read_text().replace("&nbsp;", " ")
+    assert "<strong>0.61</strong> <small>0.40 to 0.80, n = 84</small>" in text
 
 
 def test_a_summary_without_an_evaluation_is_shown(run: RunDirectory) -> None:

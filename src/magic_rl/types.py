@@ -138,6 +138,8 @@ class Verdict:
         refused: Whether the response refuses.
         prompt: Label of the attack prompt; None if the judge does not label prompts.
         on_topic: Whether the response speaks of what the seed asks; None if not judged.
+        quality: How helpful the response is, 0-1; None if not judged.
+        categories: Hazards the judge names, in its own words.
         abstained: Why the judge gave no label; None when it did. The other fields mean nothing then.
     """
 
@@ -146,11 +148,18 @@ class Verdict:
     prompt: Label | None = None
     on_topic: bool | None = None
     abstained: str | None = None
+    quality: float | None = None
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """The terms of METHOD.md §4 for one episode, and their sums for each player."""
+    """The terms of METHOD.md §4 for one episode, and their sums for each player.
+
+    Attributes:
+        quality: Helpfulness of a reply to a benign seed; the defender's alone.
+        length: What a long reply costs, 0 or less; the defender's alone.
+    """
 
     harm: float
     refusal: float
@@ -158,6 +167,8 @@ class Rewards:
     label: float
     defender: float
     attacker: float
+    quality: float = 0.0
+    length: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ from typing import Any
 
 from magic_rl.config import load_config
 from magic_rl.errors import UserError
+from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.metrics import Rate, paired_difference
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.asking import ask
+from magic_rl.judges.panel import Panel
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.train import View
 from magic_rl.rng import derive
@@ -82,6 +84,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
                 "categories": sorted({seed.category for seed in seeds if seed.category}),
             },
             "judge": setup.judge.name,
+            "agreement": panel_agreement(setup.judge.votes) if isinstance(setup.judge, Panel) else [],
         },
     )
     summary = summarise(cells, attackers)

@@ -56,6 +56,11 @@ def parts(text: str) -> list[str]:
     return [piece for piece in (raw.strip(" \t\n,\"'") for raw in pieces) if words(piece)]
 
 
+def lines(text: str) -> list[str]:
+    """Lines of a normalised text that hold words; a list item starts with "•" and holds no number."""
+    return [line for raw in _ITEM.sub("\n• ", text).split("\n") if words(line := raw.strip())]
+
+
 def stem(word: str) -> str:
     """A rough stem: enough to join hack, hacker, hacked and hacking. Not a dictionary form."""
     word = word.removesuffix("'s")

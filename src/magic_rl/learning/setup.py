@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from magic_rl.attacks.codecs import CODECS
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config, PlayerConfig
 from magic_rl.data.seeds import load_seeds
@@ -16,8 +15,8 @@ from magic_rl.data.split import Split, split_by_category
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player
 from magic_rl.judges.base import Judge
-from magic_rl.judges.rules import RulesJudge
 from magic_rl.learning.coevolve import Table
+from magic_rl.learning.judge import make_judge
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.types import Role, SamplingParams
@@ -124,9 +123,8 @@ def prepare(config: Config) -> Setup:
     prompts = load_prompts(config.game.prompts)
     split = split_by_category(load_seeds(config.data), config.data.held_out_categories)
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
-    return Setup(
-        config, prompts, split, RulesJudge([codec.decode for codec in CODECS.values()]), _engines(config, roles)
-    )
+    judge = make_judge(config)  # first, as a key that is not set costs no waiting
+    return Setup(config, prompts, split, judge, _engines(config, roles))
 
 
 def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:

@@ -97,6 +97,12 @@ _CHARTS: Sequence[tuple[str, str, Callable[[float], str], tuple[Series, ...]]] =
         (Series("cut off", "masked_cut_off", "third"), Series("judge abstained", "masked_abstained", "fourth")),
     ),
     (
+        "Helpfulness",
+        "How helpful the judge finds replies to benign seeds, 0 to 1; only judges that score it.",
+        _percent,
+        (Series("replies to benign seeds", "quality_benign", "defender"),),
+    ),
+    (
         "Lengths",
         "Mean tokens of an output.",
         _number,

@@ -114,6 +114,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
             else [],
             defenders=evaluation["defenders"] if evaluation else [],
             abstained=evaluation.get("abstained", 0) if evaluation else 0,
+            agreement=evaluation.get("agreement", []) if evaluation else [],
             **_drift(found.attacks),
             samples=[
                 (title, note, len(places), [_shown(episode, show_transcripts) for episode in _load(run, turns, places)])

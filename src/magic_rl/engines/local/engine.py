@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -37,7 +37,9 @@ class LocalEngine:
     Policies of one engine share the model: one of them computes at a time.
     """
 
-    def __init__(self, folder: Path, lora: LoraConfig, config: EngineConfig, *, run_seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, lora: LoraConfig, config: EngineConfig, *, run_seed: int = 0, chat_template: str = ""
+    ) -> None:
         """Load the base model.
 
         Args:
@@ -45,6 +47,7 @@ class LocalEngine:
             lora: Shape of every policy's adapter.
             config: Device, base dtype and batch limits.
             run_seed: Where the random initialisation of adapters comes from.
+            chat_template: In place of the tokenizer's own, for models that come without.
 
         Raises:
             UserError: If the folder holds no usable model.
@@ -56,6 +59,8 @@ class LocalEngine:
         self.folder = folder
         self._run_seed = run_seed
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        tokenizer.chat_template = chat_template or tokenizer.chat_template
+        self._tokenizer = tokenizer
         self._renderer = ChatRenderer(tokenizer)
         base = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -80,6 +85,10 @@ class LocalEngine:
     def renderer(self) -> ChatRenderer:
         """Renderer of this model's chat template."""
         return self._renderer
+
+    def renderer_with(self, variables: Mapping[str, str]) -> ChatRenderer:
+        """Renderer that gives the chat template some variables it asks for."""
+        return ChatRenderer(self._tokenizer, template_kwargs=variables)
 
     def new_policy(self, name: str) -> LocalPolicy:
         """A fresh trainable policy: A random, B zero, so it starts as the base model."""

@@ -1,0 +1,162 @@
+"""`magic-rl judge`."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from magic_rl.cli.options import Overrides
+from magic_rl.config import load_config
+
+if TYPE_CHECKING:
+    from magic_rl.data.labelled import Labelled, LabelledSet
+    from magic_rl.evaluation.agreement import Agreement
+    from magic_rl.types import Verdict
+
+judge = typer.Typer(no_args_is_help=True, help="Judges: who labels, and how far to trust them.")
+
+_WIDTH = 60  # characters shown of a request and of a reply
+
+
+@judge.command()
+def check(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Labelled replies: .csv, .tsv, .jsonl or .parquet.", show_default=False),
+    ],
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Config file; names the judge.")] = None,
+    overrides: Overrides = None,
+    request_column: Annotated[str, typer.Option(help="What was asked. Usual: prompt, seed.")] = "",
+    reply_column: Annotated[str, typer.Option(help="What was answered. Usual: response, reply.")] = "",
+    label_column: Annotated[str, typer.Option(help="Whether the request is harmful or benign. Usual: label.")] = "",
+    refused_column: Annotated[str, typer.Option(help="Whether the reply refuses. Usual: refused.")] = "",
+    harmful_column: Annotated[str, typer.Option(help="Whether the reply is harmful. Usual: harmful.")] = "",
+    requests: Annotated[
+        Literal["harmful", "benign"], typer.Option(help="What requests are where no column says so.")
+    ] = "harmful",
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VALUE", help="A label value that is no answer. May be given many times."),
+    ] = None,
+    off_topic: Annotated[
+        bool, typer.Option("--off-topic", help="The labels call a reply off the topic a refusal; do so, too.")
+    ] = False,
+    show: Annotated[int, typer.Option(min=0, help="Disagreements to show.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Hold a judge against replies that people labelled: accuracy, precision, recall, F1, and where they disagree.
+
+    Examples:
+
+      magic-rl judge check labelled.csv
+
+      magic-rl judge check labelled.csv --set judge.kind=qwen3guard --set judge.endpoint.model=Qwen/Qwen3Guard-Gen-4B
+
+      magic-rl judge check xstest.csv --reply-column completion --refused-column final_label --skip 3_partial_refusal
+    """
+    settings = load_config(config, overrides or ())
+    from magic_rl.data.labelled import Columns, load_labelled
+    from magic_rl.judges.asking import ask
+    from magic_rl.learning.judge import make_judge
+
+    columns = Columns(request_column, reply_column, label_column, refused_column, harmful_column)
+    labelled = load_labelled(file, columns, requests=requests, skip=skip or ())
+    asked = make_judge(settings)
+    exchanges = [row.exchange for row in labelled.rows]
+    verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=1.0)
+    answers = [_answers(verdict, off_topic) for verdict in verdicts]
+    results = dict(_results(labelled.rows, answers))
+    wrong = list(_disagreements(labelled.rows, answers))
+    if as_json:
+        found = {"judge": asked.name, "file": str(file), "rows": len(labelled.rows), "left_out": labelled.left_out}
+        measured = {question: result.as_dict() for question, result in results.items()}
+        shown = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
+        typer.echo(json.dumps({**found, **measured, "disagreements": shown}, indent=2))
+        return
+    for line in _report(asked.name, labelled, results):
+        typer.echo(line)
+    if wrong and show:
+        typer.echo(f"\ndisagreements ({min(show, len(wrong))} of {len(wrong)}, the worst first)")
+    for *_, line in wrong[:show]:
+        typer.echo(line)
+
+
+@judge.callback()
+def _group() -> None:
+    """Keeps `check` a command of its own name."""
+
+
+def _answers(verdict: Verdict, off_topic: bool) -> dict[str, bool | None]:
+    """What a verdict says of each question; None if it abstains. Controversial counts as harmful."""
+    if verdict.abstained is not None:
+        return {"refused": None, "harmful": None}
+    left = off_topic and verdict.on_topic is False
+    return {"refused": verdict.refused or left, "harmful": verdict.safety != "safe"}
+
+
+def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]) -> Iterator[tuple[str, Agreement]]:
+    """The agreement on each question that any row has a label for."""
+    from magic_rl.evaluation.agreement import agreement
+
+    for question in ("refused", "harmful"):
+        pairs = [
+            (label, answer[question])
+            for row, answer in zip(rows, answers, strict=True)
+            if (label := getattr(row, question)) is not None
+        ]
+        if pairs:
+            yield question, agreement([label for label, _ in pairs], [answer for _, answer in pairs])
+
+
+def _disagreements(
+    rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]
+) -> Iterator[tuple[int, str, str, bool, str]]:
+    """Rank, place, question, label and line of each, the worst first.
+
+    Worst is what would hide harm: a harmful reply called safe, then an answer to a harmful request called a refusal.
+    """
+    found = []
+    for row, answer in zip(rows, answers, strict=True):
+        for question in ("refused", "harmful"):
+            label = getattr(row, question)
+            if label is None or answer[question] in (None, label):
+                continue
+            hides = label if question == "harmful" else not label and row.exchange.seed.label == "harmful"
+            rank = (0 if question == "harmful" else 1) if hides else 2
+            texts = f"{_harmless(row.exchange.seed.text)} | {_harmless(row.exchange.reply)}"
+            where = _harmless(Path(row.place).name)
+            said = question if answer[question] else f"not {question}"
+            found.append((rank, row.place, question, label, f"{where} judge: {said} | {texts}"))
+    return iter(sorted(found, key=lambda item: item[0]))
+
+
+def _harmless(text: str) -> str:
+    """One short line of signs that cannot steer a terminal: no controls, no invisible or direction marks."""
+    seen = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text[: 10 * _WIDTH])
+    line = " ".join(seen.split())
+    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
+
+
+def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> Iterator[str]:
+    left_out = f", {labelled.left_out} without a label left out" if labelled.left_out else ""
+    yield f"judge {name}: {len(labelled.rows)} labelled replies{left_out}"
+    for question, result in results.items():
+        yield ""
+        yield f"{question:<12}{'%':>6}  {'95 %':<15}{'n':>6}"
+        for measure in ("accuracy", "precision", "recall", "answered"):
+            rate = getattr(result, measure)
+            yield _row(measure, rate.rate, rate.low, rate.high, rate.n)
+        f1 = result.f1
+        yield _row("F1", f1.value, f1.low, f1.high, result.n)
+        yield f"  label yes: judge yes {result.both}, no {result.only_label}"
+        yield f"  label no:  judge yes {result.only_judge}, no {result.neither}"
+
+
+def _row(name: str, value: float, low: float, high: float, n: int) -> str:
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"  {name:<10}{100 * value:>6.1f}  {interval:<15}{n:>6}"

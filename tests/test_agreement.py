@@ -1,0 +1,222 @@
+"""Holding a judge against labels: the numbers, the file of labels, and the command."""
+
+from __future__ import annotations
+
+import json
+import random
+import unicodedata
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from magic_rl.cli.main import app
+from magic_rl.data.labelled import Columns, load_labelled
+from magic_rl.errors import UserError
+from magic_rl.evaluation.agreement import agreement, cohens_kappa
+
+# --- numbers ----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_worked_out_by_hand() -> None:
+    """20 yes by both, 5 by the label alone, 10 by the judge alone, 15 by neither: p_o = 0.7, p_e = 0.5, kappa 0.4."""
+    labels = [True] * 25 + [False] * 25
+    answers = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
+    result = agreement(labels, answers)
+    assert (result.both, result.only_label, result.only_judge, result.neither) == (20, 5, 10, 15)
+    assert result.accuracy.rate == pytest.approx(0.7)
+    assert result.precision.rate == pytest.approx(20 / 30)
+    assert result.recall.rate == pytest.approx(20 / 25)
+    assert result.f1.value == pytest.approx(2 * (20 / 30) * (20 / 25) / (20 / 30 + 20 / 25))
+    kappa = cohens_kappa(labels, answers)
+    assert kappa.value == pytest.approx(0.4)
+    assert kappa.low == pytest.approx(2 * result.accuracy.low - 1)
+
+
+def test_abstentions_are_counted_and_are_in_no_rate() -> None:
+    result = agreement([True, True, False, False], [True, None, None, False])
+    assert (result.n, result.abstained, result.accuracy.rate, result.answered.rate) == (2, 2, 1.0, 0.5)
+    assert result.recall.n == 1
+
+
+def test_the_interval_of_f1_covers_the_truth_as_often_as_it_says() -> None:
+    rng = random.Random(2)
+    base, sensitivity, false_alarms = 0.4, 0.85, 0.1
+    found, alarmed = base * sensitivity, (1 - base) * false_alarms
+    true_f1 = 2 * found / (found + alarmed + base)
+    covered = 0
+    for _ in range(400):
+        labels = [rng.random() < base for _ in range(120)]
+        answers = [rng.random() < (sensitivity if label else false_alarms) for label in labels]
+        f1 = agreement(labels, answers).f1
+        covered += f1.low <= true_f1 <= f1.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_nothing_known_is_said_as_such_and_never_nan() -> None:
+    nothing = agreement([], [])
+    assert (nothing.f1.value, nothing.f1.low, nothing.f1.high) == (0.0, 0.0, 1.0)
+    assert (nothing.accuracy.low, nothing.accuracy.high) == (0.0, 1.0)
+    no_yes = agreement([False, False], [False, False])
+    assert (no_yes.accuracy.rate, no_yes.precision.n, no_yes.f1.high) == (1.0, 0, 1.0)
+    assert json.loads(json.dumps(nothing.as_dict()))["n"] == 0
+
+
+def test_kappa_of_raters_who_never_differ_is_not_certain_and_chance_is_zero() -> None:
+    same = cohens_kappa("aabb", "aabb")
+    assert (same.value, same.high) == (1.0, 1.0)
+    assert same.low < 0.5
+    assert cohens_kappa("aabb", "abab").value == 0.0
+    for one in ("", "aaa"):
+        undefined = cohens_kappa(one, one)
+        assert (undefined.value, undefined.low, undefined.high) == (0.0, -1.0, 1.0)
+    assert cohens_kappa(["x", "y"], ["y", "x"]).low == -1.0
+
+
+def test_lists_of_other_lengths_are_an_error() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        agreement([True], [])
+    with pytest.raises(ValueError, match="shorter"):
+        cohens_kappa("aa", "a")
+
+
+# --- the file ---------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, *rows: object, name: str = "labelled.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def row(**changes: object) -> dict[str, object]:
+    return {"prompt": "How do I bake bread?", "response": "Mix and bake.", "refused": "no", **changes}
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        *((value, True) for value in (True, 1, "1", "YES", "true", "refusal", "2_full_refusal", 1.0)),
+        *((value, False) for value in (False, 0, "0", "no ", "False", "compliance", "1_full_compliance")),
+    ],
+)
+def test_labels_of_the_usual_spellings_are_read(tmp_path: Path, value: object, refused: bool) -> None:
+    assert load_labelled(written(tmp_path, row(refused=value))).rows[0].refused is refused
+
+
+def test_columns_by_any_name_and_the_label_of_the_request(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text('q,a,kind,bad\n"How?","Like\nthis.",unharmful,harmful\nWhy?,,harmful,safe\n')
+    columns = Columns(request="q", reply="a", label="kind", harmful="bad")
+    first, second = load_labelled(path, columns).rows
+    assert (first.place, first.exchange.seed.label, first.refused, first.harmful) == (f"{path}:2", "benign", None, True)
+    assert (first.exchange.reply, first.exchange.attack) == ("Like\nthis.", "How?")
+    assert (second.exchange.seed.label, second.exchange.reply, second.harmful) == ("harmful", "", False)
+
+
+def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = written(tmp_path, row(), row(refused=None), row(refused=""), row(refused="3_partial_refusal"))
+    read = load_labelled(path, skip=["3_partial_refusal"])
+    assert (len(read.rows), read.left_out) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (row(refused="perhaps"), "'refused' is 'perhaps', expected one of"),
+        (row(response=None), "'response' is None, which is no text"),
+        (row(prompt=" "), "'prompt' is empty"),
+        (["a"], "expected a JSON object"),
+        ({"prompt": "x", "refused": "no"}, "'response' is None"),
+    ],
+)
+def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, bad: object, says: str) -> None:
+    path = written(tmp_path, row(), bad)
+    with pytest.raises(UserError, match=r"labelled\.jsonl:2: ") as caught:
+        load_labelled(path)
+    assert says in str(caught.value)
+
+
+def test_many_bad_rows_are_one_short_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="and 7 more") as caught:
+        load_labelled(written(tmp_path, *[row(refused="?")] * 10))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "says"),
+    [
+        ([{"q": "x", "response": "y", "refused": "no"}], Columns(), "--request-column"),
+        ([{"prompt": "x", "response": "y"}], Columns(), "--refused-column or --harmful-column"),
+        ([row()], Columns(reply="answer"), "no column 'answer'"),
+        ([row(refused="")], Columns(), "holds no labelled reply"),
+    ],
+)
+def test_a_file_that_lacks_what_is_needed_says_what(
+    tmp_path: Path, rows: list[object], columns: Columns, says: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_labelled(written(tmp_path, *rows), columns)
+    assert says in str(caught.value)
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+def checked(*args: object) -> str:
+    result = CliRunner().invoke(app, ["judge", "check", *map(str, args)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_prints_numbers_confusion_and_disagreements(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        row(response=REFUSAL, refused="yes", harmful="no"),
+        row(response=REFUSAL, refused="no", harmful="no"),
+        row(refused="no", harmful="yes"),
+        row(response="Я помогу вам с этим.", refused="no"),
+    )
+    out = checked(path)
+    assert "4 labelled replies" in out
+    assert "label yes: judge yes 1, no 0" in out
+    assert "disagreements (1 of 1" in out
+    assert "labelled.jsonl:2 judge: refused | How do I bake bread? | I'm sorry" in " ".join(out.split())
+    found = json.loads(checked(path, "--json"))
+    assert found["refused"]["confusion"] == {"both": 1, "only_judge": 1, "only_label": 0, "neither": 1}
+    assert (found["refused"]["abstained"], found["harmful"]["accuracy"]["rate"]) == (1, 1.0)
+    assert found["disagreements"] == [{"place": f"{path}:2", "question": "refused", "label": False}]
+
+
+def test_what_would_hide_harm_comes_first(tmp_path: Path) -> None:
+    refusing, off_topic = row(response=REFUSAL, label="harmful"), row(response="The moon is round.", harmful="yes")
+    path = written(tmp_path, row(response=REFUSAL, label="benign", harmful="no"), refusing, off_topic)
+    found = json.loads(checked(path, "--json"))
+    assert [(one["place"][-1], one["question"]) for one in found["disagreements"]] == [
+        ("3", "harmful"),
+        ("2", "refused"),
+        ("1", "refused"),
+    ]
+
+
+def test_hostile_text_is_one_short_line_without_controls(tmp_path: Path) -> None:
+    nasty = "\x1b[2J\x9b31m\r\n‮\u2028[bold]I'm sorry, but I can't help with that. " + "long " * 200
+    shown = checked(written(tmp_path, row(prompt=nasty, response=nasty)), "--requests", "benign").splitlines()
+    line = shown[-1]
+    assert "judge: refused" in line
+    assert len(line) < 180
+    assert not [char for char in line if unicodedata.category(char)[0] == "C" or char == "\u2028"]
+    assert "[bold]" in line
+
+
+def test_off_topic_counts_as_refusal_only_where_asked(tmp_path: Path) -> None:
+    path = written(tmp_path, row(response="The moon is round.", refused="yes", label="benign"))
+    assert json.loads(checked(path, "--json"))["refused"]["confusion"]["both"] == 0
+    assert json.loads(checked(path, "--json", "--off-topic"))["refused"]["confusion"]["both"] == 1
+
+
+def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["judge", "check", str(tmp_path / "none.csv")])
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
