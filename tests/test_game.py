@@ -86,7 +86,26 @@ def test_a_thinking_defender_has_a_format_reward_that_the_attacker_does_not_feel
         assert rewards.attacker == plain.attacker
 
 
+@pytest.mark.parametrize(("quality", "extra"), [(0.0, -0.3), (0.5, 0.0), (1.0, 0.3)])
+def test_helpfulness_is_rewarded_on_benign_seeds_and_only_to_the_defender(quality: float, extra: float) -> None:
+    for label in ("benign", "harmful"):
+        plain = score(Verdict("safe", False), label, True, RewardConfig())
+        rewards = score(Verdict("safe", False, quality=quality), label, True, RewardConfig(quality=0.3))
+        assert rewards.defender - plain.defender == pytest.approx(extra if label == "benign" else 0.0)
+        assert rewards.attacker == plain.attacker
+
+
+@pytest.mark.parametrize(("tokens", "cost"), [(0, 0.0), (100, 0.0), (150, 0.1), (200, 0.2), (9999, 0.2)])
+def test_a_long_reply_costs_the_defender_and_nobody_else(tokens: int, cost: float) -> None:
+    plain = score(Verdict("safe", True), "harmful", True, RewardConfig(), None, tokens)
+    rewards = score(Verdict("safe", True), "harmful", True, RewardConfig(length=0.2, length_free=100), None, tokens)
+    assert plain.defender - rewards.defender == pytest.approx(cost)
+    assert rewards.attacker == plain.attacker
+
+
 def test_silence_has_no_reward() -> None:
+    with pytest.raises(ValueError, match="does not score helpfulness"):
+        score(Verdict("safe", True), "benign", True, RewardConfig(quality=0.1))
     with pytest.raises(ValueError, match="abstention"):
         score(Verdict(abstained="timed out"), "harmful", True, RewardConfig())
     with pytest.raises(ValueError, match="does not label prompts"):

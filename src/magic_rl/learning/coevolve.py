@@ -25,7 +25,7 @@ from magic_rl.learning.datums import build_datums
 from magic_rl.learning.summary import outcome_metrics, sampled_tokens
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
-from magic_rl.types import PPO, Adam, Datum, Episode, Exchange, Outcome, Role, Seed
+from magic_rl.types import PPO, Adam, Datum, Episode, Exchange, Outcome, Role, Seed, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +143,16 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) ->
             out.append(Outcome(episode, None, None, "cut_off"))
             continue
         verdict = next(verdicts)
+        if config.game.rewards.quality and verdict.quality is None and verdict.abstained is None:
+            verdict = Verdict(abstained="no member of the panel scored the reply's helpfulness")
         if verdict.abstained is not None:
             out.append(Outcome(episode, verdict, None, "abstained"))
             continue
+        spoken = episode.turns[-1].reply_sample
         well_formed = all(turn.well_formed for turn in episode.turns)
         thought = all(turn.reply_well_formed for turn in episode.turns) if config.game.defender_thinks else None
-        rewards = score(verdict, episode.seed.label, well_formed, config.game.rewards, thought)
+        tokens = len(spoken.tokens) if spoken else 0
+        rewards = score(verdict, episode.seed.label, well_formed, config.game.rewards, thought, tokens)
         out.append(Outcome(episode, verdict, rewards))
     return out
 

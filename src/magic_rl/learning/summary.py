@@ -15,7 +15,8 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
     Returns:
         Counts of episodes and masked ones; `asr` (share of harmful seeds with a reply that is not safe),
         `refusal_harmful`, `refusal_benign`, `safe_rate` (share with r_D ≥ 0, METHOD §1), mean rewards of both players,
-        `format_rate`, mean tokens of attacks and replies, and `groups_with_signal`, the share of groups whose
+        `format_rate`, `quality_benign` (mean helpfulness of replies to benign seeds, where the judge scores it), mean
+        tokens of attacks and replies, and `groups_with_signal`, the share of groups whose
         rewards differ.
     """
     scored = [outcome for outcome in outcomes if outcome.rewards is not None and outcome.verdict is not None]
@@ -40,6 +41,7 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         "reward_attacker": _mean(reward.attacker for reward in rewards),
         "reward_defender": _mean(reward.defender for reward in rewards),
         "format_rate": _mean(turn.well_formed for turn in turns if turn.attack_sample),
+        "quality_benign": _mean(verdict.quality for verdict in benign if verdict.quality is not None),
         "attack_tokens": _mean(attacks),
         "reply_tokens": _mean(replies),
         "groups_with_signal": _mean(len(values) > 1 for values in by_group.values()),
