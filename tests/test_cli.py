@@ -21,7 +21,20 @@ from magic_rl.cli.main import app
 from magic_rl.cli.table import summary_table
 from magic_rl.config import Config, load_config
 
-COMMANDS = ("init", "train", "resume", "evaluate", "report", "export", "models", "pool", "version")
+COMMANDS = (
+    "init",
+    "train",
+    "resume",
+    "evaluate",
+    "report",
+    "export",
+    "models",
+    "pool",
+    "data",
+    "judge",
+    "bench",
+    "version",
+)
 
 
 def listing(folder: Path) -> set[str]:

@@ -140,8 +140,17 @@ def _is_hub_id(player: PlayerConfig) -> bool:
 
 
 def _data(config: Config) -> str:
-    seeds = Path(config.data.seeds)
-    return f"`{seeds.name if seeds.suffix else seeds}`"
+    """The sources by name, files without their folders: those are nobody's business."""
+    sources = (source.strip() for source in config.data.seeds.split(","))
+    return ", ".join(
+        f"`{name}{colon}{Path(rest).name}`" if colon else f"`{_file_name(name)}`"
+        for name, colon, rest in (source.partition(":") for source in sources)
+    )
+
+
+def _file_name(source: str) -> str:
+    path = Path(source)
+    return path.name if path.suffix else source
 
 
 def _measured(evaluation: dict[str, Any] | None, number: int) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from magic_rl.attacks.strategies import choose_strategies
 from magic_rl.attacks.templates import write_attack
@@ -67,11 +68,20 @@ def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], run_seed: int) 
 
 def write_pool(path: Path, entries: Sequence[PoolEntry]) -> None:
     """Write a pool as JSONL, one entry a line; the file appears complete or not at all."""
+    write_rows(path, map(asdict, entries))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSONL; the file appears complete or not at all.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
     aside = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -17,9 +17,11 @@ from typer.core import TyperGroup
 
 from magic_rl import __version__
 from magic_rl.cli.bench import bench
+from magic_rl.cli.data import data
 from magic_rl.cli.evaluate import evaluate
 from magic_rl.cli.export import export
 from magic_rl.cli.init import init
+from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.pool import pool
 from magic_rl.cli.report import report
@@ -61,6 +63,8 @@ for _command in (init, train, resume, evaluate, report, export, bench, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")
+app.add_typer(judge, name="judge")
+app.add_typer(data, name="data")
 
 
 def _show_version(wanted: bool) -> None:

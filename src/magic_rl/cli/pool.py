@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from magic_rl.cli.options import Overrides
 from magic_rl.config import load_config
 from magic_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from magic_rl.attacks.pool import PoolEntry
 
 pool = typer.Typer(no_args_is_help=True, help="Attack pools: what the attacker learns first.")
 
@@ -19,35 +25,87 @@ pool = typer.Typer(no_args_is_help=True, help="Attack pools: what the attacker l
 def build(
     out: Annotated[Path, typer.Option(metavar="FILE", help="New JSONL file.", show_default=False)],
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Config file; names seeds and strategies.")
+        Path | None, typer.Option(metavar="FILE", help="Config file; names seeds, strategies and the writer.")
     ] = None,
     overrides: Overrides = None,
     strategies: Annotated[
         str, typer.Option(metavar="A,B,…", help="Strategies, comma-separated; wins over the config.")
     ] = "",
+    max_failed: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", min=0.0, max=1.0, help="Share of the writer's calls that may fail and be left out."
+        ),
+    ] = 0.05,
 ) -> None:
-    """Rewrite every training seed with every strategy, offline, by templates. Held-out seeds are left out.
+    """Rewrite every training seed with every strategy. Held-out seeds are left out.
+
+    With `attacker.writer.model` a model writes the rewrites and then the reasoning that leads to them; encodings are
+    exact in either case. Without, templates write everything offline, translations excepted.
+
+    What the model answers is kept beside pool.jsonl in pool.partial.jsonl: after Ctrl-C, a crash or a spent budget the
+    same command goes on from there. Rewrites that cannot be used are left out and listed in pool.rejected.jsonl.
 
     Examples:
 
       magic-rl pool build --out pool.jsonl
 
       magic-rl pool build --out pool.jsonl --set data.seeds=seeds.csv --strategies slang,role_play
+
+      magic-rl pool build --out pool.jsonl --config my.toml --set attacker.writer.model=NAME
     """
     chosen = [name.strip() for name in strategies.split(",") if name.strip()]
     chosen_override = [f"attacker.strategies={json.dumps(chosen)}"] if chosen else []
     settings = load_config(config, [*(overrides or ()), *chosen_override])
+    writer = settings.attacker.writer
+    if writer.url and not writer.model:
+        raise UserError(f"attacker.writer.model: name the model that {writer.url} serves")
     if out.exists():
         raise UserError(f"{out}: already exists; choose another file")
 
-    from magic_rl.attacks.pool import build_pool, write_pool
+    from magic_rl.attacks.pool import build_pool, write_pool, write_rows
     from magic_rl.data.seeds import load_seeds
     from magic_rl.data.split import split_by_category
 
-    split = split_by_category(load_seeds(settings.data), settings.data.held_out_categories)
-    entries = build_pool(split.train, settings.attacker.strategies, settings.seed)
-    write_pool(out, entries)
-    typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(split.train)} seeds)")
+    seeds = split_by_category(load_seeds(settings.data), settings.data.held_out_categories).train
+    if not writer.model:
+        entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
+        write_pool(out, entries)
+        typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(seeds)} seeds)")
+        return
+
+    from magic_rl.cli.pool_view import PoolView
+    from magic_rl.learning.writer import have_written, kept
+
+    partial, rejected = _beside(out, "partial"), _beside(out, "rejected")
+    try:
+        with PoolView() as view:
+            written = have_written(settings, seeds, partial, view, max_failed)
+    except KeyboardInterrupt as stop:
+        typer.echo(f"interrupted; {kept(partial)}" if partial.exists() else "interrupted", err=True)
+        raise typer.Exit(130) from stop
+    rejected.unlink(missing_ok=True)
+    left_out = f"left out {len(written.rejected)}"
+    if written.rejected:
+        write_rows(rejected, map(asdict, written.rejected))
+        left_out += (
+            f" ({', '.join(f'{count} {reason}' for reason, count in written.reasons.most_common())}): {rejected}"
+        )
+    if not written.entries:
+        raise UserError(f"{out}: no rewrite can be used; {left_out}")
+    write_pool(out, written.entries)
+    partial.unlink(missing_ok=True)
+    typer.echo(f"pool: {out} ({len(written.entries)} rewrites of {len(seeds)} seeds: {_labels(written.entries)})")
+    typer.echo(f"{left_out}\nwriter: {writer.model}, {written.calls} calls, {written.tokens} tokens")
+
+
+def _labels(entries: Sequence[PoolEntry]) -> str:
+    counts = Counter(entry.seed.label for entry in entries)
+    return f"{counts['harmful']} harmful, {counts['benign']} benign"
+
+
+def _beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name.removesuffix('.jsonl')}.{what}.jsonl")
 
 
 @pool.callback()

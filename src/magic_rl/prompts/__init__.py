@@ -14,11 +14,14 @@ from magic_rl.errors import UserError
 from magic_rl.types import Seed
 
 _HERE = Path(__file__).parent
-_PLACEHOLDERS: Mapping[str, str] = {
-    "attacker_harmful": "seed",
-    "attacker_benign": "seed",
-    "attacker_continue": "reply",
-    "defender_user": "attack",
+_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
+    "attacker_harmful": ("seed",),
+    "attacker_benign": ("seed",),
+    "attacker_continue": ("reply",),
+    "defender_user": ("attack",),
+    "writer_rewrite_harmful": ("seed", "instruction"),
+    "writer_rewrite_benign": ("seed", "instruction"),
+    "writer_reasoning": ("seed", "attack"),
 }
 
 
@@ -33,6 +36,9 @@ class Prompts:
         defender_user: What wraps an `{attack}`.
         defender_system_thinks: Asks the defender to think first (defender-cot).
         refusals: Refusals for the defender's warm-up, one a line.
+        writer_rewrite_harmful: Asks a model to rewrite a harmful `{seed}` by a strategy's `{instruction}`.
+        writer_rewrite_benign: The same for a benign `{seed}`.
+        writer_reasoning: Asks it for the thoughts that lead from a `{seed}` to an `{attack}`.
     """
 
     attacker_system: str
@@ -43,19 +49,31 @@ class Prompts:
     defender_user: str
     defender_system_thinks: str
     refusals: str
+    writer_rewrite_harmful: str
+    writer_rewrite_benign: str
+    writer_reasoning: str
 
     def attacker(self, seed: Seed) -> str:
         """The attacker's task for a seed."""
         template = self.attacker_harmful if seed.label == "harmful" else self.attacker_benign
-        return _fill(template, "seed", seed.text)
+        return _fill(template, seed=seed.text)
 
     def next_attack(self, reply: str) -> str:
         """The attacker's task after a reply."""
-        return _fill(self.attacker_continue, "reply", reply)
+        return _fill(self.attacker_continue, reply=reply)
 
     def defender(self, attack: str) -> str:
         """What the defender reads as the user's words."""
-        return _fill(self.defender_user, "attack", attack)
+        return _fill(self.defender_user, attack=attack)
+
+    def rewrite(self, seed: Seed, instruction: str) -> str:
+        """What the writer of the attack pool is asked for a seed."""
+        template = self.writer_rewrite_harmful if seed.label == "harmful" else self.writer_rewrite_benign
+        return _fill(template, seed=seed.text, instruction=instruction)
+
+    def reasoning(self, seed: Seed, attack: str) -> str:
+        """What the writer is asked about a rewrite of a seed."""
+        return _fill(self.writer_reasoning, seed=seed.text, attack=attack)
 
 
 def load_prompts(folder: str = "") -> Prompts:
@@ -87,17 +105,19 @@ def _read(path: Path) -> str:
         text = path.read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    wanted = _PLACEHOLDERS.get(path.stem)
+    wanted = _PLACEHOLDERS.get(path.stem, ())
     found = set(re.findall(r"\{(\w+)\}", text))
-    if wanted and wanted not in found:
-        raise UserError(f"{path}: lacks its placeholder {{{wanted}}}; put it where the text shall stand")
-    if found - {wanted}:
-        known = f"the only one here is {{{wanted}}}" if wanted else "there are none here"
-        raise UserError(f"{path}: unknown placeholder {{{min(found - {wanted})}}}; {known}")
+    for name in wanted:
+        if name not in found:
+            raise UserError(f"{path}: lacks its placeholder {{{name}}}; put it where the text shall stand")
+    if unknown := found.difference(wanted):
+        known = "known here: " + " and ".join(f"{{{name}}}" for name in wanted) if wanted else "there are none here"
+        raise UserError(f"{path}: unknown placeholder {{{min(unknown)}}}; {known}")
     if path.stem == "refusals" and not all(line.strip() for line in text.split("\n")):
         raise UserError(f"{path}: has an empty line; write one refusal a line")
     return text
 
 
-def _fill(template: str, placeholder: str, value: str) -> str:
-    return template.replace(f"{{{placeholder}}}", value)
+def _fill(template: str, **values: str) -> str:
+    """Fill placeholders in one pass: what looks like one inside a value is left alone."""
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
