@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
@@ -32,6 +33,7 @@ from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.policy import LocalPolicy
+from magic_rl.engines.local.scoring import share_prompts
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, SamplingParams, Tokens
 
 # Two turns of one conversation share their beginning; lengths are ragged and go beyond a sliding window of 8.
@@ -211,3 +213,34 @@ def test_a_model_of_another_kind_takes_the_plain_path_and_says_so(
             assert sample.logprobs == pytest.approx(expected, rel=1e-4, abs=1e-5)
             (scored,) = policy.logprobs([(sample.prompt, sample.tokens)])
             assert scored == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [
+        (Gemma2ForCausalLM, {"head_dim": 16, "attn_logit_softcapping": 50.0}, "capped scores"),
+        (
+            LlamaForCausalLM,
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "positions",
+        ),
+    ],
+)
+def test_a_model_that_would_give_other_numbers_keeps_its_own_attention(
+    kind: Any, settings: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = kind(kind.config_class(vocab_size=300, pad_token_id=0, **SMALL, **settings)).eval()
+    own = model.config._attn_implementation
+    with caplog.at_level(logging.WARNING, logger="magic_rl"):
+        assert not share_prompts(model, "the model")
+    assert reason in caplog.text
+    assert model.config._attn_implementation == own
+
+
+def test_a_model_whose_numbers_are_none_is_not_taken_for_equal(caplog: pytest.LogCaptureFixture) -> None:
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, **SMALL)).eval()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with caplog.at_level(logging.WARNING, logger="magic_rl"):
+        assert not share_prompts(model, "the model")
+    assert "off by up to nan" in caplog.text

@@ -12,7 +12,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from magic_rl.cli.main import app
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.crossplay import evaluate
@@ -96,6 +98,21 @@ def test_any_round_can_be_exported_and_the_last_is_the_default(
         expected = logits(tiny_model, run.player("defender", number))
         torch.testing.assert_close(logits(out), expected, rtol=1e-4, atol=1e-5)
         assert f"the defender after round {number}" in (out / "README.md").read_text()
+
+
+def test_the_command_line_exports_the_round_it_is_asked_for(
+    tmp_path: Path, tiny_config: Path, tiny_model: Path
+) -> None:
+    run = a_run(tmp_path / "run", load_config(tiny_config), tiny_model)
+    asked = ["export", str(run.path), "--round", "1", "--out", str(tmp_path / "1")]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    expected = logits(tiny_model, run.player("defender", 1))
+    torch.testing.assert_close(logits(tmp_path / "1"), expected, rtol=1e-4, atol=1e-5)
+    refused = CliRunner().invoke(app, [*asked[:3], "9", "--out", str(tmp_path / "9")])
+    assert refused.exit_code == 2
+    assert "9" in refused.output
+    assert not (tmp_path / "9").exists()
 
 
 def test_the_numbers_on_a_card_are_those_of_the_exported_defender(tiny_config: Path, tiny_model: Path) -> None:

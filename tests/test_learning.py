@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,15 @@ def test_metrics_leave_masked_episodes_out_and_count_them() -> None:
     assert (metrics["episodes"], metrics["masked_cut_off"], metrics["asr"]) == (2, 1, 0.0)
     assert metrics["refusal_benign"] is None
     assert outcome_metrics([outcome(2, masked=True)])["asr"] is None
+
+
+def test_the_format_rate_is_of_what_the_attacker_wrote_not_of_seeds_played_as_they_are() -> None:
+    whole = outcome(2)
+    (turn,) = whole.episode.turns
+    broken = replace(whole, episode=replace(whole.episode, turns=(replace(turn, well_formed=False),)))
+    plain = replace(whole, episode=replace(whole.episode, turns=(replace(turn, attack_sample=None),)))
+    assert outcome_metrics([whole, broken, plain, plain])["format_rate"] == 0.5
+    assert outcome_metrics([plain])["format_rate"] is None
 
 
 def test_the_learning_rate_warms_up_in_the_players_own_steps() -> None:
