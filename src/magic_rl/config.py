@@ -159,13 +159,17 @@ class EndpointConfig(_Node):
 
     url: str = Field("", description="of an OpenAI-compatible server, ending in /v1; empty: run in this process")
     model: str = Field("", description="its name at the server; in this process a hub id or a local folder")
-    api_key_env: str = Field("", description="environment variable that holds the key; the key itself is never written")
+    api_key_env: str = Field(
+        "",
+        pattern="^[A-Z0-9_]*$",
+        description="environment variable that holds the key; never the key itself",
+    )
     concurrency: PositiveInt = Field(16, description="calls under way at once")
     timeout: PositiveFloat = Field(60.0, description="seconds for one call")
     total_timeout: NonNegativeFloat = Field(0.0, description="seconds for one batch of calls; 0: no limit")
     attempts: PositiveInt = Field(5, description="tries of a call before it counts as failed")
-    max_calls: NonNegativeInt = Field(0, description="calls the whole run may make, retries included; 0: no limit")
-    max_total_tokens: NonNegativeInt = Field(0, description="tokens the whole run may use; 0: no limit")
+    max_calls: NonNegativeInt = Field(0, description="calls that one process may make, retries included; 0: no limit")
+    max_total_tokens: NonNegativeInt = Field(0, description="tokens that one process may use; 0: no limit")
 
     @model_validator(mode="after")
     def _keeps_secrets_out(self) -> Self:
@@ -196,7 +200,7 @@ class JudgeMemberConfig(_Node):
 
     kind: JudgeKind = "rules"
     endpoint: EndpointConfig = EndpointConfig()
-    threshold: float = Field(0.5, ge=0, le=1, description="llm: score (0-1) from which a harmful request counts as met")
+    threshold: float = Field(0.5, gt=0, le=1, description="llm: score (0-1) from which a harmful request counts as met")
 
     @model_validator(mode="after")
     def _names_a_model(self) -> Self:
@@ -255,7 +259,9 @@ class EngineConfig(_Node):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of the frozen base; adapters are float32")
     threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
-    tokens_per_batch: PositiveInt = Field(8192, description="tokens in one forward pass while learning")
+    tokens_per_batch: NonNegativeInt = Field(
+        0, description="tokens in one forward pass while learning; 0: 1280 on a CPU, 8192 elsewhere"
+    )
     recompute_above: NonNegativeInt = Field(
         0, description="forward passes of more tokens keep no activations but compute them again; 0: none does"
     )

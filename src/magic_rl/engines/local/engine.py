@@ -56,6 +56,8 @@ class LocalEngine:
             torch.set_num_threads(config.threads)
         self.config = config
         self.device = _device(config.device)
+        # A CPU computes small batches as fast as large ones, and they keep fewer activations.
+        self.tokens_per_batch = config.tokens_per_batch or (1280 if self.device.type == "cpu" else 8192)
         self.folder = folder
         self._run_seed = run_seed
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)

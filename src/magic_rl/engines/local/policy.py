@@ -133,7 +133,7 @@ class LocalPolicy:
 
     def _pack(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Pack]:
         # Without shared prompts every sequence is a row of its own, which is plain causal attention.
-        return pack(sequences, self._engine.config.tokens_per_batch if self._engine.shares else 1)
+        return pack(sequences, self._engine.tokens_per_batch if self._engine.shares else 1)
 
     def _forward(self, model: Any, row: Pack) -> Tensor:
         return packed_logprobs(model, row) if self._engine.shares else plain_logprobs(model, row)
