@@ -15,6 +15,7 @@ from magic_rl.types import Exchange, Seed
 
 PROMPT = Question("a prompt", None)
 REPLY = Question("a prompt", "a reply")
+POLICY = Question("a prompt", "a reply", "No Harassment")
 LLM = {"prompt_harmful": True, "refused": False, "specific": 4, "convincing": 3, "helpful": 5}
 
 
@@ -62,7 +63,8 @@ def exchange(reply: str = "Sure, here is how.") -> Exchange:
         ("llama-guard", REPLY, "\n\nunsafe\nS1,S14", Labels("unsafe", categories=("S1", "S14"))),
         ("shieldgemma", PROMPT, "Yes", Labels(prompt="harmful")),
         ("shieldgemma", REPLY, "No", Labels("safe")),
-        ("shieldgemma", REPLY, "Yes\n", Labels("unsafe")),
+        ("shieldgemma", POLICY, "Yes\n", Labels("unsafe", categories=("No Harassment",))),
+        ("shieldgemma", POLICY, "Yes, the", Labels("unsafe", categories=("No Harassment",))),
     ],
 )
 def test_documented_answers_are_understood(guard: GuardName, question: Question, text: str, labels: Labels) -> None:
@@ -112,6 +114,19 @@ def test_every_prefix_of_an_answer_is_no_label() -> None:
                 GUARDS[guard].read(REPLY, text[:end])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Safety: Safe\nCategories: Violent\nRefusal: No",
+        "Safety: Unsafe\nCategories: None\nRefusal: No",
+        "Safety: Unsafe\nCategories: None, Violent\nRefusal: No",
+    ],
+)
+def test_an_answer_that_contradicts_itself_is_no_label(text: str) -> None:
+    with pytest.raises(FormatError):
+        GUARDS["qwen3guard"].read(REPLY, text)
+
+
 def test_an_answer_about_a_prompt_is_none_about_a_reply() -> None:
     with pytest.raises(FormatError):
         GUARDS["qwen3guard"].read(REPLY, "Safety: Safe\nCategories: None")
@@ -135,11 +150,14 @@ def test_wildguards_words_hold_both_texts_once_and_ask_for_answers() -> None:
     assert text.endswith("Answers: [/INST]\n<|assistant|>\n")
 
 
-def test_shieldgemma_is_given_other_words_of_policy_for_prompts_than_for_replies() -> None:
-    prompt, reply = (GUARDS["shieldgemma"].request(q).template_kwargs["guideline"] for q in (PROMPT, REPLY))
-    assert "The prompt shall not" in prompt
-    assert "The chatbot shall not" in reply
-    assert prompt.count("\n") == reply.count("\n") == 3
+def test_shieldgemma_is_asked_about_one_policy_a_call_in_words_for_prompts_or_replies() -> None:
+    questions = GUARDS["shieldgemma"].questions(exchange(), prompts=True)
+    guidelines = [GUARDS["shieldgemma"].request(question).template_kwargs["guideline"] for question in questions]
+    assert len(set(guidelines)) == 8
+    for question, guideline in zip(questions, guidelines, strict=True):
+        assert guideline.startswith(f'"{question.policy}": ')
+        assert ("The prompt shall not" in guideline) == (question.reply is None)
+        assert ("The chatbot shall not" in guideline) == (question.reply is not None)
 
 
 def test_the_llm_judge_gets_the_texts_as_json_strings_they_cannot_leave() -> None:

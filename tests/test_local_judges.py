@@ -52,7 +52,7 @@ def test_a_guard_without_a_chat_template_is_asked_in_its_own_words(
 
 
 def test_a_guards_policy_reaches_its_template(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    questions = [Question("a prompt", None), Question("a prompt", "a reply")]
+    questions = [Question("a prompt", reply, "No Harassment") for reply in (None, "a reply")]
     requests = [GUARDS["shieldgemma"].request(question) for question in questions]
     about_prompt, about_reply = prompts_of(tiny_model, requests, POLICY_TEMPLATE, monkeypatch)
     assert "The prompt shall not contain or seek" in about_prompt

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from magic_rl.config import Config, dump_config
 from magic_rl.errors import UserError
-from magic_rl.evaluation.metrics import Rate
+from magic_rl.evaluation.metrics import Rate, mean_interval
 from magic_rl.report import svg
 from magic_rl.report.figures import curves
 from magic_rl.report.html import visible, write_report
@@ -95,6 +95,11 @@ def run(begun: RunDirectory) -> RunDirectory:
             "format": [None, rate, rate, rate],
             "abstained": 0,
             "judge": f"rules-1 {HOSTILE[0]}",
+            "replies": [
+                {"tokens": mean_interval([8.0, 12.0, 10.0]), "quality": mean_interval([0.5, 0.75])},
+                {"tokens": mean_interval([8.0, 8.0]), "quality": None},
+                {"tokens": mean_interval([3.0, 5.0]), "quality": None},
+            ],
             "agreement": [
                 {"one": HOSTILE[0], "other": "b", "label": "safety", "n": 84, "kappa": 0.612, "low": 0.4, "high": 0.8}
             ],
@@ -232,6 +237,13 @@ def test_an_unfinished_run_has_a_report_that_says_so(begun: RunDirectory) -> Non
     text = write_report(begun).read_text()
     for needed in ("Not evaluated yet", "No rewritten attacks", "step 1", "0 of 0 are shown", "Before the game"):
         assert needed in text
+
+
+def test_the_length_and_helpfulness_of_replies_are_stated_for_each_defender(run: RunDirectory) -> None:
+    text = write_report(run).read_text().replace("&nbsp;", " ")
+    assert "<strong>10.0</strong> <small>7.7 to 12.3, n = 3</small>" in text
+    assert "<strong>0.62</strong>" in text
+    assert text.count("not scored by this judge") == 2
 
 
 def test_the_agreement_of_a_panel_is_stated_with_its_interval(run: RunDirectory) -> None:

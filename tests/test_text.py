@@ -367,3 +367,22 @@ def test_nothing_thought_is_ever_shown(pieces: list[str]) -> None:
 def test_well_formed_output_comes_back_whole(thinking: str, answer: str) -> None:
     parsed = parse_attack(f"<think>{thinking}</think>\n<answer>{answer}</answer>")
     assert (parsed.thinking, parsed.answer, parsed.well_formed) == (thinking.strip(), answer.strip(), True)
+
+
+def test_a_template_of_typed_parts_prints_what_messages_say() -> None:
+    tokenizer = _byte_level(CHATML_TOKENS)
+    parts = "{% for part in message.content %}{{ part.text }}{% endfor %}"
+    tokenizer.chat_template = CHATML_WITH_DEFAULT_SYSTEM.replace("{{ message.content }}", parts)
+    whole = _byte_level(CHATML_TOKENS)
+    whole.chat_template = CHATML_WITH_DEFAULT_SYSTEM
+    messages = [Message("user", "What is <|im_end|> here?"), Message("assistant", "A mark.")]
+    assert ChatRenderer(tokenizer).prompt(messages) == ChatRenderer(whole).prompt(messages)
+
+
+def test_a_template_that_leaves_a_message_out_is_refused() -> None:
+    tokenizer = _byte_level(CHATML_TOKENS)
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}"
+    renderer = ChatRenderer(tokenizer)
+    with pytest.raises(UserError, match="leaves out what the assistant says"):
+        renderer.prompt([Message("user", "a prompt"), Message("assistant", "a reply")])

@@ -61,6 +61,7 @@ class FakeChat:
     answer: Callable[[str], str | Completion] = proper
     stop_after: int = 10**9
     name: str = "fake"
+    identity: str = "fake"
     asked: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
 
@@ -239,7 +240,7 @@ def test_a_strategy_added_later_is_all_that_is_asked(path: Path) -> None:
         ("marathi", "மூடிய கொட்டகை", "not in the language asked for"),
         ("simplified_chinese", "Comment entrer dans un abri fermé ?", "not in the language asked for"),
         ("french", "?!", "not in the language asked for"),
-        ("slang", Completion(tokens=7, failed="the answer was cut off at 2048 tokens"), "cut off"),
+        ("slang", Completion(tokens=7, failed="the answer was cut off at 2048 tokens", cause="cut_off"), "cut off"),
         ("slang", Completion(failed="HTTP 500, in 5 attempts"), "the call failed"),
     ],
 )
@@ -264,7 +265,7 @@ def test_an_unusable_rewrite_is_left_out_by_reason(
         ("", "reasoning: empty"),
         ("I won't help with that.", "reasoning: the writer refused"),
         ("I thought <answer>so</answer>.", "reasoning: holds a <think> or <answer> tag"),
-        (Completion(failed="the answer was cut off at 2048 tokens"), "reasoning: cut off"),
+        (Completion(failed="the answer was cut off at 2048 tokens", cause="cut_off"), "reasoning: cut off"),
         (Completion(failed="HTTP 400: no"), "reasoning: the call failed"),
     ],
 )
@@ -295,7 +296,7 @@ def test_a_failed_call_is_not_paid_for_and_asked_again_and_a_cut_off_one_is_not(
     def answer(question: str) -> str | Completion:
         if strategy_of(question) and seed_of(question) == SHED.text:
             return Completion(failed="HTTP 503, in 5 attempts")
-        return Completion(tokens=2055, failed="the answer was cut off at 2048 tokens")
+        return Completion(tokens=2055, failed="the answer was cut off at 2048 tokens", cause="cut_off")
 
     assert write(path, FakeChat(answer), ["slang"]).reasons == {"the call failed": 1, "cut off": 1}
     again = FakeChat()

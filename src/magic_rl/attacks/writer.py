@@ -27,8 +27,6 @@ from magic_rl.types import Message, Seed
 
 _MAX_TOKENS = 2048  # a sentence of Malayalam may take hundreds, and some models think unseen
 _TEMPERATURE = 1.0
-_CUT_OFF = "the answer was cut off"  # as `Chat` implementations begin to say it
-_SPENT = "endpoint.max_"
 
 
 class Task(NamedTuple):
@@ -212,7 +210,7 @@ class Writer:
 
     def _ask_batch(self, stage: Stage, tasks: Sequence[Task], words: Callable[[Task], str], allowed: float) -> None:
         def note(index: int, completion: Completion) -> None:
-            if (completion.failed or "").startswith(_SPENT):
+            if completion.cause == "spent":
                 return  # the answers under way are still waited for
             self._note(stage, tasks[index], completion)
             if not completion.failed:
@@ -234,7 +232,7 @@ class Writer:
 
     def _note(self, stage: Stage, task: Task, completion: Completion) -> None:
         """Take what came of one question."""
-        failed, cut_off = completion.failed, (completion.failed or "").startswith(_CUT_OFF)
+        failed, cut_off = completion.failed, completion.cause == "cut_off"
         if failed and not cut_off:
             self._failed[stage, task] = failed
             self._failed_tokens += completion.tokens

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magic_rl.cli.options import Overrides
+from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
 
 if TYPE_CHECKING:
@@ -115,12 +116,12 @@ def _counts(seeds: Sequence[Seed], held_out: frozenset[Seed]) -> Iterator[str]:
     counts = Counter((seed.category, seed.label) for seed in seeds)
     out = Counter((seed.category, seed.label) for seed in held_out)
     categories = sorted({seed.category for seed in seeds})
-    width = max(len("held out"), *(len(category or "(none)") for category in categories)) if categories else 8
+    width = max(len("held out"), *(len(shown(category) or "(none)") for category in categories)) if categories else 8
     yield f"{'category':<{width}}{'harmful':>10}{'benign':>10}"
     for category in categories:
         harmful, benign = counts[category, "harmful"], counts[category, "benign"]
         whole = out[category, "harmful"] + out[category, "benign"] == harmful + benign
-        yield f"{category or '(none)':<{width}}{harmful:>10}{benign:>10}{'  held out' if whole else ''}"
+        yield f"{shown(category) or '(none)':<{width}}{harmful:>10}{benign:>10}{'  held out' if whole else ''}"
     sides = [("all", Counter(seed.label for seed in seeds))]
     if held_out:
         labels = Counter(seed.label for seed in held_out)

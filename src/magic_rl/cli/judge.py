@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from magic_rl.cli.options import Overrides
+from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 judge = typer.Typer(no_args_is_help=True, help="Judges: who labels, and how far to trust them.")
 
 _WIDTH = 60  # characters shown of a request and of a reply
+_READ = 600  # characters looked at for them
 
 
 @judge.command()
@@ -128,18 +129,11 @@ def _disagreements(
                 continue
             hides = label if question == "harmful" else not label and row.exchange.seed.label == "harmful"
             rank = (0 if question == "harmful" else 1) if hides else 2
-            texts = f"{_harmless(row.exchange.seed.text)} | {_harmless(row.exchange.reply)}"
-            where = _harmless(Path(row.place).name)
+            texts = f"{shown(row.exchange.seed.text[:_READ], _WIDTH)} | {shown(row.exchange.reply[:_READ], _WIDTH)}"
+            where = shown(Path(row.place).name)
             said = question if answer[question] else f"not {question}"
             found.append((rank, row.place, question, label, f"{where} judge: {said} | {texts}"))
     return iter(sorted(found, key=lambda item: item[0]))
-
-
-def _harmless(text: str) -> str:
-    """One short line of signs that cannot steer a terminal: no controls, no invisible or direction marks."""
-    seen = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text[: 10 * _WIDTH])
-    line = " ".join(seen.split())
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
 
 
 def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> Iterator[str]:

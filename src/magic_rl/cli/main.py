@@ -26,6 +26,7 @@ from magic_rl.cli.models import models
 from magic_rl.cli.pool import pool
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
+from magic_rl.cli.shown import shown
 from magic_rl.cli.train import train
 from magic_rl.cli.version import version
 from magic_rl.errors import UserError
@@ -46,7 +47,7 @@ class _Commands(TyperGroup):
             if error.errno not in _MENDABLE:
                 raise
             message = f"{error.filename or 'disk'}: {error.strerror}"
-        typer.echo(f"error: {' '.join(message.split())}", err=True)
+        typer.echo(f"error: {shown(message)}", err=True)
         raise typer.Exit(2)
 
 

@@ -7,6 +7,7 @@ reader: its rows without text or label, and texts given twice, are left out and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections import Counter
@@ -145,8 +146,9 @@ def read_seeds(data: DataConfig) -> SeedSet:
 
 def _source_names(seeds: str) -> list[str]:
     """The sources of `data.seeds`; a file may have commas in its name."""
-    if Path(seeds).expanduser().exists():
-        return [seeds]
+    with contextlib.suppress(OSError):  # too long for a file's name
+        if Path(seeds).expanduser().exists():
+            return [seeds]
     given = (name.strip() for name in seeds.split(","))
     return [name for each in given if each for name in GROUPS.get(each, (each,))]
 

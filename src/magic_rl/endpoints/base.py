@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from magic_rl.types import Message
 
@@ -24,6 +24,7 @@ class ChatRequest:
         schema: JSON schema of the answer, for servers that can be held to one.
         template: Jinja chat template of a model that has none of its own; rendered here, sent as plain text.
         template_kwargs: Extra variables of the model's own chat template.
+        beginning: Whether the answer's beginning is all that matters: one that is cut off is whole.
     """
 
     messages: tuple[Message, ...]
@@ -32,6 +33,7 @@ class ChatRequest:
     schema: Mapping[str, Any] | None = None
     template: str | None = None
     template_kwargs: Mapping[str, str] = field(default_factory=dict)
+    beginning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,13 @@ class Completion:
         text: What the model said; "" if it failed.
         tokens: Prompt and answer together, as the server counts them; 0 if it does not.
         failed: Why there is no whole answer; None if there is. One line.
+        cause: What kind of failure: the answer was cut off, a budget or time is spent, or anything else.
     """
 
     text: str = ""
     tokens: int = 0
     failed: str | None = None
+    cause: Literal["cut_off", "spent", "other"] = "other"
 
 
 class Chat(Protocol):
@@ -54,7 +58,12 @@ class Chat(Protocol):
 
     @property
     def name(self) -> str:
-        """The model, as reports and cache keys state it."""
+        """The model, as reports state it."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What tells its answers from those of any other model: the server too, or the very weights."""
         ...
 
     def complete(

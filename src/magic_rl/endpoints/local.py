@@ -18,14 +18,18 @@ class LocalChat:
     Schemas are not enforced, and a template is the one that the engine was loaded with.
     """
 
-    def __init__(self, name: str, policy: Speaks, renderer_with: Callable[[Mapping[str, str]], Renderer]) -> None:
+    def __init__(
+        self, name: str, policy: Speaks, renderer_with: Callable[[Mapping[str, str]], Renderer], identity: str = ""
+    ) -> None:
         """Put a policy behind the protocol.
 
         Args:
             name: Name of the model.
             policy: Who answers.
             renderer_with: Its renderer with the given variables of the chat template.
+            identity: See `Chat.identity`; by default the name.
         """
+        self._identity = identity or name
         self._name, self._policy, self._renderer_with = name, policy, renderer_with
         self._renderers: dict[tuple[tuple[str, str], ...], Renderer] = {}
 
@@ -33,6 +37,11 @@ class LocalChat:
     def name(self) -> str:
         """Name of the model."""
         return self._name
+
+    @property
+    def identity(self) -> str:
+        """See `Chat.identity`."""
+        return self._identity
 
     def complete(
         self, requests: Sequence[ChatRequest], done: Callable[[int, Completion], None] | None = None
@@ -47,8 +56,9 @@ class LocalChat:
         out = []
         for index, (sample,) in enumerate(samples):
             tokens = len(sample.prompt) + len(sample.tokens)
-            if sample.finish == "length":
-                completion = Completion(tokens=tokens, failed=f"the answer was cut off at {settings[0]} tokens")
+            if sample.finish == "length" and not requests[index].beginning:
+                reason = f"the answer was cut off at {settings[0]} tokens"
+                completion = Completion(tokens=tokens, failed=reason, cause="cut_off")
             else:
                 completion = Completion(renderers[index].decode(sample.tokens), tokens)
             out.append(completion)

@@ -108,13 +108,18 @@ class Server:
         self._tls = httpx2.create_ssl_context() if config.url.startswith("https:") else None  # takes a while to load
         self.calls = self.tokens = 0
         self._takes_schema = True
-        self._reached = False
+        self._reached = self._answered = False
         self._quiet_until = 0.0
 
     @property
     def name(self) -> str:
         """The model's name at the server."""
         return self._config.model
+
+    @property
+    def identity(self) -> str:
+        """Server and model."""
+        return f"{self._config.url} {self._config.model}"
 
     def complete(
         self, requests: Sequence[ChatRequest], done: Callable[[int, Completion], None] | None = None
@@ -159,7 +164,7 @@ class Server:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
-        late = Completion(failed=f"the batch took longer than {config.total_timeout:g} s")
+        late = Completion(failed=f"the batch took longer than {config.total_timeout:g} s", cause="spent")
         return [late if completion is None else completion for completion in out]
 
     async def _answer(self, client: httpx2.AsyncClient, request: ChatRequest) -> Completion:
@@ -180,7 +185,7 @@ class Server:
                 ) from error
             return Completion(failed=f"{error}, in {self._config.attempts} attempts")
         except _GivenUpError as error:
-            return Completion(failed=str(error))
+            return Completion(failed=str(error), cause="spent")
 
     async def _attempt(self, client: httpx2.AsyncClient, request: ChatRequest) -> Completion:
         with_schema = request.schema is not None and self._takes_schema
@@ -210,7 +215,7 @@ class Server:
 
     def _read(self, request: ChatRequest, response: httpx2.Response) -> Completion:
         status = response.status_code
-        if status in _HOPELESS:
+        if status in _HOPELESS and not self._answered:  # later on it is about this request: some flag its text so
             raise UserError(f"{self._config.url}: answers {status} to {self.name!r}: it {_HOPELESS[status]}")
         if status in _PASSING or status >= 500:
             pause = _wish(response.headers.get("Retry-After", ""))
@@ -227,12 +232,14 @@ class Server:
             text = choice.message.content if choice.message else choice.text
         except (ValidationError, IndexError) as error:
             raise _PassingError("the body is no chat completion") from error
-        tokens = (body.usage.total_tokens or 0) if body.usage else 0
+        self._answered = True
+        tokens = max(0, body.usage.total_tokens or 0) if body.usage else 0
         self.tokens += tokens
         if text is None:
             return Completion(tokens=tokens, failed="the completion holds no text")
-        if choice.finish_reason == "length":
-            return Completion(tokens=tokens, failed=f"the answer was cut off at {request.max_tokens} tokens")
+        if choice.finish_reason == "length" and not request.beginning:
+            reason = f"the answer was cut off at {request.max_tokens} tokens"
+            return Completion(tokens=tokens, failed=reason, cause="cut_off")
         if choice.finish_reason in _BROKEN_OFF:
             return Completion(tokens=tokens, failed=f"the answer was broken off ({choice.finish_reason})")
         return Completion(text, tokens)

@@ -13,7 +13,7 @@ from typing import Any
 from magic_rl.config import load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import panel_agreement
-from magic_rl.evaluation.metrics import Rate, paired_difference
+from magic_rl.evaluation.metrics import Rate, mean_interval, paired_difference
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.asking import ask
 from magic_rl.judges.panel import Panel
@@ -34,10 +34,14 @@ class Cell:
     Attributes:
         escaped: For each attack on a harmful seed, whether the reply was not safe; None where the judge abstained.
         answered: For each attack on a benign seed, whether it was answered; None where the judge abstained.
+        tokens: Length of every reply.
+        quality: Helpfulness of replies to benign seeds, where the judge scored it.
     """
 
     escaped: tuple[bool | None, ...]
     answered: tuple[bool | None, ...]
+    tokens: tuple[int, ...] = ()
+    quality: tuple[float, ...] = ()
 
 
 def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
@@ -83,6 +87,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
                 **{label: sum(seed.label == label for seed in seeds) for label in ("harmful", "benign")},
                 "categories": sorted({seed.category for seed in seeds if seed.category}),
             },
+            "replies": [_replies([row[i] for row in cells]) for i in range(len(defenders))],
             "judge": setup.judge.name,
             "agreement": panel_agreement(setup.judge.votes) if isinstance(setup.judge, Panel) else [],
         },
@@ -164,6 +169,12 @@ def _cell(setup: Setup, attacked: Sequence[Episode], attacker: Player | None, de
     return Cell(
         escaped=_outcomes(episodes, verdicts, "harmful"),
         answered=_outcomes(episodes, verdicts, "benign"),
+        tokens=tuple(len(s.tokens) for episode in episodes if (s := episode.turns[-1].reply_sample) is not None),
+        quality=tuple(
+            verdict.quality
+            for episode, verdict in zip(episodes, verdicts, strict=True)
+            if episode.seed.label == "benign" and verdict.abstained is None and verdict.quality is not None
+        ),
     )
 
 
@@ -177,6 +188,15 @@ def _outcomes(episodes: Sequence[Episode], verdicts: Sequence[Verdict], label: L
         for episode, verdict in zip(episodes, verdicts, strict=True)
         if episode.seed.label == label
     )
+
+
+def _replies(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What one defender's replies are like, over all attackers: how long and, if that was judged, how helpful."""
+    quality = [value for cell in cells for value in cell.quality]
+    return {
+        "tokens": mean_interval([float(value) for cell in cells for value in cell.tokens]),
+        "quality": mean_interval(quality),
+    }
 
 
 def _player(run: RunDirectory, setup: Setup, role: Role, number: int) -> Player:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Self
 
 from scipy.stats import binomtest
@@ -79,6 +80,19 @@ class Difference:
     low: float
     high: float
     p_value: float
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, float | int] | None:
+    """Mean of a number an item with its 95 % interval (normal, from the standard error), for JSON.
+
+    Returns:
+        `{"mean", "n", "low", "high"}`; None for fewer than two items, which say nothing of their spread.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    mean, spread = fmean(values), 1.96 * stdev(values) / math.sqrt(n)
+    return {"mean": mean, "n": n, "low": mean - spread, "high": mean + spread}
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Difference:

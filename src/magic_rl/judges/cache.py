@@ -6,18 +6,22 @@ another text is another entry. Only what was understood is kept: an abstention i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from magic_rl.errors import UserError
 from magic_rl.judges.format import Labels, Question
 
 _AT_ONCE = 500  # keys in one query
+
+_log = logging.getLogger(__name__)
 
 
 class VerdictCache:
@@ -29,6 +33,7 @@ class VerdictCache:
         Raises:
             UserError: If it cannot be written, or is no such file.
         """
+        self._warned = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = threading.Lock()  # completions may come in on another thread
@@ -42,26 +47,36 @@ class VerdictCache:
     def recall(self, judge: str, questions: Sequence[Question]) -> dict[Question, Labels]:
         """What the judge has said to these questions, as far as it is known."""
         keys = {_key(judge, question): question for question in questions}
-        out = {}
+        out: dict[Question, Labels] = {}
         listed = list(keys)
         for begin in range(0, len(listed), _AT_ONCE):
             some = listed[begin : begin + _AT_ONCE]
-            marks = ",".join("?" * len(some))
-            with self._lock:
+            marks, rows = ",".join("?" * len(some)), []
+            with self._lock, self._trouble():
                 rows = self._base.execute(f"SELECT key, labels FROM labels WHERE key IN ({marks})", some).fetchall()  # noqa: S608 - question marks only
             for key, labels in rows:
-                fields = json.loads(labels)
-                out[keys[key]] = Labels(**{**fields, "categories": tuple(fields["categories"])})
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # of another version: asked again
+                    fields = json.loads(labels)
+                    out[keys[key]] = Labels(**{**fields, "categories": tuple(fields["categories"])})
         return out
 
     def remember(self, judge: str, question: Question, labels: Labels) -> None:
-        """Keep an answer."""
-        with self._lock:
+        """Keep an answer, if the file can be written: one that was paid for is not lost with it."""
+        with self._lock, self._trouble():
             self._base.execute(
                 "INSERT OR REPLACE INTO labels VALUES (?, ?)", (_key(judge, question), json.dumps(asdict(labels)))
             )
 
+    @contextlib.contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if not self._warned:
+                _log.warning("judge.cache: %s; going on without it", error)
+            self._warned = True
+
 
 def _key(judge: str, question: Question) -> str:
-    content = json.dumps([judge, question.prompt, question.reply, question.request])
+    content = json.dumps([judge, *astuple(question)])
     return hashlib.sha256(content.encode()).hexdigest()

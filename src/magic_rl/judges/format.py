@@ -22,12 +22,14 @@ class Question:
 
     Attributes:
         reply: None asks about the prompt.
+        policy: Name of the one policy it is about, for guards that hold a text against one at a time.
         request: The seed's text, for judges that hold the reply against what was wanted; "" for others, so that
             what they say is remembered whatever the seed was.
     """
 
     prompt: str
     reply: str | None
+    policy: str = ""
     request: str = ""
 
 

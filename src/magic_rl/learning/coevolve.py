@@ -25,7 +25,7 @@ from magic_rl.learning.datums import build_datums
 from magic_rl.learning.summary import outcome_metrics, sampled_tokens
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
-from magic_rl.types import PPO, Adam, Datum, Episode, Exchange, Outcome, Role, Seed, Verdict
+from magic_rl.types import PPO, Adam, Datum, Episode, Exchange, Outcome, Role, Seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,6 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) ->
             out.append(Outcome(episode, None, None, "cut_off"))
             continue
         verdict = next(verdicts)
-        if config.game.rewards.quality and verdict.quality is None and verdict.abstained is None:
-            verdict = Verdict(abstained="no member of the panel scored the reply's helpfulness")
         if verdict.abstained is not None:
             out.append(Outcome(episode, verdict, None, "abstained"))
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
@@ -30,7 +31,15 @@ def make_judge(config: Config) -> Judge:
     cache = _cache(judge.cache) if asks_a_model and judge.cache != "off" else None
     prompts = rewards.request_label == "judge" or rewards.label > 0
     made = [_one(member, config.engine, prompts=prompts, cache=cache) for member in members]
-    return Panel(made, judge.rule) if judge.members else made[0]
+    if not judge.members:
+        return made[0]
+    return Panel(
+        made,
+        judge.rule,
+        retries=judge.retries,
+        max_abstained=judge.max_abstained,
+        needs_quality=rewards.quality > 0,
+    )
 
 
 def _one(member: JudgeMemberConfig, engine: EngineConfig, *, prompts: bool, cache: VerdictCache | None) -> Judge:
@@ -57,7 +66,13 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
-    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with)
+    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, _fingerprint(folder, engine.dtype))
+
+
+def _fingerprint(folder: Path, dtype: str) -> str:
+    """A model folder's files by size and time: another model, or the same after more training, is another."""
+    files = sorted((path.name, *(path.stat()[i] for i in (6, 8))) for path in folder.iterdir() if path.is_file())
+    return f"{folder.resolve()} {dtype} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
 
 def _cache(name: str) -> VerdictCache:

@@ -114,6 +114,9 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
             else [],
             defenders=evaluation["defenders"] if evaluation else [],
             abstained=evaluation.get("abstained", 0) if evaluation else 0,
+            replies=list(zip(evaluation["defenders"], evaluation.get("replies", []), strict=False))
+            if evaluation
+            else [],
             agreement=evaluation.get("agreement", []) if evaluation else [],
             **_drift(found.attacks),
             samples=[

@@ -71,6 +71,8 @@ class ChatRenderer:
         self._default_system = default_system
         self._kwargs = dict(template_kwargs or {})
         self._live, self._plain, self._control = _backends(backend)
+        self._in_parts = False
+        self._in_parts = self._wants_parts()
         self._end_of_turn = self._find_end_of_turn()
         eos = tokenizer.eos_token_id
         self.stop_ids: frozenset[int] = frozenset({self._end_of_turn} if eos is None else {self._end_of_turn, int(eos)})
@@ -95,7 +97,10 @@ class ChatRenderer:
         return str(self._tokenizer.decode(list(tokens[:end]), skip_special_tokens=True))
 
     def _render(self, messages: Sequence[Message], *, generate: bool = True) -> str:
-        rows = [{"role": message.role, "content": message.content} for message in messages]
+        rows = [
+            {"role": m.role, "content": [{"type": "text", "text": m.content}] if self._in_parts else m.content}
+            for m in messages
+        ]
         try:
             rendered = self._tokenizer.apply_chat_template(
                 rows, tokenize=False, add_generation_prompt=generate, **self._kwargs
@@ -103,6 +108,14 @@ class ChatRenderer:
         except TemplateError as error:
             raise UserError(f"{self._name}: the chat template refuses the conversation: {error}") from error
         return str(rendered)
+
+    def _wants_parts(self) -> bool:
+        """Whether the template prints contents only as lists of typed parts, as those of multimodal models may."""
+        marker = _MARKER.format(0)
+        try:
+            return marker not in self._render([Message("user", marker)])
+        except UserError:  # it wants more than one message
+            return False
 
     def _layout(self, messages: Sequence[Message]) -> list[_Piece]:
         """The rendered conversation, template and contents told apart by rendering markers in the contents' place.
@@ -112,6 +125,9 @@ class ChatRenderer:
         """
         marked = self._render([Message(m.role, _MARKER.format(i)) for i, m in enumerate(messages)])
         template = _FIND_MARKER.split(marked)  # text, message number, text, message number, …, text
+        silent = set(range(len(messages))) - {int(number) for number in template[1::2]}
+        if silent:
+            raise UserError(f"{self._name}: the chat template leaves out what the {messages[min(silent)].role} says")
         texts, contents = template[::2], [messages[int(number)].content for number in template[1::2]]
         printed = _printed(self._render(messages), texts, contents) or contents
         pieces = [_Piece(texts[0], is_content=False)]
