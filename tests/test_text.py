@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -365,6 +365,7 @@ def test_nothing_thought_is_ever_shown(pieces: list[str]) -> None:
 
 @given(thinking=st.text(), answer=st.text())
 def test_well_formed_output_comes_back_whole(thinking: str, answer: str) -> None:
+    assume(re.search("</?(?:think|answer)>", f"{thinking} {answer}", re.IGNORECASE) is None)
     parsed = parse_attack(f"<think>{thinking}</think>\n<answer>{answer}</answer>")
     assert (parsed.thinking, parsed.answer, parsed.well_formed) == (thinking.strip(), answer.strip(), True)
 
@@ -381,7 +382,7 @@ def test_a_template_of_typed_parts_prints_what_messages_say() -> None:
 
 def test_a_template_that_leaves_a_message_out_is_refused() -> None:
     tokenizer = _byte_level(CHATML_TOKENS)
-    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.eos_token = "<|im_end|>"  # noqa: S105 - no password
     tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}"
     renderer = ChatRenderer(tokenizer)
     with pytest.raises(UserError, match="leaves out what the assistant says"):
