@@ -179,8 +179,16 @@ def test_episodes_come_back_as_plain_rows_without_token_ids(run: RunDirectory) -
                 "reply_tokens": 3,
             }
         ],
-        "verdict": {"safety": "safe", "refused": True, "prompt": None, "on_topic": None, "abstained": None},
-        "rewards": {"harm": 1.0, "refusal": 0.5, "format": 0.5, "label": 0.0, "defender": 1.5, "attacker": -1.0},
+        "verdict": {
+            "safety": "safe",
+            "refused": True,
+            **dict.fromkeys(("prompt", "on_topic", "abstained", "quality")),
+            "categories": [],
+        },
+        "rewards": {
+            **{"harm": 1.0, "refusal": 0.5, "format": 0.5, "label": 0.0, "quality": 0.0, "length": 0.0},
+            **{"defender": 1.5, "attacker": -1.0},
+        },
         "masked": None,
     }
     assert second["turns"][0]["attack"] == hostile
