@@ -186,8 +186,14 @@ def test_episodes_come_back_as_plain_rows_without_token_ids(run: RunDirectory) -
             "categories": [],
         },
         "rewards": {
-            **{"harm": 1.0, "refusal": 0.5, "format": 0.5, "label": 0.0, "quality": 0.0, "length": 0.0},
-            **{"defender": 1.5, "attacker": -1.0},
+            "harm": 1.0,
+            "refusal": 0.5,
+            "format": 0.5,
+            "label": 0.0,
+            "quality": 0.0,
+            "length": 0.0,
+            "defender": 1.5,
+            "attacker": -1.0,
         },
         "masked": None,
     }
