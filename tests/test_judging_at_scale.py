@@ -23,7 +23,6 @@ COUNT = 2000
 PASSING = [
     Reply(drop=True),
     Reply(cut=30),
-    Reply(length_off=-20),
     Reply(status=429, headers={"Retry-After": "0"}),
     Reply(status=500),
     Reply(body=b"<html><body>Please log in</body></html>"),
@@ -63,7 +62,7 @@ def guard(asked: Asked) -> Reply:
 
 
 def judge_of(stub: Stub, cache: VerdictCache | None = None) -> ModelJudge:
-    config = EndpointConfig(url=stub.url, model="guard", concurrency=16, attempts=4)
+    config = EndpointConfig(url=stub.url, model="guard", concurrency=16, attempts=6)
     return ModelJudge(GUARDS["qwen3guard"], Server(config), prompts=False, cache=cache)
 
 
