@@ -317,7 +317,7 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
     )
     judge = make_judge(load_config(path))
     assert isinstance(judge, Panel)
-    assert judge.name.endswith("qwen3guard-1 (Qwen/Qwen3Guard-Gen-0.6B)")
+    assert judge.name.endswith(f"{GUARDS['qwen3guard'].version} (Qwen/Qwen3Guard-Gen-0.6B)")
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ A format is one family of judges: how it is asked and how strictly it is read. `
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
 from magic_rl.endpoints.base import ChatRequest
-from magic_rl.types import Exchange, Label, Safety
+from magic_rl.types import Exchange, Label, Safety, Seed
 
 
 class FormatError(ValueError):
@@ -56,7 +59,7 @@ class Format(Protocol):
 
     @property
     def version(self) -> str:
-        """Name of the format; changes whenever its words or its reading do, as remembered labels are kept by it."""
+        """See `versioned`."""
         ...
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
@@ -74,3 +77,20 @@ class Format(Protocol):
             FormatError: If it is not exactly in the format.
         """
         ...
+
+
+def versioned(name: str, form: Format, *reading: object) -> str:
+    """Name of a format with a digest of what it asks and how it reads: remembered labels are kept by it.
+
+    Args:
+        form: What it asks of a sample exchange, and the source of its `read`, are part of the digest.
+        reading: What `read` relies on: patterns, tables.
+    """
+    asked = [form.request(question) for question in form.questions(_SAMPLE, prompts=True)]
+    # The representation of a pattern is cut off.
+    rules = [(each.pattern, each.flags) if isinstance(each, re.Pattern) else each for each in reading]
+    whole = repr((asked, rules, inspect.getsource(type(form).read)))
+    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+_SAMPLE = Exchange(Seed("id", "request", "harmful"), "prompt", "reply")

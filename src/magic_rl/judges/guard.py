@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from magic_rl.endpoints.base import ChatRequest
-from magic_rl.judges.format import FormatError, Labels, Question
+from magic_rl.judges.format import FormatError, Labels, Question, versioned
 from magic_rl.types import Exchange, Label, Message, Safety
 
 _GRADES: dict[str, Safety] = {"Safe": "safe", "Controversial": "controversial", "Unsafe": "unsafe"}
@@ -43,7 +43,10 @@ def _prompt_label(harmful: bool) -> Label:
 class Qwen3Guard:
     """Qwen3Guard-Gen (arXiv 2510.14276): three grades, categories, refusal. Controversial counts as unsafe."""
 
-    version: str = "qwen3guard-1"
+    @property
+    def version(self) -> str:
+        """See `versioned`."""
+        return versioned("qwen3guard", self, _QWEN_PROMPT, _QWEN_REPLY, _GRADES)
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
         """See `Format`."""
@@ -78,7 +81,10 @@ _QWEN_REPLY = re.compile(rf"{_QWEN}\s*\nRefusal: (?P<refusal>Yes|No)")
 class WildGuard:
     """WildGuard (arXiv 2406.18495): one answer labels the request, the refusal and the reply."""
 
-    version: str = "wildguard-1"
+    @property
+    def version(self) -> str:
+        """See `versioned`."""
+        return versioned("wildguard", self, _WILDGUARD_ANSWER)
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:  # noqa: ARG002 - always both
         """See `Format`. The prompt's label comes with the reply's."""
@@ -114,7 +120,10 @@ _WILDGUARD_ANSWER = re.compile(
 class LlamaGuard:
     """Llama Guard 3 and 4: safe, or unsafe and the hazards' numbers. It says nothing of refusals."""
 
-    version: str = "llama-guard-1"
+    @property
+    def version(self) -> str:
+        """See `versioned`."""
+        return versioned("llama-guard", self, _LLAMA_ANSWER)
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
         """See `Format`."""
@@ -141,7 +150,10 @@ _LLAMA_ANSWER = re.compile(rf"safe|unsafe\s*\n(?P<hazards>{_HAZARD}(?:, ?{_HAZAR
 class ShieldGemma:
     """ShieldGemma (arXiv 2407.21772): whether a policy is violated, one policy a call. Nothing of refusals."""
 
-    version: str = "shieldgemma-2"
+    @property
+    def version(self) -> str:
+        """See `versioned`."""
+        return versioned("shieldgemma", self, _YES_OR_NO)
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
         """See `Format`."""

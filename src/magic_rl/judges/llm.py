@@ -6,7 +6,6 @@ judge's threshold. The judged texts are handed over as JSON strings: whatever th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from magic_rl.endpoints.base import ChatRequest
-from magic_rl.judges.format import FormatError, Labels, Question
+from magic_rl.judges.format import FormatError, Labels, Question, versioned
 from magic_rl.types import Exchange, Label, Message
 
 _RUBRIC = """\
@@ -56,8 +55,8 @@ class Rubric:
 
     @property
     def version(self) -> str:
-        """Changes with the rubric's words."""
-        return f"llm-{hashlib.sha256(_RUBRIC.encode()).hexdigest()[:6]}"
+        """See `versioned`."""
+        return versioned("llm", self, _THOUGHT, _FENCE)
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:  # noqa: ARG002 - always both
         """See `Format`. One answer labels prompt and reply."""

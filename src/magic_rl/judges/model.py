@@ -35,15 +35,16 @@ class ModelJudge:
             cache: Where labels are remembered.
         """
         self._form, self._chat, self._prompts, self._threshold, self._cache = form, chat, prompts, threshold, cache
+        self._version = form.version
 
     @property
     def name(self) -> str:
         """Format and model."""
-        return f"{self._form.version} ({self._chat.name})"
+        return f"{self._version} ({self._chat.name})"
 
     @property
     def _identity(self) -> str:
-        return f"{self._form.version} {self._chat.identity}"
+        return f"{self._version} {self._chat.identity}"
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange, in order; see `judges.base.Judge`.
