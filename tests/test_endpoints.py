@@ -301,6 +301,7 @@ MARKS = [
     "<</SYS>>",
     "[TOOL_CALLS]",
     "[gMASK]",
+    "[img-0]",
     "<sop>",
     "<think>",
     "</think>",

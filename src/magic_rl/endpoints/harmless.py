@@ -17,6 +17,7 @@ _CONTROL = re.compile(
     r"|<(?=(?:start|end)_of_(?:turn|image)>)"  # Gemma
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|THINK)\]|gMASK\])"  # Mistral, GLM
     r"|<<(?=/?SYS>>)"  # Llama 2
+    r"|\[(?=img-[0-9]+\])"  # where Ollama puts an image
     r"|<(?=(?:BEGIN|END) [A-Z ]{1,40}>)",  # Llama Guard's and Qwen3Guard's sections
 )
 
