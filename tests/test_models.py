@@ -254,9 +254,10 @@ def test_trouble_with_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, error
         resolve_model("owner/name")
 
 
+@pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("trust", [False, True])
-def test_only_safe_files_are_fetched_from_the_hub(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, trust: bool
+def test_only_safe_files_that_are_wanted_are_fetched_from_the_hub(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, trust: bool, weights: bool
 ) -> None:
     asked: list[str] = []
 
@@ -265,12 +266,12 @@ def test_only_safe_files_are_fetched_from_the_hub(
         return str(tiny_model)
 
     monkeypatch.setattr(models, "snapshot_download", download)
-    assert resolve_model("owner/name", trust_remote_code=trust) == tiny_model
+    assert resolve_model("owner/name", trust_remote_code=trust, weights=weights) == tiny_model
 
     def fetched(name: str) -> bool:
         return any(fnmatch(name, pattern) for pattern in asked)
 
-    assert fetched("model-00001-of-00004.safetensors")
+    assert fetched("model-00001-of-00004.safetensors") == weights
     assert fetched("model.safetensors.index.json")
     assert all(map(fetched, ["config.json", "tokenizer.json", "tokenizer.model", "merges.txt", "chat_template.jinja"]))
     assert not any(map(fetched, ["pytorch_model.bin", "model.pt", "model.pkl", "model.gguf", "model.onnx"]))

@@ -9,10 +9,12 @@ On ordinary text the ids are those of `apply_chat_template`.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from jinja2 import TemplateError
 from tokenizers import Encoding, Tokenizer
@@ -34,7 +36,9 @@ class _Piece(NamedTuple):
 
 
 class ChatRenderer:
-    """Renders conversations for one tokenizer with a chat template. Implements `text.renderer.Renderer`.
+    """Renders conversations for one tokenizer with a chat template.
+
+    Implements `text.renderer.Renderer` and `text.renderer.TextRenderer`.
 
     Control ids are all added tokens, flagged special or not, but those of mere white space, which some
     tokenizers add for indentation.
@@ -71,6 +75,8 @@ class ChatRenderer:
         self._default_system = default_system
         self._kwargs = dict(template_kwargs or {})
         self._live, self._plain, self._control = _backends(backend)
+        first = self._live.encode("").tokens[:1]
+        self._beginning = str(tokenizer.bos_token) if first == [tokenizer.bos_token] else ""
         self._in_parts = False
         self._in_parts = self._wants_parts()
         self._end_of_turn = self._find_end_of_turn()
@@ -83,9 +89,33 @@ class ChatRenderer:
         Raises:
             UserError: If the template refuses the conversation, for example its system message.
         """
-        if self._default_system and not any(message.role == "system" for message in messages):
-            messages = [Message("system", self._default_system), *messages]
         return self._encode(self._layout(messages))
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The conversation as text, for a server with the same tokenizer, which encodes it anew.
+
+        What would become a control token of a content gets a space behind its first character. The beginning of the
+        text is left to the server if the tokenizer puts it before any text: it would be there twice.
+
+        Raises:
+            UserError: If the template refuses the conversation, for example its system message, or the tokenizer has
+                no other spelling for what a content says.
+        """
+        apart = [Message(message.role, self._take_apart(message.content)) for message in messages]
+        text = "".join(piece.text for piece in self._layout(apart))
+        return text.removeprefix(self._beginning)
+
+    def given(self, variables: Mapping[str, object]) -> Self:
+        """This renderer with other variables of the template; all else is shared."""
+        other = copy.copy(self)
+        other._kwargs = dict(variables)
+        return other
+
+    @property
+    def identity(self) -> str:
+        """A digest of the template and of the tokens that it may print."""
+        words = (self._tokenizer.chat_template, self._tokenizer.special_tokens_map, self._beginning)
+        return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
     def completion(self, text: str) -> Tokens:
         """Ids of an assistant message and its end-of-turn id."""
@@ -123,6 +153,8 @@ class ChatRenderer:
         A template may trim contents; then the trimmed ones are laid out. A template may also be steered by what a
         content says (Qwen3 looks for `</think>`); then it is not asked, and the contents stand where the markers did.
         """
+        if self._default_system and not any(message.role == "system" for message in messages):
+            messages = [Message("system", self._default_system), *messages]
         marked = self._render([Message(m.role, _MARKER.format(i)) for i, m in enumerate(messages)])
         template = _FIND_MARKER.split(marked)  # text, message number, text, message number, …, text
         silent = set(range(len(messages))) - {int(number) for number in template[1::2]}
@@ -161,6 +193,15 @@ class ChatRenderer:
                 swallowed = end - start - len(text[start:end].lstrip())
                 found.append((token, offset + start + swallowed))
         return found
+
+    def _take_apart(self, text: str) -> str:
+        """The text with a space in every control token that it would be encoded to."""
+        for _ in range(8):  # parting one may leave another that it overlapped
+            starts = {start for _, start in self._controls(text, self._live.encode(text, add_special_tokens=False))}
+            if not starts:
+                return text
+            text = "".join(f"{letter} " if i in starts else letter for i, letter in enumerate(text))
+        raise UserError(f"{self._name}: the tokenizer cannot spell {text[:40]!r} without a control token")
 
     def _spell(self, text: str) -> list[int]:
         """Ids of a text as ordinary text, whatever it says."""

