@@ -159,6 +159,11 @@ class EndpointConfig(_Node):
 
     url: str = Field("", description="of an OpenAI-compatible server, ending in /v1; empty: run in this process")
     model: str = Field("", description="its name at the server; in this process a hub id or a local folder")
+    tokenizer: str = Field(
+        "",
+        description="the model's tokenizer, a hub id or a local folder: its chat template is rendered here and sent as "
+        "plain text, for servers that do not render it (Ollama, llama.cpp without --jinja); empty: the server renders",
+    )
     api_key_env: str = Field(
         "",
         pattern="^[A-Z0-9_]*$",
@@ -178,6 +183,12 @@ class EndpointConfig(_Node):
             raise ValueError("url must be like http://localhost:8000/v1")
         if parts.username or parts.password or parts.query:
             raise ValueError("url must hold no key or password: it is written into runs; use api_key_env")
+        return self
+
+    @model_validator(mode="after")
+    def _renders_for_a_server(self) -> Self:
+        if self.tokenizer and not self.url:
+            raise ValueError("tokenizer is for a model behind a server: name it in url, or leave tokenizer out")
         return self
 
 

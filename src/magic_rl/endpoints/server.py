@@ -29,6 +29,8 @@ from magic_rl.endpoints.base import ChatRequest, Completion
 from magic_rl.endpoints.harmless import harmless
 from magic_rl.endpoints.wire import wire
 from magic_rl.errors import UserError
+from magic_rl.text.renderer import TextRenderer
+from magic_rl.types import Message
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
@@ -93,8 +95,18 @@ class Server:
         tokens: Tokens the server has counted so far.
     """
 
-    def __init__(self, config: EndpointConfig, *, transport: httpx2.AsyncBaseTransport | None = None) -> None:
-        """Args: transport: In place of the network.
+    def __init__(
+        self,
+        config: EndpointConfig,
+        *,
+        renderer: TextRenderer | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Make a client.
+
+        Args:
+            renderer: Renders every request, which is then sent as plain text; without one the server renders.
+            transport: In place of the network.
 
         Raises:
             UserError: If no address or model is named, or the key's environment variable holds no key.
@@ -103,7 +115,7 @@ class Server:
             raise UserError("endpoint.url: name the server, such as http://localhost:8000/v1")
         if not config.model:
             raise UserError(f"endpoint.model: name the model that {config.url} serves")
-        self._config, self._transport = config, transport
+        self._config, self._renderer, self._transport = config, renderer, transport
         self._key = _key(config.api_key_env) if config.api_key_env else ""
         self._tls = httpx2.create_ssl_context() if config.url.startswith("https:") else None  # takes a while to load
         self.calls = self.tokens = 0
@@ -118,8 +130,9 @@ class Server:
 
     @property
     def identity(self) -> str:
-        """Server and model."""
-        return f"{self._config.url} {self._config.model}"
+        """Server and model, and the template that is rendered here."""
+        server = f"{self._config.url} {self._config.model}"
+        return f"{server} {self._renderer.identity}" if self._renderer else server
 
     def complete(
         self, requests: Sequence[ChatRequest], done: Callable[[int, Completion], None] | None = None
@@ -246,23 +259,25 @@ class Server:
 
     def _body(self, request: ChatRequest, with_schema: bool) -> tuple[str, dict[str, Any]]:
         """Path and JSON of a request, with no text in it that the server's tokenizer could take for control."""
-        rows = [{"role": m.role, "content": harmless(m.content)} for m in request.messages]
+        messages = [Message(m.role, harmless(m.content)) for m in request.messages]
         body: dict[str, Any] = {
             "model": self.name,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
         }
-        if request.template is not None:
-            return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
-        body["messages"] = rows
-        if request.template_kwargs:
-            body["chat_template_kwargs"] = dict(request.template_kwargs)
         if with_schema and request.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "schema": dict(request.schema), "strict": True},
             }
-        return "/chat/completions", body
+        if self._renderer is not None:
+            return "/completions", {**body, "prompt": self._renderer.given(request.template_kwargs).text(messages)}
+        rows = [{"role": m.role, "content": m.content} for m in messages]
+        if request.template is not None:
+            return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
+        if request.template_kwargs:
+            body["chat_template_kwargs"] = dict(request.template_kwargs)
+        return "/chat/completions", {**body, "messages": rows}
 
     def _spend(self) -> None:
         config = self._config

@@ -54,15 +54,20 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
     """The model of an endpoint: behind its server, or loaded into this process if it names none.
 
     Args:
-        chat_template: For a model that comes without one, where it runs in this process.
+        chat_template: For a model that comes without one, where it is rendered here.
 
     Raises:
-        UserError: If it cannot be loaded, or the server's key is not set.
+        UserError: If it, or its tokenizer, cannot be loaded, or the server's key is not set.
     """
-    if endpoint.url:
+    if endpoint.url and not endpoint.tokenizer:
         return Server(endpoint)
-    from magic_rl.engines.local.engine import LocalEngine  # torch and transformers take seconds to import
-    from magic_rl.engines.local.models import resolve_model
+    from magic_rl.engines.local.models import load_renderer, resolve_model  # torch takes seconds to import
+
+    if endpoint.url:
+        trust = engine.trust_remote_code
+        renderer = load_renderer(endpoint.tokenizer, chat_template=chat_template, trust_remote_code=trust)
+        return Server(endpoint, renderer=renderer)
+    from magic_rl.engines.local.engine import LocalEngine
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
