@@ -161,8 +161,8 @@ class EndpointConfig(_Node):
     model: str = Field("", description="its name at the server; in this process a hub id or a local folder")
     tokenizer: str = Field(
         "",
-        description="the model's tokenizer, a hub id or a local folder: its chat template is rendered here and sent as "
-        "plain text, for servers that do not render it (Ollama, llama.cpp without --jinja); empty: the server renders",
+        description="hub id or folder of a tokenizer whose chat template is rendered here, for servers that do not "
+        "render the model's own (Ollama, llama.cpp without --jinja); empty: the server renders",
     )
     api_key_env: str = Field(
         "",
@@ -177,16 +177,12 @@ class EndpointConfig(_Node):
     max_total_tokens: NonNegativeInt = Field(0, description="tokens that one process may use; 0: no limit")
 
     @model_validator(mode="after")
-    def _keeps_secrets_out(self) -> Self:
+    def _names_a_server(self) -> Self:
         parts = urlsplit(self.url)
         if self.url and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError("url must be like http://localhost:8000/v1")
         if parts.username or parts.password or parts.query:
             raise ValueError("url must hold no key or password: it is written into runs; use api_key_env")
-        return self
-
-    @model_validator(mode="after")
-    def _renders_for_a_server(self) -> Self:
         if self.tokenizer and not self.url:
             raise ValueError("tokenizer is for a model behind a server: name it in url, or leave tokenizer out")
         return self
