@@ -35,9 +35,9 @@ class GroupCache:
         self.windows: set[int | None] = set()  # that layers have asked for
         self._written = 0  # columns in use
         self._prompt: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, Lp, d) twice
-        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P*G, Hkv, columns, d) twice
+        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, G, columns, d) twice
         self._lengths = self._starts = torch.zeros(0, 1, 1, 1, dtype=torch.long)  # (P, 1, 1, 1)
-        self._staggered = False  # whether groups begin in different columns
+        self._hidden: dict[int | None, Tensor | None] = {}  # masks of the step being decoded
         self._arriving: Layout | None = None
 
     @contextlib.contextmanager
@@ -47,9 +47,8 @@ class GroupCache:
         if unused:
             # One by one, so that no second copy of all layers ever exists.
             for layer, (keys, values) in enumerate(self._completion):
-                self._completion[layer] = keys[:, :, unused:].clone(), values[:, :, unused:].clone()
+                self._completion[layer] = keys[..., unused:, :].clone(), values[..., unused:, :].clone()
         self._written -= unused
-        self._staggered = self._written > 0
         self._arriving = layout
         yield
         self._arriving = None
@@ -57,15 +56,18 @@ class GroupCache:
         self._lengths = torch.cat([self._lengths.to(lengths.device), lengths])
         self._starts = torch.cat([self._starts.to(lengths.device) - unused, torch.full_like(lengths, self._written)])
         self.groups += len(lengths)
+        self._hidden = {}
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values, shape (rows, Hkv, new, d), and return what the rows own.
+        """Store one layer's new keys and values and return what the rows own, shape (P, Hkv, G, columns, d).
 
-        Those of arriving prompts, shape (1, Hkv, L, d), come back as they are.
+        Args:
+            keys, values: One token a row, shape (P*G, Hkv, 1, d). Those of arriving prompts, shape (1, Hkv, L, d),
+                come back as they are.
         """
         if self._arriving is not None:
             prompts = self._arriving.prompts(keys), self._arriving.prompts(values)
-            room = (len(prompts[0]) * self.group, keys.shape[1], 0, keys.shape[3])
+            room = (len(prompts[0]), keys.shape[1], self.group, 0, keys.shape[3])
             empty = keys.new_empty(room), values.new_empty(room)
             for memory, added in ((self._prompt, prompts), (self._completion, empty)):
                 if len(memory) <= layer_idx:
@@ -74,16 +76,21 @@ class GroupCache:
                     keys_so_far, values_so_far = memory[layer_idx]
                     memory[layer_idx] = _stacked(keys_so_far, added[0]), _stacked(values_so_far, added[1])
             return keys, values
-        if self._written >= self._completion[layer_idx][0].shape[2]:
+        if self._written >= self._completion[layer_idx][0].shape[-2]:
             self._completion[layer_idx] = _grown(self._completion[layer_idx][0]), _grown(self._completion[layer_idx][1])
         own_keys, own_values = self._completion[layer_idx]
-        own_keys[:, :, self._written : self._written + 1] = keys
-        own_values[:, :, self._written : self._written + 1] = values
-        return own_keys[:, :, : self._written + 1], own_values[:, :, : self._written + 1]
+        own_keys[..., self._written, :] = self._by_group(keys)
+        own_values[..., self._written, :] = self._by_group(values)
+        return own_keys[..., : self._written + 1, :], own_values[..., : self._written + 1, :]
+
+    def _by_group(self, new: Tensor) -> Tensor:
+        """From (P*G, Hkv, 1, d) to (P, Hkv, G, d)."""
+        return new.view(self.groups, self.group, *new.shape[1::2]).transpose(1, 2)
 
     def advance(self) -> None:
         """Count the token that every layer has just stored."""
         self._written += 1
+        self._hidden = {}
 
     def get_seq_length(self, *_: Any) -> int:
         """Columns in use; takes and ignores a layer, as the cache interface has it."""
@@ -93,45 +100,51 @@ class GroupCache:
         """Keys and values (P, Hkv, Lp, d) of the prompts at one layer."""
         return self._prompt[layer_idx]
 
-    def visible(self, layer_idx: int, window: int | None) -> Tensor:
-        """Which of its prompt's tokens the newest token of a row may attend to, shape (P, 1, 1, Lp)."""
-        self.windows.add(window)
-        places = torch.arange(self._prompt[layer_idx][0].shape[2], device=self._lengths.device)
-        visible = places < self._lengths
-        if window is not None:
-            visible = visible & (self._lengths + self._written - self._starts - places < window)
-        return visible
+    def hidden(self, layer_idx: int, window: int | None) -> Tensor | None:
+        """What the newest token of a row may not attend to; the same in all layers, so known after the first.
 
-    def begun(self, window: int | None) -> Tensor | None:
-        """Which of the newest columns belong to a row's own completion, shape (P*G, 1, 1, columns); None if all do."""
-        if not self._staggered:
-            return None
-        columns = torch.arange(self._written + 1, device=self._starts.device)
-        return (columns[-(window or 0) :] >= self._starts).repeat_interleave(self.group, dim=0)
+        Returns:
+            Of its prompt's tokens and then the newest columns of its own, shape (P, 1, 1, Lp + columns); None if it
+            sees them all.
+        """
+        self.windows.add(window)
+        if window not in self._hidden:
+            device = self._lengths.device
+            places = torch.arange(self._prompt[layer_idx][0].shape[2], device=device)
+            hidden = places >= self._lengths
+            if window is not None:
+                hidden = hidden | (self._lengths + self._written - self._starts - places >= window)
+            columns = torch.arange(self._written + 1, device=device)[-(window or 0) :]
+            hidden = torch.cat([hidden, columns < self._starts], dim=-1)
+            self._hidden[window] = hidden if hidden.any() else None
+        return self._hidden[window]
 
     def keep(self, groups: Tensor, rows: Tensor) -> None:
         """Keep only some groups and, in each, the same number of rows.
 
         Args:
             groups: Indices of the P' groups to keep; may be none.
-            rows: Shape (P', G'): flat row indices (into P*G) to keep, group by group.
+            rows: Shape (P', G'): which rows of each group to keep.
         """
-        for memory, kept in ((self._prompt, groups), (self._completion, rows.reshape(-1))):
-            for layer, (keys, values) in enumerate(memory):
-                memory[layer] = keys[kept], values[kept]
+        for layer, (keys, values) in enumerate(self._prompt):
+            self._prompt[layer] = keys[groups], values[groups]
+        for layer, memory in enumerate(self._completion):
+            keys, values = (part[groups[:, None], :, rows].transpose(1, 2).contiguous() for part in memory)
+            self._completion[layer] = keys, values
+        self._hidden = {}
         self._lengths, self._starts = self._lengths[groups], self._starts[groups]
         self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
 
 
 def _grown(memory: Tensor) -> Tensor:
-    """Memory (rows, Hkv, columns, d) with as many empty columns again, 32 at least."""
-    return torch.nn.functional.pad(memory, (0, 0, 0, max(32, memory.shape[2])))
+    """Memory (..., columns, d) with as many empty columns again, 32 at least."""
+    return torch.nn.functional.pad(memory, (0, 0, 0, max(32, memory.shape[-2])))
 
 
 def _stacked(one: Tensor, two: Tensor) -> Tensor:
-    """Memories (rows, Hkv, columns, d) one after the other, the narrower filled up with empty columns."""
-    wide = max(one.shape[2], two.shape[2])
-    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, wide - part.shape[2])) for part in (one, two)])
+    """Memories (P, ..., columns, d) one after the other, the narrower filled up with empty columns."""
+    wide = max(one.shape[-2], two.shape[-2])
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, wide - part.shape[-2])) for part in (one, two)])
 
 
 def shared_prefix_attention(
@@ -164,10 +177,9 @@ def shared_prefix_attention(
         if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.groups * group_cache.group:
             raise NotImplementedError("attention over anything but packed rows and decoding steps")
         if sliding_window is not None:
-            key, value = key[:, :, -sliding_window:], value[:, :, -sliding_window:]
-        prompt = group_cache.prompt(module.layer_idx)
-        visible = group_cache.visible(module.layer_idx, sliding_window)
-        return _decode_step(query, key, value, scale, *prompt, visible, group_cache.begun(sliding_window)), None
+            key, value = key[..., -sliding_window:, :], value[..., -sliding_window:, :]
+        hidden = group_cache.hidden(module.layer_idx, sliding_window)
+        return _decode_step(query, key, value, scale, *group_cache.prompt(module.layer_idx), hidden), None
     return layout.attend(query, key, value, sliding_window, scale=scale, dropout_p=dropout), None
 
 
@@ -178,36 +190,33 @@ def _decode_step(
     scale: float,
     prompt_key: Tensor,
     prompt_value: Tensor,
-    visible: Tensor,
-    begun: Tensor | None,
+    hidden: Tensor | None,
 ) -> Tensor:
-    """One new token a row. query (P*G, H, 1, d); key, value (P*G, Hkv, t, d); prompt_* (P, Hkv, Lp, d).
+    """One new token a row: query (P*G, H, 1, d) -> (P*G, 1, H, d).
 
-    Masks: visible (P, 1, 1, Lp) of the prompts, begun (P*G, 1, 1, t) of what the rows own, if needed.
+    Args:
+        key, value: What the rows own, shape (P, Hkv, G, t, d).
+        prompt_key, prompt_value: Shape (P, Hkv, Lp, d).
+        hidden: What is not attended to, shape (P, 1, 1, Lp + t), or None.
     """
     rows, heads, _, dim = query.shape
-    groups, kv_heads, prompt_length, _ = prompt_key.shape
-    group, share = rows // groups, heads // kv_heads
-    own_query = query.view(rows, kv_heads, share, dim)
-    # All queries that read one prompt's key/value head stand in one matrix: (P, Hkv, G*share, d).
-    shared_query = own_query.view(groups, group, kv_heads, share, dim).transpose(1, 2)
-    shared_query = shared_query.reshape(groups, kv_heads, group * share, dim)
+    groups, kv_heads, group, _, _ = key.shape
+    share, prompt_length = heads // kv_heads, prompt_key.shape[2]
+    # All queries that read one prompt's key/value head stand in one matrix, (P, Hkv, G*share, d).
+    queries = query.view(groups, group, kv_heads, share, dim).transpose(1, 2)
+    queries = queries.reshape(groups, kv_heads, group * share, dim)
 
-    prompt_scores = (shared_query @ prompt_key.transpose(2, 3)).float().mul_(scale)
-    prompt_scores = prompt_scores.masked_fill_(~visible, float("-inf"))
-    prompt_scores = prompt_scores.view(groups, kv_heads, group, share, prompt_length).transpose(1, 2)
-    prompt_scores = prompt_scores.reshape(rows, kv_heads, share, prompt_length)
-    own_scores = (own_query @ key.transpose(2, 3)).float().mul_(scale)
-    if begun is not None:
-        own_scores = own_scores.masked_fill_(~begun, float("-inf"))
-    weights = torch.cat([prompt_scores, own_scores], dim=-1).softmax(-1).to(query.dtype)
+    to_prompt = queries @ prompt_key.transpose(2, 3)
+    to_own = queries.view(groups, kv_heads, group, share, dim) @ key.transpose(3, 4)
+    scores = torch.cat([to_prompt, to_own.view(groups, kv_heads, group * share, -1)], dim=-1)
+    if hidden is not None:
+        scores = scores.masked_fill_(hidden, float("-inf"))
+    weights = scores.float().mul_(scale).softmax(-1).to(query.dtype)
 
-    prompt_weights = weights[..., :prompt_length].view(groups, group, kv_heads, share, prompt_length).transpose(1, 2)
-    prompt_weights = prompt_weights.reshape(groups, kv_heads, group * share, prompt_length)
-    from_prompt = (prompt_weights @ prompt_value).view(groups, kv_heads, group, share, dim).transpose(1, 2)
-    from_own = weights[..., prompt_length:] @ value
-    out = from_prompt.reshape(rows, kv_heads, share, dim) + from_own
-    return out.reshape(rows, 1, heads, dim)
+    out = weights[..., :prompt_length] @ prompt_value
+    from_own = weights[..., prompt_length:].view(groups, kv_heads, group, share, -1) @ value
+    out = out.view(groups, kv_heads, group, share, dim) + from_own
+    return out.transpose(1, 2).reshape(rows, 1, heads, dim)
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

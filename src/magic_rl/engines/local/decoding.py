@@ -97,10 +97,9 @@ class SharedDecoder:
         if len(groups) * width > 0.75 * running.numel():
             return None
         order = running[groups].int().argsort(dim=1, descending=True, stable=True)[:, :width]
-        rows = groups[:, None] * cache.group + order
+        kept = (groups[:, None] * cache.group + order).reshape(-1)
         device = self._positions.device
-        cache.keep(groups.to(device), rows.to(device))
-        kept = rows.reshape(-1)
+        cache.keep(groups.to(device), order.to(device))
         self._positions = self._positions[kept.to(device)]
         return kept
 
