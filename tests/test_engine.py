@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.packing import pack
 from magic_rl.engines.local.policy import LocalPolicy
+from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.sampling import choose
 from magic_rl.errors import UserError
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams, Tokens
@@ -46,6 +48,14 @@ def local(tiny_model: Path) -> LocalEngine:
 @pytest.fixture(scope="module")
 def policy(local: LocalEngine) -> LocalPolicy:
     return trained(local)
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    """Tests that follow compute with as many threads as those before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def plain_logprobs(model: torch.nn.Module, prompt: Tokens, completion: Tokens) -> torch.Tensor:
@@ -139,6 +149,21 @@ def test_bfloat16_gives_nearly_the_numbers_of_float32(tiny_model: Path, tmp_path
     (exact, whole), (rounded, other) = found
     assert (exact - rounded).abs().mean() < 0.05
     assert torch.cosine_similarity(whole, other, dim=0) > 0.99
+
+
+def test_the_same_batch_gives_the_same_gradients_to_the_bit(tiny_model: Path, restored_threads: None) -> None:
+    # With two threads and enough tokens that sums over a group's copies of its prompt are shared out among them.
+    config = EngineConfig.model_validate({"device": "cpu", "dtype": "float32", "threads": 2})
+    policy = trained(LocalEngine(tiny_model, LoraConfig(rank=4), config))
+    prompts = [tuple(np.random.default_rng(number).integers(1, 250, 400).tolist()) for number in range(2)]
+    datums = [Datum(prompt, tuple(range(g, g + 40)), 1 / 16) for prompt in prompts for g in range(1, 17)]
+    runs = []
+    for _ in range(8):
+        policy.forward_backward(datums, CrossEntropy())
+        runs.append(torch.cat([p.grad.flatten() for p in policy._parameters.values() if p.grad is not None]))
+        for parameter in policy._parameters.values():
+            parameter.grad = None
+    assert all(torch.equal(run, runs[0]) for run in runs[1:])
 
 
 def test_logits_in_chunks_make_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +352,17 @@ def test_a_long_tree_is_not_joined_with_many_short_ones() -> None:
     assert sorted(index for row in rows for index in row.sequences) == list(range(31))
     (with_the_long_one,) = (row for row in rows if 0 in row.sequences)
     assert len(with_the_long_one.sequences) == 200**2 // 90**2
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64, 200])
+def test_weights_in_blocks_give_the_same_products(rows: int) -> None:
+    layer = torch.nn.Linear(96, 160, dtype=torch.bfloat16).requires_grad_(False)
+    x, weight = torch.randn(rows, 96).bfloat16(), torch.randn(160, 96).bfloat16()
+    wanted = torch.nn.functional.linear(x.float(), weight.float(), layer.bias.float())
+    before = layer(x)
+    with reading(layer, weight):
+        assert torch.allclose(layer(x).float(), wanted, rtol=1e-2, atol=1e-2)
+    assert torch.equal(layer(x), before)
 
 
 def test_a_failure_while_merged_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:

@@ -22,7 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
+from magic_rl.engines.local.memory import keep_freed_memory
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
+from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.scoring import recomputable, share_prompts
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
@@ -56,6 +58,8 @@ class LocalEngine:
             torch.set_num_threads(config.threads)
         self.config = config
         self.device = _device(config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # A CPU computes small batches as fast as large ones, and they keep fewer activations.
         self.tokens_per_batch = config.tokens_per_batch or (1280 if self.device.type == "cpu" else 8192)
         self.folder = folder
@@ -134,18 +138,21 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def merged(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
-        """Fold a policy's adapter into the weights it adapts, for sampling; the base's own tensors come back after.
+        """Fold a policy's adapter into the weights it adapts, for sampling; the base's own come back after.
 
         Saves two small products a linear layer and token, for one more copy of the adapted weights meanwhile.
         """
         with self.holding(parameters), self.model.disable_adapter(), contextlib.ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
-            for layer in self._adapted if parameters else ():
-                slots = layer.get_base_layer()._parameters
-                base = slots["weight"]
-                stack.callback(slots.__setitem__, "weight", base)
-                weight = base.detach().float() + layer.get_delta_weight(_SLOT).detach()
-                slots["weight"] = nn.Parameter(weight.to(base.dtype), requires_grad=False)
+            for layer in self._adapted:
+                base = layer.get_base_layer()
+                weight = base.weight.detach()
+                if parameters:
+                    weight = (weight.float() + layer.get_delta_weight(_SLOT).detach()).to(weight.dtype)
+                stack.enter_context(reading(base, weight))
+            head = self.model.get_base_model().get_output_embeddings()
+            if isinstance(head, nn.Linear):
+                stack.enter_context(reading(head, head.weight.detach()))
             yield self.model
 
     def saved_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:

@@ -58,8 +58,8 @@ class Layout:
         keys, values = self.prompts(key), self.prompts(value)
         parts = [_attention(self.prompts(query), keys, values, _causal(keys, window), settings)]
         for block in self._blocks:
-            seen_keys = torch.cat([keys[block.owners], _select(key, block.places)], dim=2)
-            seen_values = torch.cat([values[block.owners], _select(value, block.places)], dim=2)
+            seen_keys = torch.cat([keys.index_select(0, block.owners), _select(key, block.places)], dim=2)
+            seen_values = torch.cat([values.index_select(0, block.owners), _select(value, block.places)], dim=2)
             mask = block.mask(self._prompts.shape[1], window)
             parts.append(_attention(_select(query, block.places), seen_keys, seen_values, mask, settings))
         flat = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
