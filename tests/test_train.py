@@ -171,6 +171,17 @@ def test_an_existing_directory_is_refused_before_anything_is_loaded(tmp_path: Pa
         start(load_config(tiny_config), tmp_path / "run", Silent())
 
 
+def test_pairs_inside_the_heatmap_may_meet_fewer_seeds_than_those_of_the_table(
+    tmp_path: Path, tiny_config: Path
+) -> None:
+    chosen = ["game.schedule.rounds=2", "evaluation.inner_share=0.5"]
+    run = start(load_config(tiny_config, chosen), tmp_path / "run", Silent())
+    summary = evaluate(run, Silent())
+    assert all(rate["n"] == 2 for who in summary["asr"].values() for rate in who.values())
+    table = (run.read_json("evaluation.json") or {})["asr"]
+    assert [[cell["n"] for cell in row] for row in table] == [[2, 1, 2], [2, 1, 2], [1, 1, 1], [2, 1, 2]]
+
+
 @pytest.mark.parametrize("preset", [*PRESETS, "multi-turn"])
 def test_every_preset_and_several_turns_train_and_evaluate(preset: str, tmp_path: Path, tiny_config: Path) -> None:
     chosen = ["game.turns=2"] if preset == "multi-turn" else [f"preset={preset}"]

@@ -1,11 +1,13 @@
 """Cross-play: every saved attacker against every saved defender, on held-out seeds (METHOD §9).
 
 Each attacker writes its attacks once, and all defenders answer the very same ones, so differences along a row
-are the defenders' alone and can be compared in pairs. "No rewrite" plays the seeds as they are.
+are the defenders' alone and can be compared in pairs. "No rewrite" plays the seeds as they are. The table compares the
+first and the last of the players; pairs of others may be given fewer seeds (`evaluation.inner_share`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,17 +60,21 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
     setup = prepare(config)
     seeds = _held_out(setup)
+    inner = _spread_out(seeds, config.evaluation.inner_share)
+    outer = ({*attackers[:2], attackers[-1]}, {defenders[0], defenders[-1]})  # those that the table compares
     view.stage("evaluate", len(attackers) * len(defenders))
 
     cells: list[list[Cell]] = []
     formats: list[Rate | None] = []
     for attacker in attackers:
         rewriter = None if attacker is None else _player(run, setup, "attacker", attacker)
-        attacked = _attacks(setup, seeds, rewriter)
+        attacked = _attacks(setup, seeds if attacker in outer[0] else inner, rewriter)
+        fewer = [episode for episode in attacked if episode.seed in inner]
         formats.append(None if attacker is None else Rate.of(e.turns[-1].well_formed for e in attacked))
         row = []
         for defender in defenders:
-            cell = _cell(setup, attacked, rewriter, _player(run, setup, "defender", defender))
+            episodes = attacked if defender in outer[1] else fewer
+            cell = _cell(setup, episodes, rewriter, _player(run, setup, "defender", defender))
             row.append(cell)
             shown = {"asr": _rate(cell.escaped).rate, "compliance": _rate(cell.answered).rate}
             view.step({"attacker": _attacker_name(attacker), "defender": _defender_name(defender), **shown}, {})
@@ -136,6 +142,11 @@ def _held_out(setup: Setup) -> list[Seed]:
     limit = setup.config.evaluation.max_seeds or None
     labels: tuple[Label, ...] = ("harmful", "benign")
     return [seed for label in labels for seed in [s for s in setup.split.held_out if s.label == label][:limit]]
+
+
+def _spread_out(seeds: Sequence[Seed], share: float) -> list[Seed]:
+    """A share of the seeds, evenly spaced, so that labels and categories keep theirs."""
+    return [seeds[int(place / share)] for place in range(math.ceil(len(seeds) * share))]
 
 
 def _attacks(setup: Setup, seeds: Sequence[Seed], attacker: Player | None) -> list[Episode]:
