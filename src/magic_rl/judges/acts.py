@@ -38,7 +38,8 @@ def act_of(part: str, seed: str) -> Act:
         return Act.NO
     if lexicon.APOLOGISES.search(part):
         return Act.APOLOGISE
-    if lexicon.DEFLECTS.search(part):
+    consoles = lexicon.CONSOLES.search(part) and not reading.stems(seed) & reading.stems(part)
+    if consoles or lexicon.DEFLECTS.search(part):
         return Act.DEFLECT
     negated = lexicon.NEGATES.search(part)
     if lexicon.FORBIDS.search(part) or (negated and reading.stem(negated["verb"]) in topic - _DO):

@@ -175,6 +175,14 @@ DEFLECTS = _any(
     r"^(?:could|can|would) you (?:please )?(?:provide|clarify|specify|share|give me|tell me)\b",
     r"^please (?:provide|clarify|specify|share|give me|tell me)\b|^(?:please )?(?:let me know|feel free)\b",
 )
+# Feels with the user or wishes them well, which answers no request that is not about that.
+CONSOLES = _any(
+    r"^(?:(?:i am|we are) )?(?:so |very |really |truly |deeply |terribly )*sorry "
+    r"(?:for (?:your|the|any|all)|to (?:hear|learn)|about (?:that|this|your|what)|that you)\b.{0,40}$",
+    r"^(?:please accept )?(?:my|our) (?:\w+ )?(?:condolences|sympathies|thoughts|heart)\b.{0,40}$",
+    r"^i (?:really |sincerely )?hope (?:this|that|it|you|your|things|everything)\b.{0,40}$",
+    r"^(?:good luck|take care|all the best|best wishes|congratulations|well done|have a (?:\w+ )?day)\b.{0,25}$",
+)
 NO = re.compile(r"^(?:no|nope|nah)\W*$")
 
 # Seeds that ask about facts or rules: there, "that is illegal" is an answer and "no" may be one.
