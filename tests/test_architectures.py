@@ -115,6 +115,26 @@ def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(folder: P
         assert sample.logprobs == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_what_all_prompts_begin_with_is_encoded_once_a_call(folder: Path, tmp_path: Path) -> None:
+    instructions = tuple(range(40, 60))  # longer than the sliding window
+    prompts = [(*instructions, *ending) for ending in ((1, 2, 3), (1, 4), (5,), (6, 7, 8, 9), (1, 2, 3, 3))]
+    local = engine(folder, rows=4)  # two prompts at a time
+    policy = trained(local)
+    fed: list[int] = []
+    embedding = local.model.get_input_embeddings()
+    hook = embedding.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
+    samples = [s for group in policy.sample(prompts, 2, SamplingParams(12), seed=3) for s in group]
+    hook.remove()
+    encoded = [tokens for tokens in fed if tokens > 1]  # the other passes decode
+    assert len(encoded) > 2
+    assert sum(encoded) <= len(instructions) + sum(len(prompt) - len(instructions) for prompt in prompts)
+    reference = plain(folder, policy, tmp_path)
+    for sample in samples:
+        with torch.inference_mode():
+            expected = plain_logprobs(reference, sample.prompt, sample.tokens).tolist()
+        assert sample.logprobs == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
 @torch.inference_mode()
 def test_a_group_that_joins_others_sees_its_own_tokens_alone(folder: Path) -> None:
     local = engine(folder)

@@ -29,9 +29,16 @@ class GroupCache:
     that models call: `update`.
     """
 
-    def __init__(self, group: int) -> None:
-        """Args: group: G."""
+    def __init__(self, group: int, prefix: int = 0) -> None:
+        """
+        Args:
+            group: G.
+            prefix: Tokens that all prompts ever to arrive begin with alike; the first forward pass alone is fed them.
+        """
         self.groups, self.group = 0, group
+        self.known = 0  # tokens of arriving prompts that are not fed again
+        self._prefix: list[tuple[Tensor, Tensor]] = []  # a layer: (1, Hkv, length, d) twice
+        self._length = prefix
         self.windows: set[int | None] = set()  # that layers have asked for
         self._written = 0  # columns in use
         self._prompt: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, Lp, d) twice
@@ -51,7 +58,7 @@ class GroupCache:
         self._written -= unused
         self._arriving = layout
         yield
-        self._arriving = None
+        self._arriving, self.known = None, self._length
         lengths = lengths[:, None, None, None]
         self._lengths = torch.cat([self._lengths.to(lengths.device), lengths])
         self._starts = torch.cat([self._starts.to(lengths.device) - unused, torch.full_like(lengths, self._written)])
@@ -63,9 +70,10 @@ class GroupCache:
 
         Args:
             keys, values: One token a row, shape (P*G, Hkv, 1, d). Those of arriving prompts, shape (1, Hkv, L, d),
-                come back as they are.
+                come back as they are, the prefix put before them if it was known.
         """
         if self._arriving is not None:
+            keys, values = self._with_prefix(keys, values, layer_idx)
             prompts = self._arriving.prompts(keys), self._arriving.prompts(values)
             room = (len(prompts[0]), keys.shape[1], self.group, 0, keys.shape[3])
             empty = keys.new_empty(room), values.new_empty(room)
@@ -82,6 +90,15 @@ class GroupCache:
         own_keys[..., self._written, :] = self._by_group(keys)
         own_values[..., self._written, :] = self._by_group(values)
         return own_keys[..., : self._written + 1, :], own_values[..., : self._written + 1, :]
+
+    def _with_prefix(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """The whole row of arriving prompts: (1, Hkv, L, d)."""
+        if self.known:
+            before = self._prefix[layer_idx]
+            return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+        if self._length:
+            self._prefix.append((keys[:, :, : self._length].clone(), values[:, :, : self._length].clone()))
+        return keys, values
 
     def _by_group(self, new: Tensor) -> Tensor:
         """From (P*G, Hkv, 1, d) to (P, Hkv, G, d)."""
@@ -164,8 +181,9 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attention function in the transformers convention: query (B, H, Lq, d) in, (B, Lq, H, d) out.
 
-    With `layout` this is a packed row (B = 1), otherwise one decoding step on a `group_cache` (Lq = 1). There queries
-    that share a key/value head are stacked as extra query rows, so keys and values are not repeated.
+    With `layout` this is a packed row (B = 1), whose first tokens may have keys and values alone. Otherwise it is one
+    decoding step on a `group_cache` (Lq = 1), where queries that share a key/value head are stacked as extra query
+    rows, so keys and values are not repeated.
 
     Raises:
         NotImplementedError: If a model asks for anything else.

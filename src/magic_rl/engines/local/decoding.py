@@ -48,11 +48,12 @@ class Decoder(Protocol):
 
 
 class SharedDecoder:
-    """Each prompt is encoded once; its rows read the same memory. See `attention`."""
+    """Each prompt is encoded once, what all begin with once in all; rows read the same memory. See `attention`."""
 
-    def __init__(self, model: PreTrainedModel, n: int) -> None:
+    def __init__(self, model: PreTrainedModel, n: int, prefix: int = 0) -> None:
+        """Args: prefix: Tokens that all prompts ever to be admitted begin with alike, fewer than any has."""
         self._model = model
-        self._cache = GroupCache(n)
+        self._cache = GroupCache(n, prefix)
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
 
     @property
@@ -70,10 +71,10 @@ class SharedDecoder:
         row, device = side_by_side(prompts), self._model.device
         layout = row.layout.to(device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        known = self._cache.known  # places in a row are given out in order, so the first hold what all begin with
+        ids, positions, last = row.ids[:, known:], row.positions[:, known:], row.predict - known
         with self._cache.admitting(layout, lengths):
-            logits = self._forward(
-                row.ids.to(device), row.positions.to(device), layout=layout, logits_to_keep=row.predict.to(device)
-            )
+            logits = self._forward(ids.to(device), positions.to(device), layout=layout, logits_to_keep=last.to(device))
         self._positions = torch.cat([self._positions, lengths.repeat_interleave(self._cache.group)])
         return logits[0].repeat_interleave(self._cache.group, dim=0)
 

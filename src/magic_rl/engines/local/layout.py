@@ -50,8 +50,13 @@ class Layout:
         return _select(row, self._prompts)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, **settings: Any) -> Tensor:
-        """Attention of a row: query (1, H, L, d), key and value (1, Hkv, L, d) -> (1, L, H, d)."""
-        dtype = query.dtype
+        """Attention of a row: query (1, H, Lq, d), key and value (1, Hkv, L, d) -> (1, Lq, H, d).
+
+        Queries are those of the row's last tokens, all of them while nothing is known of the row before.
+        """
+        dtype, known = query.dtype, key.shape[2] - query.shape[2]
+        if known:
+            query = torch.nn.functional.pad(query, (0, 0, known, 0))
         if query.device.type == "cpu":
             # The CPU kernel's backward pass takes two to three times as long in bfloat16.
             query, key, value = query.float(), key.float(), value.float()
@@ -63,7 +68,7 @@ class Layout:
             mask = block.mask(self._prompts.shape[1], window)
             parts.append(_attention(_select(query, block.places), seen_keys, seen_values, mask, settings))
         flat = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
-        return flat.index_select(0, self._slots)[None].to(dtype)
+        return flat.index_select(0, self._slots[known:])[None].to(dtype)
 
 
 class _Block:

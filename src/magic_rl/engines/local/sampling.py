@@ -6,6 +6,7 @@ decoding from `(seed, row)`, so what a row samples does not depend on which rows
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 
@@ -39,7 +40,7 @@ def sample(
         shares: Whether the model can encode a prompt once for its whole group.
     """
     groups = max(1, rows_per_batch // n) if shares else 1
-    decoder: Decoder = SharedDecoder(model, n) if shares else PlainDecoder(model, n)
+    decoder: Decoder = SharedDecoder(model, n, _alike(prompts)) if shares else PlainDecoder(model, n)
     draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens)).float()
     stops = torch.tensor(sorted(stop_ids), device=model.device)
     tokens: list[list[int]] = [[] for _ in draws]
@@ -106,6 +107,13 @@ def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tenso
         probabilities = _nucleus(probabilities, params.top_p)
     picked = _invert(probabilities, draws)
     return picked, _at(probabilities, picked).log()
+
+
+def _alike(prompts: Sequence[Tokens]) -> int:
+    """How many tokens all prompts begin with alike, the last of each not counted."""
+    one, other = min(prompts), max(prompts)  # whatever these two share, all do
+    pairs = zip(one[:-1], other[:-1], strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _invert(probabilities: Tensor, draws: Tensor) -> Tensor:
