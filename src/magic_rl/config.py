@@ -317,8 +317,10 @@ class Config(_Node):
             raise ValueError("game.rewrite is false: without an attacker there is nothing to say after turn 1")
         if self.game.plain_share and (not self.game.rewrite or self.game.turns > 1):
             raise ValueError("game.plain_share needs an attacker (game.rewrite) and a single turn (game.turns = 1)")
-        if self.game.rewards.quality and "llm" not in {m.kind for m in self.judge.members or (self.judge,)}:
-            raise ValueError('game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm"')
+        if self.game.rewards.quality and not {"llm", "rules"} & {m.kind for m in self.judge.members or (self.judge,)}:
+            raise ValueError(
+                'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
+            )
         if self.game.shared_parameters and self.attacker.model != self.defender.model:
             raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
         return self

@@ -30,7 +30,9 @@ def make_judge(config: Config) -> Judge:
     asks_a_model = any(member.kind != "rules" for member in members)
     cache = _cache(judge.cache) if asks_a_model and judge.cache != "off" else None
     prompts = rewards.request_label == "judge" or rewards.label > 0
-    made = [_one(member, config.engine, prompts=prompts, cache=cache) for member in members]
+    # What rules know of helpfulness is little: they are asked only where nobody knows better.
+    topic = rewards.quality > 0 and all(member.kind != "llm" for member in members)
+    made = [_one(member, config.engine, prompts=prompts, topic=topic, cache=cache) for member in members]
     if not judge.members:
         return made[0]
     return Panel(
@@ -42,9 +44,11 @@ def make_judge(config: Config) -> Judge:
     )
 
 
-def _one(member: JudgeMemberConfig, engine: EngineConfig, *, prompts: bool, cache: VerdictCache | None) -> Judge:
+def _one(
+    member: JudgeMemberConfig, engine: EngineConfig, *, prompts: bool, topic: bool, cache: VerdictCache | None
+) -> Judge:
     if member.kind == "rules":
-        return RulesJudge([codec.decode for codec in CODECS.values()])
+        return RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
     form = Rubric() if member.kind == "llm" else GUARDS[member.kind]
     chat = make_chat(member.endpoint, engine, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
     return ModelJudge(form, chat, prompts=prompts, threshold=member.threshold, cache=cache)
