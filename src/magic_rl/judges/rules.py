@@ -65,7 +65,7 @@ class RulesJudge:
     misspelt or decoded, and "benign" otherwise: an attack that cannot be read is not known to be on topic.
     """
 
-    name = "rules-3"
+    name = "rules-4"
 
     def __init__(self, decoders: Sequence[Callable[[str], str]] = (), *, scores: bool = False) -> None:
         """
