@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
 
 from magic_rl.bench import W1, Timing, Workload, measure, peak_memory, product_rate
 from magic_rl.config import EngineConfig, LoraConfig
@@ -32,7 +31,7 @@ Point = tuple[int, Timing]
 def curves(repeats: int) -> Iterator[tuple[str, list[Point]]]:
     """What is varied, and a timing for each of its values."""
     engine = LocalEngine(resolve_model("default"), LoraConfig(), EngineConfig())
-    rate = product_rate(engine.device, getattr(torch, engine.config.dtype))
+    rate = product_rate(engine.device, engine.dtype)
 
     def timed(workload: Workload) -> Timing:
         (timing,) = measure(engine, [workload], repeats, rate)

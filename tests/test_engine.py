@@ -354,15 +354,35 @@ def test_a_long_tree_is_not_joined_with_many_short_ones() -> None:
     assert len(with_the_long_one.sequences) == 200**2 // 90**2
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("rows", [1, 3, 64, 200])
-def test_weights_in_blocks_give_the_same_products(rows: int) -> None:
-    layer = torch.nn.Linear(96, 160, dtype=torch.bfloat16).requires_grad_(False)
-    x, weight = torch.randn(rows, 96).bfloat16(), torch.randn(160, 96).bfloat16()
+def test_weights_in_blocks_give_the_same_products(rows: int, dtype: torch.dtype, tolerance: float) -> None:
+    layer = torch.nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
+    x, weight = torch.randn(rows, 96).to(dtype), torch.randn(160, 96).to(dtype)
     wanted = torch.nn.functional.linear(x.float(), weight.float(), layer.bias.float())
     before = layer(x)
     with reading(layer, weight):
-        assert torch.allclose(layer(x).float(), wanted, rtol=1e-2, atol=1e-2)
+        assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
     assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("instructions", [{}, {"avx512_f": True}, {"avx512_bf16": True}, {"bf16": True}])
+def test_the_base_is_in_bfloat16_where_the_machine_multiplies_in_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    base = LocalEngine(tiny_model, LoraConfig(rank=4), EngineConfig(device="cpu", threads=1)).model
+    known = "avx512_f" not in instructions and instructions
+    assert base.dtype == (torch.bfloat16 if known else torch.float32)
+
+
+def test_slow_products_that_were_asked_for_are_warned_of(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    asked = EngineConfig(device="cpu", threads=1, dtype="bfloat16")
+    assert LocalEngine(tiny_model, LoraConfig(rank=4), asked).dtype == torch.bfloat16
+    assert 'engine.dtype = "auto"' in caplog.text
 
 
 def test_a_failure_while_merged_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:

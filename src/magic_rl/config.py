@@ -264,10 +264,15 @@ class EngineConfig(_Node):
 
     kind: Literal["local"] = "local"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of the frozen base; adapters are float32")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="of the frozen base, adapters being float32; auto: bfloat16 if this machine multiplies in it, else "
+        "float32",
+    )
     threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
     tokens_per_batch: NonNegativeInt = Field(
-        0, description="tokens in one forward pass while learning; 0: 1280 on a CPU, 8192 elsewhere"
+        0,
+        description="tokens in one forward pass while learning; 0: 1280 on a CPU (640 in float32), 8192 elsewhere",
     )
     recompute_above: NonNegativeInt = Field(
         0, description="forward passes of more tokens keep no activations but compute them again; 0: none does"

@@ -43,12 +43,12 @@ def bench(
 
     folder = resolve_model(model, trust_remote_code=config.engine.trust_remote_code)
     engine = LocalEngine(folder, config.attacker.lora, config.engine)
-    rate = product_rate(engine.device, getattr(torch, config.engine.dtype))
+    rate = product_rate(engine.device, engine.dtype)
     workloads = (W1,) if quick else (W1, *NEIGHBOURS)
     machine = {
         "model": folder.name,
         "device": str(engine.device),
-        "dtype": config.engine.dtype,
+        "dtype": str(engine.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "product_gflops": rate / 1e9,
     }
@@ -57,7 +57,7 @@ def bench(
         typer.echo(json.dumps({**machine, "workloads": timings}, indent=2))
         return
     typer.echo(
-        f"{folder.name} in {config.engine.dtype} on {engine.device}, {torch.get_num_threads()} threads: "
+        f"{folder.name} in {machine['dtype']} on {engine.device}, {torch.get_num_threads()} threads: "
         f"matrix products at {rate / 1e9:.0f} GFLOP/s"
     )
     table = Table(box=None, pad_edge=False)

@@ -75,7 +75,7 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
-    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, _fingerprint(folder, engine.dtype))
+    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, _fingerprint(folder, str(loaded.dtype)))
 
 
 def _fingerprint(folder: Path, dtype: str) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -22,13 +24,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
-from magic_rl.engines.local.memory import keep_freed_memory
+from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.scoring import recomputable, share_prompts
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 from magic_rl.text.chat import ChatRenderer
+
+_log = logging.getLogger(__name__)
 
 _SLOT = "default"  # PEFT's own name for a first adapter, so that saved ones load with plain PEFT
 
@@ -58,10 +62,12 @@ class LocalEngine:
             torch.set_num_threads(config.threads)
         self.config = config
         self.device = _device(config.device)
+        self.dtype = _dtype(config.dtype, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         # A CPU computes small batches as fast as large ones, and they keep fewer activations.
-        self.tokens_per_batch = config.tokens_per_batch or (1280 if self.device.type == "cpu" else 8192)
+        small = 1280 if self.dtype == torch.bfloat16 else 640
+        self.tokens_per_batch = config.tokens_per_batch or (small if self.device.type == "cpu" else 8192)
         self.folder = folder
         self._run_seed = run_seed
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
@@ -70,7 +76,7 @@ class LocalEngine:
         self._renderer = ChatRenderer(tokenizer)
         base = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, config.dtype),
+            dtype=self.dtype,
             trust_remote_code=config.trust_remote_code,
         )
         if config.recompute_above and not recomputable(base):
@@ -127,7 +133,7 @@ class LocalEngine:
     @contextlib.contextmanager
     def holding(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
         """Put a policy's parameters into the adapter slot; without any, switch the adapter off."""
-        compute = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+        compute = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with compute, contextlib.ExitStack() as stack:
             if parameters:
                 for key, (module, attribute) in self._slot.items():
@@ -154,6 +160,8 @@ class LocalEngine:
             if isinstance(head, nn.Linear):
                 stack.enter_context(reading(head, head.weight.detach()))
             yield self.model
+        if self.device.type == "cpu":
+            give_back_freed_memory()
 
     def saved_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
         """Tensors under the names PEFT gives them on disk."""
@@ -191,3 +199,17 @@ def _device(choice: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(choice: str, device: torch.device) -> torch.dtype:
+    """The base's dtype. On a CPU that cannot multiply in bfloat16, float32 is up to hundreds of times as fast."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch we allow
+        fast = any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last is Arm's
+    else:
+        fast = True
+    if choice == "bfloat16" and not fast:
+        _log.warning('this machine has no products in bfloat16, so they are slow; engine.dtype = "auto" avoids them')
+    return torch.bfloat16 if choice == "bfloat16" or (choice == "auto" and fast) else torch.float32

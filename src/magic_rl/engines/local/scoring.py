@@ -81,9 +81,12 @@ class _TargetLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """hidden (M, H), weight (V, H), targets (M,) -> (M,) in float32."""
         logprobs, slopes = [], []
+        # Made once: memory that one chunk gives back fits the next one badly, as it is aligned.
+        room = weight.new_empty(min(_CHUNK, len(hidden)), len(weight))
+        wide = torch.empty_like(room, dtype=torch.float32)
         for states, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
-            logits = states @ weight.T
-            chances = logits.softmax(-1, dtype=torch.float32)
+            logits = torch.mm(states, weight.T, out=room[: len(states)])
+            chances = torch.softmax(logits, -1, dtype=torch.float32, out=wide[: len(states)])
             # What normalises the logits, from the likeliest token: its probability is far from rounding to zero.
             most, place = chances.max(-1, keepdim=True)
             norm = logits.gather(1, place).float() - most.log()
