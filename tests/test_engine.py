@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local import scoring
-from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.packing import pack
 from magic_rl.engines.local.policy import LocalPolicy
@@ -229,34 +228,6 @@ def test_greedy_samples_equal_transformers_generate(tiny_model: Path, local: Loc
         ids = torch.tensor([prompt])
         expected = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         assert list(sample.tokens) == expected[0, len(prompt) :].tolist()
-
-
-def test_what_a_row_samples_does_not_depend_on_its_batch(tiny_model: Path) -> None:
-    together = trained(engine(tiny_model)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
-    apart = trained(engine(tiny_model, rows=4)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
-    assert [[s.tokens for s in group] for group in together] == [[s.tokens for s in group] for group in apart]
-
-
-def test_waiting_prompts_take_the_places_of_those_that_are_done(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompts: list[Tokens] = [(5, i) for i in range(20, 60)] + PROMPTS
-    policy = trained(engine(tiny_model, rows=8))
-    running: list[int] = []
-    go_on = SharedDecoder.go_on
-
-    def counted(self: SharedDecoder, tokens: torch.Tensor) -> torch.Tensor:
-        running.append(self.groups)
-        return go_on(self, tokens)
-
-    monkeypatch.setattr(SharedDecoder, "go_on", counted)
-    samples = policy.sample(prompts, 1, SamplingParams(30), seed=4)
-    steps = [len(group[0].tokens) for group in samples]
-    one_batch_after_another = sum(max(steps[i : i + 8]) for i in range(0, len(steps), 8))
-    assert len(running) < 0.7 * one_batch_after_another
-    assert max(running) == 8
-    together = trained(engine(tiny_model)).sample(prompts, 1, SamplingParams(30), seed=4)
-    assert [group[0].tokens for group in samples] == [group[0].tokens for group in together]
 
 
 def test_a_sample_ends_with_its_end_of_turn_or_is_cut_off(local: LocalEngine, policy: LocalPolicy) -> None:

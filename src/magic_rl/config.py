@@ -272,7 +272,8 @@ class EngineConfig(_Node):
     threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
     tokens_per_batch: NonNegativeInt = Field(
         0,
-        description="tokens in one forward pass while learning; 0: 1280 on a CPU (640 in float32), 8192 elsewhere",
+        description="tokens in one forward pass while learning (8 times as many of prompts while sampling); "
+        "0: 1280 on a CPU (640 in float32), 8192 elsewhere",
     )
     recompute_above: NonNegativeInt = Field(
         0, description="forward passes of more tokens keep no activations but compute them again; 0: none does"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter_model.safetensors"
 OPTIMISER_FILE = "optimizer.safetensors"
+_UNLEARNED = 8  # tokens that a pass without gradients takes in the memory of one that keeps its activations
 
 
 class LocalPolicy:
@@ -45,7 +46,8 @@ class LocalPolicy:
         with self._engine.merged(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
             rows = self._engine.config.rows_per_batch
-            return sample(model, prompts, n, params, seed, stops, rows, shares=self._engine.shares)
+            tokens = _UNLEARNED * self._engine.tokens_per_batch
+            return sample(model, prompts, n, params, seed, stops, rows, tokens, shares=self._engine.shares)
 
     @property
     def vocabulary(self) -> int:

@@ -30,6 +30,7 @@ def sample(
     seed: int,
     stop_ids: frozenset[int],
     rows_per_batch: int,
+    tokens_per_batch: int,
     *,
     shares: bool,
 ) -> list[list[Sample]]:
@@ -37,6 +38,7 @@ def sample(
 
     Args:
         rows_per_batch: Rows decoded side by side. As prompts are done with, waiting ones take their places.
+        tokens_per_batch: Tokens of the prompts encoded in one forward pass, unless one alone has more.
         shares: Whether the model can encode a prompt once for its whole group.
     """
     groups = max(1, rows_per_batch // n) if shares else 1
@@ -52,10 +54,10 @@ def sample(
     alive = torch.zeros(0, dtype=torch.long)  # the row in each decoded place
     logits = torch.zeros(0, 0, device=model.device)
     while waiting or len(alive):
-        free = groups - decoder.groups
         # A few at a time, as a forward pass over one short prompt costs nearly what one over ten does.
-        if waiting and free >= max(1, groups // 4):
-            arriving = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+        admitting = groups - decoder.groups >= max(1, groups // 4)
+        while admitting and waiting and decoder.groups < groups:
+            arriving = _next(waiting, prompts, groups - decoder.groups, tokens_per_batch)
             first = decoder.admit([prompts[p] for p in arriving])
             logits = torch.cat([logits, first]) if len(alive) else first
             alive = torch.cat([alive, torch.tensor([p * n + i for p in arriving for i in range(n)])])
@@ -114,6 +116,15 @@ def _alike(prompts: Sequence[Tokens]) -> int:
     one, other = min(prompts), max(prompts)  # whatever these two share, all do
     pairs = zip(one[:-1], other[:-1], strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _next(waiting: deque[int], prompts: Sequence[Tokens], places: int, tokens: int) -> list[int]:
+    """Take the next prompts, one at least, that fill no more places and come to no more tokens together."""
+    taken = [waiting.popleft()]
+    left = tokens - len(prompts[taken[0]])
+    while waiting and len(taken) < places and (left := left - len(prompts[waiting[0]])) >= 0:
+        taken.append(waiting.popleft())
+    return taken
 
 
 def _invert(probabilities: Tensor, draws: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""Claims about who is sampled beside whom: places, waiting prompts, and that none of it changes a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from magic_rl.engines.local.decoding import SharedDecoder
+from magic_rl.types import SamplingParams, Tokens
+from tests.test_engine import PROMPTS, engine, trained
+
+
+def test_what_a_row_samples_does_not_depend_on_its_batch(tiny_model: Path) -> None:
+    together = trained(engine(tiny_model)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
+    apart = trained(engine(tiny_model, rows=4)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
+    assert [[s.tokens for s in group] for group in together] == [[s.tokens for s in group] for group in apart]
+
+
+def test_waiting_prompts_take_the_places_of_those_that_are_done(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[Tokens] = [(5, i) for i in range(20, 60)] + PROMPTS
+    policy = trained(engine(tiny_model, rows=8))
+    running: list[int] = []
+    go_on = SharedDecoder.go_on
+
+    def counted(self: SharedDecoder, tokens: torch.Tensor) -> torch.Tensor:
+        running.append(self.groups)
+        return go_on(self, tokens)
+
+    monkeypatch.setattr(SharedDecoder, "go_on", counted)
+    samples = policy.sample(prompts, 1, SamplingParams(30), seed=4)
+    steps = [len(group[0].tokens) for group in samples]
+    one_batch_after_another = sum(max(steps[i : i + 8]) for i in range(0, len(steps), 8))
+    assert len(running) < 0.7 * one_batch_after_another
+    assert max(running) == 8
+    together = trained(engine(tiny_model)).sample(prompts, 1, SamplingParams(30), seed=4)
+    assert [group[0].tokens for group in samples] == [group[0].tokens for group in together]
+
+
+def test_prompts_are_encoded_within_a_budget_of_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[Tokens] = [(5, i) * 10 for i in range(20, 40)] + [(7, 8) * 100]
+    tight, roomy = trained(engine(tiny_model, budget=10)), trained(engine(tiny_model))
+    encoded: list[list[int]] = []
+    admit = SharedDecoder.admit
+
+    def counted(self: SharedDecoder, arriving: Sequence[Tokens]) -> torch.Tensor:
+        encoded.append([len(prompt) for prompt in arriving])
+        return admit(self, arriving)
+
+    monkeypatch.setattr(SharedDecoder, "admit", counted)
+    few = tight.sample(prompts, 2, SamplingParams(20), seed=4)
+    assert encoded == [[20] * 4] * 5 + [[200]]  # 8 times the budget; the last is longer by itself
+    encoded.clear()
+    all_at_once = roomy.sample(prompts, 2, SamplingParams(20), seed=4)
+    assert encoded == [[20] * 20 + [200]]
+    assert [[s.tokens for s in group] for group in few] == [[s.tokens for s in group] for group in all_at_once]
