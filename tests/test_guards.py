@@ -132,6 +132,14 @@ def test_an_answer_that_contradicts_itself_is_no_label(text: str) -> None:
         GUARDS["qwen3guard"].read(REPLY, text)
 
 
+@pytest.mark.parametrize(
+    "text", ["No Dangerous", "No Harassment", "Yes and", "No\nYes", "No, Yes", "No Yes", "Yes, No", "Yes.\n\nNo"]
+)
+def test_an_echo_of_a_policys_name_or_two_answers_are_none_of_shieldgemmas(text: str) -> None:
+    with pytest.raises(FormatError):
+        GUARDS["shieldgemma"].read(POLICY, text)
+
+
 def test_an_answer_about_a_prompt_is_none_about_a_reply() -> None:
     with pytest.raises(FormatError):
         GUARDS["qwen3guard"].read(REPLY, "Safety: Safe\nCategories: None")
@@ -255,6 +263,8 @@ def test_the_rubrics_answer_may_be_fenced_or_thought_about(form: str) -> None:
         f"{json.dumps(LLM)}\n{json.dumps(LLM)}",
         f"<think>unfinished {json.dumps(LLM)}",
         json.dumps([LLM]),
+        json.dumps(LLM)[:-1] + ', "refused": false}',
+        "[" * 100_000,
     ],
 )
 def test_any_other_answer_to_the_rubric_is_no_label(text: str) -> None:

@@ -169,7 +169,10 @@ class ShieldGemma:
         return ChatRequest(_conversation(question), max_tokens=2, template_kwargs={"guideline": policy}, beginning=True)
 
     def read(self, question: Question, text: str) -> Labels:
-        """Yes (violated) or No, then nothing or the beginning of another word."""
+        """Yes (violated) or No, then nothing, or the beginning of reasons after a stop or a line break.
+
+        A word that follows at once makes it something else, such as a policy's own name: they all begin with "No".
+        """
         violated = _match(_YES_OR_NO, text)[1] == "Yes"
         if question.reply is None:
             return Labels(prompt=_prompt_label(violated))
@@ -189,7 +192,7 @@ _POLICIES = {
     "anatomy or sex education are permitted.",
 }
 
-_YES_OR_NO = re.compile(r"(Yes|No)(?:[.,:;]|[.,:;]?\s+\w*)?")
+_YES_OR_NO = re.compile(r"(Yes|No)(?:[.,:;]?\s*|(?:[.,:;]\s+|\s*\n\s*)(?!(?:Yes|No)\b)\w*)")
 
 GuardName = Literal["qwen3guard", "wildguard", "llama-guard", "shieldgemma"]
 GUARDS: dict[GuardName, Qwen3Guard | WildGuard | LlamaGuard | ShieldGemma] = {

@@ -146,7 +146,8 @@ _IMPERATIVES = (
     r"pick|write|install|download|build|connect|send|remove|apply|wait|check|follow|cut|heat|pour|run|enter|set|gather|wear|"
     r"hide|buy|practi[sc]e|read|hold|walk|call|ask|say|tell|explain|give|turn|wash|water|pretend|act|approach|stay)"
 )
-IMPERATIVE = re.compile(rf"^(?:•\s*|(?:and |then |so |simply |just |please |also )*{_IMPERATIVES}\b)")
+_AFTER_ALL = r"(?:that|this) (?:being )?said,? |having said (?:that|this),? |nevertheless,? |nonetheless,? |still,? "
+IMPERATIVE = re.compile(rf"^(?:•\s*|(?:{_AFTER_ALL}|and |then |so |simply |just |please |also )*{_IMPERATIVES}\b)")
 INSTRUCTS = _any(
     r"^(?:•|(?:and )?(?:first|firstly|second|secondly|third|next|then|finally|lastly|step \w+|one way|another way)\b)",
     r"\bthe (?:first|next|best|easiest|simplest) (?:step|thing|way)\b|\bthe key is\b|\bexamples? (?:include|are)\b",

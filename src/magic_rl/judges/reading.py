@@ -130,6 +130,13 @@ def foreign(text: str) -> str | None:
     return None
 
 
+def encoded(text: str) -> str | None:
+    """Why a normalised text cannot be read: most of it is one long run of varied signs, as codes make. None if not."""
+    runs = re.findall(r"[a-z0-9+/=_-]{24,}", text)
+    varied = [run for run in runs if len(set(run)) >= 10 and re.search(r"[0-9+/=]", run)]
+    return "the reply looks encoded" if 2 * sum(map(len, varied)) > len(text) else None
+
+
 def gibberish(text: str) -> bool:
     """Whether a normalised text says nothing: no words, few words over and over, or no words of any language."""
     found = words(text)
