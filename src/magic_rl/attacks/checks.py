@@ -17,7 +17,39 @@ _INTRODUCTION = re.compile(
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "“": "”", "«": "»"}
-_SCRIPTS = {"malayalam": "MALAYALAM", "tamil": "TAMIL", "marathi": "DEVANAGARI", "simplified_chinese": "CJK"}
+_SCRIPTS = {
+    "malayalam": "MALAYALAM",
+    "tamil": "TAMIL",
+    "marathi": "DEVANAGARI",
+    "simplified_chinese": "CJK",
+    "french": "LATIN",
+}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words that carry the grammar of French, elided ones with their apostrophe: even short requests hold one.
+_FRENCH = _words(
+    """le la les l' un une des du d' de au aux et ou où mais donc que qu' qui quoi quel quelle quels quelles comment
+    pourquoi quand combien est sont être avoir faire fait fais faites peut peux puis pouvez pourriez faut dois doit ce
+    c' cet cette ces cela ceci ça mon ma mes ton ta tes son sa ses notre nos votre vos leur leurs je j' tu t' il elle
+    nous vous ils elles se s' m' moi toi lui ne n' pas plus très bien tout tous toute toutes sans avec pour par sur
+    sous dans en chez vers contre entre si dis dites explique expliquez donne donnez veuillez"""
+)
+# Those of English and of the languages most like French, as far as they are no French words too.
+_NOT_FRENCH = _words(
+    """the of to and is are was were be been how what why when where who which that this these those you your my our
+    their his her its it he she they we i with for from into by at about can could should would will does did not have
+    has had in there here please tell explain write give make get someone somebody any some without while if over up
+    el los las una por para con cómo qué puedo del está mi su sus como más pero hay sin hacer algo alguien
+    di che per sono della posso nel gli mio come fare è senza
+    der das ich und wie ein eine mit nicht zu ist kann einen dem den von für auf ohne
+    não uma como para em do da posso é você ao sem fazer alguém"""
+)
+_WORD = re.compile(r"[^\W\d_]+'?")
+_FRENCH_SIGN = re.compile(r"[àâçèéêëîïôùûœ]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +71,7 @@ class Checks:
         if fold(attack) == fold(seed.text):
             return "the same as the seed"
         if strategy.family == "translation":
-            return None if _in_script(attack, strategy.name) else "not in the language asked for"
+            return None if _in_language(attack, strategy.name) else "not in the language asked for"
         return None if self.same_topic(seed.text, attack) else "off topic"
 
     def reject_text(self, text: str) -> str | None:
@@ -65,10 +97,15 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .?!")
 
 
-def _in_script(text: str, language: str) -> bool:
-    """Whether at least half of the letters are of the language's script; any script will do for one in Latin."""
-    script = _SCRIPTS.get(language)
+def _in_language(text: str, language: str) -> bool:
+    """Whether at least half of the letters are of the language's script; for French, whether the words are its too."""
     letters = [char for char in text if char.isalpha()]
-    if script is None:
-        return bool(letters)
-    return bool(letters) and 2 * sum(unicodedata.name(char, "").startswith(script) for char in letters) >= len(letters)
+    own = sum(unicodedata.name(char, "").startswith(_SCRIPTS[language]) for char in letters)
+    return bool(letters) and 2 * own >= len(letters) and (language != "french" or _looks_french(text))
+
+
+def _looks_french(text: str) -> bool:
+    """Whether a text holds more signs of French than of English and the like: one at least."""
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
+    for_it = sum(word in _FRENCH or _FRENCH_SIGN.search(word) is not None for word in words if word not in _NOT_FRENCH)
+    return for_it > sum(word in _NOT_FRENCH for word in words)

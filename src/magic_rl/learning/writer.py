@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magic_rl.attacks.checks import Checks
+from magic_rl.attacks.declining import declines, statements
 from magic_rl.attacks.partial import open_partial
 from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
 from magic_rl.attacks.writer import Progress, Writer, Written, made_with
@@ -53,12 +54,20 @@ def kept(path: Path) -> str:
 
 
 def refuses(text: str) -> bool:
-    """Whether a text refuses in so many words. Moral words alone do not: a rewrite may hold those of its seed."""
+    """Whether a text refuses in so many words: as the rules judge knows them, or to do what a writer is asked to.
+
+    Moral words alone do not: a rewrite may hold those of its seed. Nor does a request that says "cannot".
+    """
+    normal = reading.normal(text)
+    said = reading.unquoted(normal)
+    if declines(said):
+        return True
+    if reading.foreign(normal) is not None:
+        return detect_refusal(statements(said)) is True
     if not detect_refusal(text):
         return False
-    normal = reading.normal(text)
     acts = {act_of(part, "") for part in reading.parts(normal)}
-    return reading.foreign(normal) is not None or Act.REFUSE in acts or acts <= {Act.NO, Act.APOLOGISE}
+    return Act.REFUSE in acts or acts <= {Act.NO, Act.APOLOGISE}
 
 
 def same_topic(seed: str, rewrite: str) -> bool:
