@@ -137,6 +137,14 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, bad: object, says: 
     assert says in str(caught.value)
 
 
+def test_labels_are_read_whatever_the_order_of_the_rows(tmp_path: Path) -> None:
+    rows = [row(), {**row(harmful="yes"), "label": "benign"}, row(refused=None, harmful="no")]
+    read, backward = (load_labelled(written(tmp_path, *some)).rows for some in (rows, rows[::-1]))
+    labels = [(each.refused, each.harmful, each.exchange.seed.label) for each in read]
+    assert labels == [(False, None, "harmful"), (False, True, "benign"), (None, False, "harmful")]
+    assert labels == [(each.refused, each.harmful, each.exchange.seed.label) for each in backward][::-1]
+
+
 def test_many_bad_rows_are_one_short_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="and 7 more") as caught:
         load_labelled(written(tmp_path, *[row(refused="?")] * 10))
@@ -150,6 +158,7 @@ def test_many_bad_rows_are_one_short_error(tmp_path: Path) -> None:
         ([{"prompt": "x", "response": "y"}], Columns(), "--refused-column or --harmful-column"),
         ([row()], Columns(reply="answer"), "no column 'answer'"),
         ([row(refused="")], Columns(), "holds no labelled reply"),
+        ([3], Columns(), "labelled.jsonl:1: expected a JSON object"),
     ],
 )
 def test_a_file_that_lacks_what_is_needed_says_what(
@@ -215,6 +224,20 @@ def test_off_topic_counts_as_refusal_only_where_asked(tmp_path: Path) -> None:
     path = written(tmp_path, row(response="The moon is round.", refused="yes", label="benign"))
     assert json.loads(checked(path, "--json"))["refused"]["confusion"]["both"] == 0
     assert json.loads(checked(path, "--json", "--off-topic"))["refused"]["confusion"]["both"] == 1
+
+
+def test_abstentions_of_a_panels_members_are_counted_and_stop_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "panel.toml"
+    config.write_text('[judge]\nrule = "strictest"\n' + '[[judge.members]]\nkind = "rules"\n' * 2)
+    unclear = [row(response="Я помогу вам с этим.")] * 4
+    path = written(tmp_path, *unclear, *[row(response=REFUSAL, refused="yes")] * 36)
+    found = json.loads(checked(path, "--config", config, "--json"))["refused"]
+    assert (found["abstained"], found["n"], found["accuracy"]["rate"]) == (4, 36, 1.0)
+
+
+def test_the_example_of_the_help_says_that_requests_of_xstest_are_benign() -> None:
+    assert "xstest.csv --reply-column completion" in (said := " ".join(checked("--help").split()))
+    assert "--skip 3_partial_refusal --requests benign" in said
 
 
 def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:

@@ -277,6 +277,46 @@ def test_a_member_that_is_silent_too_often_stops_the_panel_and_is_named() -> Non
         panel.judge([exchange()] * 40)
 
 
+class Deaf(Fixed):
+    """Silent on some replies, however often it is asked; counts what it is asked about."""
+
+    def __init__(self, name: str, *silent: int) -> None:
+        super().__init__(name, SAFE)
+        self.silent, self.asked = {f"reply {i}" for i in silent}, 0
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        self.asked += len(exchanges)
+        return [SILENT if each.reply in self.silent else self.verdict for each in exchanges]
+
+
+def asked_in_training(n: int, *members: Deaf) -> tuple[Panel, list[Verdict]]:
+    """A strict panel and its verdicts on replies 0 to n − 1, with one retry and a limit of 5 %."""
+    panel = Panel(members, "strictest", retries=1, max_abstained=0.05)
+    return panel, ask(panel, [exchange(reply=f"reply {i}") for i in range(n)], retries=1, max_abstained=0.05)
+
+
+def test_a_panel_may_be_silent_as_often_as_one_judge() -> None:
+    _, verdicts = asked_in_training(400, Deaf("a", 0, 1), Deaf("b", 0, 1))
+    assert [verdict.abstained is not None for verdict in verdicts] == [True] * 2 + [False] * 398
+
+
+def test_a_panel_is_asked_once_and_counts_every_vote_once() -> None:
+    members = Deaf("a"), Deaf("b", 7)
+    panel, _ = asked_in_training(40, *members)
+    assert [len(votes.verdicts) for votes in panel.votes] == [40, 40]
+    assert [member.asked for member in members] == [40, 41]  # a member is asked again where it was silent
+    assert panel_agreement(panel.votes)[0]["n"] == 39
+
+
+def test_silence_above_the_limit_names_the_member_or_else_the_panel() -> None:
+    with pytest.raises(TooManyAbstentionsError, match="judge 'b': no verdict on 3 of 50 replies after 1 retry"):
+        asked_in_training(50, Deaf("a"), Deaf("b", 0, 1, 2))
+    with pytest.raises(
+        TooManyAbstentionsError, match="'strictest of a, b': no verdict on 4 of 50 replies after 1 retry"
+    ):
+        asked_in_training(50, Deaf("a", 0, 1), Deaf("b", 2, 3))
+
+
 def test_a_panel_without_the_helpfulness_that_is_asked_of_it_abstains() -> None:
     for scored, abstains in ((None, True), (0.5, False)):
         members = [Fixed("a", SAFE), Fixed("b", replace(SAFE, quality=scored)), Fixed("c", SAFE)]

@@ -58,9 +58,11 @@ def check(
 
       magic-rl judge check labelled.csv --set judge.kind=qwen3guard --set judge.endpoint.model=Qwen/Qwen3Guard-Gen-4B
 
-      magic-rl judge check xstest.csv --reply-column completion --refused-column final_label --skip 3_partial_refusal
+      magic-rl judge check xstest.csv --reply-column completion --refused-column final_label \
+--skip 3_partial_refusal --requests benign
     """
-    settings = load_config(config, overrides or ())
+    # Silence is measured here, so no share of it stops the check: neither a judge's nor that of a panel's member.
+    settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
     from magic_rl.data.labelled import Columns, load_labelled
     from magic_rl.judges.asking import ask
     from magic_rl.learning.judge import make_judge
@@ -69,7 +71,7 @@ def check(
     labelled = load_labelled(file, columns, requests=requests, skip=skip or ())
     asked = make_judge(settings)
     exchanges = [row.exchange for row in labelled.rows]
-    verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=1.0)
+    verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=settings.judge.max_abstained)
     answers = [_answers(verdict, off_topic) for verdict in verdicts]
     results = dict(_results(labelled.rows, answers))
     wrong = list(_disagreements(labelled.rows, answers))

@@ -100,15 +100,18 @@ def load_labelled(
     """
     wanted = columns or Columns()
     passed_over = {_plain(value) for value in skip}
-    used: Columns | None = None
+    rows = list(read_file(path, lambda _, found: found))
+    readable = [row for _, row in rows if not isinstance(row, str)]
+    # Lines of .jsonl name their own columns, and a label may first come late.
+    found = dict.fromkeys(column for row in readable for column in row)
+    used = _columns(str(path), list(found), wanted) if readable else wanted
     out: list[Labelled] = []
     problems: list[str] = []
     left_out = 0
-    for place, row in read_file(path, lambda _, found: found):
+    for place, row in rows:
         if isinstance(row, str):
             problems.append(f"{place}: {row}")
             continue
-        used = used or _columns(place, list(row), wanted)
         read = _labelled(place, row, used, requests, passed_over)
         if isinstance(read, str):
             problems.append(f"{place}: {read}")
@@ -124,20 +127,20 @@ def load_labelled(
     return LabelledSet(tuple(out), left_out)
 
 
-def _columns(place: str, found: Sequence[str], wanted: Columns) -> Columns:
+def _columns(where: str, found: Sequence[str], wanted: Columns) -> Columns:
     """The columns of a file, by the options and the usual names."""
     chosen: dict[str, str] = {}
     for what, usual in _USUAL.items():
         named = getattr(wanted, what)
         if named and named not in found:
-            raise UserError(f"{place}: has no column {named!r}, only {names(found)}; change --{what}-column")
+            raise UserError(f"{where}: has no column {named!r}, only {names(found)}; change --{what}-column")
         chosen[what] = named or next((name for name in usual if name in found), "")
     for what in ("request", "reply"):
         if not chosen[what]:
-            raise UserError(f"{place}: which of {names(found)} holds the {what}? Name it with --{what}-column")
+            raise UserError(f"{where}: which of {names(found)} holds the {what}? Name it with --{what}-column")
     if not chosen["refused"] and not chosen["harmful"]:
         raise UserError(
-            f"{place}: which of {names(found)} holds the label? Name it with --refused-column or --harmful-column"
+            f"{where}: which of {names(found)} holds the label? Name it with --refused-column or --harmful-column"
         )
     return Columns(**chosen)
 

@@ -30,7 +30,8 @@ def read_file(path: Path, choose: ChooseColumns) -> Iterator[Row]:
     """Rows of a .jsonl, .csv, .tsv or .parquet file.
 
     Raises:
-        UserError: For another kind of file, one that is missing or empty, a wrong encoding, damage, missing columns.
+        UserError: For another kind of file, one that is missing or empty, a wrong encoding, damage, missing columns,
+            a column that is there twice.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -155,7 +156,11 @@ def _texts(path: Path, content: str, column: str) -> Iterator[Row]:
 
 
 def _csv(path: Path, text: str, delimiter: str, choose: ChooseColumns) -> Iterator[Row]:
-    """Rows by the line they begin on: a quoted field may run over several."""
+    """Rows by the line they begin on: a quoted field may run over several.
+
+    Raises:
+        UserError: If two columns have the same name, as nothing tells which is meant.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
@@ -171,6 +176,10 @@ def _csv(path: Path, text: str, delimiter: str, choose: ChooseColumns) -> Iterat
             continue
         if not header:
             header = fields
+            # Spreadsheets may end lines in empty columns, which nobody reads.
+            twice = next((name for name in header if name and header.count(name) > 1), None)
+            if twice is not None:
+                raise UserError(f"{path}:{begins}: has two columns {brief(twice)}; rename one of them")
             choose(f"{path}:{begins}", header)
         elif len(fields) != len(header):
             between = "commas" if delimiter == "," else "tabs"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from magic_rl.errors import TooManyAbstentionsError
-from magic_rl.judges.base import Judge
+from magic_rl.judges.base import Judge, Patient
 from magic_rl.types import Exchange, Verdict
 
 _FEW = 20
@@ -20,7 +20,8 @@ def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstai
     """Judge exchanges in one batch and ask the abstained ones again.
 
     Args:
-        retries: How often abstentions are asked again, all that are left in one batch.
+        retries: How often abstentions are asked again, all that are left in one batch. A `Patient` judge is asked once:
+            it has asked again itself, and among nothing but silent exchanges any member would look silent.
         max_abstained: Share of abstentions, 0–1, that may be left. Below 20 exchanges a share says little: there it
             takes more than one abstention and more than half of all to stop.
 
@@ -32,6 +33,9 @@ def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstai
         ValueError: If the judge returns another number of verdicts than it was given exchanges.
     """
     verdicts = _judged(judge, exchanges)
+    if isinstance(judge, Patient):
+        _check(judge, verdicts, judge.retries, max_abstained)
+        return verdicts
     for _ in range(retries):
         silent = [i for i, verdict in enumerate(verdicts) if verdict.abstained is not None]
         if not silent:

@@ -19,3 +19,13 @@ class Judge(Protocol):
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange, in order. Verdicts with `abstained` set carry no label."""
         ...
+
+
+class Patient:
+    """A judge that asks again itself where it is met with silence, so that nobody has to ask it twice.
+
+    Attributes:
+        retries: How often it does so.
+    """
+
+    retries: int

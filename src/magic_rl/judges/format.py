@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+import sys
 from dataclasses import dataclass
 from typing import Protocol
 
 from magic_rl.endpoints.base import ChatRequest
+from magic_rl.endpoints.harmless import harmless
 from magic_rl.types import Exchange, Label, Safety, Seed
 
 
@@ -83,14 +85,23 @@ def versioned(name: str, form: Format, *reading: object) -> str:
     """Name of a format with a digest of what it asks and how it reads: remembered labels are kept by it.
 
     Args:
-        form: What it asks of a sample exchange, and the source of its `read`, are part of the digest.
+        form: What it asks of a sample exchange, the source of its `read` and that of its whole module are part of the
+            digest. So any change there has labels asked for anew, which costs calls; a list of the functions that
+            matter would some day lack one, which costs labels that are wrong.
         reading: What `read` relies on: patterns, tables.
     """
     asked = [form.request(question) for question in form.questions(_SAMPLE, prompts=True)]
     # The representation of a pattern is cut off.
     rules = [(each.pattern, each.flags) if isinstance(each, re.Pattern) else each for each in reading]
-    whole = repr((asked, rules, inspect.getsource(type(form).read)))
+    whole = repr((asked, rules, inspect.getsource(type(form).read), _modules(form)))
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _modules(form: Format) -> list[str]:
+    """Source of what has a hand in a label: the format's modules, and what all text for a server goes through."""
+    defining = (each.__module__ for each in type(form).__mro__)
+    ours = dict.fromkeys(name for name in defining if name not in sys.stdlib_module_names)
+    return [inspect.getsource(sys.modules[name]) for name in (*ours, harmless.__module__)]
 
 
 _SAMPLE = Exchange(Seed("id", "request", "harmful"), "prompt", "reply")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from magic_rl.judges.asking import ask
-from magic_rl.judges.base import Judge
+from magic_rl.judges.base import Judge, Patient
 from magic_rl.types import Exchange, Label, Verdict
 
 _T = TypeVar("_T", bound=Hashable)
@@ -29,11 +29,11 @@ class Votes:
     verdicts: list[Verdict]
 
 
-class Panel:
+class Panel(Patient):
     """Several judges as one `judges.base.Judge`.
 
     Attributes:
-        votes: What every member has said so far, for `evaluation` to measure their agreement.
+        votes: What every member has said so far, once an exchange, for `evaluation` to measure their agreement.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Panel:
             needs_quality: Whether a verdict without a score of helpfulness is of no use.
         """
         self._members, self._rule, self._needs_quality = members, rule, needs_quality
-        self._retries, self._max_abstained = retries, max_abstained
+        self.retries, self._max_abstained = retries, max_abstained
         self.votes = [Votes(member.name, []) for member in members]
 
     @property
@@ -68,7 +68,7 @@ class Panel:
             TooManyAbstentionsError: If a member is silent too often.
         """
         said = [
-            ask(member, exchanges, retries=self._retries, max_abstained=self._max_abstained) for member in self._members
+            ask(member, exchanges, retries=self.retries, max_abstained=self._max_abstained) for member in self._members
         ]
         for votes, verdicts in zip(self.votes, said, strict=True):
             votes.verdicts.extend(verdicts)
