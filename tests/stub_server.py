@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+_LATE = 0.0005  # seconds, on average: the event loop rounds its waits up to whole milliseconds
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -35,7 +37,7 @@ class Reply:
 
     Attributes:
         body: In place of a completion that holds the digest.
-        delay: Seconds before the first byte.
+        delay: Seconds from the whole request to the first byte.
         drop: Close the connection without a word.
         cut: Close the connection after this many bytes of the body.
         length_off: Added to the true Content-Length.
@@ -122,18 +124,20 @@ class Stub:
     async def _read(self, reader: asyncio.StreamReader) -> Asked:
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+        content = await reader.readexactly(int(headers["content-length"]))
+        there = time.monotonic()
+        body = json.loads(content)
         text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         earlier = self._seen.get(text, 0)
         self._seen[text] = earlier + 1
-        asked = Asked(time.monotonic(), first.split()[1], headers, body, text, earlier)
+        asked = Asked(there, first.split()[1], headers, body, text, earlier)
         self.asked.append(asked)
         return asked
 
     async def _answer(self, reply: Reply, asked: Asked, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection stays open."""
         if reply.delay:
-            await asyncio.sleep(reply.delay)
+            await asyncio.sleep(asked.time + reply.delay - time.monotonic() - _LATE)
         if reply.drop:
             return False
         body = completion(digest(asked.text), asked.path, reply.finish) if reply.body is None else reply.body

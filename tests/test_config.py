@@ -63,6 +63,32 @@ def test_an_impossible_value_is_refused_by_its_path(override: str, key: str) -> 
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:abc/v1",
+        "http://localhost:99999/v1",
+        "http://localhost:0/v1",
+        "http://localhost:-1/v1",
+        "http://[::1",
+        "http://local host/v1",
+        "http://localhost\\n/v1",
+        "localhost:8000/v1",
+    ],
+)
+def test_an_address_that_cannot_be_called_is_refused_by_its_path(url: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^--set: judge\.endpoint: url must be like http://localhost:8000/v1"
+    ) as caught:
+        load_config(None, [f'judge.endpoint.url="{url}"'])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "https://api.test/v1", "http://[::1]:8000/v1", "http://127.0.0.1:65535/v1/"])
+def test_an_address_that_can_be_called_is_taken(url: str) -> None:
+    assert load_config(None, [f'judge.endpoint.url="{url}"']).judge.endpoint.url == url
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         ["game.schedule.defender_steps=0", "game.schedule.attacker_steps=0"],

@@ -383,9 +383,12 @@ def test_ctrl_c_stops_at_once(where: str) -> None:
     assert len(stub.asked) == 16
 
 
-def test_most_of_the_possible_throughput_is_reached() -> None:
+def test_within_a_tenth_of_the_possible_throughput_is_reached() -> None:
     benchmark = str(ROOT / "benchmarks" / "endpoint_throughput.py")
-    command = [sys.executable, benchmark, "--concurrency", "16", "--seconds", "1.5"]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    share = float(printed.split()[-1].rstrip("%"))
-    assert share >= 80, printed
+    command = [sys.executable, benchmark, "--concurrency", "8", "--seconds", "4"]
+    printed = []
+    for _ in range(5):  # what else the machine does can take from a measurement, and add nothing to it
+        printed.append(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        if float(printed[-1].split()[-1].rstrip("%")) >= 90:
+            return
+    pytest.fail("\n".join(printed))

@@ -178,9 +178,13 @@ class EndpointConfig(_Node):
 
     @model_validator(mode="after")
     def _names_a_server(self) -> Self:
-        parts = urlsplit(self.url)
-        if self.url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError("url must be like http://localhost:8000/v1")
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port that is no number or too large, or half an IPv6 address
+            sound = False
+        if self.url and (not sound or " " in self.url or not self.url.isprintable()):
+            raise ValueError("url must be like http://localhost:8000/v1, without spaces, its port at most 65535")
         if parts.username or parts.password or parts.query:
             raise ValueError("url must hold no key or password: it is written into runs; use api_key_env")
         if self.tokenizer and not self.url:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -36,6 +36,7 @@ from magic_rl.errors import UserError
 from magic_rl.types import Label, Seed
 
 _SHOWN = 3  # problems spelled out in the error; the rest are counted
+_KNOWN = {"demo", *NAMED, *GROUPS}
 _log = logging.getLogger(__name__)
 
 
@@ -145,12 +146,36 @@ def read_seeds(data: DataConfig) -> SeedSet:
 
 
 def _source_names(seeds: str) -> list[str]:
-    """The sources of `data.seeds`; a file may have commas in its name."""
-    with contextlib.suppress(OSError):  # too long for a file's name
-        if Path(seeds).expanduser().exists():
-            return [seeds]
-    given = (name.strip() for name in seeds.split(","))
-    return [name for each in given if each for name in GROUPS.get(each, (each,))]
+    """The sources of `data.seeds`, which commas part; those in the name of a file do not."""
+    parts = seeds.split(",")
+    out: list[str] = []
+    while parts:
+        runs = () if parts[0].strip() in _KNOWN else range(len(parts), 1, -1)  # the longest name of a file wins
+        count = next((count for count in runs if _is(_path(_place(",".join(parts[:count]))).is_file)), 1)
+        name = ",".join(parts[:count]).strip()
+        out += GROUPS.get(name, (name,) if name else ())
+        parts = parts[count:]
+    return out
+
+
+def _place(source: str) -> str:
+    """What a source names, without the named set that it is a copy of."""
+    head, colon, place = source.strip().partition(":")
+    return place if colon and head in NAMED else source.strip()
+
+
+def _path(name: str) -> Path:
+    """The file that a name means."""
+    with contextlib.suppress(RuntimeError):  # no such user, so that ~ is but the first letter of a name
+        return Path(name).expanduser()
+    return Path(name)
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """What a test of a path says; no, where the name is too long for one, or its folder is closed to us."""
+    with contextlib.suppress(OSError):
+        return test()
+    return False
 
 
 def _merge(sources: Sequence[Source]) -> SeedSet:
@@ -196,11 +221,14 @@ def _own_rows(name: str, data: DataConfig) -> tuple[str, Iterable[Row]]:
         text = resources.files("magic_rl.data").joinpath("demo_seeds.jsonl").read_text(encoding="utf-8")
         return "demo seeds", read_jsonl("demo seeds", text)
     choose = partial(_require_columns, data=data)
-    path = Path(name).expanduser()
+    path = _path(name)
+    is_file = _is(path.is_file)
     head, colon, _ = name.partition(":")
-    if colon and len(head) > 1 and head.replace("-", "").isalnum() and not path.exists():  # one letter is a drive
+    if colon and len(head) > 1 and head.replace("-", "").isalnum() and not is_file:  # one letter is a drive
         raise unknown_name(head)
-    if path.suffix.lower() in SUFFIXES or path.exists() or path.is_absolute() or name.startswith("."):
+    if _is(path.is_dir):
+        raise UserError(f"data.seeds: {path} is a folder; name a file in it")
+    if path.suffix.lower() in SUFFIXES or is_file or path.is_absolute() or name.startswith((".", "~")):
         return str(path), read_file(path, choose)  # a path, so never ask the hub for it
     if "/" not in name:
         raise unknown_name(name)
@@ -224,7 +252,7 @@ def _read_named(named: NamedSet, place: str) -> Source:
         where = f"{named.name} from the package {package.name}"
         rows = read_package(package.name, package.files, package.form.text)
     else:
-        path = Path(place).expanduser()
+        path = _path(place)
         where = f"{named.name} from {path}"
         for other in NAMED.values():  # whose columns are the same, so that only its name tells the labels
             if other.forms == named.forms and other.file != named.file and Path(other.file).name == path.name:

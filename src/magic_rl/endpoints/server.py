@@ -8,29 +8,25 @@ all workers for that long. What will not pass (a wrong key or model name) stops 
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx2
 import tenacity
-from jinja2 import Template
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ValidationError
 
 from magic_rl.config import EndpointConfig
 from magic_rl.endpoints.base import ChatRequest, Completion
-from magic_rl.endpoints.harmless import harmless
-from magic_rl.endpoints.wire import wire
+from magic_rl.endpoints.body import PATHS, make_body, refused_parameter
+from magic_rl.endpoints.wire import Wire, proxy_of
 from magic_rl.errors import UserError
 from magic_rl.text.renderer import TextRenderer
-from magic_rl.types import Message
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
@@ -43,6 +39,7 @@ _HOPELESS = {
     404: _NO_PATH,
     405: _NO_PATH,
 }
+_REFUSED = (400, 422)  # of a parameter, or of this very request
 _PASSING = (408, 409, 425, 429)  # and all from 500
 _BROKEN_OFF = ("content_filter", "abort", "error")  # finish reasons of servers that give what they have so far
 _FIRST_PAUSE = 0.5  # seconds: the most before a second attempt; doubles with each
@@ -62,6 +59,13 @@ class _Choice(BaseModel):
 
 class _Usage(BaseModel):
     total_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and answer together; 0 if they are not counted."""
+        return max(0, self.total_tokens or (self.prompt_tokens or 0) + (self.completion_tokens or 0))
 
 
 class _Body(BaseModel):
@@ -109,17 +113,23 @@ class Server:
             transport: In place of the network.
 
         Raises:
-            UserError: If no address or model is named, or the key's environment variable holds no key.
+            UserError: If no address or model is named, the address or the environment's proxy is none that can be
+                called, or the key's environment variable holds no key.
         """
         if not config.url:
             raise UserError("endpoint.url: name the server, such as http://localhost:8000/v1")
         if not config.model:
             raise UserError(f"endpoint.model: name the model that {config.url} serves")
         self._config, self._renderer, self._transport = config, renderer, transport
+        try:
+            self._urls = {path: httpx2.URL(config.url.rstrip("/") + path) for path in PATHS}
+        except httpx2.InvalidURL as error:
+            raise UserError(f"endpoint.url: is no address ({error}); write it like http://localhost:8000/v1") from error
+        self._proxy = None if transport else proxy_of(config.url)
         self._key = _key(config.api_key_env) if config.api_key_env else ""
         self._tls = httpx2.create_ssl_context() if config.url.startswith("https:") else None  # takes a while to load
         self.calls = self.tokens = 0
-        self._takes_schema = True
+        self._refused: frozenset[str] = frozenset()  # parameters that the server does not take
         self._reached = self._answered = False
         self._quiet_until = 0.0
 
@@ -154,7 +164,7 @@ class Server:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        transport = self._transport or wire(config.url, config.concurrency, self._tls)
+        transport = self._transport or Wire(config.concurrency, self._tls, self._proxy)
 
         # The library's own limits of time are for parts of a call; `_post` limits the whole.
         async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=None, transport=transport) as client:
@@ -201,27 +211,29 @@ class Server:
             return Completion(failed=str(error), cause="spent")
 
     async def _attempt(self, client: httpx2.AsyncClient, request: ChatRequest) -> Completion:
-        with_schema = request.schema is not None and self._takes_schema
-        response = await self._post(client, request, with_schema)
-        if with_schema and response.status_code in (400, 422):  # is it the schema, or the request?
-            response = await self._post(client, request, with_schema=False)
-            if response.status_code == 200 and self._takes_schema:
-                _LOG.info("%s: the server takes no JSON schema; asking without from now on", self.name)
-                self._takes_schema = False
+        refused = self._refused
+        path, body = make_body(self.name, request, self._renderer, refused)
+        response = await self._post(client, path, body)
+        while response.status_code in _REFUSED and (name := refused_parameter(response.text, body)):
+            refused |= {name}  # or is it the request? Then it is refused without it too
+            path, body = make_body(self.name, request, self._renderer, refused)
+            response = await self._post(client, path, body)
+        if response.status_code == 200 and (new := refused - self._refused):
+            _LOG.info("%s: the server does not take %s; asking without from now on", self.name, ", ".join(sorted(new)))
+            self._refused |= new
         return self._read(request, response)
 
-    async def _post(self, client: httpx2.AsyncClient, request: ChatRequest, with_schema: bool) -> httpx2.Response:
+    async def _post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> httpx2.Response:
         """One call."""
-        path, body = self._body(request, with_schema)
         content = json.dumps(body)  # ASCII: takes lone surrogates too
         await self._wait_for_the_server()
         self._spend()
         try:
             async with asyncio.timeout(self._config.timeout):
-                response = await client.post(self._config.url.rstrip("/") + path, content=content)
+                response = await client.post(self._urls[path], content=content)
         except TimeoutError:
             raise _PassingError(f"no answer within {self._config.timeout:g} s") from None
-        except (httpx2.HTTPError, UnicodeError, OverflowError) as error:  # the last two: an impossible host or port
+        except (httpx2.HTTPError, UnicodeError) as error:  # the latter: an impossible host
             raise _PassingError(" ".join(f"{type(error).__name__} {error}".split())) from error
         self._reached = True
         return response
@@ -246,38 +258,21 @@ class Server:
         except (ValidationError, IndexError) as error:
             raise _PassingError("the body is no chat completion") from error
         self._answered = True
-        tokens = max(0, body.usage.total_tokens or 0) if body.usage else 0
+        tokens = body.usage.tokens if body.usage else 0
         self.tokens += tokens
-        if text is None:
-            return Completion(tokens=tokens, failed="the completion holds no text")
-        if choice.finish_reason == "length" and not request.beginning:
+        if self._config.max_total_tokens and not self.tokens:
+            raise UserError(
+                f"endpoint.max_total_tokens: {self._config.url} does not say how many tokens an answer takes, so they "
+                "cannot be limited; set it to 0, and limit endpoint.max_calls in its place"
+            )
+        if choice.finish_reason == "length" and not (request.beginning and text):  # no text: it was still thinking
             reason = f"the answer was cut off at {request.max_tokens} tokens"
             return Completion(tokens=tokens, failed=reason, cause="cut_off")
+        if text is None:
+            return Completion(tokens=tokens, failed="the completion holds no text")
         if choice.finish_reason in _BROKEN_OFF:
             return Completion(tokens=tokens, failed=f"the answer was broken off ({choice.finish_reason})")
         return Completion(text, tokens)
-
-    def _body(self, request: ChatRequest, with_schema: bool) -> tuple[str, dict[str, Any]]:
-        """Path and JSON of a request, with no text in it that the server's tokenizer could take for control."""
-        messages = [Message(m.role, harmless(m.content)) for m in request.messages]
-        body: dict[str, Any] = {
-            "model": self.name,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-        }
-        if with_schema and request.schema is not None:
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": dict(request.schema), "strict": True},
-            }
-        if self._renderer is not None:
-            return "/completions", {**body, "prompt": self._renderer.given(request.template_kwargs).text(messages)}
-        rows = [{"role": m.role, "content": m.content} for m in messages]
-        if request.template is not None:
-            return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
-        if request.template_kwargs:
-            body["chat_template_kwargs"] = dict(request.template_kwargs)
-        return "/chat/completions", {**body, "messages": rows}
 
     def _spend(self) -> None:
         config = self._config
@@ -306,12 +301,6 @@ def _key(variable: str) -> str:
 
 def _too_long(pause: float) -> str:
     return f"the server wants to be left alone for {pause:.0f} s"
-
-
-@functools.lru_cache(maxsize=8)
-def _template(source: str) -> Template:
-    """A chat template, with the white space rules of transformers."""
-    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

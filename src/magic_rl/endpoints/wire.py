@@ -8,41 +8,64 @@ rest of an earlier one, if the server sent more than it announced; here that sho
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import ssl
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 import httpx2
 
+from magic_rl.errors import UserError
 
-def wire(url: str, connections: int, tls: ssl.SSLContext | None) -> httpx2.AsyncBaseTransport | None:
-    """A transport to a server, or None where a proxy of the environment stands between.
 
-    Args:
-        connections: How many may be open at once.
-        tls: For https.
+def proxy_of(url: str) -> httpx2.Proxy | None:
+    """The proxy that the environment puts before a server; None if there is none.
+
+    Raises:
+        UserError: If it cannot be used. Its address may hold a password, and is not shown.
     """
-    parts = urlsplit(url)
-    proxies = getproxies()
-    if (parts.scheme in proxies or "all" in proxies) and not proxy_bypass(parts.netloc):
+    parts, proxies = urlsplit(url), getproxies()
+    host = parts.hostname or ""
+    kind = parts.scheme if proxies.get(parts.scheme) else "all"
+    address = proxies.get(kind, "")
+    left_out = proxies.get("no", "").lower().split(",")  # with "*.name" and bare IPv6, which `proxy_bypass` misses
+    if not address or proxy_bypass(parts.netloc) or any(fnmatch(host, name.strip()) for name in left_out):
         return None
-    return _Wire(connections, tls)
+    try:
+        proxy = httpx2.Proxy(address if "://" in address else f"http://{address}")
+        usable = bool(proxy.url.host) and (proxy.url.port or 0) <= 65535
+    except (httpx2.InvalidURL, ValueError):  # ValueError: another scheme
+        usable = False
+    if not usable:
+        raise UserError(
+            f"{kind}_proxy of the environment: is no address like http://proxy:8080; mend it, or name {host} "
+            "in no_proxy"
+        )
+    if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise UserError(
+            f"{kind}_proxy of the environment: a SOCKS proxy needs one more package; `pip install socksio`, or name "
+            f"{host} in no_proxy"
+        )
+    return proxy
 
 
-class _Wire(httpx2.AsyncHTTPTransport):
+class Wire(httpx2.AsyncHTTPTransport):
     """The library's own transport on a pool of connections that hold writes back."""
 
-    def __init__(self, connections: int, tls: ssl.SSLContext | None) -> None:
-        super().__init__(verify=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-        self._pool = httpcore2.AsyncConnectionPool(
-            tls,
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=5.0,
-            network_backend=_Backend(),
-        )
+    def __init__(self, connections: int, tls: ssl.SSLContext | None, proxy: httpx2.Proxy | None) -> None:
+        """Make a transport to a server.
+
+        Args:
+            connections: How many may be open at once.
+            tls: For https.
+            proxy: What stands between, if anything.
+        """
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        super().__init__(verify=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=limits, proxy=proxy)
+        self._pool._network_backend = _Backend()  # which only a pool can be given, and the transport makes it
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await super().handle_async_request(request)

@@ -10,6 +10,7 @@ from magic_rl.config import Config, EndpointConfig, EngineConfig, JudgeMemberCon
 from magic_rl.endpoints.base import Chat
 from magic_rl.endpoints.local import LocalChat
 from magic_rl.endpoints.server import Server
+from magic_rl.errors import UserError
 from magic_rl.judges.base import Judge
 from magic_rl.judges.cache import VerdictCache
 from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE
@@ -87,4 +88,10 @@ def _fingerprint(folder: Path, dtype: str) -> str:
 def _cache(name: str) -> VerdictCache:
     from magic_rl.engines.local.models import cache_folder
 
-    return VerdictCache(Path(name).expanduser() if name else cache_folder() / "verdicts.sqlite")
+    if not name:
+        return VerdictCache(cache_folder() / "verdicts.sqlite")
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"judge.cache: {name}: there is no such user's folder; name another file, or 'off'") from error
+    return VerdictCache(path)

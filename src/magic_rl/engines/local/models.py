@@ -68,7 +68,7 @@ def resolve_model(
     """
     if name == DEFAULT:
         return _default_model(cache or cache_folder())
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own fails if there is no such user
     if folder.is_dir():
         return _checked(folder, weights)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:

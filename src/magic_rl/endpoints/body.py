@@ -1,0 +1,71 @@
+"""What is sent for a request, in the parameters that a server takes.
+
+Servers differ in them: small ones hold no answer to a schema, newer hosted models want `max_completion_tokens` in
+place of `max_tokens` and take no temperature. What one has refused is left out, or goes by its other name.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jinja2 import Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from magic_rl.endpoints.base import ChatRequest
+from magic_rl.endpoints.harmless import harmless
+from magic_rl.text.renderer import TextRenderer
+from magic_rl.types import Message
+
+PATHS = ("/chat/completions", "/completions")
+_COMPLAINTS = {
+    # Not of its value: the other name would be passed over by a server that does not know it, and nothing limited.
+    "max_tokens": re.compile(r"(?is)(?=.*\bmax_tokens\b)(?=.*(?:\bmax_completion_tokens\b|support))"),
+    "temperature": re.compile(r"\btemperature\b"),
+}
+
+
+def make_body(
+    model: str, request: ChatRequest, renderer: TextRenderer | None, refused: Collection[str] = ()
+) -> tuple[str, dict[str, Any]]:
+    """Path and JSON of a request, with no text in it that the server's tokenizer could take for control.
+
+    Args:
+        model: Its name at the server.
+        renderer: Renders the conversation into plain text; without one the server renders.
+        refused: Parameters that the server does not take.
+    """
+    body: dict[str, Any] = {"model": model}
+    body["max_completion_tokens" if "max_tokens" in refused else "max_tokens"] = request.max_tokens
+    if "temperature" not in refused:
+        body["temperature"] = request.temperature
+    if request.schema is not None and "response_format" not in refused:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": dict(request.schema), "strict": True},
+        }
+    messages = [Message(m.role, harmless(m.content)) for m in request.messages]
+    if renderer is not None:
+        return "/completions", {**body, "prompt": renderer.given(request.template_kwargs).text(messages)}
+    rows = [{"role": m.role, "content": m.content} for m in messages]
+    if request.template is not None:
+        return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
+    if request.template_kwargs:
+        body["chat_template_kwargs"] = dict(request.template_kwargs)
+    return "/chat/completions", {**body, "messages": rows}
+
+
+def refused_parameter(complaint: str, body: Mapping[str, Any]) -> str | None:
+    """The parameter that a server may have refused a body for: one that it names, else any schema; None if neither."""
+    for name, names_it in _COMPLAINTS.items():
+        if name in body and names_it.search(complaint):
+            return name
+    return "response_format" if "response_format" in body else None
+
+
+@functools.lru_cache(maxsize=8)
+def _template(source: str) -> Template:
+    """A chat template, with the white space rules of transformers."""
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
