@@ -221,9 +221,7 @@ def test_a_folder_that_is_no_model_is_told_what_it_lacks(
         resolve_model(str(folder))
 
 
-@pytest.mark.parametrize(
-    "name", ["./nowhere", "/nowhere/at/all", "nowhere", "a/b/c", "~/nowhere-at-all", "~nobody-here/x"]
-)
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere", "a/b/c", "~/nowhere-at-all", "~nobody/x"])
 def test_a_name_that_is_neither_folder_nor_hub_id_is_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"^model [^\n]*no such folder, and no hub id of the form owner/name$"):
         resolve_model(name)
