@@ -37,7 +37,7 @@ def ours(repeats: int) -> tuple[dict[str, float], str]:
 
 
 def trl_apart(repeats: int, kind: str, dtype: str) -> dict[str, float] | None:
-    """What `trl` returns in a process of its own; None if the machine's memory does not suffice for it."""
+    """What `trl` returns in a process of its own; None if it was killed, as when memory does not suffice for it."""
     command = [sys.executable, __file__, "--only-trl", kind, "--dtype", dtype, "--repeats", str(repeats)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode == -signal.SIGKILL:  # as systems do with a process that asks for more than there is
@@ -126,7 +126,7 @@ def main() -> None:
     others = []
     for kind in ("with", "without"):
         figures = trl_apart(args.repeats, kind, dtype)
-        said = f"{figures['s']:.1f} s, {figures['peak_gb']:.1f} GB" if figures else "killed: out of memory"
+        said = f"{figures['s']:.1f} s, {figures['peak_gb']:.1f} GB" if figures else "killed, as for want of memory"
         print(f"TRL in {dtype}, {kind} gradient checkpointing: {said}", file=sys.stderr)
         others += [figures] if figures else []
     if not others:

@@ -265,6 +265,7 @@ def test_the_rubrics_answer_may_be_fenced_or_thought_about(form: str) -> None:
         json.dumps([LLM]),
         json.dumps(LLM)[:-1] + ', "refused": false}',
         "[" * 100_000,
+        json.dumps(LLM).replace("4", "4" * 5000, 1).replace("5", "5" * 5000, 1),
     ],
 )
 def test_any_other_answer_to_the_rubric_is_no_label(text: str) -> None:
