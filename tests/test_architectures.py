@@ -151,6 +151,10 @@ def test_a_group_that_joins_others_sees_its_own_tokens_alone(folder: Path) -> No
         sequences[:] = [(*ids, token) for ids, token in zip(sequences, tokens, strict=True)]
         check(decoder.go_on(torch.tensor(tokens)))
 
+    def drop(ended: set[int], *, more: bool) -> None:
+        decoder.drop(torch.tensor([row in ended for row in range(len(sequences))]), more=more)
+        sequences[:] = [ids for row, ids in enumerate(sequences) if row not in ended]
+
     with local.model.disable_adapter():
         decoder.admit([(7, 8), TURN])
         sequences += [(7, 8), (7, 8), TURN, TURN]
@@ -160,14 +164,19 @@ def test_a_group_that_joins_others_sees_its_own_tokens_alone(folder: Path) -> No
         sequences += [SECOND_TURN] * 2
         for step in range(12):  # beyond the sliding window of 8
             feed(100 + 6 * step)
+        # One row has ended: the others go on, its group's other one too.
+        drop({2}, more=True)
+        for step in range(3):
+            feed(160 + 6 * step)
         # The first prompt is done with; a fourth takes its place, and the columns before it are given up.
-        kept = decoder.drop([True, True, False, False, False, False], more=True)
-        assert kept is not None
-        sequences[:] = [sequences[row] for row in kept.tolist()]
+        drop({0, 1}, more=True)
         decoder.admit([(9, 9, 9)])
         sequences += [(9, 9, 9)] * 2
         for step in range(3):
             feed(200 + 6 * step)
+        drop({1, 4}, more=False)  # one row of each group is left
+        for step in range(3):
+            feed(230 + 6 * step)
 
 
 def test_greedy_output_equals_generate(folder: Path, tmp_path: Path) -> None:

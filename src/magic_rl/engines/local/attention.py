@@ -24,9 +24,9 @@ SHARED_PREFIX = "magic_shared_prefix"
 class GroupCache:
     """Keys and values of P prompts and of their P × G completions.
 
-    A forward pass over a row of prompts adds their groups, every other one appends one token to each row. Groups that
-    come later begin in a later column of the completions' memory. Implements the one method of a transformers cache
-    that models call: `update`.
+    A forward pass over a row of prompts adds their groups, every other one appends one token to each of the R rows that
+    still run. Groups that come later begin in a later column of the completions' memory. Implements the one method of a
+    transformers cache that models call: `update`.
     """
 
     def __init__(self, group: int, prefix: int = 0) -> None:
@@ -35,7 +35,8 @@ class GroupCache:
             group: G.
             prefix: Tokens that all prompts ever to arrive begin with alike; the first forward pass alone is fed them.
         """
-        self.groups, self.group = 0, group
+        self.running = torch.zeros(0, group, dtype=torch.bool)  # (P, G), on the CPU
+        self._places: Tensor | None = None  # of the running rows among P * G, shape (R,); None if all of them run
         self.known = 0  # tokens of arriving prompts that are not fed again
         self._prefix: list[tuple[Tensor, Tensor]] = []  # a layer: (1, Hkv, length, d) twice
         self._length = prefix
@@ -46,6 +47,16 @@ class GroupCache:
         self._lengths = self._starts = torch.zeros(0, 1, 1, 1, dtype=torch.long)  # (P, 1, 1, 1)
         self._hidden: dict[int | None, Tensor | None] = {}  # masks of the step being decoded
         self._arriving: Layout | None = None
+
+    @property
+    def groups(self) -> int:
+        """P."""
+        return len(self.running)
+
+    @property
+    def group(self) -> int:
+        """G."""
+        return self.running.shape[1]
 
     @contextlib.contextmanager
     def admitting(self, layout: Layout, lengths: Tensor) -> Iterator[None]:
@@ -62,19 +73,19 @@ class GroupCache:
         lengths = lengths[:, None, None, None]
         self._lengths = torch.cat([self._lengths.to(lengths.device), lengths])
         self._starts = torch.cat([self._starts.to(lengths.device) - unused, torch.full_like(lengths, self._written)])
-        self.groups += len(lengths)
-        self._hidden = {}
+        self.run(torch.cat([self.running, self.running.new_ones(len(lengths), self.group)]))
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values and return what the rows own, shape (P, Hkv, G, columns, d).
 
         Args:
-            keys, values: One token a row, shape (P*G, Hkv, 1, d). Those of arriving prompts, shape (1, Hkv, L, d),
-                come back as they are, the prefix put before them if it was known.
+            keys, values: One token a running row, shape (R, Hkv, 1, d). Those of arriving prompts, shape
+                (1, Hkv, L, d), come back as they are, the prefix put before them if it was known.
         """
         if self._arriving is not None:
             keys, values = self._with_prefix(keys, values, layer_idx)
-            prompts = self._arriving.prompts(keys), self._arriving.prompts(values)
+            # Contiguous, or each step's products would copy them first.
+            prompts = [self._arriving.prompts(part).contiguous() for part in (keys, values)]
             room = (len(prompts[0]), keys.shape[1], self.group, 0, keys.shape[3])
             empty = keys.new_empty(room), values.new_empty(room)
             for memory, added in ((self._prompt, prompts), (self._completion, empty)):
@@ -101,8 +112,8 @@ class GroupCache:
         return keys, values
 
     def _by_group(self, new: Tensor) -> Tensor:
-        """From (P*G, Hkv, 1, d) to (P, Hkv, G, d)."""
-        return new.view(self.groups, self.group, *new.shape[1::2]).transpose(1, 2)
+        """From (R, Hkv, 1, d) to (P, Hkv, G, d)."""
+        return self.in_place(new).view(self.groups, self.group, *new.shape[1::2]).transpose(1, 2)
 
     def advance(self) -> None:
         """Count the token that every layer has just stored."""
@@ -136,21 +147,38 @@ class GroupCache:
             self._hidden[window] = hidden if hidden.any() else None
         return self._hidden[window]
 
+    def in_place(self, rows: Tensor) -> Tensor:
+        """One entry a running row, shape (R, ...), as one a place, (P*G, ...), zero where none runs."""
+        if self._places is None:
+            return rows
+        return rows.new_zeros(self.running.numel(), *rows.shape[1:]).index_copy_(0, self._places, rows)
+
+    def of_running(self, places: Tensor) -> Tensor:
+        """The opposite of `in_place`: what stands in the places of running rows, shape (R, ...)."""
+        return places if self._places is None else places.index_select(0, self._places)
+
+    def run(self, running: Tensor) -> None:
+        """Say which rows run from now on, shape (P, G)."""
+        self.running = running
+        places = running.flatten().nonzero()[:, 0]
+        self._places = None if len(places) == running.numel() else places.to(self._lengths.device)
+        self._hidden = {}
+
     def keep(self, groups: Tensor, rows: Tensor) -> None:
-        """Keep only some groups and, in each, the same number of rows.
+        """Give the memory of all but some groups back and, in each of these, that of all but as many rows.
 
         Args:
-            groups: Indices of the P' groups to keep; may be none.
+            groups: Indices of the P' groups to keep, on the CPU; may be none.
             rows: Shape (P', G'): which rows of each group to keep.
         """
+        self.run(self.running[groups[:, None], rows])
+        groups, rows = groups.to(self._lengths.device), rows.to(self._lengths.device)
         for layer, (keys, values) in enumerate(self._prompt):
             self._prompt[layer] = keys[groups], values[groups]
         for layer, memory in enumerate(self._completion):
             keys, values = (part[groups[:, None], :, rows].transpose(1, 2).contiguous() for part in memory)
             self._completion[layer] = keys, values
-        self._hidden = {}
         self._lengths, self._starts = self._lengths[groups], self._starts[groups]
-        self.groups, self.group = int(rows.shape[0]), int(rows.shape[1])
 
 
 def _grown(memory: Tensor) -> Tensor:
@@ -192,12 +220,14 @@ def shared_prefix_attention(
         raise NotImplementedError("attention with capped scores, sinks or a mask of the model's own")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if layout is None:
-        if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.groups * group_cache.group:
+        if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.running.sum():
             raise NotImplementedError("attention over anything but packed rows and decoding steps")
         if sliding_window is not None:
             key, value = key[..., -sliding_window:, :], value[..., -sliding_window:, :]
         hidden = group_cache.hidden(module.layer_idx, sliding_window)
-        return _decode_step(query, key, value, scale, *group_cache.prompt(module.layer_idx), hidden), None
+        prompt = group_cache.prompt(module.layer_idx)
+        out = _decode_step(group_cache.in_place(query), key, value, scale, *prompt, hidden)
+        return group_cache.of_running(out), None
     return layout.attend(query, key, value, sliding_window, scale=scale, dropout_p=dropout), None
 
 

@@ -31,18 +31,15 @@ class Decoder(Protocol):
         ...
 
     def go_on(self, tokens: Tensor) -> Tensor:
-        """Feed one token to each row still decoded, shape (rows,); logits for the next, (rows, V)."""
+        """Feed one token to each running row, shape (R,); logits for the next, (R, V)."""
         ...
 
-    def drop(self, finished: Sequence[bool], *, more: bool) -> Tensor | None:
-        """Leave finished rows out from now on where that pays.
+    def drop(self, finished: Tensor, *, more: bool) -> None:
+        """Leave finished rows out from now on; the others keep their order.
 
         Args:
-            finished: For each row still decoded.
+            finished: For each running row, shape (R,), on the CPU.
             more: Whether prompts are waiting to take a group's place.
-
-        Returns:
-            Which of them stay, in order; None if all do.
         """
         ...
 
@@ -85,24 +82,22 @@ class SharedDecoder:
         self._positions = self._positions + 1
         return logits
 
-    def drop(self, finished: Sequence[bool], *, more: bool) -> Tensor | None:
-        """See `Decoder.drop`. Rows leave once a quarter has finished.
+    def drop(self, finished: Tensor, *, more: bool) -> None:
+        """See `Decoder.drop`. Their memory goes once a quarter of it is of no more use.
 
-        The rows stay a rectangle: groups without a running row leave, the others keep as many rows as the
+        The memory stays a rectangle: groups without a running row leave, the others keep as many rows as the
         group with most running ones needs, or all n as long as groups of n rows are to join them.
         """
         cache = self._cache
-        running = ~torch.tensor(finished).view(cache.groups, cache.group)
+        running = cache.running.clone()
+        running[cache.running] = ~finished
+        cache.run(running)
+        self._positions = self._positions[~finished.to(self._positions.device)]
         width = cache.group if more else int(running.sum(1).max())
         groups = running.any(1).nonzero()[:, 0]
-        if len(groups) * width > 0.75 * running.numel():
-            return None
-        order = running[groups].int().argsort(dim=1, descending=True, stable=True)[:, :width]
-        kept = (groups[:, None] * cache.group + order).reshape(-1)
-        device = self._positions.device
-        cache.keep(groups.to(device), order.to(device))
-        self._positions = self._positions[kept.to(device)]
-        return kept
+        if len(groups) * width <= 0.75 * running.numel():
+            order = running[groups].int().argsort(dim=1, descending=True, stable=True)[:, :width]
+            cache.keep(groups, order)
 
     def _forward(self, ids: Tensor, positions: Tensor, **more: Any) -> Tensor:
         cache = self._cache
@@ -114,41 +109,44 @@ class SharedDecoder:
 
 
 class PlainDecoder:
-    """The rows of one prompt at a time, with the model's own cache, or without if it keeps none."""
+    """The rows of one prompt at a time, with the model's own cache, or without if it keeps none.
+
+    Not every such cache can part with a row, so finished ones are decoded on unseen until the last has finished.
+    """
 
     def __init__(self, model: PreTrainedModel, n: int) -> None:
         self._model = model
         self._n = n
         self._ids = torch.zeros(0, 0, dtype=torch.long, device=model.device)
+        self._running = torch.zeros(0, dtype=torch.long, device=model.device)  # which of the rows do
         self._memory: Any = None
 
     @property
     def groups(self) -> int:
         """See `Decoder.groups`."""
-        return int(len(self._ids) > 0)
+        return int(len(self._running) > 0)
 
     def admit(self, prompts: Sequence[Tokens]) -> Tensor:
         """See `Decoder.admit`."""
         (prompt,) = prompts
         self._ids, self._memory = torch.tensor([prompt] * self._n, device=self._model.device), None
+        self._running = torch.arange(self._n, device=self._model.device)
         return self._forward()
 
     def go_on(self, tokens: Tensor) -> Tensor:
         """See `Decoder.go_on`."""
-        self._ids = torch.cat([self._ids, tokens[:, None]], dim=1)
+        newest = self._ids[:, -1].index_copy(0, self._running, tokens)
+        self._ids = torch.cat([self._ids, newest[:, None]], dim=1)
         return self._forward()
 
-    def drop(self, finished: Sequence[bool], *, more: bool) -> Tensor | None:
-        """See `Decoder.drop`. All rows leave at once, the last of them having finished."""
+    def drop(self, finished: Tensor, *, more: bool) -> None:
+        """See `Decoder.drop`."""
         del more
-        if not all(finished):
-            return None
-        self._ids = self._ids[:0]
-        return torch.zeros(0, dtype=torch.long)
+        self._running = self._running[~finished.to(self._running.device)]
 
     def _forward(self) -> Tensor:
         new = self._ids if self._memory is None else self._ids[:, -1:]
         out = self._model(input_ids=new, past_key_values=self._memory, use_cache=True)
         self._memory = getattr(out, "past_key_values", None)
         logits: Tensor = out.logits[:, -1]
-        return logits
+        return logits[self._running]

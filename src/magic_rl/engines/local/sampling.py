@@ -48,36 +48,33 @@ def sample(
     tokens: list[list[int]] = [[] for _ in draws]
     logprobs: list[list[float]] = [[] for _ in draws]
     finish: list[Finish] = ["length"] * len(tokens)
-    running = [True] * len(tokens)
     # Those of similar length are encoded together, so that attention fills up little.
     waiting = deque(sorted(range(len(prompts)), key=lambda p: len(prompts[p])))
-    alive = torch.zeros(0, dtype=torch.long)  # the row in each decoded place
+    running = torch.zeros(0, dtype=torch.long)  # rows being decoded
     logits = torch.zeros(0, 0, device=model.device)
-    while waiting or len(alive):
+    while waiting or len(running):
         # A few at a time, as a forward pass over one short prompt costs nearly what one over ten does.
         admitting = groups - decoder.groups >= max(1, groups // 4)
         while admitting and waiting and decoder.groups < groups:
             arriving = _next(waiting, prompts, groups - decoder.groups, tokens_per_batch)
             first = decoder.admit([prompts[p] for p in arriving])
-            logits = torch.cat([logits, first]) if len(alive) else first
-            alive = torch.cat([alive, torch.tensor([p * n + i for p in arriving for i in range(n)])])
-        steps = torch.tensor([min(len(tokens[row]), params.max_tokens - 1) for row in alive.tolist()])
-        chosen, chosen_logprobs = choose(logits, draws[alive, steps].to(logits.device), params)
-        ended = torch.isin(chosen, stops).tolist()
-        for place, (row, token, logprob) in enumerate(
-            zip(alive.tolist(), chosen.tolist(), chosen_logprobs.tolist(), strict=True)
+            logits = torch.cat([logits, first]) if len(running) else first
+            running = torch.cat([running, torch.tensor([p * n + i for p in arriving for i in range(n)])])
+        steps = torch.tensor([len(tokens[row]) for row in running.tolist()])
+        chosen, chosen_logprobs = choose(logits, draws[running, steps].to(logits.device), params)
+        ended = torch.isin(chosen, stops).cpu()
+        for row, token, logprob, stop in zip(
+            running.tolist(), chosen.tolist(), chosen_logprobs.tolist(), ended.tolist(), strict=True
         ):
-            if not running[row]:  # decoded on only because its place is
-                continue
             tokens[row].append(token)
             logprobs[row].append(logprob)
-            if ended[place]:
+            if stop:
                 finish[row] = "stop"
-            running[row] = not ended[place] and len(tokens[row]) < params.max_tokens
-        kept = decoder.drop([not running[row] for row in alive.tolist()], more=bool(waiting))
-        if kept is not None:
-            alive, chosen = alive[kept], chosen[kept.to(chosen.device)]
-        if len(alive):
+        finished = ended | (steps + 1 == params.max_tokens)
+        if finished.any():
+            decoder.drop(finished, more=bool(waiting))
+            running, chosen = running[~finished], chosen[~finished.to(chosen.device)]
+        if len(running):
             logits = decoder.go_on(chosen)
     return [
         [
