@@ -22,6 +22,7 @@ _TITLES = {
     "sft_attacker": "attacker SFT",
     "warmup_defender": "defender warm-up",
     "play": "co-evolution",
+    "attack": "attacks for evaluation",
     "evaluate": "evaluation",
 }
 # Metric, name on screen, how to write it.
@@ -98,7 +99,8 @@ class View:
         if "learner" in self._metrics:
             return f"round {self._metrics['round']}, {self._metrics['learner']} learns: "
         if "attacker" in self._metrics:
-            return f"attacker {self._metrics['attacker']}, defender {self._metrics['defender']}: "
+            against = f", defender {self._metrics['defender']}" if "defender" in self._metrics else ""
+            return f"attacker {self._metrics['attacker']}{against}: "
         return ""
 
     def _numbers(self) -> list[tuple[str, str]]:

@@ -2,11 +2,13 @@
 
 Each attacker writes its attacks once, and all defenders answer the very same ones, so differences along a row
 are the defenders' alone and can be compared in pairs. "No rewrite" plays the seeds as they are. The table compares the
-first and the last of the players; pairs of others may be given fewer seeds (`evaluation.inner_share`).
+first and the last of the players; pairs of others may be given fewer seeds (`evaluation.inner_share`). A defender
+answers all attackers in one batch, as an engine is the faster the more it is asked at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +48,9 @@ class Cell:
     quality: tuple[float, ...] = ()
 
 
+Board = tuple[Player | None, list[Episode]]  # an attacker, None for no rewrite, and the games it has opened
+
+
 def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     """Play all pairs, write `evaluation.json` and `summary.json` into the run, and return the summary.
 
@@ -62,23 +67,28 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     seeds = _held_out(setup)
     inner = _spread_out(seeds, config.evaluation.inner_share)
     outer = ({*attackers[:2], attackers[-1]}, {defenders[0], defenders[-1]})  # those that the table compares
-    view.stage("evaluate", len(attackers) * len(defenders))
 
-    cells: list[list[Cell]] = []
+    view.stage("attack", len(attackers) - 1)
+    boards: list[Board] = []
     formats: list[Rate | None] = []
     for attacker in attackers:
         rewriter = None if attacker is None else _player(run, setup, "attacker", attacker)
         attacked = _attacks(setup, seeds if attacker in outer[0] else inner, rewriter)
-        fewer = [episode for episode in attacked if episode.seed in inner]
-        formats.append(None if attacker is None else Rate.of(e.turns[-1].well_formed for e in attacked))
-        row = []
-        for defender in defenders:
-            episodes = attacked if defender in outer[1] else fewer
-            cell = _cell(setup, episodes, rewriter, _player(run, setup, "defender", defender))
-            row.append(cell)
+        boards.append((rewriter, attacked))
+        formats.append(None if rewriter is None else Rate.of(e.turns[-1].well_formed for e in attacked))
+        if formats[-1]:
+            view.step({"attacker": _attacker_name(attacker), "format_rate": formats[-1].rate}, {})
+
+    view.stage("evaluate", len(attackers) * len(defenders))
+    fewer = [(rewriter, [episode for episode in attacked if episode.seed in inner]) for rewriter, attacked in boards]
+    columns = []
+    for defender in defenders:
+        player = _player(run, setup, "defender", defender)
+        columns.append(_cells(setup, boards if defender in outer[1] else fewer, player))
+        for attacker, cell in zip(attackers, columns[-1], strict=True):
             shown = {"asr": _rate(cell.escaped).rate, "compliance": _rate(cell.answered).rate}
             view.step({"attacker": _attacker_name(attacker), "defender": _defender_name(defender), **shown}, {})
-        cells.append(row)
+    cells = list(zip(*columns, strict=True))
 
     run.write_json(
         EVALUATION_FILE,
@@ -162,21 +172,33 @@ def _attacks(setup: Setup, seeds: Sequence[Seed], attacker: Player | None) -> li
     )
 
 
-def _cell(setup: Setup, attacked: Sequence[Episode], attacker: Player | None, defender: Player) -> Cell:
+def _cells(setup: Setup, boards: Sequence[Board], defender: Player) -> list[Cell]:
+    """One defender's replies to the attacks of every attacker."""
     config = setup.config
-    episodes = list(attacked)
+    boards = list(boards)
     for turn in range(config.game.turns):
         if turn:
             draw = derive(config.seed, 0, "evaluation attack", turn)
-            episodes = attack(episodes, attacker, setup.prompts, 1, draw, multi_turn=True)
+            boards = [(who, attack(episodes, who, setup.prompts, 1, draw, multi_turn=True)) for who, episodes in boards]
         draw = derive(config.seed, 0, "evaluation reply", turn)
-        episodes = reply(episodes, defender, setup.prompts, 1, draw, answer_cut_off=True)
-    verdicts = ask(
-        setup.judge,
-        [Exchange(episode.seed, episode.attack, episode.reply) for episode in episodes],
-        retries=config.judge.retries,
-        max_abstained=config.judge.max_abstained,
+        replies = iter(reply(_all(boards), defender, setup.prompts, 1, draw, answer_cut_off=True))
+        boards = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in boards]
+    verdicts = iter(
+        ask(
+            setup.judge,
+            [Exchange(episode.seed, episode.attack, episode.reply) for episode in _all(boards)],
+            retries=config.judge.retries,
+            max_abstained=config.judge.max_abstained,
+        )
     )
+    return [_cell(episodes, list(itertools.islice(verdicts, len(episodes)))) for _, episodes in boards]
+
+
+def _all(boards: Sequence[Board]) -> list[Episode]:
+    return [episode for _, episodes in boards for episode in episodes]
+
+
+def _cell(episodes: Sequence[Episode], verdicts: Sequence[Verdict]) -> Cell:
     return Cell(
         escaped=_outcomes(episodes, verdicts, "harmful"),
         answered=_outcomes(episodes, verdicts, "benign"),

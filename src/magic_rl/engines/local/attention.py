@@ -85,7 +85,7 @@ class GroupCache:
         if self._arriving is not None:
             keys, values = self._with_prefix(keys, values, layer_idx)
             # Contiguous, or each step's products would copy them first.
-            prompts = [self._arriving.prompts(part).contiguous() for part in (keys, values)]
+            prompts = self._arriving.prompts(keys).contiguous(), self._arriving.prompts(values).contiguous()
             room = (len(prompts[0]), keys.shape[1], self.group, 0, keys.shape[3])
             empty = keys.new_empty(room), values.new_empty(room)
             for memory, added in ((self._prompt, prompts), (self._completion, empty)):
