@@ -82,14 +82,15 @@ class Timing:
 
 
 def measure(engine: LocalEngine, workloads: Sequence[Workload], repeats: int, rate: float) -> Iterator[Timing]:
-    """Time workloads one after another, each once to warm up and then `repeats` times.
+    """Time workloads, one at least, one after another `repeats` times each, after one step to warm up.
 
     Args:
         rate: This machine's floating-point operations a second; see `product_rate`.
     """
     policy = engine.new_policy("bench")
+    _step(policy, workloads[0], 0)
     for workload in workloads:
-        runs = [_step(policy, workload, number) for number in range(repeats + 1)][1:]
+        runs = [_step(policy, workload, number) for number in range(1, repeats + 1)]
         sample_s, learn_s = (statistics.median(run[i] for run in runs) for i in (0, 1))
         step_s = statistics.median(sum(run) for run in runs)
         floor_s = floating_point_operations(engine.model, workload) / rate
