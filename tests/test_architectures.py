@@ -188,10 +188,12 @@ def test_greedy_output_equals_generate(folder: Path, tmp_path: Path) -> None:
         assert out[0, len(prompt) :].tolist() == list(sample.tokens)
 
 
-def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Path) -> None:
+@pytest.mark.parametrize("budget", [0, 30, 1])  # prompts with all their completions in a row, with some, with one
+def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Path, budget: int) -> None:
     results = []
     for shares in (True, False):
         local = engine(folder)
+        local.tokens_per_batch = budget or local.tokens_per_batch
         policy = trained(local)
         local.shares = shares
         if not shares:

@@ -65,13 +65,11 @@ class SharedDecoder:
 
     def admit(self, prompts: Sequence[Tokens]) -> Tensor:
         """See `Decoder.admit`. Prompts are encoded in one row, where what they begin with alike stands once."""
-        row, device = side_by_side(prompts), self._model.device
-        layout = row.layout.to(device)
+        row, device = side_by_side(prompts, self._cache.known), self._model.device
+        layout, last = row.layout.to(device), row.predict.to(device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        known = self._cache.known  # places in a row are given out in order, so the first hold what all begin with
-        ids, positions, last = row.ids[:, known:], row.positions[:, known:], row.predict - known
         with self._cache.admitting(layout, lengths):
-            logits = self._forward(ids.to(device), positions.to(device), layout=layout, logits_to_keep=last.to(device))
+            logits = self._forward(row.ids.to(device), row.positions.to(device), layout=layout, logits_to_keep=last)
         self._positions = torch.cat([self._positions, lengths.repeat_interleave(self._cache.group)])
         return logits[0].repeat_interleave(self._cache.group, dim=0)
 

@@ -21,22 +21,28 @@ class Layout:
     A token may stand in several of them: whatever they begin with alike is in the row once; see `packing`.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]]) -> None:
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]], known: int = 0
+    ) -> None:
         """
         Args:
             prompts: Places in the row of each prompt's tokens.
             completions: For each completion, the number of its prompt and the places of its tokens, if any.
+            known: First tokens of the row, and of each of its prompts, that have keys and values alone.
         """
+        self._known = known
         self._prompts = _padded(prompts)  # (T, Sp)
         self._blocks = [_Block(prompts, alike) for alike in _of_similar_length(completions)]
+        asking = [(prompt[known:] for prompt in prompts), *(block.parts for block in self._blocks)]
+        widths = [self._prompts.shape[1] - known, *(block.places.shape[1] for block in self._blocks)]
         first: dict[int, int] = {}  # of the slots of prompts and blocks, the first that holds a token
         start = 0
-        for parts, width in ((prompts, self._prompts.shape[1]), *((b.parts, b.places.shape[1]) for b in self._blocks)):
+        for parts, width in zip(asking, widths, strict=True):
             for part in parts:
                 for slot, place in enumerate(part, start):
                     first.setdefault(place, slot)
                 start += width
-        self._slots = torch.tensor([first[place] for place in range(len(first))])  # (L,)
+        self._slots = torch.tensor([first[place] for place in range(known, known + len(first))])  # (Lq,)
 
     def to(self, device: torch.device) -> Layout:
         """The same on a device."""
@@ -52,23 +58,24 @@ class Layout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, **settings: Any) -> Tensor:
         """Attention of a row: query (1, H, Lq, d), key and value (1, Hkv, L, d) -> (1, Lq, H, d).
 
-        Queries are those of the row's last tokens, all of them while nothing is known of the row before.
+        Queries are those of all tokens but the first ones that are known.
         """
-        dtype, known = query.dtype, key.shape[2] - query.shape[2]
+        dtype, known = query.dtype, self._known
         if known:
             query = torch.nn.functional.pad(query, (0, 0, known, 0))
         if query.device.type == "cpu":
             # The CPU kernel's backward pass takes two to three times as long in bfloat16.
             query, key, value = query.float(), key.float(), value.float()
         keys, values = self.prompts(key), self.prompts(value)
-        parts = [_attention(self.prompts(query), keys, values, _causal(keys, window), settings)]
+        asking = _select(query, self._prompts[:, known:])
+        parts = [_attention(asking, keys, values, _causal(asking, keys, window), settings)]
         for block in self._blocks:
             seen_keys = torch.cat([keys.index_select(0, block.owners), _select(key, block.places)], dim=2)
             seen_values = torch.cat([values.index_select(0, block.owners), _select(value, block.places)], dim=2)
             mask = block.mask(self._prompts.shape[1], window)
             parts.append(_attention(_select(query, block.places), seen_keys, seen_values, mask, settings))
         flat = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
-        return flat.index_select(0, self._slots[known:])[None].to(dtype)
+        return flat.index_select(0, self._slots)[None].to(dtype)
 
 
 class _Block:
@@ -122,14 +129,14 @@ def _of_similar_length(completions: Sequence[tuple[int, Sequence[int]]]) -> list
     return blocks
 
 
-def _causal(keys: Tensor, window: int | None) -> Tensor | None:
-    """Mask (S, S) of causal attention within a window; None where that hides nothing."""
-    size = keys.shape[2]
-    if window is None or window >= size:
+def _causal(queries: Tensor, keys: Tensor, window: int | None) -> Tensor | None:
+    """Mask (Lq, Lk) of causal attention of the last tokens within a window; None if that is the plain triangle."""
+    asking, size = queries.shape[2], keys.shape[2]
+    if asking == size and (window is None or window >= size):
         return None
     places = torch.arange(size, device=keys.device)
-    back = places[:, None] - places
-    return (back >= 0) & (back < window)
+    back = places[size - asking :, None] - places
+    return back >= 0 if window is None else (back >= 0) & (back < window)
 
 
 def _padded(parts: Sequence[Sequence[int]]) -> Tensor:

@@ -3,7 +3,8 @@
 The sequences of a row form a trie: a token stands once wherever the ids before it are the same, be it a role's
 instructions, the prompt of a group or the first words of two replies. What a token's hidden state is depends on the
 ids before it alone, so sharing changes nothing. Position ids count along the path that leads to a token and it
-attends to that path only (`Layout`), so every log-probability is that of the sequence on its own.
+attends to that path only (`Layout`), so every log-probability is that of the sequence on its own. A prompt whose
+completions do not fit one row is computed by itself, and they stand in several rows that continue it (`Batch`).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _COPIES = 8  # keys and values that attention may copy, in tokens, as a multiple
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One row for the model.
+    """One row for the model. What it is known to begin with is counted in `layout` alone.
 
     Attributes:
         ids: Token ids, shape (1, L).
         positions: Position of each token along its path, shape (1, L).
         layout: Where prompts and completions stand, for attention.
-        predict: Index into the row whose output predicts each target, shape (M,).
+        predict: Index into `ids` of the token whose output predicts each target, shape (M,).
         targets: Completion tokens, sequence by sequence, shape (M,).
         sequences: Which sequences the row holds, in the order of `targets`.
         lengths: Number of targets of each of `sequences`.
@@ -41,6 +42,23 @@ class Pack:
     targets: Tensor
     sequences: list[int]
     lengths: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows whose activations exist at the same time as those of the tokens that they continue.
+
+    Attributes:
+        stem: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
+    """
+
+    stem: Tokens
+    rows: list[Pack]
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens whose activations exist at one time."""
+        return len(self.stem) + max(row.ids.shape[1] for row in self.rows)
 
 
 _Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
@@ -114,64 +132,100 @@ class _Row:
             self.sequences.append(index)
             self.lengths.append(len(completion))
 
-    def pack(self) -> Pack:
+    def pack(self, known: int = 0) -> Pack:
+        """The row without its first tokens, which all its prompts begin with: places are given out in order."""
         branches = [(number, branch) for number, tree in enumerate(self.trees) for branch in tree.completions]
         predict = [place for number, branch in branches for place in (self.trees[number].prompt[-1], *branch)]
         return Pack(
-            ids=torch.tensor([[token for _, token in self.places]]),
-            positions=torch.tensor([self.positions]),
-            layout=Layout([tree.prompt for tree in self.trees], branches),
-            predict=torch.tensor(predict),
+            ids=torch.tensor([[token for _, token in self.places][known:]]),
+            positions=torch.tensor([self.positions[known:]]),
+            layout=Layout([tree.prompt for tree in self.trees], branches, known),
+            predict=torch.tensor(predict) - known,
             targets=torch.tensor(self.targets),
             sequences=self.sequences,
             lengths=self.lengths,
         )
 
 
-def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Pack]:
-    """Lay (prompt, completion) pairs out in rows of at most `budget` tokens.
+def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Batch]:
+    """Lay (prompt, completion) pairs out in batches of at most `budget` tokens.
 
-    What attention computes stays within `budget` squared too. A tree larger than the budget is split and its prompt
-    repeated; a single sequence larger than the budget gets a row of its own. The order of rows is deterministic.
+    What attention computes in a row stays within `budget` squared too. A tree larger than the budget is a batch of
+    several rows; if its prompt leaves less than half the budget, they take half of it nevertheless. The order of
+    batches is deterministic.
 
     Raises:
         ValueError: If a prompt or completion is empty.
     """
+    row = _Row()
+    for prompt, completions in _by_prompt(sequences):
+        parts = list(_split(prompt, completions, budget))
+        if len(parts) > 1:
+            yield _continued(prompt, parts)
+            continue
+        tree = row.lay(prompt, completions)
+        if row.trees and not row.fits(tree, budget):
+            yield Batch((), [row.pack()])
+            row = _Row()
+            tree = row.lay(prompt, completions)
+        row.add(tree, completions)
+    if row.trees:
+        yield Batch((), [row.pack()])
+
+
+def one_by_one(sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Batch]:
+    """Each (prompt, completion) pair in a row of its own, sharing nothing; raises as `pack` does."""
+    for prompt, completions in _by_prompt(sequences):
+        for completion in completions:
+            yield Batch((), [_row(prompt, [completion]).pack()])
+
+
+def side_by_side(prompts: Sequence[Tokens], known: int = 0) -> Pack:
+    """Prompts in one row, a tree each and in the order given; `predict` holds the place of each one's last token.
+
+    Args:
+        known: Tokens that all prompts begin with and the row is to leave out, fewer than any has.
+    """
+    row = _Row()
+    for index, prompt in enumerate(prompts):
+        completion = [(index, prompt[-1:])]  # what follows is not known yet: any one token will do
+        row.add(row.lay(prompt, completion), completion)
+    return row.pack(known)
+
+
+def _by_prompt(sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[Tokens, list[tuple[int, Tokens]]]]:
+    """Completions of each prompt, prompts that begin alike next to each other."""
     trees: dict[Tokens, list[tuple[int, Tokens]]] = {}
     for index, (prompt, completion) in enumerate(sequences):
         if not prompt or not completion:
             raise ValueError("a sequence to learn from needs a prompt and a completion")
         trees.setdefault(prompt, []).append((index, completion))
-    row = _Row()
-    for prompt, completions in sorted(trees.items()):  # prompts that begin alike come to stand in one row
-        for part in _split(prompt, completions, budget):
-            tree = row.lay(prompt, part)
-            if row.trees and not row.fits(tree, budget):
-                yield row.pack()
-                row = _Row()
-                tree = row.lay(prompt, part)
-            row.add(tree, part)
-    if row.trees:
-        yield row.pack()
+    return sorted(trees.items())
 
 
-def side_by_side(prompts: Sequence[Tokens]) -> Pack:
-    """Prompts in one row, a tree each and in the order given; `predict` holds the place of each one's last token."""
+def _row(prompt: Tokens, completions: _Completions) -> _Row:
     row = _Row()
-    for index, prompt in enumerate(prompts):
-        completion = [(index, prompt[-1:])]  # what follows is not known yet: any one token will do
-        row.add(row.lay(prompt, completion), completion)
-    return row.pack()
+    row.add(row.lay(prompt, completions), completions)
+    return row
+
+
+def _continued(prompt: Tokens, parts: Sequence[_Completions]) -> Batch:
+    """A tree of several rows. Each feeds the prompt's last token, whose output predicts first tokens, once more."""
+    stem = prompt[:-1]
+    return Batch(stem, [_row(prompt, part).pack(known=len(stem)) for part in parts])
 
 
 def _split(prompt: Tokens, completions: _Completions, budget: int) -> Iterator[_Completions]:
-    """Parts of a tree that fit the budget together with the prompt."""
+    """Parts of a tree that fit what its prompt leaves of the budget, or half of the budget if that is more."""
+    room = max(budget - len(prompt), budget // 2)
+    copies = _COPIES * max(budget, len(prompt))
     part: list[tuple[int, Tokens]] = []
-    size = len(prompt)
+    size = copied = 0
     for index, completion in completions:
-        if part and size + len(completion) - 1 > budget:
-            yield part
-            part, size = [], len(prompt)
-        part.append((index, completion))
         size += len(completion) - 1
+        copied += len(prompt) + len(completion) - 1
+        if part and (size > room or copied > copies):
+            yield part
+            part, size, copied = [], len(completion) - 1, len(prompt) + len(completion) - 1
+        part.append((index, completion))
     yield part

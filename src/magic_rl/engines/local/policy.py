@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from magic_rl.engines.local.packing import Pack, pack
+from magic_rl.engines.local.packing import Pack, one_by_one, pack
 from magic_rl.engines.local.sampling import sample
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing
 from magic_rl.engines.losses import token_losses
@@ -58,9 +58,8 @@ class LocalPolicy:
         """See `Policy.logprobs`."""
         out: list[tuple[float, ...]] = [()] * len(sequences)
         with torch.inference_mode(), self._engine.holding(self._parameters) as model:
-            for row in self._pack(sequences):
-                flat = self._forward(model, row).cpu()
-                for index, part in zip(row.sequences, torch.split(flat, row.lengths), strict=True):
+            for row, flat in self._rows(model, sequences):
+                for index, part in zip(row.sequences, torch.split(flat.cpu(), row.lengths), strict=True):
                     out[index] = tuple(part.tolist())
         return out
 
@@ -70,11 +69,8 @@ class LocalPolicy:
         totals: defaultdict[str, float] = defaultdict(float)
         tokens = 0
         with self._engine.holding(self._parameters) as model:
-            for row in self._pack([(datum.prompt, datum.tokens) for datum in datums]):
+            for row, logprobs in self._rows(model, [(datum.prompt, datum.tokens) for datum in datums]):
                 chosen = [datums[index] for index in row.sequences]
-                above = self._engine.config.recompute_above
-                with recomputing(model) if 0 < above < row.ids.shape[1] else contextlib.nullcontext():
-                    logprobs = self._forward(model, row)
                 per_token, metrics = token_losses(
                     loss,
                     logprobs,
@@ -133,12 +129,13 @@ class LocalPolicy:
             raise RuntimeError(f"policy {self.name!r} is read-only")
         return self._optimiser
 
-    def _pack(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Pack]:
-        # Without shared prompts every sequence is a row of its own, which is plain causal attention.
-        return pack(sequences, self._engine.tokens_per_batch if self._engine.shares else 1)
-
-    def _forward(self, model: Any, row: Pack) -> Tensor:
-        return packed_logprobs(model, row) if self._engine.shares else plain_logprobs(model, row)
+    def _rows(self, model: Any, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[tuple[Pack, Tensor]]:
+        """Rows and the log-probabilities of their targets; see `packed_logprobs`."""
+        engine = self._engine
+        above = engine.config.recompute_above
+        for batch in pack(sequences, engine.tokens_per_batch) if engine.shares else one_by_one(sequences):
+            with recomputing(model) if 0 < above < batch.tokens else contextlib.nullcontext():
+                yield from packed_logprobs(model, batch) if engine.shares else plain_logprobs(model, batch)
 
 
 def _flat(parts: Sequence[tuple[float, ...]], like: Tensor) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from magic_rl.engines.local.attention import SHARED_PREFIX
 from magic_rl.engines.local.decoding import SharedDecoder
-from magic_rl.engines.local.packing import Pack, pack
+from magic_rl.engines.local.packing import Batch, Pack, one_by_one, pack
+from magic_rl.engines.local.stem import Stem, continuing
 
 _CHUNK = 256  # positions whose logits exist at one time
 
@@ -27,29 +28,40 @@ _log = logging.getLogger(__name__)
 _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
 
 
-def packed_logprobs(model: Any, row: Pack) -> Tensor:
-    """Log-probability in nats of each target of a row at temperature 1, shape (M,); see `packing`."""
-    device = model.device
+def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
+    """Log-probability in nats of each target of each row at temperature 1, shape (M,); see `packing`.
+
+    For gradients, a row's backward pass is due before the next row is asked for; the stem's own follows the last.
+    """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    with continuing(base.base_model, batch.stem) as stem:
+        for row in batch.rows:
+            yield row, _row_logprobs(base, row, stem)
+
+
+def plain_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
+    """The same for rows that hold one sequence each, asking nothing special of the model."""
+    for row in batch.rows:
+        logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits[0]
+        yield row, _of_targets(logits[row.predict.to(model.device)], row)
+
+
+def _row_logprobs(base: Any, row: Pack, stem: Stem | None) -> Tensor:
+    device = base.device
     predict = row.predict.to(device)
     inputs = {
         "input_ids": row.ids.to(device),
         "position_ids": row.positions.to(device),
         "layout": row.layout.to(device),
+        "past_key_values": stem,
         "use_cache": False,
     }
     head = _linear_head(base)
     if head is None:
-        return _of_targets(model(**inputs, logits_to_keep=predict).logits[0], row)
+        return _of_targets(base(**inputs, logits_to_keep=predict).logits[0], row)
     hidden = base.base_model(**inputs).last_hidden_state[0].index_select(0, predict)
     apply: Callable[..., Tensor] = _TargetLogprobs.apply
     return apply(hidden, head.weight, row.targets.to(device))
-
-
-def plain_logprobs(model: Any, row: Pack) -> Tensor:
-    """The same for a row that holds one sequence, asking nothing special of the model."""
-    logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits[0]
-    return _of_targets(logits[row.predict.to(model.device)], row)
 
 
 def recomputable(model: nn.Module) -> list[nn.Module]:
@@ -161,7 +173,7 @@ def _difference(model: Any) -> str:
     forced = torch.tensor([completion[0] for completion in (*completions, completions[0])], device=model.device)
     branches = [(*prompt, int(token)) for prompt, token in zip((one, one, two, two), forced, strict=True)]
 
-    scored = torch.cat([plain_logprobs(model, row) for row in pack(sequences, 1)])
+    scored = _scores(plain_logprobs, model, one_by_one(sequences))
     plain = torch.stack(
         [
             model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
@@ -169,17 +181,22 @@ def _difference(model: Any) -> str:
         ]
     )
     model.set_attn_implementation(SHARED_PREFIX)
-    (row,) = pack(sequences, 10**6)
-    scores = packed_logprobs(model, row) - scored
+    gaps = [_scores(packed_logprobs, model, pack(sequences, budget)) - scored for budget in (1, 10**6)]
     decoder = SharedDecoder(model, 2)
     decoded = torch.cat([decoder.admit((one, two)), decoder.go_on(forced)])
     likely = plain.topk(min(50, vocabulary)).indices
     ours, theirs = (logits.float().log_softmax(-1).gather(1, likely) for logits in (decoded, plain))
-    gap = torch.cat([scores, (ours - theirs).flatten()]).abs().max().item()  # NaN if any is, which is not within
+    gap = torch.cat([*gaps, (ours - theirs).flatten()]).abs().max().item()  # NaN if any is, which is not within
     if "sliding_attention" in layers and not any(decoder.windows):
         return "its layers do not say how far they see"
     tolerance = _TOLERANCE[next(model.parameters()).dtype]
     return "" if gap <= tolerance else f"log-probabilities would be off by up to {gap:.2g}"
+
+
+def _scores(
+    logprobs: Callable[[Any, Batch], Iterator[tuple[Pack, Tensor]]], model: Any, batches: Iterable[Batch]
+) -> Tensor:
+    return torch.cat([scores for batch in batches for _, scores in logprobs(model, batch)])
 
 
 def _layers(model: Any) -> set[str]:
