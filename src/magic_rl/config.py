@@ -276,11 +276,11 @@ class EngineConfig(_Node):
     threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
     tokens_per_batch: NonNegativeInt = Field(
         0,
-        description="tokens in one forward pass while learning (8 times as many of prompts while sampling); "
-        "0: 1280 on a CPU (640 in float32), 8192 elsewhere",
+        description="tokens computed at a time while learning (8 times as many of prompts while sampling); a prompt "
+        "that takes more than half leaves half to completions; 0: 1280 on a CPU (640 in float32), 8192 elsewhere",
     )
     recompute_above: NonNegativeInt = Field(
-        0, description="forward passes of more tokens keep no activations but compute them again; 0: none does"
+        0, description="more tokens than these at a time keep no activations but compute them again; 0: all keep them"
     )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")

@@ -46,10 +46,11 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows whose activations exist at the same time as those of the tokens that they continue.
+    """Rows to be computed one after another behind the same tokens, whose activations are there all the while.
 
     Attributes:
         stem: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
+        rows: One at least.
     """
 
     stem: Tokens

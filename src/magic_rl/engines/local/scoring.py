@@ -93,20 +93,21 @@ class _TargetLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """hidden (M, H), weight (V, H), targets (M,) -> (M,) in float32."""
         logprobs, slopes = [], []
-        # Made once: memory that one chunk gives back fits the next one badly, as it is aligned.
+        # Made once and written over: memory that one chunk gives back fits the next one badly, as it is aligned.
         room = weight.new_empty(min(_CHUNK, len(hidden)), len(weight))
         wide = torch.empty_like(room, dtype=torch.float32)
         for states, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
-            logits = torch.mm(states, weight.T, out=room[: len(states)])
-            chances = torch.softmax(logits, -1, dtype=torch.float32, out=wide[: len(states)])
+            narrow = torch.mm(states, weight.T, out=room[: len(states)])
+            logits = wide[: len(states)].copy_(narrow)
+            target, (most, place) = logits.gather(1, wanted[:, None]), logits.max(-1, keepdim=True)
+            chances = torch.softmax(logits, -1, out=logits)
             # What normalises the logits, from the likeliest token: its probability is far from rounding to zero.
-            most, place = chances.max(-1, keepdim=True)
-            norm = logits.gather(1, place).float() - most.log()
-            logprobs.append((logits.gather(1, wanted[:, None]).float() - norm)[:, 0])
+            norm = most - chances.gather(1, place).log()
+            logprobs.append((target - norm)[:, 0])
             if ctx.needs_input_grad[0]:
                 # Probabilities minus one-hot in float32: rounding either first would drown the slope of a sure token.
                 chances.scatter_add_(1, wanted[:, None], torch.full_like(norm, -1.0))
-                slopes.append((chances.to(weight.dtype) @ weight).neg_())
+                slopes.append((narrow.copy_(chances) @ weight).neg_())
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
         return torch.cat(logprobs)
