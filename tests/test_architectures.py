@@ -268,6 +268,12 @@ def test_a_model_that_would_give_other_numbers_keeps_its_own_attention(
     assert model.config._attn_implementation == own
 
 
+@pytest.mark.parametrize("vocabulary", [300, 301, 302, 303])  # which short sequences are tried depends on it
+def test_a_model_that_gives_the_same_numbers_is_taken_whatever_its_vocabulary(vocabulary: int) -> None:
+    torch.manual_seed(0)
+    assert share_prompts(LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **SMALL)).eval(), "the model")
+
+
 def test_a_model_whose_numbers_are_none_is_not_taken_for_equal(caplog: pytest.LogCaptureFixture) -> None:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=300, **SMALL)).eval()
     with torch.no_grad():

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
-from magic_rl.engines.local.packing import pack
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.sampling import choose
@@ -30,12 +29,12 @@ def engine(folder: Path, budget: int = 8192, rows: int = 128) -> LocalEngine:
     return LocalEngine(folder, LoraConfig(rank=4), config)
 
 
-def trained(on: LocalEngine, name: str = "policy", lr: float = 0.05) -> LocalPolicy:
-    """A policy that is clearly not the base model."""
+def trained(on: LocalEngine, name: str = "policy") -> LocalPolicy:
+    """A policy that is clearly not the base model, but does not amplify the rounding of float32."""
     policy = on.new_policy(name)
     for _ in range(2):
         policy.forward_backward([Datum((1, 2, 3), (4, 5, 6, 7))], CrossEntropy())
-        policy.optim_step(Adam(lr=lr))
+        policy.optim_step(Adam(lr=0.02))
     return policy
 
 
@@ -98,7 +97,7 @@ def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_packed(tiny_model: P
     # All in one row; several rows; rows that continue their prompt; one such row a sequence.
     for budget in (8192, 60, 24, 1):
         local = engine(tiny_model, budget)
-        policy = trained(local, lr=0.02)  # more would amplify the rounding of float32
+        policy = trained(local)
         datums = [
             Datum(d.prompt, d.tokens, d.weight, d.advantage, d.logprobs, tuple(p - 0.1 for p in d.logprobs))
             for d in datums_of(policy)
@@ -135,8 +134,10 @@ def test_adapter_gradients_equal_those_of_peft(tiny_model: Path, tmp_path: Path,
 def test_bfloat16_gives_nearly_the_numbers_of_float32(tiny_model: Path, tmp_path: Path, policy: LocalPolicy) -> None:
     policy.save(tmp_path)
     found = []
-    for dtype in ("float32", "bfloat16"):
-        config = EngineConfig.model_validate({"device": "cpu", "dtype": dtype, "threads": 1})
+    for dtype, budget in (("float32", 8192), ("bfloat16", 8192), ("bfloat16", 24)):
+        config = EngineConfig.model_validate(
+            {"device": "cpu", "dtype": dtype, "threads": 1, "tokens_per_batch": budget}
+        )
         same = LocalEngine(tiny_model, LoraConfig(rank=4), config).load(tmp_path, "same")
         datums = [
             Datum(prompt, tuple(range(30, 30 + length)), 1 / length)
@@ -146,9 +147,10 @@ def test_bfloat16_gives_nearly_the_numbers_of_float32(tiny_model: Path, tmp_path
         same.forward_backward(datums, CrossEntropy())
         gradients = [p.grad.flatten() for p in same._parameters.values() if p.grad is not None]
         found.append((torch.tensor(scored), torch.cat(gradients)))
-    (exact, whole), (rounded, other) = found
-    assert (exact - rounded).abs().mean() < 0.05
-    assert torch.cosine_similarity(whole, other, dim=0) > 0.99
+    (exact, whole), *others = found
+    for rounded, other in others:
+        assert (exact - rounded).abs().mean() < 0.05
+        assert torch.cosine_similarity(whole, other, dim=0) > 0.99
 
 
 def test_the_same_batch_gives_the_same_gradients_to_the_bit(tiny_model: Path, restored_threads: None) -> None:
@@ -201,45 +203,6 @@ def test_activations_computed_again_make_no_difference_and_are_not_kept(tiny_mod
         for one, two in zip(gradients, others, strict=True):
             assert (one - two).norm() <= 1e-4 * one.norm()
     assert max(kept[1:]) < kept[0] / 2
-
-
-def test_a_shared_prompt_is_encoded_once(policy: LocalPolicy) -> None:
-    ((row,),) = (b.rows for b in pack([((1, 2, 3), (4, 5)), ((1, 2, 3), (6, 7, 8)), ((9,), (4, 4))], budget=100))
-    assert row.ids.tolist() == [[1, 2, 3, 4, 6, 7, 9, 4]]
-    assert row.positions.tolist() == [[0, 1, 2, 3, 3, 4, 0, 1]]
-    assert row.targets.tolist() == [4, 5, 6, 7, 8, 4, 4]
-
-
-def test_whatever_sequences_begin_with_alike_is_encoded_once() -> None:
-    ((row,),) = (b.rows for b in pack([((1, 2, 3), (4, 5, 6)), ((1, 2, 3), (4, 7, 8)), ((1, 2, 9), (4, 4))], 100))
-    assert row.ids.tolist() == [[1, 2, 3, 4, 5, 7, 9, 4]]
-    assert row.positions.tolist() == [[0, 1, 2, 3, 4, 4, 2, 3]]
-    assert row.predict.tolist() == [2, 3, 4, 2, 3, 5, 6, 7]
-    assert row.targets.tolist() == [4, 5, 6, 4, 7, 8, 4, 4]
-
-
-def test_a_prompt_that_does_not_fit_with_all_its_completions_is_encoded_once_nevertheless() -> None:
-    prompt = (1, 2, 3, 4)
-    (batch,) = pack([(prompt, (5, 6, 7, 8)), (prompt, (5, 6, 9)), (prompt, (6, 6, 6))], budget=10)
-    assert batch.stem == (1, 2, 3)  # its last token predicts the first ones of every row
-    one, two = batch.rows
-    assert one.ids.tolist() == [[4, 5, 6, 7]]
-    assert one.positions.tolist() == [[3, 4, 5, 6]]
-    assert one.predict.tolist() == [0, 1, 2, 3, 0, 1, 2]
-    assert one.targets.tolist() == [5, 6, 7, 8, 5, 6, 9]
-    assert two.ids.tolist() == [[4, 6, 6]]
-    assert two.sequences == [2]
-    assert batch.tokens == 3 + 4
-
-
-def test_a_prompt_longer_than_the_budget_still_has_several_completions_a_row() -> None:
-    (batch,) = pack([((1,) * 100, (i, i, i)) for i in range(10)], budget=20)
-    assert [len(row.sequences) for row in batch.rows] == [5, 5]
-
-
-def test_a_sequence_without_a_completion_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a prompt and a completion"):
-        list(pack([((1,), ())], budget=10))
 
 
 def test_greedy_samples_equal_transformers_generate(tiny_model: Path, local: LocalEngine) -> None:
@@ -336,14 +299,6 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine
     policy.forward_backward([Datum((1, 2), (3, 4), weight=100.0)], CrossEntropy())
     norm = policy.optim_step(Adam(lr=0.0, max_grad_norm=0.1))["grad_norm"]
     assert norm > 0.1
-
-
-def test_a_long_tree_is_not_joined_with_many_short_ones() -> None:
-    long, short = ((1,) * 90, (2, 3)), [((i, i), (4, 5)) for i in range(10, 40)]
-    rows = [row for batch in pack([long, *short], budget=200) for row in batch.rows]
-    assert sorted(index for row in rows for index in row.sequences) == list(range(31))
-    (with_the_long_one,) = (row for row in rows if 0 in row.sequences)
-    assert len(with_the_long_one.sequences) == 200**2 // 90**2
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float32, 1e-5)])

@@ -276,8 +276,8 @@ class EngineConfig(_Node):
     threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
     tokens_per_batch: NonNegativeInt = Field(
         0,
-        description="tokens computed at a time while learning (8 times as many of prompts while sampling); a prompt "
-        "that takes more than half leaves half to completions; 0: 1280 on a CPU (640 in float32), 8192 elsewhere",
+        description="tokens computed at a time while learning, prompts included; behind a long prompt completions may "
+        "be half as many; sampling takes 8 times as many of prompts; 0: 1280 on a CPU (640 in float32), else 8192",
     )
     recompute_above: NonNegativeInt = Field(
         0, description="more tokens than these at a time keep no activations but compute them again; 0: all keep them"

@@ -28,16 +28,18 @@ class Layout:
         Args:
             prompts: Places in the row of each prompt's tokens.
             completions: For each completion, the number of its prompt and the places of its tokens, if any.
-            known: First tokens of the row, and of each of its prompts, that have keys and values alone.
+            known: First tokens of the row and of each of its prompts of which there are keys and values alone.
         """
-        self._known = known
         self._prompts = _padded(prompts)  # (T, Sp)
-        self._blocks = [_Block(prompts, alike) for alike in _of_similar_length(completions)]
-        asking = [(prompt[known:] for prompt in prompts), *(block.parts for block in self._blocks)]
-        widths = [self._prompts.shape[1] - known, *(block.places.shape[1] for block in self._blocks)]
+        self._asking = _among_queries(self._prompts[:, known:], known)
+        self._blocks = [_Block(prompts, alike, known) for alike in _of_similar_length(completions)]
+        slots = [
+            ([prompt[known:] for prompt in prompts], self._asking.shape[1]),
+            *((block.parts, block.places.shape[1]) for block in self._blocks),
+        ]
         first: dict[int, int] = {}  # of the slots of prompts and blocks, the first that holds a token
         start = 0
-        for parts, width in zip(asking, widths, strict=True):
+        for parts, width in slots:
             for part in parts:
                 for slot, place in enumerate(part, start):
                     first.setdefault(place, slot)
@@ -47,7 +49,8 @@ class Layout:
     def to(self, device: torch.device) -> Layout:
         """The same on a device."""
         moved = copy(self)
-        moved._prompts, moved._slots = self._prompts.to(device), self._slots.to(device)
+        for name in ("_prompts", "_asking", "_slots"):
+            setattr(moved, name, getattr(self, name).to(device))
         moved._blocks = [block.to(device) for block in self._blocks]
         return moved
 
@@ -60,20 +63,18 @@ class Layout:
 
         Queries are those of all tokens but the first ones that are known.
         """
-        dtype, known = query.dtype, self._known
-        if known:
-            query = torch.nn.functional.pad(query, (0, 0, known, 0))
+        dtype = query.dtype
         if query.device.type == "cpu":
             # The CPU kernel's backward pass takes two to three times as long in bfloat16.
             query, key, value = query.float(), key.float(), value.float()
         keys, values = self.prompts(key), self.prompts(value)
-        asking = _select(query, self._prompts[:, known:])
+        asking = _select(query, self._asking)
         parts = [_attention(asking, keys, values, _causal(asking, keys, window), settings)]
         for block in self._blocks:
             seen_keys = torch.cat([keys.index_select(0, block.owners), _select(key, block.places)], dim=2)
             seen_values = torch.cat([values.index_select(0, block.owners), _select(value, block.places)], dim=2)
             mask = block.mask(self._prompts.shape[1], window)
-            parts.append(_attention(_select(query, block.places), seen_keys, seen_values, mask, settings))
+            parts.append(_attention(_select(query, block.asking), seen_keys, seen_values, mask, settings))
         flat = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
         return flat.index_select(0, self._slots)[None].to(dtype)
 
@@ -84,13 +85,17 @@ class _Block:
     Attributes:
         parts: Places in the row of each completion's tokens.
         places: The same side by side, shape (N, Sc).
+        asking: The same among the row's queries.
         owners: Number of each one's prompt, shape (N,).
         lengths: Tokens of each one's prompt, shape (N,).
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]]) -> None:
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]], known: int
+    ) -> None:
         self.parts = [places for _, places in completions]
         self.places = _padded(self.parts)
+        self.asking = _among_queries(self.places, known)
         self.owners = torch.tensor([owner for owner, _ in completions])
         self.lengths = torch.tensor([len(prompts[owner]) for owner, _ in completions])
         self._masks: dict[int | None, Tensor] = {}
@@ -99,7 +104,7 @@ class _Block:
         """The same on a device."""
         moved = copy(self)
         moved._masks = {}
-        for name in ("places", "owners", "lengths"):
+        for name in ("places", "asking", "owners", "lengths"):
             setattr(moved, name, getattr(self, name).to(device))
         return moved
 
@@ -143,6 +148,11 @@ def _padded(parts: Sequence[Sequence[int]]) -> Tensor:
     """Places side by side, filled up with the first of the row, which nothing reads there."""
     longest = max(map(len, parts))
     return torch.tensor([[*part, *[0] * (longest - len(part))] for part in parts])
+
+
+def _among_queries(places: Tensor, known: int) -> Tensor:
+    """The same places counted without the known tokens; what only fills up stays at the first."""
+    return (places - known).clamp(min=0)
 
 
 def _select(row: Tensor, places: Tensor) -> Tensor:

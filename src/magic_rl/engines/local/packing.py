@@ -23,7 +23,7 @@ _COPIES = 8  # keys and values that attention may copy, in tokens, as a multiple
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One row for the model. What it is known to begin with is counted in `layout` alone.
+    """One row for the model, without the first tokens if those are known; only places in `layout` count them.
 
     Attributes:
         ids: Token ids, shape (1, L).
@@ -109,18 +109,18 @@ class _Row:
                 out.append(before := known)
             return out
 
-        stem = path(prompt, -1)
+        trunk = path(prompt, -1)
         # The last token predicts nothing, so it is a target but never an input.
-        return _Tree(fresh, stem, [path(completion[:-1], stem[-1]) for _, completion in completions])
+        return _Tree(fresh, trunk, [path(completion[:-1], trunk[-1]) for _, completion in completions])
 
     def fits(self, tree: _Tree, budget: int) -> bool:
         """Whether the row, and what attention computes when all are filled up to the longest, stay in bounds."""
         trees = [*self.trees, tree]
-        stem, branch = max(len(t.prompt) for t in trees), max(t.branch for t in trees)
+        prompt, branch = max(len(t.prompt) for t in trees), max(t.branch for t in trees)
         completions = sum(len(t.completions) for t in trees)
-        computed = len(trees) * stem**2 + completions * branch * (stem + branch)
+        computed = len(trees) * prompt**2 + completions * branch * (prompt + branch)
         # Each completion has a copy of its prompt's keys and values, which are small beside all else that is kept.
-        copied = completions * (stem + branch)
+        copied = completions * (prompt + branch)
         return len(self.places) + len(tree.fresh) <= budget and computed <= budget**2 and copied <= _COPIES * budget
 
     def add(self, tree: _Tree, completions: _Completions) -> None:
@@ -149,11 +149,11 @@ class _Row:
 
 
 def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Batch]:
-    """Lay (prompt, completion) pairs out in batches of at most `budget` tokens.
+    """Lay (prompt, completion) pairs out in batches, in an order that depends on the pairs alone.
 
-    What attention computes in a row stays within `budget` squared too. A tree larger than the budget is a batch of
-    several rows; if its prompt leaves less than half the budget, they take half of it nevertheless. The order of
-    batches is deterministic.
+    Trees share a row as long as that has at most `budget` tokens and attention computes at most its square. A tree by
+    itself has as many completions in a row as its prompt leaves room for, though half the budget at least; if that is
+    not all of them, it is a batch of several rows.
 
     Raises:
         ValueError: If a prompt or completion is empty.
@@ -182,10 +182,10 @@ def one_by_one(sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Batch]:
 
 
 def side_by_side(prompts: Sequence[Tokens], known: int = 0) -> Pack:
-    """Prompts in one row, a tree each and in the order given; `predict` holds the place of each one's last token.
+    """Prompts in one row, a tree each and in the order given; `predict` says where each one's last token is.
 
     Args:
-        known: Tokens that all prompts begin with and the row is to leave out, fewer than any has.
+        known: Tokens that all prompts begin with and the row leaves out, fewer than any has.
     """
     row = _Row()
     for index, prompt in enumerate(prompts):
@@ -211,7 +211,7 @@ def _row(prompt: Tokens, completions: _Completions) -> _Row:
 
 
 def _continued(prompt: Tokens, parts: Sequence[_Completions]) -> Batch:
-    """A tree of several rows. Each feeds the prompt's last token, whose output predicts first tokens, once more."""
+    """A tree of several rows. Each holds the prompt's last token itself, as its output predicts first tokens."""
     stem = prompt[:-1]
     return Batch(stem, [_row(prompt, part).pack(known=len(stem)) for part in parts])
 
@@ -219,14 +219,14 @@ def _continued(prompt: Tokens, parts: Sequence[_Completions]) -> Batch:
 def _split(prompt: Tokens, completions: _Completions, budget: int) -> Iterator[_Completions]:
     """Parts of a tree that fit what its prompt leaves of the budget, or half of the budget if that is more."""
     room = max(budget - len(prompt), budget // 2)
-    copies = _COPIES * max(budget, len(prompt))
+    most = _COPIES * max(budget, len(prompt)) // len(prompt)
     part: list[tuple[int, Tokens]] = []
-    size = copied = 0
+    size = 0
     for index, completion in completions:
-        size += len(completion) - 1
-        copied += len(prompt) + len(completion) - 1
-        if part and (size > room or copied > copies):
+        own = len(completion) - 1
+        if part and (size + own > room or len(part) == most):
             yield part
-            part, size, copied = [], len(completion) - 1, len(prompt) + len(completion) - 1
+            part, size = [], 0
         part.append((index, completion))
+        size += own
     yield part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +57,8 @@ class LocalPolicy:
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """See `Policy.logprobs`."""
         out: list[tuple[float, ...]] = [()] * len(sequences)
-        with torch.inference_mode(), self._engine.holding(self._parameters) as model:
-            for row, flat in self._rows(model, sequences):
+        with torch.inference_mode(), self._rows(sequences) as rows:
+            for row, flat in rows:
                 for index, part in zip(row.sequences, torch.split(flat.cpu(), row.lengths), strict=True):
                     out[index] = tuple(part.tolist())
         return out
@@ -68,8 +68,8 @@ class LocalPolicy:
         self._require_optimiser()
         totals: defaultdict[str, float] = defaultdict(float)
         tokens = 0
-        with self._engine.holding(self._parameters) as model:
-            for row, logprobs in self._rows(model, [(datum.prompt, datum.tokens) for datum in datums]):
+        with self._rows([(datum.prompt, datum.tokens) for datum in datums]) as rows:
+            for row, logprobs in rows:
                 chosen = [datums[index] for index in row.sequences]
                 per_token, metrics = token_losses(
                     loss,
@@ -129,13 +129,19 @@ class LocalPolicy:
             raise RuntimeError(f"policy {self.name!r} is read-only")
         return self._optimiser
 
-    def _rows(self, model: Any, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[tuple[Pack, Tensor]]:
-        """Rows and the log-probabilities of their targets; see `packed_logprobs`."""
+    @contextlib.contextmanager
+    def _rows(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Iterator[tuple[Pack, Tensor]]]:
+        """Rows and the log-probabilities of their targets; see `packed_logprobs`. All of it ends with the context."""
         engine = self._engine
-        above = engine.config.recompute_above
-        for batch in pack(sequences, engine.tokens_per_batch) if engine.shares else one_by_one(sequences):
-            with recomputing(model) if 0 < above < batch.tokens else contextlib.nullcontext():
-                yield from packed_logprobs(model, batch) if engine.shares else plain_logprobs(model, batch)
+        above = engine.config.recompute_above if torch.is_grad_enabled() else 0
+
+        def computed(model: Any) -> Generator[tuple[Pack, Tensor], None, None]:
+            for batch in pack(sequences, engine.tokens_per_batch) if engine.shares else one_by_one(sequences):
+                with recomputing(model) if 0 < above < batch.tokens else contextlib.nullcontext():
+                    yield from packed_logprobs(model, batch) if engine.shares else plain_logprobs(model, batch)
+
+        with engine.holding(self._parameters) as model, contextlib.closing(computed(model)) as rows:
+            yield rows
 
 
 def _flat(parts: Sequence[tuple[float, ...]], like: Tensor) -> Tensor | None:

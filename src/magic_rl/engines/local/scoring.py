@@ -1,4 +1,4 @@
-"""Log-probabilities of a packed row, with shared prompts or plainly, and whether a model can take the former."""
+"""Log-probabilities of packed rows, with shared prompts or plainly, and whether a model can take the former."""
 
 from __future__ import annotations
 
@@ -95,18 +95,17 @@ class _TargetLogprobs(torch.autograd.Function):
         logprobs, slopes = [], []
         # Made once and written over: memory that one chunk gives back fits the next one badly, as it is aligned.
         room = weight.new_empty(min(_CHUNK, len(hidden)), len(weight))
-        wide = torch.empty_like(room, dtype=torch.float32)
+        wide = room.float()  # one and the same in float32
         for states, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
             narrow = torch.mm(states, weight.T, out=room[: len(states)])
             logits = wide[: len(states)].copy_(narrow)
-            target, (most, place) = logits.gather(1, wanted[:, None]), logits.max(-1, keepdim=True)
-            chances = torch.softmax(logits, -1, out=logits)
-            # What normalises the logits, from the likeliest token: its probability is far from rounding to zero.
-            norm = most - chances.gather(1, place).log()
-            logprobs.append((target - norm)[:, 0])
+            target, most = logits.gather(1, wanted[:, None]), logits.amax(-1, keepdim=True)
+            odds = logits.sub_(most).exp_()
+            total = odds.sum(-1, keepdim=True)
+            logprobs.append((target - most - total.log())[:, 0])
             if ctx.needs_input_grad[0]:
                 # Probabilities minus one-hot in float32: rounding either first would drown the slope of a sure token.
-                chances.scatter_add_(1, wanted[:, None], torch.full_like(norm, -1.0))
+                chances = odds.div_(total).scatter_add_(1, wanted[:, None], torch.full_like(total, -1.0))
                 slopes.append((narrow.copy_(chances) @ weight).neg_())
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
@@ -197,7 +196,12 @@ def _difference(model: Any) -> str:
 def _scores(
     logprobs: Callable[[Any, Batch], Iterator[tuple[Pack, Tensor]]], model: Any, batches: Iterable[Batch]
 ) -> Tensor:
-    return torch.cat([scores for batch in batches for _, scores in logprobs(model, batch)])
+    """Of all targets, sequence by sequence in the order that batches number them."""
+    found: dict[int, Tensor] = {}
+    for batch in batches:
+        for row, scores in logprobs(model, batch):
+            found.update(zip(row.sequences, torch.split(scores, row.lengths), strict=True))
+    return torch.cat([found[index] for index in sorted(found)])
 
 
 def _layers(model: Any) -> set[str]:

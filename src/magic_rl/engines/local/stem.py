@@ -17,7 +17,7 @@ from torch import Tensor
 from magic_rl.engines.local.layout import Layout
 from magic_rl.types import Tokens
 
-_Memory = dict[int, tuple[Tensor, Tensor]]  # a layer: keys and values, (1, Hkv, S, d) twice
+_Memory = list[tuple[Tensor, Tensor]]  # a layer: keys and values, (1, Hkv, S, d) twice
 
 
 class Stem:
@@ -28,8 +28,9 @@ class Stem:
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """One layer's keys and values of a row, (1, Hkv, L, d), behind those of the stem, (1, Hkv, S + L, d)."""
-        before = self._memory[layer_idx]
-        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+        own_keys, own_values = self._memory[layer_idx]
+        keys = torch.cat([own_keys.to(keys.dtype), keys], dim=2)
+        return keys, torch.cat([own_values.to(values.dtype), values], dim=2)
 
     def get_seq_length(self, *_: Any) -> int:
         """S."""
@@ -37,26 +38,32 @@ class Stem:
 
 
 class _Recorder:
-    """Remembers what the layers store."""
+    """Remembers what the layers store, until that is taken."""
 
     def __init__(self) -> None:
-        self.memory: _Memory = {}
+        self._memory: _Memory | None = []
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        # A layer whose activations are computed again comes by a second time.
-        self.memory.setdefault(layer_idx, (keys, values))
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if self._memory is not None:  # a layer whose activations are computed again comes by a second time
+            self._memory.append((keys, values))
         return keys, values
 
     def get_seq_length(self, *_: Any) -> int:
         return 0
 
+    def take(self) -> _Memory:
+        """Give away what there is: whoever computes a layer again holds on to this object, and must to nothing else."""
+        taken, self._memory = self._memory or [], None
+        return taken
+
 
 @contextlib.contextmanager
 def continuing(model: Any, tokens: Tokens) -> Iterator[Stem | None]:
-    """Compute a stem for the rows that are computed, forwards and backwards, within; None if there is none.
+    """Compute a stem. Rows computed within read it, and on leaving, their gradients go back through it.
 
     Args:
         model: The model without its head, attending as `attention` says.
+        tokens: None is computed for none.
     """
     if not tokens:
         yield None
@@ -70,17 +77,12 @@ def continuing(model: Any, tokens: Tokens) -> Iterator[Stem | None]:
         past_key_values=recorder,
         use_cache=False,
     )
-    computed = recorder.memory
-    detached = {
-        layer: (keys.detach().requires_grad_(keys.requires_grad), values.detach().requires_grad_(values.requires_grad))
-        for layer, (keys, values) in computed.items()
-    }
-    yield Stem(detached)
+    computed = [part for pair in recorder.take() for part in pair]
+    # In float32, so that what rows add to the gradients is not rounded one by one.
+    leaves = [part.detach().float().requires_grad_(part.requires_grad) for part in computed]
+    yield Stem(list(zip(leaves[::2], leaves[1::2], strict=True)))
     learned = [
-        (tensor, leaf.grad)
-        for layer in computed
-        for tensor, leaf in zip(computed[layer], detached[layer], strict=True)
-        if leaf.grad is not None
+        (part, leaf.grad.to(part.dtype)) for part, leaf in zip(computed, leaves, strict=True) if leaf.grad is not None
     ]
     if learned:
-        torch.autograd.backward([tensor for tensor, _ in learned], [gradient for _, gradient in learned])
+        torch.autograd.backward([part for part, _ in learned], [gradient for _, gradient in learned])
