@@ -66,7 +66,7 @@ def trl(repeats: int, dtype: str, *, checkpointing: bool) -> dict[str, float]:
     prompts = [tokenizer.decode(tokenizer(text)["input_ids"][: W1.prompt_tokens]) for text in prompts]
     assert all(len(tokenizer(text)["input_ids"]) == W1.prompt_tokens for text in prompts)
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):  # type: ignore[misc]  # TRL's base class is untyped
         """Seconds of each step."""
 
         def __init__(self) -> None:

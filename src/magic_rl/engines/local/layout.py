@@ -85,7 +85,7 @@ class _Block:
     Attributes:
         parts: Places in the row of each completion's tokens.
         places: The same side by side, shape (N, Sc).
-        asking: The same among the row's queries.
+        asking: The same counted among the row's queries, which known tokens have none of.
         owners: Number of each one's prompt, shape (N,).
         lengths: Tokens of each one's prompt, shape (N,).
     """
@@ -136,11 +136,11 @@ def _of_similar_length(completions: Sequence[tuple[int, Sequence[int]]]) -> list
 
 def _causal(queries: Tensor, keys: Tensor, window: int | None) -> Tensor | None:
     """Mask (Lq, Lk) of causal attention of the last tokens within a window; None if that is the plain triangle."""
-    asking, size = queries.shape[2], keys.shape[2]
-    if asking == size and (window is None or window >= size):
+    count, size = queries.shape[2], keys.shape[2]
+    if count == size and (window is None or window >= size):
         return None
     places = torch.arange(size, device=keys.device)
-    back = places[size - asking :, None] - places
+    back = places[size - count :, None] - places
     return back >= 0 if window is None else (back >= 0) & (back < window)
 
 

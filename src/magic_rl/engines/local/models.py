@@ -197,7 +197,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Pa
     try:
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
-    except Exception as error:
+    except Exception as error:  # raised again, whatever it is
         # The writers of safetensors and tokenizers report a full disk, too, but not as an OSError.
         if "No space left" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error

@@ -2,7 +2,8 @@
 
 Rows read the stem's keys and values in place of its tokens. Each row's backward pass leaves its share of their
 gradients here, and one pass through the stem carries the sum of them on: the gradients of one long row, in the memory
-of the stem and one short row.
+of the stem and one short row. A cache of transformers' own would keep what each row appends, and append twice where a
+layer's activations are computed again.
 """
 
 from __future__ import annotations
