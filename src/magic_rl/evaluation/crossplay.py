@@ -151,7 +151,8 @@ def summarise(cells: Sequence[Sequence[Cell]], attackers: Sequence[int | None]) 
 def _held_out(setup: Setup) -> list[Seed]:
     limit = setup.config.evaluation.max_seeds or None
     labels: tuple[Label, ...] = ("harmful", "benign")
-    return [seed for label in labels for seed in [s for s in setup.split.held_out if s.label == label][:limit]]
+    side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation
+    return [seed for label in labels for seed in [s for s in side if s.label == label][:limit]]
 
 
 def _spread_out(seeds: Sequence[Seed], share: float) -> list[Seed]:
