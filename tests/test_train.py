@@ -27,6 +27,10 @@ LONGER = [
     "defender.sft.steps=2",
     "store.checkpoint_every=2",
     "defender.seeds_per_step=3",
+    "learning.baseline=label",
+    "learning.epochs=2",
+    "learning.minibatches=2",
+    "learning.target.compliance=start",
 ]
 
 
