@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from magic_rl.config import load_config
+from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.metrics import Rate, mean_interval, paired_difference
@@ -64,7 +65,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
         raise UserError(f"{run.path}: no players saved yet; `magic-rl resume {run.path}` goes on training")
     attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
     setup = prepare(config)
-    seeds = _held_out(setup)
+    seeds = held_out_seeds(setup)
     inner = _spread_out(seeds, config.evaluation.inner_share)
     outer = ({*attackers[:2], attackers[-1]}, {defenders[0], defenders[-1]})  # those that the table compares
 
@@ -73,7 +74,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     formats: list[Rate | None] = []
     for attacker in attackers:
         rewriter = None if attacker is None else _player(run, setup, "attacker", attacker)
-        attacked = _attacks(setup, seeds if attacker in outer[0] else inner, rewriter)
+        attacked = open_attacks(setup, seeds if attacker in outer[0] else inner, rewriter)
         boards.append((rewriter, attacked))
         formats.append(None if rewriter is None else Rate.of(e.turns[-1].well_formed for e in attacked))
         if formats[-1]:
@@ -84,7 +85,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     columns = []
     for defender in defenders:
         player = _player(run, setup, "defender", defender)
-        columns.append(_cells(setup, boards if defender in outer[1] else fewer, player))
+        columns.append(answered_by(setup, boards if defender in outer[1] else fewer, player))
         for attacker, cell in zip(attackers, columns[-1], strict=True):
             shown = {"asr": _rate(cell.escaped).rate, "compliance": _rate(cell.answered).rate}
             view.step({"attacker": _attacker_name(attacker), "defender": _defender_name(defender), **shown}, {})
@@ -148,7 +149,8 @@ def summarise(cells: Sequence[Sequence[Cell]], attackers: Sequence[int | None]) 
     }
 
 
-def _held_out(setup: Setup) -> list[Seed]:
+def held_out_seeds(setup: Setup) -> list[Seed]:
+    """The seeds that are evaluated on, harmful ones first."""
     limit = setup.config.evaluation.max_seeds or None
     labels: tuple[Label, ...] = ("harmful", "benign")
     return [seed for label in labels for seed in [s for s in setup.split.held_out if s.label == label][:limit]]
@@ -159,20 +161,31 @@ def _spread_out(seeds: Sequence[Seed], share: float) -> list[Seed]:
     return [seeds[int(place / share)] for place in range(math.ceil(len(seeds) * share))]
 
 
-def _attacks(setup: Setup, seeds: Sequence[Seed], attacker: Player | None) -> list[Episode]:
-    """Every held-out seed as one attacker first rewrites it, as open episodes."""
+def open_attacks(
+    setup: Setup,
+    seeds: Sequence[Seed],
+    attacker: Player | None,
+    n: int | None = None,
+    purpose: str = "evaluation attack",
+) -> list[Episode]:
+    """Every seed as one attacker first rewrites it, as open episodes, those of a seed side by side.
+
+    Args:
+        n: Attacks per seed; None is as many as `evaluation.attacks_per_seed` says.
+        purpose: Of the random draws.
+    """
     config = setup.config
     return attack(
         [Episode(seed, (), index) for index, seed in enumerate(seeds)],
         attacker,
         setup.prompts,
-        1 if attacker is None else config.evaluation.attacks_per_seed,
-        derive(config.seed, 0, "evaluation attack"),
+        1 if attacker is None else n or config.evaluation.attacks_per_seed,
+        derive(config.seed, 0, purpose),
         multi_turn=config.game.turns > 1,
     )
 
 
-def _cells(setup: Setup, boards: Sequence[Board], defender: Player) -> list[Cell]:
+def answered_by(setup: Setup, boards: Sequence[Board], defender: Player) -> list[Cell]:
     """One defender's replies to the attacks of every attacker."""
     config = setup.config
     boards = list(boards)
@@ -234,13 +247,17 @@ def _replies(cells: Sequence[Cell]) -> dict[str, Any]:
 
 def _player(run: RunDirectory, setup: Setup, role: Role, number: int) -> Player:
     """A saved player, speaking as `evaluation` says."""
+    return evaluated(setup, role, setup.engines[role].load(run.player(role, number), f"{role}-{number}"))
+
+
+def evaluated(setup: Setup, role: Role, policy: Policy) -> Player:
+    """A policy in a role's seat, speaking as `evaluation` says."""
     config = setup.config
     if role == "attacker":
         sampling = SamplingParams(config.attacker.sampling.max_tokens, config.evaluation.attacker_temperature)
     else:
         sampling = SamplingParams(config.evaluation.max_reply_tokens, config.evaluation.temperature)
-    saved = setup.engines[role].load(run.player(role, number), f"{role}-{number}")
-    return setup.player(role, saved, sampling=sampling)
+    return setup.player(role, policy, sampling=sampling)
 
 
 def _rate(outcomes: Sequence[bool | None]) -> Rate:
