@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from magic_rl.evaluation.metrics import Estimate
+
 _Z = float(norm.ppf(0.975))
 
 Count = tuple[int, int]  # of one seed: attacks that succeeded, attacks that were judged
@@ -38,19 +40,6 @@ class SeedRate:
     def as_dict(self) -> dict[str, float | int]:
         """For JSON: `{"rate", "n", "low", "high"}`, as `Rate.as_dict`."""
         return {"rate": self.rate, "n": self.n, "low": self.low, "high": self.high}
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """One rate divided by another over the same seeds, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON: `{"value", "low", "high"}`."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def best_of(counts: Sequence[Count], k: int) -> SeedRate:
@@ -93,7 +82,7 @@ def seed_rate(values: Sequence[float], draws: int = 1) -> SeedRate:
     return SeedRate(p, n, min(low, p), max(high, p))
 
 
-def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> Ratio | None:
+def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> Estimate | None:
     """`one` / `other`, both means over the same seeds.
 
     The interval is MOVER-R (Donner and Zou 2012, Statistical Methods in Medical Research 21:347–359): the limits of
@@ -126,7 +115,7 @@ def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> 
     a = product - rho * (top.high - top.rate) * (bottom.rate - bottom.low)
     high = (a + math.sqrt(max(0.0, a * a - c * d))) / d
     value = top.rate / bottom.rate
-    return Ratio(value, min(low, value), max(high, value))
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> float:

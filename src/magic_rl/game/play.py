@@ -46,6 +46,7 @@ def play(
     run_seed: int,
     step: int,
     plain_share: float = 0.0,
+    draw: int = 0,
 ) -> list[Episode]:
     """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
 
@@ -55,6 +56,7 @@ def play(
     Args:
         attacker: None plays the seeds as they are.
         plain_share: Share of the seeds that open as they are, evenly spread over the list.
+        draw: Which of the step's batches of seeds this is; each has random draws of its own.
 
     Returns:
         P * group episodes, those of a group side by side.
@@ -69,8 +71,10 @@ def play(
         plain = [episode for episode in running if turn == 0 and episode.group in opens_plain]
         rewritten = [episode for episode in running if turn or episode.group not in opens_plain]
         running = attack(plain, None, prompts, attacks, 0)
-        running += attack(rewritten, attacker, prompts, attacks, derive(run_seed, step, "attack", turn), turns > 1)
-        running = reply(running, defender, prompts, replies, derive(run_seed, step, "reply", turn))
+        running += attack(
+            rewritten, attacker, prompts, attacks, derive(run_seed, step, "attack", turn + turns * draw), turns > 1
+        )
+        running = reply(running, defender, prompts, replies, derive(run_seed, step, "reply", turn + turns * draw))
         episodes = sorted(ended + running, key=lambda episode: episode.group)
     return episodes
 

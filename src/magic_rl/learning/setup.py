@@ -121,7 +121,9 @@ def prepare(config: Config) -> Setup:
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
     """
     prompts = load_prompts(config.game.prompts)
-    split = split_by_category(load_seeds(config.data), config.data.held_out_categories)
+    split = split_by_category(
+        load_seeds(config.data), config.data.held_out_categories, config.data.validation_categories
+    )
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = make_judge(config)  # first, as a key that is not set costs no waiting
     return Setup(config, prompts, split, judge, _engines(config, roles))

@@ -20,6 +20,7 @@ from magic_rl.learning.coevolve import GameStep, Step, coevolve
 from magic_rl.learning.interrupt import Interrupt
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
+from magic_rl.learning.target import OperatingPoint
 from magic_rl.store.run import Checkpoint, RunDirectory
 from magic_rl.types import Role
 
@@ -51,28 +52,31 @@ class Position:
         number: Optimiser steps taken over all stages.
         stage_step: Steps taken in a supervised stage.
         schedule: Whose turn it is; None before the game begins.
+        target: The defender's operating point; None before the game begins, or if none is held.
     """
 
     stage: Stage = "sft_attacker"
     number: int = 0
     stage_step: int = 0
     schedule: Schedule | None = None
+    target: OperatingPoint | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON value that `from_dict` reads back."""
-        schedule = self.schedule.as_dict() if self.schedule else None
         return {
             "stage": self.stage,
             "number": self.number,
             "stage_step": self.stage_step,
-            "schedule": schedule,
+            "schedule": self.schedule.as_dict() if self.schedule else None,
+            "target": self.target.as_dict() if self.target else None,
         }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Position:
         """What `as_dict` wrote."""
         schedule = Schedule.from_dict(state["schedule"]) if state["schedule"] else None
-        return cls(state["stage"], state["number"], state["stage_step"], schedule)
+        target = OperatingPoint.from_dict(state["target"]) if state.get("target") else None
+        return cls(state["stage"], state["number"], state["stage_step"], schedule, target)
 
 
 def start(config: Config, directory: Path, view: View) -> RunDirectory:
@@ -146,7 +150,14 @@ class _Training:
                 self._setup.load_learners({n: self._run.player(r, 0) for n, r in self._setup.roles_by_name().items()})
                 position = replace(position, stage="play", stage_step=0)
             self._setup.load_references({role: self._run.player(role, 0) for role in self._setup.roles()})
-            self._play(position.number, position.schedule or Schedule.start(self._setup.config.game.schedule))
+            if position.schedule is None:
+                config = self._setup.config
+                position = replace(
+                    position,
+                    schedule=Schedule.start(config.game.schedule),
+                    target=OperatingPoint.start(config.learning.target),
+                )
+            self._play(position)
 
     def _supervise(self, role: Role, position: Position) -> Position:
         config = self._setup.config
@@ -171,18 +182,19 @@ class _Training:
                 break
         return position
 
-    def _play(self, number: int, schedule: Schedule) -> None:
-        config = self._setup.config
+    def _play(self, position: Position) -> None:
+        config, schedule = self._setup.config, position.schedule
+        assert schedule is not None  # noqa: S101 - the game has begun
         bounds = config.game.schedule
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(self._setup.table(), config, schedule, number):
+        for step in coevolve(self._setup.table(), config, schedule, position.number, position.target):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)
             schedule = step.schedule
             stage: Stage = "done" if schedule.over(bounds) else "play"
-            self._record(step, Position(stage, step.number, 0, schedule), save=round_over)
+            self._record(step, Position(stage, step.number, 0, schedule, step.target), save=round_over)
             if self._interrupt.asked:
                 return
 
