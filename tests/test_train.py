@@ -19,6 +19,7 @@ from magic_rl.errors import UserError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.learning.train import is_complete, resume, start
 from magic_rl.store.run import RunDirectory
+from magic_rl.types import Exchange, Verdict
 
 LONGER = [
     "game.schedule.rounds=2",
@@ -35,12 +36,16 @@ class Silent:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.steps: list[Mapping[str, Any]] = []
+        self.exchanges: list[tuple[Exchange, Verdict]] = []
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         pass
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         self.steps.append(metrics)
+
+    def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
+        self.exchanges.append((exchange, verdict))
 
     def note(self, text: str) -> None:
         self.notes.append(text)

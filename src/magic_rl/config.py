@@ -258,7 +258,8 @@ class TargetConfig(_Node):
         description="rate (0-1) of benign requests that the defender goes on answering; 'start': what it answers at "
         "its first step; 'off': rewards weigh as they are (paper)",
     )
-    rate: PositiveFloat = Field(4.0, description="change of the multiplier's logarithm per step and unit of the gap")
+    gain: NonNegativeFloat = Field(8.0, description="the multiplier's logarithm per unit of the present gap")
+    rate: NonNegativeFloat = Field(0.5, description="and what it keeps of each step's gap, per unit")
     max_multiplier: float = Field(
         8.0, gt=1, description="benign requests weigh at most so many times as much, or as little"
     )

@@ -98,14 +98,14 @@ class Setup:
 
     def examples(self, role: Role) -> Sequence[Example]:
         """What a role's supervised stage learns: the configured file, or made from the training seeds."""
-        given = _settings(self.config, role).sft.examples
-        if given:
-            return read_examples(Path(given))
+        stage = _settings(self.config, role).sft
+        if stage.examples:
+            return read_examples(Path(stage.examples))
         pool = self.pool()
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
         base = self.player("defender", self.engines["defender"].base())
-        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed)
+        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch)
 
     def pool(self) -> list[PoolEntry]:
         """The attack pool: the configured file, or written offline for the training seeds."""

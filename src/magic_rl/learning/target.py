@@ -3,7 +3,9 @@
 Rewards of fixed weight leave it to chance where on its trade-off between safety and helpfulness a defender ends. Here
 helpfulness is a constraint instead: a Lagrange multiplier weighs what is learned from benign requests against what is
 learned from harmful ones, and rises from step to step while measured compliance is below its target (Safe RLHF, Dai et
-al. 2023, arXiv 2310.12773, with the roles of the two exchanged).
+al. 2023, arXiv 2310.12773, with the roles of the two exchanged). A multiplier that only sums up past gaps swings around
+its target, as the policy sums up too; the present gap is added to it (PID Lagrangian, Stooke et al. 2020, arXiv
+2007.03964).
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ class OperatingPoint:
     Attributes:
         compliance: Rate of benign requests answered that is to be held; None until that of the start is measured.
         multiplier: λ, the weight of a benign request relative to a harmful one.
+        integral: What past gaps between target and measured compliance have added to the multiplier's logarithm.
     """
 
     compliance: float | None = None
     multiplier: float = 1.0
+    integral: float = 0.0
 
     @classmethod
     def start(cls, config: TargetConfig) -> Self | None:
@@ -44,7 +48,7 @@ class OperatingPoint:
     def advance(self, measured: float | None, config: TargetConfig) -> Self:
         """The operating point after a step of the defender.
 
-        The multiplier is adapted in its logarithm (mirror ascent on the dual), so it stays positive.
+        The multiplier is adapted in its logarithm, so it stays positive.
 
         Args:
             measured: Rate of the step's benign requests that were answered; None if none could be judged.
@@ -52,9 +56,10 @@ class OperatingPoint:
         if measured is None:
             return self
         target = measured if self.compliance is None else self.compliance
-        bound = math.log(config.max_multiplier)
-        moved = math.log(self.multiplier) + config.rate * (target - measured)
-        return replace(self, compliance=target, multiplier=math.exp(min(bound, max(-bound, moved))))
+        gap, bound = target - measured, math.log(config.max_multiplier)
+        integral = min(bound, max(-bound, self.integral + config.rate * gap))
+        logarithm = min(bound, max(-bound, integral + config.gain * gap))
+        return replace(self, compliance=target, multiplier=math.exp(logarithm), integral=integral)
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON value that `from_dict` reads back."""

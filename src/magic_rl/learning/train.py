@@ -15,14 +15,16 @@ from typing import Any, Literal, Protocol
 
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
+from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
 from magic_rl.learning.interrupt import Interrupt
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
+from magic_rl.rng import derive
 from magic_rl.store.run import Checkpoint, RunDirectory
-from magic_rl.types import Role
+from magic_rl.types import Episode, Exchange, Role, Verdict
 
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
 
@@ -36,6 +38,10 @@ class View(Protocol):
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """A step was taken."""
+        ...
+
+    def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
+        """An attack and the reply to it, so that whoever watches sees what the numbers are about."""
         ...
 
     def note(self, text: str) -> None:
@@ -139,6 +145,7 @@ class _Training:
                 position = self._supervise("attacker", position)
                 if self._interrupt.asked:
                     return
+                self._show_first_attack()
                 position = replace(position, stage="warmup_defender", stage_step=0)
             if position.stage == "warmup_defender":
                 position = self._supervise("defender", position)
@@ -182,6 +189,18 @@ class _Training:
                 break
         return position
 
+    def _show_first_attack(self) -> None:
+        """Let the attacker rewrite one harmful seed for the untrained defender, long before the game begins."""
+        setup = self._setup
+        if "attacker" not in setup.learners:
+            return
+        seed = next(seed for seed in setup.split.train if seed.label == "harmful")
+        draw = derive(setup.config.seed, 0, "first attack")
+        opened = attack([Episode(seed, (), 0)], setup.player("attacker"), setup.prompts, 1, draw)
+        (episode,) = reply(opened, setup.player("defender"), setup.prompts, 1, draw, answer_cut_off=True)
+        shown = Exchange(seed, episode.attack, episode.reply)
+        self._view.exchange(shown, setup.judge.judge([shown])[0])
+
     def _play(self, position: Position) -> None:
         config, schedule = self._setup.config, position.schedule
         assert schedule is not None  # noqa: S101 - the game has begun
@@ -204,8 +223,22 @@ class _Training:
         if isinstance(step, GameStep):
             self._run.write_episodes(step.number, step.outcomes)
         self._view.step(step.metrics, step.timing)
+        if isinstance(step, GameStep):
+            self._show_exchange(step)
         if save or self._interrupt.asked or step.number % self._setup.config.store.checkpoint_every == 0:
             self._run.save_checkpoint(step.number, self._setup.learners_by_name(), position.as_dict())
+
+    def _show_exchange(self, step: GameStep) -> None:
+        """One judged exchange of the step, on a harmful and on a benign seed in turns."""
+        wanted = "benign" if step.number % 2 else "harmful"
+        judged = [
+            (outcome.episode, outcome.verdict)
+            for outcome in step.outcomes
+            if outcome.verdict and outcome.masked is None and outcome.episode.seed.label == wanted
+        ]
+        if judged:
+            episode, verdict = judged[step.number % len(judged)]
+            self._view.exchange(Exchange(episode.seed, episode.attack, episode.reply), verdict)
 
     def _save_players(self, number: int, step: int) -> None:
         for role in self._setup.roles():
