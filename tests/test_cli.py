@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "resume",
     "evaluate",
+    "attack",
     "report",
     "export",
     "models",
@@ -111,7 +112,7 @@ def test_a_run_directory_that_exists_is_one_line_and_is_left_alone(tmp_path: Pat
     assert (run / "thesis.txt").read_text() == "the only copy"
 
 
-@pytest.mark.parametrize("command", ["resume", "evaluate", "report", "export"])
+@pytest.mark.parametrize("command", ["resume", "evaluate", "attack", "report", "export"])
 def test_a_directory_that_holds_no_run_is_one_line(tmp_path: Path, command: str) -> None:
     extra = ["--out", str(tmp_path / "out")] if command == "export" else []
     for name in ("none", "."):

@@ -19,6 +19,10 @@ def test_what_a_row_samples_does_not_depend_on_its_batch(tiny_model: Path) -> No
     assert [[s.tokens for s in group] for group in together] == [[s.tokens for s in group] for group in apart]
 
 
+def test_no_prompts_give_no_samples(tiny_model: Path) -> None:
+    assert engine(tiny_model).base().sample([], 2, SamplingParams(max_tokens=4), seed=1) == []
+
+
 def test_waiting_prompts_take_the_places_of_those_that_are_done(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from magic_rl import __version__
+from magic_rl.cli.attack import attack
 from magic_rl.cli.bench import bench
 from magic_rl.cli.data import data
 from magic_rl.cli.evaluate import evaluate
@@ -60,7 +61,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: [bold]magic-rl train configs/demo.toml --run runs/demo[/bold]",
 )
-for _command in (init, train, resume, evaluate, report, export, bench, version):
+for _command in (init, train, resume, evaluate, attack, report, export, bench, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")

@@ -29,6 +29,8 @@ _TITLES = {
     "play": "co-evolution",
     "attack": "attacks for evaluation",
     "evaluate": "evaluation",
+    "exploit_start": "fresh attacker, starting defender",
+    "exploit_trained": "fresh attacker, trained defender",
 }
 # Metric, name on screen, how to write it.
 _SHOWN = (

@@ -6,14 +6,11 @@ the step's number, arrives at the numbers it would have arrived at.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import platform
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 from magic_rl.config import Config, dump_config, load_config
@@ -21,6 +18,7 @@ from magic_rl.errors import UserError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
+from magic_rl.learning.interrupt import Interrupt
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
@@ -133,7 +131,7 @@ class _Training:
 
     def __init__(self, run: RunDirectory, setup: Setup, view: View) -> None:
         self._run, self._setup, self._view = run, setup, view
-        self._stop = False
+        self._interrupt = Interrupt(view.note)
 
     def run(self, checkpoint: Checkpoint | None) -> None:
         """Train from a checkpoint, or from the beginning."""
@@ -142,16 +140,16 @@ class _Training:
             position = Position.from_dict(checkpoint.state)
             self._setup.load_learners({name: checkpoint.policy(name) for name in self._setup.learners_by_name()})
             self._view.note(f"resuming after step {position.number}")
-        with self._interruptible():
+        with self._interrupt.heeded(f"magic-rl resume {self._run.path}"):
             if position.stage == "sft_attacker":
                 position = self._supervise("attacker", position)
-                if self._stop:
+                if self._interrupt.asked:
                     return
                 self._show_first_attack()
                 position = replace(position, stage="warmup_defender", stage_step=0)
             if position.stage == "warmup_defender":
                 position = self._supervise("defender", position)
-                if self._stop:
+                if self._interrupt.asked:
                     return
                 self._save_players(0, position.number)
                 # The game begins with fresh optimiser states: moments of the supervised gradients, which are
@@ -187,7 +185,7 @@ class _Training:
         ):
             position = replace(position, number=step.number, stage_step=position.stage_step + 1)
             self._record(step, position)
-            if self._stop:
+            if self._interrupt.asked:
                 break
         return position
 
@@ -216,7 +214,7 @@ class _Training:
             schedule = step.schedule
             stage: Stage = "done" if schedule.over(bounds) else "play"
             self._record(step, Position(stage, step.number, 0, schedule, step.target), save=round_over)
-            if self._stop:
+            if self._interrupt.asked:
                 return
 
     def _record(self, step: Step, position: Position, *, save: bool = False) -> None:
@@ -227,7 +225,7 @@ class _Training:
         self._view.step(step.metrics, step.timing)
         if isinstance(step, GameStep):
             self._show_exchange(step)
-        if save or self._stop or step.number % self._setup.config.store.checkpoint_every == 0:
+        if save or self._interrupt.asked or step.number % self._setup.config.store.checkpoint_every == 0:
             self._run.save_checkpoint(step.number, self._setup.learners_by_name(), position.as_dict())
 
     def _show_exchange(self, step: GameStep) -> None:
@@ -245,25 +243,6 @@ class _Training:
     def _save_players(self, number: int, step: int) -> None:
         for role in self._setup.roles():
             self._run.save_player(role, number, self._setup.learners[role].snapshot(f"{role}-{number}"), step)
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C and a polite kill let the step finish and save; a second one stops at once."""
-
-        def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-            self._view.note("finishing this step, then saving; press Ctrl-C again to stop at once")
-
-        before = {sign: signal.signal(sign, ask_to_stop) for sign in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
-        if self._stop:
-            self._view.note(f"stopped; go on with `magic-rl resume {self._run.path}`")
 
 
 def versions() -> dict[str, str]:

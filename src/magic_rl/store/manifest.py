@@ -66,6 +66,15 @@ def read_about(directory: Path) -> dict[str, Any]:
     return _read(directory)[0]
 
 
+def fingerprint(directory: Path) -> str:
+    """One hash that stands for all that a sealed directory holds, without reading its files.
+
+    Raises:
+        CorruptedError: If the manifest is missing or changed.
+    """
+    return _hash_json(_read(directory))
+
+
 def _read(directory: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         document = json.loads((directory / _NAME).read_bytes())

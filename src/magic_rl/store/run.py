@@ -10,6 +10,7 @@ killed at any instant opens again as it was after its last complete checkpoint (
     players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
     evaluation.json  summary.json     written by evaluation: every pair; what the table says
     failures.json                     held-out exchanges that escaped or were refused
+    attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
 """
 
 from __future__ import annotations
@@ -125,6 +126,22 @@ class RunDirectory:
         if not (path / "config.toml").is_file():
             raise UserError(f"{path}: holds no run (no config.toml); start one with `magic-rl train`")
         return cls(path, keep=keep)
+
+    def part(self, name: str) -> RunDirectory:
+        """A directory inside this run that keeps rows, episodes and checkpoints as a run does; made if missing.
+
+        It has no config, so no command takes it for a run. Whoever writes it holds the lock of this run.
+
+        Args:
+            name: Its path in the run.
+        """
+        part = RunDirectory(self.path / name, keep=self._keep)
+        for folder in (part._episodes, part._checkpoints, part._players):
+            with atomic.writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            atomic.clean(folder)
+        atomic.clean(part.path)
+        return part
 
     @property
     def config_text(self) -> str:

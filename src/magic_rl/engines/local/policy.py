@@ -43,6 +43,8 @@ class LocalPolicy:
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
         """See `Policy.sample`."""
+        if not prompts:  # every attack of a step may have been cut off, so that none is left to answer
+            return []
         with self._engine.merged(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
             rows = self._engine.config.rows_per_batch

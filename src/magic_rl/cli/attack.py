@@ -1,0 +1,60 @@
+"""`magic-rl attack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magic_rl.cli.attack_table import attack_table
+from magic_rl.cli.options import Run
+
+
+def attack(
+    run: Run,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Steps the attacker learns for; as many as in the game if not given."),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", min=1, help="Measure every K steps too, not only before the first and after the last."
+        ),
+    ] = None,
+    attacker_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER_RUN",
+            help="Take the SFT start and the settings of this run's attacker: for runs without one, such as no-game.",
+        ),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Start over, removing the attacks of before.")] = False,
+) -> None:
+    """Let a fresh attacker learn against the frozen defender, at the start and trained, and print its success.
+
+    The attacker starts from the run's SFT attacker and learns by the run's own settings. Writes attack.json into the
+    run; the attackers stay under attacks/. Ctrl-C finishes the step and saves; the same command goes on from there.
+
+    Examples:
+
+      magic-rl attack runs/demo --every 3
+
+      magic-rl attack runs/no-game --attacker-from runs/demo
+    """
+    from magic_rl.cli.view import make_view
+    from magic_rl.evaluation.exploit import exploit, forget, make_plan
+    from magic_rl.store.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    source = RunDirectory.open(attacker_from) if attacker_from else None
+    with directory.lock():
+        plan = make_plan(directory, steps=steps, every=every, source=source, again=again)
+        if again:
+            forget(directory)
+        with make_view() as view:
+            result = exploit(directory, plan, view)
+    if result is None:
+        raise typer.Exit(130)
+    typer.echo(attack_table(result))

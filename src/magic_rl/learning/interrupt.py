@@ -1,0 +1,44 @@
+"""Stopping a long command politely: Ctrl-C lets the step finish and save, a second one stops at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+class Interrupt:
+    """Whether the user has asked to stop.
+
+    Attributes:
+        asked: True from the first Ctrl-C or SIGTERM on; whoever takes steps looks at it after each.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        """Args: note: Tells the user what will happen."""
+        self.asked = False
+        self._note = note
+
+    @contextlib.contextmanager
+    def heeded(self, go_on: str) -> Iterator[None]:
+        """Within the block signals ask to stop; a second one raises KeyboardInterrupt.
+
+        Args:
+            go_on: The command that goes on with the work.
+        """
+
+        def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+            self._note("finishing this step, then saving; press Ctrl-C again to stop at once")
+
+        before = {sign: signal.signal(sign, ask_to_stop) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
+        if self.asked:
+            self._note(f"stopped; go on with `{go_on}`")
