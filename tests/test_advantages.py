@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -108,16 +109,16 @@ def test_more_updates_on_the_same_samples_get_further_until_clipped() -> None:
     once = refuses(duel(), {})
     assert refuses(duel(), {"epochs": 2, "minibatches": 2}) > once + 0.05
     steps, _ = played(duel(), tree(epochs=8, clip_low=0.05, clip_high=0.05))
-    assert any(step.metrics["clip_fraction"] > 0 for step in steps)  # type: ignore[operator] - a number there
+    assert {step.metrics["clip_fraction"] for step in steps} != {0.0}
     free, _ = played(duel(), tree())
-    assert all(step.metrics["clip_fraction"] == 0 for step in free)  # on-policy: the ratio is 1
+    assert {step.metrics["clip_fraction"] for step in free} == {0.0}  # on-policy: the ratio is 1
 
 
 def test_dynamic_sampling_fills_the_step_with_groups_that_teach() -> None:
     plain, _ = played(duel(), tree())
     dynamic, _ = played(duel(), tree(dynamic_sampling=4))
     assert {step.metrics["episodes"] for step in plain} == {16}
-    assert all(16 < int(step.metrics["episodes"] or 0) <= 80 for step in dynamic)
+    assert all(16 < len(step.outcomes) <= 80 for step in dynamic)
     assert refuses(duel(), {"dynamic_sampling": 4}) > refuses(duel(), {}) + 0.03
     groups = [outcome.episode.group for outcome in dynamic[0].outcomes]
     assert groups == sorted(groups)
@@ -145,7 +146,7 @@ def complies(target: dict[str, Any]) -> float:
         "schedule": {"rounds": 1, "defender_steps": 90, "attacker_steps": 0},
     }
     steps, _ = played(shared_wording(), settings)
-    return float(np.mean([step.metrics["compliance"] for step in steps[45:]]))
+    return fmean(float(step.metrics["compliance"] or 0) for step in steps[45:])
 
 
 def test_fixed_weights_drift_to_one_end_and_a_target_is_held() -> None:
