@@ -22,6 +22,7 @@ from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
 from magic_rl.learning.advantages import group_advantages
 from magic_rl.learning.datums import build_datums
+from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.summary import outcome_metrics, sampled_tokens
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
@@ -36,6 +37,7 @@ class Table:
         attacker: None when seeds are played as they are.
         learners: The policies that learn; one and the same object for both roles in self-play.
         references: π_ref of each role, for the KL term.
+        opponents: Past versions that the learner meets too; None: only the other player as it is.
     """
 
     attacker: Player | None
@@ -45,6 +47,7 @@ class Table:
     judge: Judge
     seeds: Sequence[Seed]
     prompts: Prompts
+    opponents: Opponents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
             run_seed=config.seed,
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,
+            opponents=table.opponents.draw(schedule, len(seeds), number) if table.opponents else (),
         )
         outcomes = judge_episodes(episodes, table.judge, config)
         sampled = time.monotonic()

@@ -20,6 +20,7 @@ from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
+from magic_rl.learning.opponents import PAYOFFS_FILE
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.store.run import Checkpoint, RunDirectory
@@ -53,28 +54,31 @@ class Position:
         number: Optimiser steps taken over all stages.
         stage_step: Steps taken in a supervised stage.
         schedule: Whose turn it is; None before the game begins.
+        payoffs: Of versions of the players against each other, see `Opponents.payoffs`; None without such opponents.
     """
 
     stage: Stage = "sft_attacker"
     number: int = 0
     stage_step: int = 0
     schedule: Schedule | None = None
+    payoffs: Sequence[Mapping[str, Any]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON value that `from_dict` reads back."""
         schedule = self.schedule.as_dict() if self.schedule else None
-        return {
+        state = {
             "stage": self.stage,
             "number": self.number,
             "stage_step": self.stage_step,
             "schedule": schedule,
         }
+        return state if self.payoffs is None else {**state, "payoffs": list(self.payoffs)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Position:
         """What `as_dict` wrote."""
         schedule = Schedule.from_dict(state["schedule"]) if state["schedule"] else None
-        return cls(state["stage"], state["number"], state["stage_step"], schedule)
+        return cls(state["stage"], state["number"], state["stage_step"], schedule, state.get("payoffs"))
 
 
 def start(config: Config, directory: Path, view: View) -> RunDirectory:
@@ -148,7 +152,7 @@ class _Training:
                 self._setup.load_learners({n: self._run.player(r, 0) for n, r in self._setup.roles_by_name().items()})
                 position = replace(position, stage="play", stage_step=0)
             self._setup.load_references({role: self._run.player(role, 0) for role in self._setup.roles()})
-            self._play(position.number, position.schedule or Schedule.start(self._setup.config.game.schedule))
+            self._play(position)
 
     def _supervise(self, role: Role, position: Position) -> Position:
         config = self._setup.config
@@ -173,18 +177,29 @@ class _Training:
                 break
         return position
 
-    def _play(self, number: int, schedule: Schedule) -> None:
+    def _play(self, position: Position) -> None:
         config = self._setup.config
         bounds = config.game.schedule
+        schedule = position.schedule or Schedule.start(bounds)
+        table = self._setup.table()
+        opponents = table.opponents
+        if opponents:
+            rounds = range(schedule.round)
+            saved = {role: [self._run.player(role, number) for number in rounds] for role in self._setup.roles()}
+            versions = {role: [self._setup.version(role, path) for path in paths] for role, paths in saved.items()}
+            opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(self._setup.table(), config, schedule, number):
+        for step in coevolve(table, config, schedule, position.number):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)
+                if opponents and (summary := opponents.close_round(schedule.round)):
+                    self._run.write_json(PAYOFFS_FILE, summary)
             schedule = step.schedule
             stage: Stage = "done" if schedule.over(bounds) else "play"
-            self._record(step, Position(stage, step.number, 0, schedule), save=round_over)
+            payoffs = opponents.payoffs() if opponents else None
+            self._record(step, Position(stage, step.number, 0, schedule, payoffs), save=round_over)
             if self._stop:
                 return
 
@@ -223,5 +238,5 @@ class _Training:
 
 def versions() -> dict[str, str]:
     """Versions of everything that may change a number."""
-    names = ("magic-rl", "torch", "transformers", "peft", "safetensors", "numpy")
+    names = ("magic-rl", "torch", "transformers", "peft", "safetensors", "numpy", "scipy")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
