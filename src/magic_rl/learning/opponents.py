@@ -1,9 +1,9 @@
 """Whom the learner meets: a mixture of the other player's versions in place of its latest one (METHOD §11).
 
-A version is a read-only copy of a player: number 0 as the game began, number r as round r left it. `uniform` draws from
-all of them alike; `nash` draws from the opponent's share of the equilibrium of the game whose moves are the versions. The
-payoffs of that game are estimated by play, each pair of versions once; what a pair is played on depends on the versions
-alone, so it does not matter when that happens.
+A version is a read-only copy of a player: number 0 as the game began, number r as round r left it. `uniform` draws
+each of them equally often; `nash` draws from the opponent's side of the equilibrium of the game whose moves are the
+versions. The payoffs of that game are estimated by playing each pair of versions once, on seeds and with random numbers
+that depend on the versions alone, so it does not matter when that happens.
 """
 
 from __future__ import annotations
