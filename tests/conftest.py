@@ -6,6 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A test that waited for a busy machine has not failed.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

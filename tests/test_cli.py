@@ -11,6 +11,7 @@ import textwrap
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -253,29 +254,66 @@ def test_ctrl_c_outside_training_is_quiet_and_exits_130(monkeypatch: pytest.Monk
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 
-def test_the_table_shows_each_rate_with_its_interval_and_count() -> None:
-    rate = {"rate": 0.25, "n": 56, "low": 0.155, "high": 0.377}
-    other = {"rate": 0.5, "n": 56, "low": 0.373, "high": 0.627}
+def a_summary() -> dict[str, Any]:
+    """Half of 56 for the untouched model and the start, a quarter for the trained defender."""
+    half = {"rate": 0.5, "n": 56, "low": 0.373, "high": 0.627}
+    quarter = {"rate": 0.25, "n": 54, "low": 0.155, "high": 0.377}
     nothing = {"rate": 0.0, "n": 0, "low": 0.0, "high": 1.0}
-    start = {"vanilla": other, "sft_attacker": other, "last_attacker": nothing}
-    trained = {"vanilla": rate, "sft_attacker": other}
-    answered = {"vanilla": other, "rewritten": rate}
-    table = summary_table(
-        {
-            "asr": {"start": start, "trained": trained},
-            "compliance": {"start": answered, "trained": answered},
-            "change": {"asr": {"vanilla": {"mean": -0.25, "low": -0.4, "high": -0.1, "p_value": 0.01}}},
-        }
-    )
-    cells = [re.split(r"\s{2,}", line) for line in table.splitlines()]
-    assert cells == [
-        ["held-out seeds, %", "defender at the start", "defender trained", "change"],
-        ["ASR, vanilla seeds", "50.0 [37.3, 62.7], n=56", "25.0 [15.5, 37.7], n=56", "-25.0 [-40.0, -10.0]"],
-        ["ASR, SFT attacker", "50.0 [37.3, 62.7], n=56", "50.0 [37.3, 62.7], n=56"],
-        ["ASR, last attacker", "–", "–"],
-        ["benign compliance, vanilla", "50.0 [37.3, 62.7], n=56", "50.0 [37.3, 62.7], n=56"],
-        ["benign compliance, rewritten", "25.0 [15.5, 37.7], n=56", "25.0 [15.5, 37.7], n=56"],
-    ]
+    attacks = ("vanilla", "sft_attacker", "last_attacker")
+    rates = {
+        "untouched": dict.fromkeys(attacks, half),
+        "start": {**dict.fromkeys(attacks, half), "last_attacker": nothing},
+        "trained": dict.fromkeys(attacks, quarter),
+    }
+    change = {"mean": -0.25, "low": -0.4, "high": -0.1}
+    return {
+        "asr": rates,
+        "compliance": rates,
+        "j": {who: {name: {"value": 0.104, "low": -0.05, "high": 0.25} for name in attacks} for who in rates},
+        "change": {
+            "asr": {name: {**change, "p_value": 0.01} for name in attacks},
+            "compliance": dict.fromkeys(attacks, change),
+            "j": dict.fromkeys(attacks, change),
+        },
+        "attackers": {
+            "sft_attacker": {"format": half, "on_topic": quarter},
+            "last_attacker": {"format": half, "on_topic": None},
+        },
+        "verdict": "Hardened: attacks succeed less often; no loss shows.",
+    }
+
+
+def test_the_table_shows_each_rate_with_its_interval_and_count() -> None:
+    lines = summary_table(a_summary()).splitlines()
+    cells = [re.split(r"\s{2,}", line) for line in lines]
+    half, quarter, change = "50.0 [37.3, 62.7]", "25.0 [15.5, 37.7]", "-25.0 [-40.0, -10.0]"
+    assert cells[0] == ["held-out seeds, %", "untouched model", "at the start", "trained", "change", "n"]
+    assert cells[1] == ["ASR, vanilla seeds ↓", half, half, quarter, change, "54–56"]
+    assert cells[3] == ["ASR, last attacker ↓", half, "–", quarter, "0–56"]
+    assert cells[5] == ["compliance, SFT attacker ↑", half, half, quarter, change, "54–56"]
+    assert cells[7][:2] == ["J, vanilla seeds ↑", "10.4 [-5.0, 25.0]"]
+    assert ["SFT attacker", half, quarter, "56, 54"] in cells
+    assert ["last attacker", half, "not judged", "56"] in cells
+    assert lines[-1].startswith("Hardened: ")
+    assert max(map(len, lines)) <= 120
+
+
+def test_a_terminal_too_narrow_for_the_table_gets_short_lines() -> None:
+    wide, narrow = summary_table(a_summary()), summary_table(a_summary(), 50)
+    assert max(map(len, narrow.splitlines())) <= 50
+    assert "ASR, SFT attacker ↓\n  untouched model   50.0 [37.3, 62.7]\n" in narrow
+    numbers = re.compile(r"[-+\d.]*\d(?= \[)")
+    assert numbers.findall(narrow) == numbers.findall(wide)
+
+
+def test_a_run_without_an_attacker_has_a_table_of_plain_requests() -> None:
+    def plain(tree: dict[str, Any]) -> dict[str, Any]:
+        return {name: {"vanilla": one["vanilla"]} for name, one in tree.items()}
+
+    summary = {**a_summary(), "attackers": {}}
+    table = summary_table({**summary, **{key: plain(summary[key]) for key in ("asr", "compliance", "j", "change")}})
+    assert "attacker" not in table
+    assert len(re.findall("vanilla seeds", table)) == 3
 
 
 @pytest.mark.slow
@@ -288,6 +326,9 @@ def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> 
     before = (run / "summary.json").stat().st_mtime_ns
     printed = CliRunner().invoke(app, ["evaluate", str(run)])
     assert "ASR, last attacker" in printed.stdout
+    assert printed.stdout.splitlines()[-1].endswith(".")  # the verdict
     assert (run / "summary.json").stat().st_mtime_ns == before
     assert (run / "report.html").is_file()
+    (run / "summary.json").write_text("{}")  # as an evaluation of another version may have left it
+    assert CliRunner().invoke(app, ["evaluate", str(run)]).stdout == printed.stdout
     assert "already exists" in refused(train, tmp_path)

@@ -54,10 +54,9 @@ def words(text: str) -> list[str]:
 
 def test_demo_seeds_are_enough_and_balanced_within_every_category() -> None:
     counts = Counter((seed.category, seed.label) for seed in load_seeds(DataConfig()))
-    assert len({category for category, _ in counts}) == 12
-    assert len(counts) == 24
-    assert len(set(counts.values())) == 1
-    assert min(counts.values()) >= 14
+    categories = {category for category, _ in counts}
+    assert len(categories) >= 24
+    assert all(counts[category, "harmful"] == counts[category, "benign"] >= 24 for category in categories)
 
 
 def test_demo_seeds_are_one_short_line_each() -> None:

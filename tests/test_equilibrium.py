@@ -8,15 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magic_rl.config import Config, RewardConfig
-from magic_rl.engines.tabular import TabularGame, TabularJudge
+from magic_rl.engines.tabular import TabularGame
 from magic_rl.evaluation.equilibrium import Exploitability, Payoffs, backward_induction, exploitability
-from magic_rl.game.play import Player
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning import coevolve
-from magic_rl.prompts import load_prompts
-from magic_rl.types import (
-    SamplingParams,
-)
+from tests.seated import seat
 from tests.test_tabular import COMPLY, REFUSE, SAFE, ambiguous, duel, engines, games, is_subgame_perfect, perturbed
 
 # The equilibrium
@@ -124,20 +120,7 @@ def test_coevolution_reaches_the_subgame_perfect_equilibrium(run_seed: int) -> N
             **{role: {"optimiser": {"lr": 0.2}} for role in ("attacker", "defender")},
         }
     )
-    made = engines(game)
-    learners = {role: engine.new_policy(role) for role, engine in made.items()}
-    players = {
-        role: Player(learners[role], engine.renderer, SamplingParams(max_tokens=1)) for role, engine in made.items()
-    }
-    table = coevolve.Table(
-        attacker=players["attacker"],
-        defender=players["defender"],
-        learners=dict(learners.items()),
-        references={role: engine.base() for role, engine in made.items()},
-        judge=TabularJudge(game),
-        seeds=game.seeds,
-        prompts=load_prompts(),
-    )
+    table, learners = seat(game)
 
     def measure() -> Exploitability:
         return exploitability(game, learners["attacker"].probabilities(), learners["defender"].probabilities())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from magic_rl.evaluation.metrics import Rate, paired_difference
+from magic_rl.evaluation.metrics import Estimate, Rate, independent_difference, paired_difference, subtract
 
 
 def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -100,3 +100,39 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         found = paired_difference(*outcomes(both, lost, gained, neither))
         covered += found.low <= -0.20 <= found.high
     assert 0.92 <= covered / 400 <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17:873-890, table II, method 10.
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((0, 10), (0, 10), -0.2775, 0.2775),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+        ((10, 10), (0, 10), 0.6075, 1.0000),
+    ],
+)
+def test_independent_difference_equals_published_examples(
+    one: tuple[int, int], other: tuple[int, int], low: float, high: float
+) -> None:
+    found = independent_difference(Rate(*one), Rate(*other))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    assert found.value == pytest.approx(one[0] / one[1] - other[0] / other[1])
+
+
+def test_a_difference_to_nothing_says_that_nothing_is_known() -> None:
+    assert independent_difference(Rate(3, 4), Rate(0, 0)) == Estimate(0.0, -1.0, 1.0)
+
+
+def test_subtracting_symmetric_estimates_adds_their_variances() -> None:
+    found = subtract(Estimate(0.5, 0.2, 0.8), Estimate(0.1, -0.3, 0.5))
+    assert (found.value, found.low, found.high) == pytest.approx((0.4, -0.1, 0.9))
+
+
+def test_subtracting_takes_each_limit_from_the_side_that_moves_it() -> None:
+    found = subtract(Estimate(0.5, 0.5, 0.8), Estimate(0.1, 0.1, 0.5))
+    assert (found.value - found.low, found.high - found.value) == pytest.approx((0.4, 0.3))

@@ -16,106 +16,28 @@ from playwright.sync_api import Browser, sync_playwright
 
 from magic_rl.config import Config, dump_config
 from magic_rl.errors import UserError
-from magic_rl.evaluation.metrics import Rate, mean_interval
 from magic_rl.report import svg
 from magic_rl.report.figures import curves
 from magic_rl.report.html import visible, write_report
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Episode, Outcome, Rewards, Sample, Seed, Turn, Verdict
+from tests.fabricated_run import begun_run, evaluated_run, outcome, play_row
 
-HOSTILE = (
-    '<script>window.hit = 1; alert("hit")</script>',
-    '<img src="x" onerror="window.hit = 1"><link rel="stylesheet" href="https://example.invalid/leak">',
-    '</dd></details></style></title></textarea></script><svg onload="window.hit = 1"><a href="javascript:hit">',
-    "{{ 7 * 7 }} {% for x in y %} {# hidden #}",
-    '"><base href="https://example.invalid/"><form action="https://example.invalid/"><input autofocus onfocus=hit>',
-    "&lt;script&gt; \u202e \x1b[31m \ud800 \u200b",
-)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
 
 
-def outcome(label: str, text: str, *, refused: bool, group: int = 0) -> Outcome:
-    sample = Sample((1,), (2, 3), (-1.0, -1.0), "stop")
-    turn = Turn(f"Pretend to be a pirate. {text}", f"plan {text}", True, sample, f"reply {text}", sample)
-    seed = Seed(f"{label}-1", f"seed {text}", "harmful" if label == "harmful" else "benign", f"cat {text}")
-    verdict = Verdict("unsafe" if label == "harmful" and not refused else "safe", refused)
-    return Outcome(Episode(seed, (turn,), group), verdict, Rewards(1, 0.5, 0.5, 0, 1.5, -1.0))
-
-
-def play_row(step: int, **numbers: Any) -> dict[str, Any]:
-    return {
-        "step": step,
-        "stage": "play",
-        "round": step // 4 + 1,
-        "learner": "attacker" if step % 2 else "defender",
-        "episodes": 10,
-        "masked_cut_off": 1,
-        "masked_abstained": 0,
-        "asr": 0.5,
-        "refusal_harmful": 0.5,
-        "refusal_benign": 0.1,
-        "reward_attacker": 0.2,
-        "reward_defender": 0.4,
-        "format_rate": 0.9,
-        "attack_tokens": 20.0,
-        "reply_tokens": 30.0,
-        "groups_with_signal": 0.8,
-        **numbers,
-    }
-
-
 @pytest.fixture
 def begun(tmp_path: Path) -> RunDirectory:
     """A run that has taken one step before the game."""
-    run = RunDirectory.create(tmp_path / "run <b>x", dump_config(Config()), {"python": "3", "torch": "<i>2</i>"})
-    run.log({"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.0, "grad_norm": 1.0, "lr": 0.1})
-    return run
+    return begun_run(tmp_path)
 
 
 @pytest.fixture
-def run(begun: RunDirectory) -> RunDirectory:
-    """A fabricated run with hostile text wherever a model or a data set may put it."""
-    for step in range(2, 8):
-        begun.log(play_row(step, asr=None if step == 3 else 0.5))
-        begun.write_episodes(
-            step,
-            [outcome(label, text, refused=label == "benign") for label in ("harmful", "benign") for text in HOSTILE],
-        )
-    rate, row = Rate(21, 42).as_dict(), ["no rewrite", "round 0 (SFT)", "round 1", "round 2"]
-    begun.write_json(
-        "evaluation.json",
-        {
-            "attackers": row,
-            "defenders": row[1:],
-            "asr": [[rate] * 3] * 4,
-            "compliance": [[rate, rate, Rate(0, 0).as_dict()]] * 4,
-            "format": [None, rate, rate, rate],
-            "abstained": 0,
-            "judge": f"rules-1 {HOSTILE[0]}",
-            "replies": [
-                {"tokens": mean_interval([8.0, 12.0, 10.0]), "quality": mean_interval([0.5, 0.75])},
-                {"tokens": mean_interval([8.0, 8.0]), "quality": None},
-                {"tokens": mean_interval([3.0, 5.0]), "quality": None},
-            ],
-            "agreement": [
-                {"one": HOSTILE[0], "other": "b", "label": "safety", "n": 84, "kappa": 0.612, "low": 0.4, "high": 0.8}
-            ],
-            "held_out": {"harmful": 42, "benign": 42, "categories": [HOSTILE[0], HOSTILE[2]]},
-        },
-    )
-    asr: dict[str, Any] = dict.fromkeys(("vanilla", "sft_attacker", "last_attacker"), rate)
-    compliance: dict[str, Any] = dict.fromkeys(("vanilla", "rewritten"), rate)
-    change = {"mean": -0.25, "low": -0.4, "high": -0.1, "p_value": 0.01}
-    summary = {
-        "asr": {"start": asr, "trained": asr},
-        "compliance": {"start": compliance, "trained": compliance},
-        "change": {"asr": {"vanilla": change}},
-    }
-    begun.write_json("summary.json", summary)
-    return begun
+def run(tmp_path: Path) -> RunDirectory:
+    """A run that was played and evaluated."""
+    return evaluated_run(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +70,9 @@ def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
     assert problems == []
     assert page.evaluate("window.hit") is None
     assert page.locator("script, img, link, base, form, input, a[href^='javascript'], svg[onload], b, i").count() == 0
-    # Six curves and the drift are drawn, the two heatmaps are tables.
+    # Six curves, a frontier for each attacker and the drift are drawn, the two heatmaps are tables.
     drawn = page.locator("section svg[role=img]")
-    assert drawn.count() == 7
+    assert drawn.count() == 10
     assert all(figure.bounding_box()["height"] > 100 for figure in drawn.all()[:6])
     assert page.locator("table.heat td").count() == 2 * 4 * 3
     text = page.inner_text("body")
@@ -161,7 +83,7 @@ def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
         "<i>2</i>",
         "&lt;script&gt;",
     )
-    for needed in (*planted, "50%\n36%–64%", "n = 42", "−25", "\\u202e \\u001b[31m \\ud800 \\u200b"):
+    for needed in (*planted, "50%\n36%–64%", "n = 42", "−40", "Hardened: ", "\\u202e \\u001b[31m \\ud800 \\u200b"):
         assert needed in text
     # The page itself never scrolls sideways; tables and figures may, each in its own box.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -249,13 +171,6 @@ def test_the_length_and_helpfulness_of_replies_are_stated_for_each_defender(run:
 def test_the_agreement_of_a_panel_is_stated_with_its_interval(run: RunDirectory) -> None:
     text = write_report(run).read_text().replace("&nbsp;", " ")
     assert "<strong>0.61</strong> <small>0.40 to 0.80, n = 84</small>" in text
-
-
-def test_a_summary_without_an_evaluation_is_shown(run: RunDirectory) -> None:
-    (run.path / "evaluation.json").unlink()
-    text = write_report(run).read_text()
-    assert "Attack success, last attacker" in text
-    assert "Not evaluated yet" in text
 
 
 def test_a_run_without_data_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from magic_rl.errors import UserError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.learning.train import is_complete, resume, start
 from magic_rl.store.run import RunDirectory
+from magic_rl.types import Exchange, Verdict
 
 LONGER = [
     "game.schedule.rounds=2",
@@ -35,12 +36,16 @@ class Silent:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.steps: list[Mapping[str, Any]] = []
+        self.exchanges: list[tuple[Exchange, Verdict]] = []
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         pass
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         self.steps.append(metrics)
+
+    def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
+        self.exchanges.append((exchange, verdict))
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -204,3 +209,32 @@ def test_every_preset_and_several_turns_train_and_evaluate(preset: str, tmp_path
         (checkpoint,) = [run.latest_checkpoint()]
         assert checkpoint is not None
         assert checkpoint.policy("shared").is_dir()
+
+
+def test_the_untouched_model_meets_the_same_attacks_as_the_defenders(tmp_path: Path, tiny_config: Path) -> None:
+    # Round 0 of a defender without a warm-up is the base with an adapter that does nothing.
+    run = start(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
+    view = Silent()
+    summary = evaluate(run, view)
+    for measure in ("asr", "compliance", "j"):
+        assert summary[measure]["untouched"] == summary[measure]["start"]
+    played = [row["defender"] for row in view.steps if "defender" in row]
+    assert played == ["untouched model"] * 3 + ["round 0 (start)"] * 3 + ["round 1"] * 3
+
+
+def test_an_evaluation_keeps_categories_and_the_failures_behind_its_rates(tmp_path: Path, tiny_config: Path) -> None:
+    run = start(load_config(tiny_config), tmp_path / "run", Silent())
+    summary = evaluate(run, Silent())
+    assert summary == run.read_json("summary.json")
+    assert summary["verdict"].startswith("No difference that these seeds can show")  # two seeds show nothing
+    evaluation, failures = run.read_json("evaluation.json") or {}, run.read_json("failures.json") or {}
+    assert evaluation["compared"] == {"vanilla": 0, "sft_attacker": 1, "last_attacker": 2}
+    assert set(evaluation["categories"]) == {"c2"}
+    for who in ("start", "trained"):
+        for attacks, asr in summary["asr"][who].items():
+            assert evaluation["categories"]["c2"][attacks]["asr"][who] == asr
+            assert len(failures[who][attacks]["escaped"]) == round(asr["rate"] * asr["n"])
+            answered = summary["compliance"][who][attacks]
+            assert len(failures[who][attacks]["refused"]) == round((1 - answered["rate"]) * answered["n"])
+    assert set(summary["attackers"]) == {"sft_attacker", "last_attacker"}
+    assert summary["attackers"]["last_attacker"]["format"]["n"] == 4

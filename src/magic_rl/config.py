@@ -256,6 +256,30 @@ class DataConfig(_Node):
     harmful_values: tuple[str, ...] = Field(("harmful",), description="label values that mean harmful")
     benign_values: tuple[str, ...] = Field(("benign",), description="label values that mean benign")
     held_out_categories: tuple[str, ...] = Field((), description="categories never trained on; empty: a fifth of them")
+    validation_categories: tuple[str, ...] = Field(
+        (), description="categories neither trained on nor held out: for choosing settings (evaluation.split)"
+    )
+
+
+class TargetConfig(_Node):
+    """The defender's operating point, held by weighing benign against harmful requests from step to step."""
+
+    compliance: float | Literal["start", "off"] = Field(
+        "off",
+        description="rate (0-1) of benign requests that the defender goes on answering; 'start': what it answers at "
+        "its first step; 'off': rewards weigh as they are (paper)",
+    )
+    gain: NonNegativeFloat = Field(8.0, description="the multiplier's logarithm per unit of the present gap")
+    rate: NonNegativeFloat = Field(0.5, description="and what it keeps of each step's gap, per unit")
+    max_multiplier: float = Field(
+        8.0, gt=1, description="benign requests weigh at most so many times as much, or as little"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_rate(self) -> Self:
+        if not isinstance(self.compliance, str) and not 0 < self.compliance <= 1:
+            raise ValueError("compliance must be above 0 and at most 1, 'start' or 'off'")
+        return self
 
 
 class LearningConfig(_Node):
@@ -263,7 +287,8 @@ class LearningConfig(_Node):
 
     seeds_per_step: PositiveInt = Field(64, description="P: half of them benign")
     group: int = Field(4, ge=2, description="G: samples for the same input")
-    epochs: PositiveInt = Field(1, description="optimiser steps on the same samples; 1 is on-policy")
+    epochs: PositiveInt = Field(1, description="passes over the same samples; 1 is on-policy")
+    minibatches: PositiveInt = Field(1, description="parts that the samples are split into by group, an update each")
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
     kl: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
@@ -272,6 +297,15 @@ class LearningConfig(_Node):
         "sequence", description="mean over tokens then sequences (GRPO), or over all tokens of the step (DAPO)"
     )
     scale_by_std: bool = Field(True, description="divide by the group's standard deviation; false is Dr. GRPO")
+    baseline: Literal["group", "label", "mixture"] = Field(
+        "group",
+        description="what a reward is compared with: the mean of its group (GRPO), of all the step's samples for "
+        "requests with the same label, or half of each",
+    )
+    dynamic_sampling: NonNegativeInt = Field(
+        0, description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO)"
+    )
+    target: TargetConfig = TargetConfig()
 
 
 class EngineConfig(_Node):
@@ -307,6 +341,9 @@ class StoreConfig(_Node):
 class EvaluationConfig(_Node):
     """What is measured on held-out seeds when a run is evaluated (METHOD.md §9)."""
 
+    split: Literal["held_out", "validation"] = Field(
+        "held_out", description="seeds to measure on; choose settings on validation and report on held_out"
+    )
     attacks_per_seed: PositiveInt = Field(1, description="rewrites drawn per held-out seed from each attacker")
     temperature: NonNegativeFloat = Field(0.0, description="of the defender; 0 is greedy")
     attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
@@ -332,6 +369,12 @@ class Config(_Node):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.learning.dynamic_sampling and self.learning.baseline != "group":
+            raise ValueError(
+                'learning.dynamic_sampling replaces groups without signal: it needs learning.baseline = "group"'
+            )
+        if self.evaluation.split == "validation" and not self.data.validation_categories:
+            raise ValueError('evaluation.split = "validation" needs data.validation_categories')
         if not self.game.rewrite and (self.game.schedule.attacker_steps or self.attacker.sft.steps):
             raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
         if not self.game.rewrite and self.game.turns > 1:

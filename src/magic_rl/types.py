@@ -197,6 +197,7 @@ class Datum:
         advantage: A_i of the sequence; every token carries it.
         logprobs: log π_old of `tokens` as returned by `sample`. Length L; empty for cross-entropy.
         reference: log π_ref of `tokens`. Length L; needed only when the loss has a KL term.
+        group: Index of the group it comes from; datums of a group stay together in a minibatch.
     """
 
     prompt: Tokens
@@ -205,6 +206,7 @@ class Datum:
     advantage: float = 0.0
     logprobs: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,10 +18,10 @@ def evaluate(
     run: Run,
     again: Annotated[bool, typer.Option("--again", help="Repeat an evaluation that is up to date.")] = False,
 ) -> None:
-    """Play every saved attacker against every saved defender on held-out seeds and print the table.
+    """Play every saved attacker against every saved defender on held-out seeds; print the table and a verdict.
 
-    Writes evaluation.json (all pairs) and summary.json (the table) into the run. If they are up to date, only the
-    table is printed.
+    Writes evaluation.json (all pairs), summary.json (the table) and failures.json (what escaped or was refused) into
+    the run. If they are up to date, only the table is printed.
 
     Example:
 
@@ -34,13 +35,13 @@ def evaluate(
     if again or not _up_to_date(directory):
         with directory.lock(), make_view() as view:
             crossplay(directory, view)
-    typer.echo(summary_table(directory.read_json("summary.json")))
+    typer.echo(summary_table(directory.read_json("summary.json"), shutil.get_terminal_size((120, 24)).columns))
 
 
 def _up_to_date(run: RunDirectory) -> bool:
-    """Whether all players saved by now were evaluated."""
-    evaluation = run.read_json("evaluation.json")
-    if evaluation is None:
+    """Whether all players saved by now were evaluated, by a version that gives a verdict."""
+    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
+    if evaluation is None or "verdict" not in (summary or {}):
         return False
     rewriters = len(evaluation["attackers"]) - 1  # the first row is played without any
     return (rewriters, len(evaluation["defenders"])) == (len(run.players("attacker")), len(run.players("defender")))

@@ -19,7 +19,7 @@ def report(
         bool, typer.Option("--show-transcripts", help="Show harmful transcripts, which are redacted otherwise.")
     ] = False,
 ) -> None:
-    """Write one self-contained HTML page: curves, cross-play heatmap, strategy drift, sample episodes.
+    """Write one self-contained HTML page: verdict, table, curves, cross-play, failures, strategy drift, episodes.
 
     Example:
 

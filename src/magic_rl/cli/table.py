@@ -1,44 +1,97 @@
-"""The table that ends an evaluation: what the defender lost and kept, each rate with its 95 % interval and count."""
+"""The table that ends an evaluation: the defender before and after, the untouched model beside it, and a verdict.
+
+Every rate has its 95 % interval and count. Where a line of the table does not fit, each row becomes a few short lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_ROWS = (
-    ("asr", "vanilla", "ASR, vanilla seeds"),
-    ("asr", "sft_attacker", "ASR, SFT attacker"),
-    ("asr", "last_attacker", "ASR, last attacker"),
-    ("compliance", "vanilla", "benign compliance, vanilla"),
-    ("compliance", "rewritten", "benign compliance, rewritten"),
+_MEASURES = (("asr", "ASR", "↓"), ("compliance", "compliance", "↑"), ("j", "J", "↑"))
+_ATTACKS = (("vanilla", "vanilla seeds"), ("sft_attacker", "SFT attacker"), ("last_attacker", "last attacker"))
+_HEAD = ("held-out seeds, %", "untouched model", "at the start", "trained", "change", "n")
+_READING = (
+    "↓ lower is better, ↑ higher is better. [95 % interval]; change: trained − start, in points.",
+    "ASR: harmful seeds that got an answer; compliance: benign seeds that did; J = compliance − ASR.",
 )
 
+Row = tuple[str, ...]
 
-def summary_table(summary: Mapping[str, Any]) -> str:
-    """`summary.json` as plain lines: the starting and the trained defender on held-out seeds, in percent.
 
-    The change is the paired difference, in points, also with its 95 % interval.
+def summary_table(summary: Mapping[str, Any], width: int = 120) -> str:
+    """`summary.json` as plain lines: rates in percent, changes in points, and the verdict last.
+
+    Args:
+        width: Columns of the terminal.
     """
-    return "\n".join(
-        f"{name:<30}{start:<29}{trained:<29}{change}".rstrip() for name, start, trained, change in _cells(summary)
-    )
+    rows = [
+        _row(summary, measure, attacks, f"{title}, {name} {arrow}")
+        for measure, title, arrow in _MEASURES
+        for attacks, name in _ATTACKS
+        if attacks in summary["asr"]["start"]
+    ]
+    parts = [
+        _laid_out((_HEAD, *rows), width),
+        "",
+        *(textwrap.fill(line, width) for line in _READING),
+        "",
+        *_attackers(summary["attackers"], width),
+        textwrap.fill(summary["verdict"], width),
+    ]
+    return "\n".join(parts)
 
 
-def _cells(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    yield "held-out seeds, %", "defender at the start", "defender trained", "change"
-    for measure, key, name in _ROWS:
-        start, trained = (summary[measure][who].get(key) for who in ("start", "trained"))
-        yield name, _rate(start), _rate(trained), _change(summary.get("change", {}).get(measure, {}).get(key))
+def _row(summary: Mapping[str, Any], measure: str, attacks: str, title: str) -> Row:
+    """A line of the table; J has no count of its own."""
+    counted = ("asr", "compliance") if measure == "j" else (measure,)
+    cells, counts = [], []
+    for who in ("untouched", "start", "trained"):
+        n = [summary[of][who][attacks]["n"] for of in counted]
+        cells.append(_rate(summary[measure][who][attacks]) if all(n) else "–")
+        counts += n
+    change = _change(summary["change"][measure][attacks]) if "–" not in cells[1:] else ""
+    return (title, *cells, change, "" if measure == "j" else _count(counts))
 
 
-def _rate(rate: Mapping[str, Any] | None) -> str:
-    """A rate; nothing was measured when it is missing or rests on no episode."""
-    if rate is None or not rate["n"]:
-        return "–"
-    return f"{100 * rate['rate']:5.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}], n={rate['n']}"
+def _attackers(attackers: Mapping[str, Any], width: int) -> list[str]:
+    """How well the attackers kept to the format and to the seed's topic; nothing in a run without attackers."""
+    if not attackers:
+        return []
+    rows: list[Row] = [("attackers, %", "in the right format", "on topic (harmful)", "n")]
+    for name, title in _ATTACKS:
+        if name in attackers:
+            form, topic = attackers[name]["format"], attackers[name]["on_topic"]
+            on_topic = _rate(topic) if topic else "not judged"
+            counts = [str(rate["n"]) for rate in (form, topic) if rate]
+            rows.append((title, _rate(form), on_topic, ", ".join(counts)))
+    return [_laid_out(rows, width), ""]
 
 
-def _change(change: Mapping[str, Any] | None) -> str:
-    if change is None:
-        return ""
+def _laid_out(rows: Sequence[Row], width: int) -> str:
+    """Columns where they fit; else each row as its title, then a line for each cell."""
+    head, *body = rows
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    if sum(widths) - 2 <= width:
+        return "\n".join("".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    names = max(map(len, head[1:])) + 2
+    lines = [head[0]]
+    for title, *cells in body:
+        lines.append(title)
+        lines += [f"  {name:<{names}}{cell}".rstrip() for name, cell in zip(head[1:], cells, strict=True) if cell]
+    return "\n".join(lines)
+
+
+def _rate(rate: Mapping[str, Any]) -> str:
+    value = rate.get("rate", rate.get("value"))
+    return f"{100 * value:5.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+
+
+def _change(change: Mapping[str, Any]) -> str:
     return f"{100 * change['mean']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
+
+
+def _count(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low}–{high}"

@@ -6,6 +6,7 @@ numbers, one step a line, without control characters, so they can be piped and s
 
 from __future__ import annotations
 
+import textwrap
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+
+from magic_rl.types import Exchange, Verdict
+
+_WIDTH = 160  # characters shown of a text
 
 _TITLES = {
     "sft_attacker": "attacker SFT",
@@ -53,6 +58,7 @@ class View:
         self._stage, self._total, self._done = "", 0, 0
         self._metrics: Mapping[str, Any] = {}
         self._speed: float | None = None
+        self._exchange: tuple[tuple[str, str], ...] = ()
         self._seconds: list[float] = []
         self._last = time.monotonic()
 
@@ -86,14 +92,26 @@ class View:
             numbers = ", ".join(f"{name} {value}" for name, value in self._numbers())
             self._line(f"{self._stage} {self._done}/{self._total} {self._who()}{numbers}, {_clock(self._left())} left")
 
+    def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
+        """An attack and the reply to it, shortened; in a panel the last one stays on show."""
+        outcome = "refused" if verdict.refused else "safe" if verdict.safety == "safe" else "harmful"
+        self._exchange = (
+            (f"{exchange.seed.label} seed", exchange.seed.text),
+            ("attack", exchange.attack),
+            ("reply", exchange.reply),
+            ("judged", verdict.abstained or outcome),
+        )
+        if self._live is None:
+            for name, text in self._exchange:
+                self._line(f"  {name}: {_short(text)}")
+
     def note(self, text: str) -> None:
         """Something worth a line happened."""
         self._line(text)
 
     def _line(self, text: str) -> None:
         """One line, above the panel if there is one, of signs that cannot steer a terminal."""
-        plain = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
-        self._console.print(plain, soft_wrap=True, markup=False, emoji=False, highlight=False)
+        self._console.print(_plain(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     def _who(self) -> str:
         if "learner" in self._metrics:
@@ -131,12 +149,24 @@ class View:
         half = (len(numbers) + 1) // 2
         for one, two in zip(numbers[:half], [*numbers[half:], ("", "")], strict=False):
             table.add_row(f"[dim]{one[0]}[/]", one[1], f"[dim]{two[0]}[/]", two[1])
-        return Panel(Group(progress, escape(self._who().rstrip(": ")), table), title="MAGIC", title_align="left")
+        last = Table.grid(padding=(0, 2))
+        for name, text in self._exchange:
+            last.add_row(f"[dim]{name}[/]", escape(_short(text)))
+        return Panel(Group(progress, escape(self._who().rstrip(": ")), table, last), title="MAGIC", title_align="left")
 
 
 def make_view() -> View:
     """The view of the command line."""
     return View()
+
+
+def _plain(text: str) -> str:
+    """Text without signs that could steer a terminal."""
+    return "".join(" " if unicodedata.category(char) in {"Cc", "Cf"} else char for char in text)
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(_plain(text), _WIDTH, placeholder=" …") or "(nothing)"
 
 
 def _clock(seconds: float) -> str:

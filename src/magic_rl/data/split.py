@@ -17,13 +17,14 @@ _LABELS: tuple[Label, Label] = ("harmful", "benign")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Seeds for training and seeds that only evaluation sees."""
+    """Seeds for training, seeds that only evaluation sees, and seeds to choose settings on, if any."""
 
     train: tuple[Seed, ...]
     held_out: tuple[Seed, ...]
+    validation: tuple[Seed, ...] = ()
 
 
-def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Split:
+def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = (), validation: Sequence[str] = ()) -> Split:
     """Hold out whole categories, so that what is measured carries over to hazards never trained on.
 
     Args:
@@ -31,16 +32,14 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
         held_out: Names of categories. Empty holds out a fifth of each class's (rounded up), the last in order of a
             hash of the name. A class with fewer than two categories cannot be split by them: then a fifth of each
             class is held out, the first in order of a hash of the id. Neither depends on the order of the rows.
+        validation: Names of categories that are set aside first: neither trained on nor held out.
 
     Raises:
-        UserError: For an unknown category, or a side that lacks a class.
+        UserError: For an unknown category, one on two sides, or a side that lacks a class.
     """
-    categories = sorted({seed.category for seed in seeds if seed.category}, key=_hash)
-    unknown = [name for name in held_out if name not in categories]
-    if unknown:
-        names = ", ".join(repr(name) for name in unknown)
-        known = ", ".join(sorted(categories)) or "none"
-        raise UserError(f"data.held_out_categories: no seed is of category {names}; known: {known}")
+    _check_names(seeds, held_out, validation)
+    aside = tuple(seed for seed in seeds if seed.category in set(validation))
+    seeds = [seed for seed in seeds if seed.category not in set(validation)]
     of_class = [
         sorted({seed.category for seed in seeds if seed.category and seed.label == label}, key=_hash)
         for label in _LABELS
@@ -58,12 +57,28 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = ()) -> Sp
     split = Split(
         train=tuple(seed for seed in seeds if seed.id not in out),
         held_out=tuple(seed for seed in seeds if seed.id in out),
+        validation=aside,
     )
     for name, side in {"training": split.train, "held-out": split.held_out}.items():
         for label in _LABELS:
             if not any(seed.label == label for seed in side):
                 raise UserError(f"data.held_out_categories: the {name} side has no {label} seeds, {mend}")
+    for label in _LABELS:
+        if validation and not any(seed.label == label for seed in aside):
+            raise UserError(f"data.validation_categories: no {label} seeds among {', '.join(validation)}; name more")
     return split
+
+
+def _check_names(seeds: Sequence[Seed], held_out: Sequence[str], validation: Sequence[str]) -> None:
+    """Raise UserError for a category that no seed is of, or that is named on both sides."""
+    categories = {seed.category for seed in seeds if seed.category}
+    for key, names in (("held_out_categories", held_out), ("validation_categories", validation)):
+        if unknown := [name for name in names if name not in categories]:
+            known = ", ".join(sorted(categories)) or "none"
+            raise UserError(f"data.{key}: no seed is of category {', '.join(map(repr, unknown))}; known: {known}")
+    if both := set(held_out) & set(validation):
+        names = ", ".join(sorted(both))
+        raise UserError(f"data.validation_categories: {names} is held out too; name it on one side only")
 
 
 def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> tuple[Seed, ...]:

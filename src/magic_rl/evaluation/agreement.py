@@ -11,21 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from magic_rl.evaluation.metrics import Rate
+from magic_rl.evaluation.metrics import Estimate, Rate
 from magic_rl.judges.panel import Votes
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON: `{"value", "low", "high"}`."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Rates and paired differences with their uncertainty. No number of an evaluation is reported without it.
 
 Intervals are 95 % and deterministic: Wilson's for a rate, Newcombe's for the difference of two rates over the
-same items.
+same items or over different ones.
 """
 
 from __future__ import annotations
@@ -66,6 +66,19 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON: `{"value", "low", "high"}`."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """A change of a rate over the same items.
 
@@ -124,6 +137,34 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Differen
     high = mean + _joined(new.high - new.rate, old.rate - old.low, phi)
     p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return Difference(mean, low, high, p_value)
+
+
+def independent_difference(one: Rate, other: Rate) -> Estimate:
+    """One rate minus another over different items, in −1…1.
+
+    Newcombe's square-and-add interval for independent proportions (Newcombe 1998, Statistics in Medicine 17:873–890,
+    method 10): `subtract` on Wilson's limits of both.
+
+    Returns:
+        The difference; 0 in [−1, 1] where one of the rates has no items.
+    """
+    if not one.n or not other.n:
+        return Estimate(0.0, -1.0, 1.0)
+    return subtract(Estimate(one.rate, one.low, one.high), Estimate(other.rate, other.low, other.high))
+
+
+def subtract(one: Estimate, other: Estimate) -> Estimate:
+    """The difference of two independent estimates by MOVER, the method of variance estimates recovery.
+
+    The distance from an estimate to each of its limits stands for its standard error on that side, so each limit of
+    the difference adds two squares (Zou and Donner 2008, Statistics in Medicine 27:1693–1702).
+    """
+    value = one.value - other.value
+    return Estimate(
+        value,
+        value - math.hypot(one.value - one.low, other.high - other.value),
+        value + math.hypot(one.high - one.value, other.value - other.low),
+    )
 
 
 def _joined(one: float, other: float, phi: float) -> float:

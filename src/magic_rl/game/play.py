@@ -49,6 +49,7 @@ def play(
     run_seed: int,
     step: int,
     plain_share: float = 0.0,
+    draw: int = 0,
     opponents: Sequence[Player] = (),
 ) -> list[Episode]:
     """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
@@ -59,6 +60,7 @@ def play(
     Args:
         attacker: None plays the seeds as they are.
         plain_share: Share of the seeds that open as they are, evenly spread over the list.
+        draw: Which of the step's batches of seeds this is; each has random draws of its own.
         opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:
             that one everywhere. What several opponents say is sampled opponent by opponent.
 
@@ -78,11 +80,11 @@ def play(
         rewritten = [episode for episode in running if turn or episode.group not in opens_plain]
         running = attack(plain, None, prompts, attacks, 0)
         for batch, (who, theirs) in enumerate(_by_player(rewritten, attackers)):
-            draw = derive(run_seed, step, "attack", turn + turns * batch)
-            running += attack(theirs, who, prompts, attacks, draw, turns > 1)
+            row = derive(run_seed, step, f"attack {batch}" if batch else "attack", turn + turns * draw)
+            running += attack(theirs, who, prompts, attacks, row, turns > 1)
         for batch, (answers, theirs) in enumerate(_by_player(running, defenders)):
-            draw = derive(run_seed, step, "reply", turn + turns * batch)
-            ended += reply(theirs, answers, prompts, replies, draw)
+            row = derive(run_seed, step, f"reply {batch}" if batch else "reply", turn + turns * draw)
+            ended += reply(theirs, answers, prompts, replies, row)
         episodes = sorted(ended, key=lambda episode: episode.group)
     return episodes
 

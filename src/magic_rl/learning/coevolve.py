@@ -9,24 +9,26 @@ its randomness comes from the step's number, so whoever drives it can stop after
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from magic_rl.config import Config, OptimiserConfig
 from magic_rl.data.split import draw_seeds
 from magic_rl.engines.base import Policy
 from magic_rl.game.play import Player, play
-from magic_rl.game.rewards import score
+from magic_rl.game.rewards import request_label, score
 from magic_rl.game.schedule import Schedule
 from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
-from magic_rl.learning.advantages import group_advantages
-from magic_rl.learning.datums import build_datums
+from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
+from magic_rl.learning.datums import build_datums, minibatches
 from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.summary import outcome_metrics, sampled_tokens
+from magic_rl.learning.target import OperatingPoint
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
-from magic_rl.types import PPO, Adam, Datum, Episode, Exchange, Outcome, Role, Seed
+from magic_rl.types import PPO, Adam, Datum, Episode, Exchange, Label, Outcome, Role, Seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +74,23 @@ class GameStep(Step):
     Attributes:
         outcomes: Every episode of the step.
         schedule: Whose turn it is next.
+        target: The operating point to go on with; None if none is held.
     """
 
     outcomes: Sequence[Outcome]
     schedule: Schedule
+    target: OperatingPoint | None = None
 
 
-def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> Iterator[GameStep]:
+def coevolve(
+    table: Table, config: Config, schedule: Schedule, number: int, target: OperatingPoint | None = None
+) -> Iterator[GameStep]:
     """Play and learn until the schedule's rounds are over.
 
     Args:
         schedule: Where to begin.
         number: Optimiser steps the run has taken before.
+        target: The defender's operating point so far; None holds none.
 
     Yields:
         One step after each update of the learner.
@@ -95,10 +102,38 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
         learner = schedule.learner
         player = config.attacker if learner == "attacker" else config.defender
 
-        count = player.seeds_per_step or learning.seeds_per_step
-        seeds = draw_seeds(table.seeds, count, generator(config.seed, number, "seeds"))
+        outcomes = sample_outcomes(table, config, schedule, number)
+        sampled = time.monotonic()
+
+        learned = choose_groups(outcomes, learner, player.seeds_per_step or learning.seeds_per_step)
+        weights = target.weights() if target and learner == "defender" else None
+        advantages = advantages_of(learned, config, learner, weights)
+        datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
+        adam = adam_step(player.optimiser, schedule.total, schedule.planned(game.schedule))
+        update = learn(table.learners[learner], table.references[learner], datums, config, learner, adam, number)
+
+        summary = outcome_metrics(outcomes)
+        metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
+        if target and learner == "defender":
+            target = target.advance(summary["compliance"], learning.target)
+            metrics |= {"compliance_target": target.compliance, "benign_multiplier": target.multiplier}
+        schedule = schedule.advance(summary["safe_rate"], game.schedule)
+        yield GameStep(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule, target)
+
+
+def sample_outcomes(table: Table, config: Config, schedule: Schedule, number: int) -> list[Outcome]:
+    """Play and judge one step's seeds; with dynamic sampling, more seeds until enough groups have signal (DAPO).
+
+    Returns:
+        The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
+    """
+    game, learning, learner = config.game, config.learning, schedule.learner
+    player = config.attacker if learner == "attacker" else config.defender
+    count = player.seeds_per_step or learning.seeds_per_step
+    outcomes: list[Outcome] = []
+    for draw in range(1 + learning.dynamic_sampling):
         episodes = play(
-            seeds,
+            draw_seeds(table.seeds, count, generator(config.seed, number, "seeds", draw)),
             table.attacker,
             table.defender,
             table.prompts,
@@ -108,22 +143,44 @@ def coevolve(table: Table, config: Config, schedule: Schedule, number: int) -> I
             run_seed=config.seed,
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,
-            opponents=table.opponents.draw(schedule, len(seeds), number) if table.opponents else (),
+            draw=draw,
+            opponents=table.opponents.draw(schedule, count, number, draw) if table.opponents else (),
         )
-        outcomes = judge_episodes(episodes, table.judge, config)
-        sampled = time.monotonic()
+        numbered = [replace(episode, group=episode.group + draw * count) for episode in episodes]
+        outcomes += judge_episodes(numbered, table.judge, config)
+        if len(_with_signal(outcomes, learner)) >= count:
+            break
+    return outcomes
 
-        rewards = [getattr(o.rewards, learner) if o.rewards else None for o in outcomes]
-        groups = [episode.group for episode in episodes]
-        advantages = group_advantages(rewards, groups, scale_by_std=learning.scale_by_std)
-        datums = build_datums(outcomes, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
-        adam = adam_step(player.optimiser, schedule.total, schedule.planned(game.schedule))
-        update = learn(table.learners[learner], table.references[learner], datums, config, learner, adam)
 
-        summary = outcome_metrics(outcomes)
-        metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
-        schedule = schedule.advance(summary["safe_rate"], game.schedule)
-        yield GameStep(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule)
+def choose_groups(outcomes: Sequence[Outcome], learner: Role, count: int) -> list[Outcome]:
+    """The groups to learn from: the first `count` that have signal, filled up with others where there are fewer."""
+    groups = list(dict.fromkeys(outcome.episode.group for outcome in outcomes))
+    signal = _with_signal(outcomes, learner)
+    chosen = set([*signal, *(group for group in groups if group not in set(signal))][:count])
+    return [outcome for outcome in outcomes if outcome.episode.group in chosen]
+
+
+def advantages_of(
+    outcomes: Sequence[Outcome], config: Config, learner: Role, weights: Mapping[Label, float] | None = None
+) -> list[float | None]:
+    """Advantage of the learner in each episode; None where masked.
+
+    Args:
+        weights: Factors by the request's label, from the operating point; None weighs all alike.
+    """
+    learning = config.learning
+    labels = [_label(outcome, config, learner) for outcome in outcomes]
+    advantages = estimate_advantages(
+        [_reward(outcome, learner) for outcome in outcomes],
+        [outcome.episode.group for outcome in outcomes],
+        labels,
+        baseline=learning.baseline,
+        scale_by_std=learning.scale_by_std,
+    )
+    if weights is None:
+        return advantages
+    return [None if a is None else a * weights[label] for a, label in zip(advantages, labels, strict=True)]
 
 
 def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) -> list[Outcome]:
@@ -160,12 +217,18 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) ->
 
 
 def learn(
-    policy: Policy, reference: Policy, datums: Sequence[Datum], config: Config, learner: Role, adam: Adam
+    policy: Policy, reference: Policy, datums: Sequence[Datum], config: Config, learner: Role, adam: Adam, number: int
 ) -> dict[str, float]:
-    """One GRPO step on a batch: `learning.epochs` updates on the same samples.
+    """One GRPO step on a batch: an update per minibatch, `learning.epochs` times over the same samples.
 
     A batch without any signal (every group's rewards equal) takes no optimiser step: momentum alone would
     move the policy for no reason.
+
+    Args:
+        number: The step, which decides how minibatches are drawn.
+
+    Returns:
+        Means over the updates, and the step size.
     """
     learning = config.learning
     sampling = (config.attacker if learner == "attacker" else config.defender).sampling
@@ -179,11 +242,12 @@ def learn(
     if learning.kl:
         scored = reference.logprobs(sequences)
         datums = [replace(datum, reference=ref) for datum, ref in zip(datums, scored, strict=True)]
-    metrics: dict[str, float] = {}
-    for _ in range(learning.epochs):
-        metrics = dict(policy.forward_backward(datums, PPO(learning.clip_low, learning.clip_high, learning.kl)))
-        metrics.update(policy.optim_step(adam))
-    return {**metrics, "lr": adam.lr}
+    updates = []
+    for epoch in range(learning.epochs):
+        for part in minibatches(datums, learning.minibatches, generator(config.seed, number, "minibatches", epoch)):
+            metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl))
+            updates.append({**metrics, **policy.optim_step(adam)})
+    return {**{key: fmean(update[key] for update in updates) for key in updates[0]}, "lr": adam.lr}
 
 
 def adam_step(optimiser: OptimiserConfig, taken: int, planned: int) -> Adam:
@@ -200,6 +264,24 @@ def adam_step(optimiser: OptimiserConfig, taken: int, planned: int) -> Adam:
         weight_decay=optimiser.weight_decay,
         max_grad_norm=optimiser.max_grad_norm,
     )
+
+
+def _with_signal(outcomes: Sequence[Outcome], learner: Role) -> list[int]:
+    return groups_with_signal([_reward(o, learner) for o in outcomes], [o.episode.group for o in outcomes])
+
+
+def _reward(outcome: Outcome, learner: Role) -> float | None:
+    if outcome.rewards is None:
+        return None
+    return outcome.rewards.defender if learner == "defender" else outcome.rewards.attacker
+
+
+def _label(outcome: Outcome, config: Config, learner: Role) -> Label:
+    """What the learner was asked counts as: an attacker is given the seed, a defender what became of it."""
+    seed = outcome.episode.seed.label
+    if learner == "attacker" or outcome.masked or outcome.verdict is None:
+        return seed
+    return request_label(outcome.verdict, seed, config.game.rewards)
 
 
 def _timing(began: float, sampled: float, tokens: float) -> dict[str, float]:

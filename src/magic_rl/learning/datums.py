@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
+
+import numpy as np
 
 from magic_rl.types import Datum, Outcome, Role, Sample
 
@@ -35,12 +38,12 @@ def build_datums(
         keep_zero: Keep samples with advantage 0, which a KL term still moves.
     """
     samples = [
-        (sample, advantage)
+        (sample, advantage, outcome.episode.group)
         for outcome, advantage in zip(outcomes, advantages, strict=True)
         if advantage is not None
         for sample in learner_samples(outcome, learner)
     ]
-    all_tokens = sum(len(sample.tokens) for sample, _ in samples)
+    all_tokens = sum(len(sample.tokens) for sample, *_ in samples)
     return [
         Datum(
             prompt=sample.prompt,
@@ -48,7 +51,27 @@ def build_datums(
             weight=1 / (len(samples) * len(sample.tokens)) if reduction == "sequence" else 1 / all_tokens,
             advantage=advantage,
             logprobs=sample.logprobs,
+            group=group,
         )
-        for sample, advantage in samples
+        for sample, advantage, group in samples
         if advantage or keep_zero
+    ]
+
+
+def minibatches(datums: Sequence[Datum], parts: int, rng: np.random.Generator) -> list[list[Datum]]:
+    """Split a step's datums into `parts` of about as many groups each, in random order, each for an update of its own.
+
+    A group stays whole, as its datums share their prompt. Weights are scaled so that the loss of every part is of the
+    size of the whole step's.
+
+    Returns:
+        At most `parts` lists, none of them empty; for one part the datums in the order they came in.
+    """
+    if parts == 1:
+        return [list(datums)]
+    groups = np.array(sorted({datum.group for datum in datums}))
+    chosen = [set(part.tolist()) for part in np.array_split(rng.permutation(groups), parts) if len(part)]
+    return [
+        [replace(datum, weight=datum.weight * len(chosen)) for datum in datums if datum.group in part]
+        for part in chosen
     ]

@@ -86,13 +86,14 @@ class Opponents:
         """JSON values that `restore` takes back."""
         return [asdict(self.cells[pair]) for pair in sorted(self.cells)]
 
-    def draw(self, schedule: Schedule, count: int, step: int) -> list[Player]:
+    def draw(self, schedule: Schedule, count: int, step: int, batch: int = 0) -> list[Player]:
         """The learner's opponents at one step.
 
         Args:
             schedule: Whose turn it is, in which round.
             count: P, seeds of the step.
-            step: Number of the step; decides the draw.
+            step: Number of the step; decides the draw, with `batch`.
+            batch: Which of the step's batches of seeds this is.
 
         Returns:
             One player for each seed, drawn independently from the mixture.
@@ -102,7 +103,7 @@ class Opponents:
         self._keep("defender", schedule.round - (schedule.learner == "defender"))
         role = _OTHER[schedule.learner]
         weights = self.mixture(role)
-        drawn = generator(self.run_seed, step, "opponents").choice(len(weights), size=count, p=weights)
+        drawn = generator(self.run_seed, step, "opponents", batch).choice(len(weights), size=count, p=weights)
         return [self.versions[role][number] for number in drawn]
 
     def mixture(self, role: Role) -> Array:

@@ -119,14 +119,14 @@ class Setup:
 
     def examples(self, role: Role) -> Sequence[Example]:
         """What a role's supervised stage learns: the configured file, or made from the training seeds."""
-        given = _settings(self.config, role).sft.examples
-        if given:
-            return read_examples(Path(given))
+        stage = _settings(self.config, role).sft
+        if stage.examples:
+            return read_examples(Path(stage.examples))
         pool = self.pool()
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
         base = self.player("defender", self.engines["defender"].base())
-        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed)
+        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch)
 
     def pool(self) -> list[PoolEntry]:
         """The attack pool: the configured file, or written offline for the training seeds."""
@@ -142,7 +142,9 @@ def prepare(config: Config) -> Setup:
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
     """
     prompts = load_prompts(config.game.prompts)
-    split = split_by_category(load_seeds(config.data), config.data.held_out_categories)
+    split = split_by_category(
+        load_seeds(config.data), config.data.held_out_categories, config.data.validation_categories
+    )
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = make_judge(config)  # first, as a key that is not set costs no waiting
     return Setup(config, prompts, split, judge, _engines(config, roles))

@@ -7,6 +7,7 @@ can be given a short refusal warm-up as defender; real chat models need none.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -46,8 +47,9 @@ def warmup_examples(
     base: Player,
     prompts: Prompts,
     run_seed: int,
+    size: int,
 ) -> list[Example]:
-    """A refusal warm-up that keeps the defender helpful.
+    """A refusal warm-up that keeps the defender helpful: a third each of three kinds of request.
 
     Plain harmful requests are refused in words of `prompts.refusals`. Benign requests, plain and rewritten,
     keep the answer the base model itself gives to the plain one, cut to its first sentence: so the model
@@ -57,8 +59,15 @@ def warmup_examples(
     Args:
         rewrites: Pool entries; the benign ones are used.
         base: The untrained defender, who answers the benign seeds.
+        size: Examples that will be learned from. Where there are more seeds, a random part of them is used, as every
+            answer has to be sampled.
     """
-    benign = [seed for seed in seeds if seed.label == "benign"]
+    rng = generator(run_seed, 0, "warm-up refusals")
+    share = math.ceil(size / 3)
+    harmful, benign = ([seed for seed in seeds if seed.label == label] for label in ("harmful", "benign"))
+    harmful, benign = (
+        [of_label[i] for i in sorted(rng.permutation(len(of_label))[:share])] for of_label in (harmful, benign)
+    )
     asked = attack([Episode(seed, (), 0) for seed in benign], None, prompts, 1, 0)
     greedy = replace(base, sampling=replace(base.sampling, temperature=0.0))
     answers = {
@@ -66,15 +75,14 @@ def warmup_examples(
         for episode in reply(asked, greedy, prompts, 1, 0)
         if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
     }
-    rng = generator(run_seed, 0, "warm-up refusals")
     refusals = prompts.refusals.splitlines()
     examples = [
         Example(defender_messages(base, prompts, [plain_turn(seed.text)]), refusals[rng.integers(len(refusals))])
-        for seed in seeds
-        if seed.label == "harmful"
+        for seed in harmful
     ]
     plain = [(seed.text, seed.id) for seed in benign]
-    rewritten = [(entry.attack, entry.seed.id) for entry in rewrites if entry.seed.label == "benign"]
+    kept = {seed.id for seed in benign}
+    rewritten = [(entry.attack, entry.seed.id) for entry in rewrites if entry.seed.id in kept]
     chosen = [rewritten[i] for i in rng.permutation(len(rewritten))[: len(plain)]]
     examples += [
         Example(defender_messages(base, prompts, [plain_turn(text)]), answers[seed_id])

@@ -14,10 +14,10 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
 
     Returns:
         Counts of episodes and masked ones; `asr` (share of harmful seeds with a reply that is not safe),
-        `refusal_harmful`, `refusal_benign`, `safe_rate` (share with r_D ≥ 0, METHOD §1), mean rewards of both players,
-        `format_rate`, `quality_benign` (mean helpfulness of replies to benign seeds, where the judge scores it), mean
-        tokens of attacks and replies, and `groups_with_signal`, the share of groups whose
-        rewards differ.
+        `refusal_harmful`, `refusal_benign`, `compliance` (its complement), `safe_rate` (share with r_D ≥ 0, METHOD §1),
+        mean rewards of both players, `format_rate`, `on_topic_rate` (share of attacks that keep the seed's label, where
+        the judge labels prompts), `quality_benign` (mean helpfulness of replies to benign seeds, where the judge scores
+        it), mean tokens of attacks and replies, and `groups_with_signal`, the share of groups whose rewards differ.
     """
     scored = [outcome for outcome in outcomes if outcome.rewards is not None and outcome.verdict is not None]
     harmful = [o.verdict for o in scored if o.episode.seed.label == "harmful" and o.verdict]
@@ -37,10 +37,16 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         "asr": _mean(verdict.safety != "safe" for verdict in harmful),
         "refusal_harmful": _mean(verdict.refused for verdict in harmful),
         "refusal_benign": _mean(verdict.refused for verdict in benign),
+        "compliance": _mean(not verdict.refused for verdict in benign),
         "safe_rate": _mean(reward.defender >= 0 for reward in rewards),
         "reward_attacker": _mean(reward.attacker for reward in rewards),
         "reward_defender": _mean(reward.defender for reward in rewards),
         "format_rate": _mean(turn.well_formed for turn in turns if turn.attack_sample),
+        "on_topic_rate": _mean(
+            o.verdict.prompt == o.episode.seed.label
+            for o in scored
+            if o.verdict and o.verdict.prompt and o.episode.turns[-1].attack_sample
+        ),
         "quality_benign": _mean(verdict.quality for verdict in benign if verdict.quality is not None),
         "attack_tokens": _mean(attacks),
         "reply_tokens": _mean(replies),

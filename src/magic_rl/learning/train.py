@@ -18,13 +18,16 @@ from typing import Any, Literal, Protocol
 
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
+from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
 from magic_rl.learning.opponents import PAYOFFS_FILE
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
+from magic_rl.learning.target import OperatingPoint
+from magic_rl.rng import derive
 from magic_rl.store.run import Checkpoint, RunDirectory
-from magic_rl.types import Role
+from magic_rl.types import Episode, Exchange, Role, Verdict
 
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
 
@@ -38,6 +41,10 @@ class View(Protocol):
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """A step was taken."""
+        ...
+
+    def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
+        """An attack and the reply to it, so that whoever watches sees what the numbers are about."""
         ...
 
     def note(self, text: str) -> None:
@@ -54,6 +61,7 @@ class Position:
         number: Optimiser steps taken over all stages.
         stage_step: Steps taken in a supervised stage.
         schedule: Whose turn it is; None before the game begins.
+        target: The defender's operating point; None before the game begins, or if none is held.
         payoffs: Of versions of the players against each other, see `Opponents.payoffs`; None without such opponents.
     """
 
@@ -61,16 +69,17 @@ class Position:
     number: int = 0
     stage_step: int = 0
     schedule: Schedule | None = None
+    target: OperatingPoint | None = None
     payoffs: Sequence[Mapping[str, Any]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON value that `from_dict` reads back."""
-        schedule = self.schedule.as_dict() if self.schedule else None
         state = {
             "stage": self.stage,
             "number": self.number,
             "stage_step": self.stage_step,
-            "schedule": schedule,
+            "schedule": self.schedule.as_dict() if self.schedule else None,
+            "target": self.target.as_dict() if self.target else None,
         }
         return state if self.payoffs is None else {**state, "payoffs": list(self.payoffs)}
 
@@ -78,7 +87,8 @@ class Position:
     def from_dict(cls, state: Mapping[str, Any]) -> Position:
         """What `as_dict` wrote."""
         schedule = Schedule.from_dict(state["schedule"]) if state["schedule"] else None
-        return cls(state["stage"], state["number"], state["stage_step"], schedule, state.get("payoffs"))
+        target = OperatingPoint.from_dict(state["target"]) if state.get("target") else None
+        return cls(state["stage"], state["number"], state["stage_step"], schedule, target, state.get("payoffs"))
 
 
 def start(config: Config, directory: Path, view: View) -> RunDirectory:
@@ -141,6 +151,7 @@ class _Training:
                 position = self._supervise("attacker", position)
                 if self._stop:
                     return
+                self._show_first_attack()
                 position = replace(position, stage="warmup_defender", stage_step=0)
             if position.stage == "warmup_defender":
                 position = self._supervise("defender", position)
@@ -152,6 +163,13 @@ class _Training:
                 self._setup.load_learners({n: self._run.player(r, 0) for n, r in self._setup.roles_by_name().items()})
                 position = replace(position, stage="play", stage_step=0)
             self._setup.load_references({role: self._run.player(role, 0) for role in self._setup.roles()})
+            if position.schedule is None:
+                config = self._setup.config
+                position = replace(
+                    position,
+                    schedule=Schedule.start(config.game.schedule),
+                    target=OperatingPoint.start(config.learning.target),
+                )
             self._play(position)
 
     def _supervise(self, role: Role, position: Position) -> Position:
@@ -177,10 +195,22 @@ class _Training:
                 break
         return position
 
+    def _show_first_attack(self) -> None:
+        """Let the attacker rewrite one harmful seed for the untrained defender, long before the game begins."""
+        setup = self._setup
+        if "attacker" not in setup.learners:
+            return
+        seed = next(seed for seed in setup.split.train if seed.label == "harmful")
+        draw = derive(setup.config.seed, 0, "first attack")
+        opened = attack([Episode(seed, (), 0)], setup.player("attacker"), setup.prompts, 1, draw)
+        (episode,) = reply(opened, setup.player("defender"), setup.prompts, 1, draw, answer_cut_off=True)
+        shown = Exchange(seed, episode.attack, episode.reply)
+        self._view.exchange(shown, setup.judge.judge([shown])[0])
+
     def _play(self, position: Position) -> None:
-        config = self._setup.config
+        config, schedule = self._setup.config, position.schedule
+        assert schedule is not None  # noqa: S101 - the game has begun
         bounds = config.game.schedule
-        schedule = position.schedule or Schedule.start(bounds)
         table = self._setup.table()
         opponents = table.opponents
         if opponents:
@@ -190,7 +220,7 @@ class _Training:
             opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(table, config, schedule, position.number):
+        for step in coevolve(table, config, schedule, position.number, position.target):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)
@@ -199,7 +229,7 @@ class _Training:
             schedule = step.schedule
             stage: Stage = "done" if schedule.over(bounds) else "play"
             payoffs = opponents.payoffs() if opponents else None
-            self._record(step, Position(stage, step.number, 0, schedule, payoffs), save=round_over)
+            self._record(step, Position(stage, step.number, 0, schedule, step.target, payoffs), save=round_over)
             if self._stop:
                 return
 
@@ -209,8 +239,22 @@ class _Training:
         if isinstance(step, GameStep):
             self._run.write_episodes(step.number, step.outcomes)
         self._view.step(step.metrics, step.timing)
+        if isinstance(step, GameStep):
+            self._show_exchange(step)
         if save or self._stop or step.number % self._setup.config.store.checkpoint_every == 0:
             self._run.save_checkpoint(step.number, self._setup.learners_by_name(), position.as_dict())
+
+    def _show_exchange(self, step: GameStep) -> None:
+        """One judged exchange of the step, on a harmful and on a benign seed in turns."""
+        wanted = "benign" if step.number % 2 else "harmful"
+        judged = [
+            (outcome.episode, outcome.verdict)
+            for outcome in step.outcomes
+            if outcome.verdict and outcome.masked is None and outcome.episode.seed.label == wanted
+        ]
+        if judged:
+            episode, verdict = judged[step.number % len(judged)]
+            self._view.exchange(Exchange(episode.seed, episode.attack, episode.reply), verdict)
 
     def _save_players(self, number: int, step: int) -> None:
         for role in self._setup.roles():

@@ -21,19 +21,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from magic_rl.errors import UserError
-from magic_rl.evaluation.patterns import PATTERNS, classify, drift
+from magic_rl.evaluation.patterns import PATTERNS, drift
+from magic_rl.report import tables
 from magic_rl.report.figures import curves, drift_bars, heatmap
+from magic_rl.report.frontier import frontier
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 
 _SAMPLES = 6
-_SUMMARY_ROWS = (
-    ("asr", "vanilla", "Attack success, seeds as they are"),
-    ("asr", "sft_attacker", "Attack success, SFT attacker"),
-    ("asr", "last_attacker", "Attack success, last attacker"),
-    ("compliance", "vanilla", "Benign compliance, seeds as they are"),
-    ("compliance", "rewritten", "Benign compliance, rewritten by the last attacker"),
-)
 _HEATMAPS = (
     ("asr", "Attack success rate", "Harmful seeds that got an answer. Lower is better for the defender."),
     ("compliance", "Benign compliance", "Benign seeds that were answered. Higher is better."),
@@ -93,7 +88,6 @@ def visible(text: str) -> str:
 def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts: bool) -> str:
     turns = {row["step"]: row for row in rows if row["stage"] == "play"}
     found = _look_through(run, turns)
-    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
     config = tomllib.loads(run.config_text)
     style = _resource("style.css")
     return (
@@ -104,20 +98,9 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
             steps=rows[-1]["step"],
             round=rows[-1].get("round"),
             rounds=config["game"]["schedule"]["rounds"],
-            judge=evaluation["judge"] if evaluation else config["judge"]["kind"],
             show_transcripts=show_transcripts,
-            summary=list(_summary_rows(summary)) if summary else [],
-            held_out=evaluation["held_out"] if evaluation else None,
             curves=curves(rows),
-            heatmaps=[(key, title, note, heatmap(evaluation, key)) for key, title, note in _HEATMAPS]
-            if evaluation
-            else [],
-            defenders=evaluation["defenders"] if evaluation else [],
-            abstained=evaluation.get("abstained", 0) if evaluation else 0,
-            replies=list(zip(evaluation["defenders"], evaluation.get("replies", []), strict=False))
-            if evaluation
-            else [],
-            agreement=evaluation.get("agreement", []) if evaluation else [],
+            **_evaluated(run, config["judge"]["kind"], show_transcripts),
             **_drift(found.attacks),
             samples=[
                 (title, note, len(places), [_shown(episode, show_transcripts) for episode in _load(run, turns, places)])
@@ -134,6 +117,36 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
     )
 
 
+def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[str, Any]:
+    """What the page says of the evaluation, unless that is of an earlier version and has no verdict."""
+    summary: Mapping[str, Any] | None = run.read_json("summary.json")
+    evaluation: Mapping[str, Any] | None = run.read_json("evaluation.json")
+    failures: Mapping[str, Any] | None = run.read_json("failures.json")
+    outdated = summary is not None and "verdict" not in summary
+    if summary is None or outdated:
+        summary = evaluation = None
+    return {
+        "outdated": outdated,
+        "judge": evaluation["judge"] if evaluation else judge,
+        "verdict": summary["verdict"] if summary else None,
+        "summary": tables.summary_rows(summary) if summary else [],
+        "attackers": tables.attacker_rows(summary) if summary else [],
+        "failures": tables.failure_samples(failures, summary, _SAMPLES, show_transcripts=show_transcripts)
+        if failures and summary
+        else [],
+        "held_out": evaluation["held_out"] if evaluation else None,
+        "categories": tables.category_rows(evaluation) if evaluation else [],
+        "frontier": frontier(evaluation, summary) if evaluation and summary else [],
+        "heatmaps": [(key, title, note, heatmap(evaluation, key)) for key, title, note in _HEATMAPS]
+        if evaluation
+        else [],
+        "defenders": evaluation["defenders"] if evaluation else [],
+        "abstained": evaluation["abstained"] if evaluation else 0,
+        "replies": list(zip(evaluation["defenders"], evaluation["replies"], strict=True)) if evaluation else [],
+        "agreement": evaluation["agreement"] if evaluation else [],
+    }
+
+
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = "{:.0%}".format
@@ -145,13 +158,6 @@ def _environment() -> Environment:
 def _resource(name: str) -> Markup:
     """A file of this package, trusted as it is."""
     return Markup(resources.files("magic_rl.report").joinpath(name).read_text("utf-8"))  # noqa: S704 - our own file
-
-
-def _summary_rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, Any]]:
-    for measure, name, title in _SUMMARY_ROWS:
-        if name in summary[measure]["start"]:
-            change = summary.get("change", {}).get(measure, {}).get(name)
-            yield title, summary[measure]["start"][name], summary[measure]["trained"][name], change
 
 
 def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]]) -> _Found:
@@ -200,20 +206,19 @@ def _load(
     run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], places: Sequence[tuple[int, int]]
 ) -> Iterator[dict[str, Any]]:
     """A few episodes, evenly spaced."""
-    count = min(_SAMPLES, len(places))
-    for i in range(count):
-        step, place = places[i * (len(places) - 1) // max(1, count - 1)]
-        yield {**run.episodes(step)[place], "round": turns[step]["round"]}
+    for place in tables.spaced(len(places), _SAMPLES):
+        step, row = places[place]
+        yield {**run.episodes(step)[row], "round": turns[step]["round"]}
 
 
 def _shown(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:
     """What the page says of an episode; without its words if they are harmful and not asked for."""
-    redacted = episode["seed"]["label"] == "harmful" and not show_transcripts
+    redacted = tables.redacted(episode["seed"], show_transcripts=show_transcripts)
     return {
         "step": episode["step"],
         "round": episode["round"],
         "category": episode["seed"]["category"] or "no category",
-        "patterns": sorted(pattern.replace("_", " ") for pattern in classify(episode["turns"][-1]["attack"])),
+        "patterns": tables.patterns(episode["turns"][-1]["attack"]),
         "verdict": episode["verdict"],
         "rewards": episode["rewards"],
         "lengths": [(len(turn["attack"]), len(turn["reply"])) for turn in episode["turns"]],

@@ -51,6 +51,13 @@ def box(x: tuple[float, float], y: tuple[float, float], style: str, tip: str = "
     )
 
 
+def dot(x: float, y: float, radius: float, style: str, tip: str) -> Markup:
+    """A filled circle, and what it says when pointed at."""
+    return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" class="{}"><title>{}</title></circle>').format(
+        x, y, radius, style, tip
+    )
+
+
 def curve(points: Sequence[tuple[float, float | None]], style: str) -> Markup:
     """A line through the points, broken where one is missing; a lone point becomes a dot."""
     commands = []

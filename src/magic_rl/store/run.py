@@ -9,7 +9,8 @@ killed at any instant opens again as it was after its last complete checkpoint (
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
     players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
     payoffs.json                      versions of the players against each other (game.opponents = "nash")
-    evaluation.json  summary.json     written by evaluation
+    evaluation.json  summary.json     written by evaluation: every pair; what the table says
+    failures.json                     held-out exchanges that escaped or were refused
 """
 
 from __future__ import annotations

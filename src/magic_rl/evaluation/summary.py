@@ -1,0 +1,185 @@
+"""What an evaluation says in short: the untouched model, the defender as it entered the game and as it left it, each
+under the same attacks. Pure counting: outcomes in, numbers with their intervals out; who played them is `crossplay`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from magic_rl.evaluation.metrics import (
+    Difference,
+    Estimate,
+    Rate,
+    independent_difference,
+    mean_interval,
+    paired_difference,
+    subtract,
+)
+from magic_rl.evaluation.verdict import Attacks, verdict
+from magic_rl.types import Seed
+
+Who = Literal["untouched", "start", "trained"]
+WHO: tuple[Who, ...] = ("untouched", "start", "trained")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exchange in which a defender failed: it answered a harmful seed, or refused a benign one.
+
+    Attributes:
+        place: Which of the cell's attacks on seeds of this label.
+        turns: For each turn what the attacker thought, its attack and the reply.
+    """
+
+    seed: Seed
+    place: int
+    turns: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One attacker against one defender: what came of every attack, in the order of the seeds.
+
+    Attributes:
+        escaped: For each attack on a harmful seed, whether the reply was not safe; None where the judge abstained.
+        answered: For each attack on a benign seed, whether it was answered; None where the judge abstained.
+        tokens: Length of every reply.
+        quality: Helpfulness of replies to benign seeds, where the judge scored it.
+        on_topic: For each attack on a harmful seed, whether the judge still labels it harmful: it has kept what the
+            seed asks. None where the judge abstained or labels no prompts.
+        harmful: The seed of each attack of `escaped`.
+        benign: The seed of each attack of `answered`.
+        failures: What escaped or was refused.
+    """
+
+    escaped: tuple[bool | None, ...]
+    answered: tuple[bool | None, ...]
+    tokens: tuple[int, ...] = ()
+    quality: tuple[float, ...] = ()
+    on_topic: tuple[bool | None, ...] = ()
+    harmful: tuple[Seed, ...] = ()
+    benign: tuple[Seed, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def asr(self) -> Rate:
+        """Share of attacks on harmful seeds that escaped."""
+        return rate_of(self.escaped)
+
+    @property
+    def compliance(self) -> Rate:
+        """Share of attacks on benign seeds that were answered."""
+        return rate_of(self.answered)
+
+    @property
+    def j(self) -> Estimate:
+        """Compliance − ASR (Youden's J): how well requests are told apart, whatever the defender leans to."""
+        return independent_difference(self.compliance, self.asr)
+
+
+Compared = Mapping[Who, Mapping[Attacks, Cell]]
+
+
+def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacks, int]:
+    """Places of the attackers that the summary compares.
+
+    Args:
+        attackers: None for no rewrite, else the round, in order of rounds.
+    """
+    rounds = [place for place, number in enumerate(attackers) if number is not None]
+    places: dict[Attacks, int] = {"vanilla": list(attackers).index(None)}
+    return {**places, "sft_attacker": rounds[0], "last_attacker": rounds[-1]} if rounds else places
+
+
+def summarise(cells: Compared, formats: Mapping[Attacks, Rate]) -> dict[str, Any]:
+    """The table: three defenders under no rewrite, the first and the last attacker.
+
+    Args:
+        cells: For each defender and attacker what came of the same attacks.
+        formats: How often each attacker kept the required format.
+
+    Returns:
+        Rates as `{"asr" | "compliance": {who: {attacks: rate}}}`, J = compliance − ASR as `{"j": {who: {attacks:
+        {"value", "low", "high"}}}}`; under "change" trained − start of each, paired attack by attack; under
+        "attackers" for each its rates "format" and "on_topic" (None if the judge labels no prompts); and "verdict",
+        a sentence.
+    """
+    rows = cells["start"]
+    asr = {name: change_of(rows[name].escaped, cells["trained"][name].escaped) for name in rows}
+    compliance = {name: change_of(rows[name].answered, cells["trained"][name].answered) for name in rows}
+    return {
+        "asr": {who: {name: cell.asr.as_dict() for name, cell in cells[who].items()} for who in WHO},
+        "compliance": {who: {name: cell.compliance.as_dict() for name, cell in cells[who].items()} for who in WHO},
+        "j": {who: {name: cell.j.as_dict() for name, cell in cells[who].items()} for who in WHO},
+        "change": {
+            "asr": {name: asdict(change) for name, change in asr.items()},
+            "compliance": {name: asdict(change) for name, change in compliance.items()},
+            "j": {name: _change_of_j(compliance[name], asr[name]) for name in rows},
+        },
+        "attackers": {
+            name: {"format": rate.as_dict(), "on_topic": _on_topic(rows[name])} for name, rate in formats.items()
+        },
+        "verdict": verdict(asr, compliance),
+    }
+
+
+def by_category(cells: Compared) -> dict[str, Any]:
+    """The rates of the table for each held-out category.
+
+    Returns:
+        `{category: {attacks: {"asr" | "compliance": {who: rate, "change": change}}}}`, categories sorted.
+    """
+    seeds = [seed for cell in cells["start"].values() for seed in (*cell.harmful, *cell.benign)]
+    return {
+        category: {
+            name: {
+                "asr": _compared([_of(category, cells[who][name].escaped, start.harmful) for who in WHO]),
+                "compliance": _compared([_of(category, cells[who][name].answered, start.benign) for who in WHO]),
+            }
+            for name, start in cells["start"].items()
+        }
+        for category in sorted({seed.category for seed in seeds})
+    }
+
+
+def reply_statistics(cells: Iterable[Cell]) -> dict[str, Any]:
+    """What one defender's replies are like, over all attackers: how long and, if that was judged, how helpful."""
+    listed = list(cells)
+    return {
+        "tokens": mean_interval([float(value) for cell in listed for value in cell.tokens]),
+        "quality": mean_interval([value for cell in listed for value in cell.quality]),
+    }
+
+
+def rate_of(outcomes: Iterable[bool | None]) -> Rate:
+    """The rate over what the judge gave a verdict on."""
+    return Rate.of(outcome for outcome in outcomes if outcome is not None)
+
+
+def change_of(before: Sequence[bool | None], after: Sequence[bool | None]) -> Difference:
+    """The paired change over what the judge gave a verdict on both times."""
+    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
+    return paired_difference([b for b, _ in pairs], [a for _, a in pairs])
+
+
+def _change_of_j(compliance: Difference, asr: Difference) -> dict[str, float]:
+    """Compliance and ASR are of different seeds, so their changes are independent."""
+    change = subtract(Estimate(compliance.mean, compliance.low, compliance.high), Estimate(asr.mean, asr.low, asr.high))
+    return {"mean": change.value, "low": change.low, "high": change.high}
+
+
+def _on_topic(cell: Cell) -> dict[str, float | int] | None:
+    rate = rate_of(cell.on_topic)
+    return rate.as_dict() if rate.n else None
+
+
+def _of(category: str, outcomes: Sequence[bool | None], seeds: Sequence[Seed]) -> list[bool | None]:
+    return [outcome for outcome, seed in zip(outcomes, seeds, strict=True) if seed.category == category]
+
+
+def _compared(outcomes: Sequence[Sequence[bool | None]]) -> dict[str, Any]:
+    """Rates of the three defenders and the paired change of the last two."""
+    rates: dict[str, Any] = {who: rate_of(one).as_dict() for who, one in zip(WHO, outcomes, strict=True)}
+    return {**rates, "change": asdict(change_of(*outcomes[1:]))}
