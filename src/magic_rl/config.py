@@ -35,13 +35,18 @@ PresetName = Literal["magic", "magic-base", "defender-only", "no-game", "defende
 PRESETS: Mapping[PresetName, Tree] = {
     "magic": {},
     "magic-base": {"attacker": {"sft": {"steps": 0}}},
-    "defender-only": {"game": {"schedule": {"kind": "ratio", "attacker_steps": 0}}},
+    "defender-only": {"game": {"opponents": "last", "schedule": {"kind": "ratio", "attacker_steps": 0}}},
     "no-game": {
-        "game": {"rewrite": False, "plain_share": 0.0, "schedule": {"kind": "ratio", "attacker_steps": 0}},
+        "game": {
+            "rewrite": False,
+            "plain_share": 0.0,
+            "opponents": "last",
+            "schedule": {"kind": "ratio", "attacker_steps": 0},
+        },
         "attacker": {"sft": {"steps": 0}},
     },
     "defender-cot": {"game": {"defender_thinks": True}},
-    "self-play": {"game": {"shared_parameters": True}},
+    "self-play": {"game": {"shared_parameters": True, "opponents": "last"}},
 }
 
 
@@ -100,6 +105,12 @@ class GameConfig(_Node):
     prompts: str = Field("", description="folder of prompt files that replace the built-in ones")
     rewards: RewardConfig = RewardConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    opponents: Literal["last", "uniform", "nash"] = Field(
+        "last",
+        description="whom the learner meets: the other player as it is, or a mixture of all its rounds' versions, each "
+        "as likely (uniform) or by the equilibrium of the payoffs between versions (nash)",
+    )
+    opponent_seeds: int = Field(32, ge=2, description="nash: seeds on which each pair of versions is played once")
 
 
 class LoraConfig(_Node):
@@ -376,6 +387,13 @@ class Config(_Node):
             )
         if self.game.shared_parameters and self.attacker.model != self.defender.model:
             raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
+        schedule, apart = self.game.schedule, self.game.rewrite and not self.game.shared_parameters
+        if self.game.opponents != "last" and not (apart and schedule.attacker_steps and schedule.defender_steps):
+            raise ValueError(
+                f'game.opponents = "{self.game.opponents}" needs two players that both learn: game.rewrite, no '
+                "game.shared_parameters, and game.schedule.attacker_steps and defender_steps above 0; else leave it "
+                '"last"'
+            )
         return self
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from magic_rl.prompts import Prompts
 from magic_rl.rng import derive
 from magic_rl.text.renderer import Renderer, Speaks
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Episode, Message, Role, Sample, SamplingParams, Seed, Turn
+
+_Seat = TypeVar("_Seat", bound="Player | None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ def play(
     step: int,
     plain_share: float = 0.0,
     draw: int = 0,
+    opponents: Sequence[Player] = (),
 ) -> list[Episode]:
     """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
 
@@ -57,11 +61,15 @@ def play(
         attacker: None plays the seeds as they are.
         plain_share: Share of the seeds that open as they are, evenly spread over the list.
         draw: Which of the step's batches of seeds this is; each has random draws of its own.
+        opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:
+            that one everywhere. What several opponents say is sampled opponent by opponent.
 
     Returns:
         P * group episodes, those of a group side by side.
     """
     episodes = [Episode(seed, (), index) for index, seed in enumerate(seeds)]
+    attackers = opponents if opponents and learner == "defender" else [attacker] * len(seeds)
+    defenders = opponents if opponents and learner == "attacker" else [defender] * len(seeds)
     opens_plain = {g for g in range(len(seeds)) if int((g + 1) * plain_share) > int(g * plain_share)}
     for turn in range(turns):
         running = [episode for episode in episodes if episode.cut_off is None]
@@ -71,11 +79,13 @@ def play(
         plain = [episode for episode in running if turn == 0 and episode.group in opens_plain]
         rewritten = [episode for episode in running if turn or episode.group not in opens_plain]
         running = attack(plain, None, prompts, attacks, 0)
-        running += attack(
-            rewritten, attacker, prompts, attacks, derive(run_seed, step, "attack", turn + turns * draw), turns > 1
-        )
-        running = reply(running, defender, prompts, replies, derive(run_seed, step, "reply", turn + turns * draw))
-        episodes = sorted(ended + running, key=lambda episode: episode.group)
+        for batch, (who, theirs) in enumerate(_by_player(rewritten, attackers)):
+            row = derive(run_seed, step, f"attack {batch}" if batch else "attack", turn + turns * draw)
+            running += attack(theirs, who, prompts, attacks, row, turns > 1)
+        for batch, (answers, theirs) in enumerate(_by_player(running, defenders)):
+            row = derive(run_seed, step, f"reply {batch}" if batch else "reply", turn + turns * draw)
+            ended += reply(theirs, answers, prompts, replies, row)
+        episodes = sorted(ended, key=lambda episode: episode.group)
     return episodes
 
 
@@ -139,6 +149,19 @@ def reply(
                 turn = replace(turn, reply=parsed.answer, reply_well_formed=parsed.well_formed)
             out.append(replace(episode, turns=(*episode.turns[:-1], turn)))
     return out
+
+
+def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tuple[_Seat, list[Episode]]]:
+    """Episodes of each player together, players in the order they first appear.
+
+    Args:
+        seats: Who plays the episodes of each group.
+    """
+    batches: dict[int, tuple[_Seat, list[Episode]]] = {}
+    for episode in episodes:
+        seat = seats[episode.group]
+        batches.setdefault(id(seat), (seat, []))[1].append(episode)
+    return list(batches.values())
 
 
 def _speak(player: Player, conversations: Sequence[Sequence[Message]], n: int, seed: int) -> list[list[Sample]]:

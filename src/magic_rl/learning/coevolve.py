@@ -23,6 +23,7 @@ from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
 from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
 from magic_rl.learning.datums import build_datums, minibatches
+from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.summary import outcome_metrics, sampled_tokens
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.prompts import Prompts
@@ -38,6 +39,7 @@ class Table:
         attacker: None when seeds are played as they are.
         learners: The policies that learn; one and the same object for both roles in self-play.
         references: π_ref of each role, for the KL term.
+        opponents: Past versions that the learner meets too; None: only the other player as it is.
     """
 
     attacker: Player | None
@@ -47,6 +49,7 @@ class Table:
     judge: Judge
     seeds: Sequence[Seed]
     prompts: Prompts
+    opponents: Opponents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def coevolve(
         learner = schedule.learner
         player = config.attacker if learner == "attacker" else config.defender
 
-        outcomes = sample_outcomes(table, config, learner, number)
+        outcomes = sample_outcomes(table, config, schedule, number)
         sampled = time.monotonic()
 
         learned = choose_groups(outcomes, learner, player.seeds_per_step or learning.seeds_per_step)
@@ -118,13 +121,13 @@ def coevolve(
         yield GameStep(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule, target)
 
 
-def sample_outcomes(table: Table, config: Config, learner: Role, number: int) -> list[Outcome]:
+def sample_outcomes(table: Table, config: Config, schedule: Schedule, number: int) -> list[Outcome]:
     """Play and judge one step's seeds; with dynamic sampling, more seeds until enough groups have signal (DAPO).
 
     Returns:
         The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
     """
-    game, learning = config.game, config.learning
+    game, learning, learner = config.game, config.learning, schedule.learner
     player = config.attacker if learner == "attacker" else config.defender
     count = player.seeds_per_step or learning.seeds_per_step
     outcomes: list[Outcome] = []
@@ -141,6 +144,7 @@ def sample_outcomes(table: Table, config: Config, learner: Role, number: int) ->
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,
             draw=draw,
+            opponents=table.opponents.draw(schedule, count, number, draw) if table.opponents else (),
         )
         numbered = [replace(episode, group=episode.group + draw * count) for episode in episodes]
         outcomes += judge_episodes(numbered, table.judge, config)

@@ -15,8 +15,9 @@ from magic_rl.data.split import Split, split_by_category
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player
 from magic_rl.judges.base import Judge
-from magic_rl.learning.coevolve import Table
+from magic_rl.learning.coevolve import Table, judge_episodes
 from magic_rl.learning.judge import make_judge
+from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.types import Role, SamplingParams
@@ -71,6 +72,10 @@ class Setup:
             for role, folder in folders.items():
                 self.references[role] = self.engines[role].load(folder, f"{role}-reference").snapshot("reference")
 
+    def version(self, role: Role, folder: Path) -> Policy:
+        """A saved player's policy, read-only."""
+        return self.engines[role].load(folder, folder.name).snapshot(folder.name)
+
     def player(self, role: Role, policy: Policy | None = None, *, sampling: SamplingParams | None = None) -> Player:
         """A policy (by default the learner) in a role's seat, speaking as in learning unless told otherwise."""
         settings = _settings(self.config, role)
@@ -86,14 +91,30 @@ class Setup:
 
     def table(self) -> Table:
         """Everything the loop plays with."""
+        players = {role: self.player(role) for role in self.roles()}
         return Table(
-            attacker=self.player("attacker") if "attacker" in self.learners else None,
-            defender=self.player("defender"),
+            attacker=players.get("attacker"),
+            defender=players["defender"],
             learners=self.learners,
             references=self.references,
             judge=self.judge,
             seeds=self.split.train,
             prompts=self.prompts,
+            opponents=self._opponents(players) if self.config.game.opponents != "last" else None,
+        )
+
+    def _opponents(self, players: Mapping[Role, Player]) -> Opponents:
+        config = self.config
+        # A pair of versions has few episodes; a judge that is silent too often shows in the steps themselves.
+        patient = config.model_copy(update={"judge": config.judge.model_copy(update={"max_abstained": 1.0})})
+        return Opponents(
+            players=players,
+            learners=self.learners,
+            judge=lambda episodes: judge_episodes(episodes, self.judge, patient),
+            seeds=self.split.train,
+            prompts=self.prompts,
+            game=config.game,
+            run_seed=config.seed,
         )
 
     def examples(self, role: Role) -> Sequence[Example]:

@@ -19,6 +19,7 @@ from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
 from magic_rl.learning.interrupt import Interrupt
+from magic_rl.learning.opponents import PAYOFFS_FILE
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
@@ -59,6 +60,7 @@ class Position:
         stage_step: Steps taken in a supervised stage.
         schedule: Whose turn it is; None before the game begins.
         target: The defender's operating point; None before the game begins, or if none is held.
+        payoffs: Of versions of the players against each other, see `Opponents.payoffs`; None without such opponents.
     """
 
     stage: Stage = "sft_attacker"
@@ -66,23 +68,25 @@ class Position:
     stage_step: int = 0
     schedule: Schedule | None = None
     target: OperatingPoint | None = None
+    payoffs: Sequence[Mapping[str, Any]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON value that `from_dict` reads back."""
-        return {
+        state = {
             "stage": self.stage,
             "number": self.number,
             "stage_step": self.stage_step,
             "schedule": self.schedule.as_dict() if self.schedule else None,
             "target": self.target.as_dict() if self.target else None,
         }
+        return state if self.payoffs is None else {**state, "payoffs": list(self.payoffs)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Position:
         """What `as_dict` wrote."""
         schedule = Schedule.from_dict(state["schedule"]) if state["schedule"] else None
         target = OperatingPoint.from_dict(state["target"]) if state.get("target") else None
-        return cls(state["stage"], state["number"], state["stage_step"], schedule, target)
+        return cls(state["stage"], state["number"], state["stage_step"], schedule, target, state.get("payoffs"))
 
 
 def start(config: Config, directory: Path, view: View) -> RunDirectory:
@@ -205,15 +209,25 @@ class _Training:
         config, schedule = self._setup.config, position.schedule
         assert schedule is not None  # noqa: S101 - the game has begun
         bounds = config.game.schedule
+        table = self._setup.table()
+        opponents = table.opponents
+        if opponents:
+            rounds = range(schedule.round)
+            saved = {role: [self._run.player(role, number) for number in rounds] for role in self._setup.roles()}
+            versions = {role: [self._setup.version(role, path) for path in paths] for role, paths in saved.items()}
+            opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(self._setup.table(), config, schedule, position.number, position.target):
+        for step in coevolve(table, config, schedule, position.number, position.target):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)
+                if opponents and (summary := opponents.close_round(schedule.round)):
+                    self._run.write_json(PAYOFFS_FILE, summary)
             schedule = step.schedule
             stage: Stage = "done" if schedule.over(bounds) else "play"
-            self._record(step, Position(stage, step.number, 0, schedule, step.target), save=round_over)
+            payoffs = opponents.payoffs() if opponents else None
+            self._record(step, Position(stage, step.number, 0, schedule, step.target, payoffs), save=round_over)
             if self._interrupt.asked:
                 return
 
@@ -247,5 +261,5 @@ class _Training:
 
 def versions() -> dict[str, str]:
     """Versions of everything that may change a number."""
-    names = ("magic-rl", "torch", "transformers", "peft", "safetensors", "numpy")
+    names = ("magic-rl", "torch", "transformers", "peft", "safetensors", "numpy", "scipy")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}

@@ -8,6 +8,7 @@ killed at any instant opens again as it was after its last complete checkpoint (
     episodes/step-000012.jsonl        every episode of a step
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
     players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
+    payoffs.json                      versions of the players against each other (game.opponents = "nash")
     evaluation.json  summary.json     written by evaluation: every pair; what the table says
     failures.json                     held-out exchanges that escaped or were refused
     attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
