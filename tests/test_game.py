@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -222,7 +223,7 @@ def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, 
 
 def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> None:
     attacker, defender, _ = seats()
-    settings = {"turns": 1, "group": 3, "run_seed": 0, "step": 1}
+    settings: dict[str, Any] = {"turns": 1, "group": 3, "run_seed": 0, "step": 1}
     episodes = play(SEEDS, attacker, defender, PROMPTS, learner="defender", **settings)
     assert [e.group for e in episodes] == [0, 0, 0, 1, 1, 1]
     assert len({e.attack for e in episodes[:3]}) == 1

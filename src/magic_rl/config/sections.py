@@ -1,18 +1,10 @@
-"""Every setting, once: one typed tree, read from TOML, with unknown keys and impossible values refused.
-
-The preset is applied first, then the file, then `--set key=value`. The resolved tree is written into the
-run, so a run directory alone says what was done.
-"""
+"""The sections of the settings, each a model that refuses unknown keys and impossible values."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
 
-import tomli_w
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,40 +13,17 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from magic_rl.errors import UserError
-
-Tree = dict[str, Any]
 JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
-PresetName = Literal["magic", "magic-base", "defender-only", "no-game", "defender-cot", "self-play"]
-
-# METHOD.md §8: the baselines and ablations differ from `magic` by these settings and by nothing else.
-PRESETS: Mapping[PresetName, Tree] = {
-    "magic": {},
-    "magic-base": {"attacker": {"sft": {"steps": 0}}},
-    "defender-only": {"game": {"opponents": "last", "schedule": {"kind": "ratio", "attacker_steps": 0}}},
-    "no-game": {
-        "game": {
-            "rewrite": False,
-            "plain_share": 0.0,
-            "opponents": "last",
-            "schedule": {"kind": "ratio", "attacker_steps": 0},
-        },
-        "attacker": {"sft": {"steps": 0}},
-    },
-    "defender-cot": {"game": {"defender_thinks": True}},
-    "self-play": {"game": {"shared_parameters": True, "opponents": "last"}},
-}
 
 
-class _Node(BaseModel):
+class Node(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-class RewardConfig(_Node):
+class RewardConfig(Node):
     """Weights of METHOD.md §4."""
 
     harm: NonNegativeFloat = Field(1.0, description="r_harm: +/- when the reply is safe / not safe")
@@ -72,7 +41,7 @@ class RewardConfig(_Node):
     )
 
 
-class ScheduleConfig(_Node):
+class ScheduleConfig(Node):
     """Whose turn it is to learn (METHOD.md §3). A round is one turn of each player."""
 
     kind: Literal["ratio", "metric"] = Field("ratio", description="fixed steps each, or hand over at a safe rate")
@@ -92,7 +61,7 @@ class ScheduleConfig(_Node):
         return self
 
 
-class GameConfig(_Node):
+class GameConfig(Node):
     """The game (METHOD.md §1, §5)."""
 
     turns: PositiveInt = Field(1, description="T: turns of a conversation; judged on the last")
@@ -113,7 +82,7 @@ class GameConfig(_Node):
     opponent_seeds: int = Field(32, ge=2, description="nash: seeds on which each pair of versions is played once")
 
 
-class LoraConfig(_Node):
+class LoraConfig(Node):
     """Adapter of a policy."""
 
     rank: PositiveInt = 16
@@ -121,7 +90,7 @@ class LoraConfig(_Node):
     targets: str = Field("all-linear", description="'all-linear' or comma-separated module names")
 
 
-class SamplingConfig(_Node):
+class SamplingConfig(Node):
     """How a player speaks while learning."""
 
     temperature: PositiveFloat = 1.0
@@ -130,7 +99,7 @@ class SamplingConfig(_Node):
     max_prompt_tokens: PositiveInt = Field(8192, description="longest prompt; a longer one counts as cut off")
 
 
-class OptimiserConfig(_Node):
+class OptimiserConfig(Node):
     """AdamW."""
 
     lr: PositiveFloat = 1e-6
@@ -143,7 +112,7 @@ class OptimiserConfig(_Node):
     decay: Literal["constant", "linear"] = Field("constant", description="after warm-up; linear ends near 0")
 
 
-class SftConfig(_Node):
+class SftConfig(Node):
     """Supervised stage before the game: the attacker's pool (METHOD.md §2) or the defender's refusal warm-up."""
 
     steps: NonNegativeInt = Field(0, description="0 switches the stage off")
@@ -153,7 +122,7 @@ class SftConfig(_Node):
     examples: str = Field("", description="JSONL of examples; empty: made from the training seeds")
 
 
-class PlayerConfig(_Node):
+class PlayerConfig(Node):
     """One player: its model, its adapter, how it speaks and how it learns."""
 
     model: str = Field("default", description="'default' (embedded), a hub id or a local folder")
@@ -165,7 +134,7 @@ class PlayerConfig(_Node):
     sft: SftConfig = SftConfig()
 
 
-class EndpointConfig(_Node):
+class EndpointConfig(Node):
     """A model that only answers: behind an OpenAI-compatible server, or in this process."""
 
     url: str = Field("", description="of an OpenAI-compatible server, ending in /v1; empty: run in this process")
@@ -217,7 +186,7 @@ class DefenderConfig(PlayerConfig):
     """The defender. Its `sft` stage is the refusal warm-up, off for real chat models."""
 
 
-class JudgeMemberConfig(_Node):
+class JudgeMemberConfig(Node):
     """One judge and the model it asks."""
 
     kind: JudgeKind = "rules"
@@ -241,7 +210,7 @@ class JudgeConfig(JudgeMemberConfig):
     max_abstained: float = Field(0.05, ge=0, le=1, description="share of a step above which the run stops")
 
 
-class DataConfig(_Node):
+class DataConfig(Node):
     """Seeds: where they are, how their columns are called, and which categories are held out."""
 
     seeds: str = Field(
@@ -261,7 +230,7 @@ class DataConfig(_Node):
     )
 
 
-class TargetConfig(_Node):
+class TargetConfig(Node):
     """The defender's operating point, held by weighing benign against harmful requests from step to step."""
 
     compliance: float | Literal["start", "off"] = Field(
@@ -282,7 +251,7 @@ class TargetConfig(_Node):
         return self
 
 
-class LearningConfig(_Node):
+class LearningConfig(Node):
     """GRPO (METHOD.md §3)."""
 
     seeds_per_step: PositiveInt = Field(64, description="P: half of them benign")
@@ -308,7 +277,7 @@ class LearningConfig(_Node):
     target: TargetConfig = TargetConfig()
 
 
-class EngineConfig(_Node):
+class EngineConfig(Node):
     """Where the models run."""
 
     kind: Literal["local"] = "local"
@@ -331,14 +300,14 @@ class EngineConfig(_Node):
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
 
 
-class StoreConfig(_Node):
+class StoreConfig(Node):
     """The run directory."""
 
     checkpoint_every: PositiveInt = Field(5, description="steps between checkpoints; every round ends with one too")
     keep: int = Field(2, ge=2, description="checkpoints kept for resuming; players of every round are always kept")
 
 
-class EvaluationConfig(_Node):
+class EvaluationConfig(Node):
     """What is measured on held-out seeds when a run is evaluated (METHOD.md §9)."""
 
     split: Literal["held_out", "validation"] = Field(
@@ -350,125 +319,3 @@ class EvaluationConfig(_Node):
     max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging")
     max_seeds: NonNegativeInt = Field(0, description="held-out seeds used per label; 0 is all")
     inner_share: float = Field(1.0, gt=0, le=1, description="of these, used for pairs inside the heatmap, in no table")
-
-
-class Config(_Node):
-    """The whole tree."""
-
-    preset: PresetName = Field("magic", description="named changes to the defaults; see METHOD §8 in the docs")
-    seed: NonNegativeInt = 0
-    game: GameConfig = GameConfig()
-    attacker: AttackerConfig = AttackerConfig()
-    defender: DefenderConfig = DefenderConfig()
-    judge: JudgeConfig = JudgeConfig()
-    data: DataConfig = DataConfig()
-    learning: LearningConfig = LearningConfig()
-    engine: EngineConfig = EngineConfig()
-    store: StoreConfig = StoreConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.learning.dynamic_sampling and self.learning.baseline != "group":
-            raise ValueError(
-                'learning.dynamic_sampling replaces groups without signal: it needs learning.baseline = "group"'
-            )
-        if self.evaluation.split == "validation" and not self.data.validation_categories:
-            raise ValueError('evaluation.split = "validation" needs data.validation_categories')
-        if not self.game.rewrite and (self.game.schedule.attacker_steps or self.attacker.sft.steps):
-            raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
-        if not self.game.rewrite and self.game.turns > 1:
-            raise ValueError("game.rewrite is false: without an attacker there is nothing to say after turn 1")
-        if self.game.plain_share and (not self.game.rewrite or self.game.turns > 1):
-            raise ValueError("game.plain_share needs an attacker (game.rewrite) and a single turn (game.turns = 1)")
-        if self.game.rewards.quality and not {"llm", "rules"} & {m.kind for m in self.judge.members or (self.judge,)}:
-            raise ValueError(
-                'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
-            )
-        if self.game.shared_parameters and self.attacker.model != self.defender.model:
-            raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
-        schedule, apart = self.game.schedule, self.game.rewrite and not self.game.shared_parameters
-        if self.game.opponents != "last" and not (apart and schedule.attacker_steps and schedule.defender_steps):
-            raise ValueError(
-                f'game.opponents = "{self.game.opponents}" needs two players that both learn: game.rewrite, no '
-                "game.shared_parameters, and game.schedule.attacker_steps and defender_steps above 0; else leave it "
-                '"last"'
-            )
-        return self
-
-
-def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file and `key=value` overrides.
-
-    Args:
-        path: TOML file; None starts from the defaults.
-        overrides: `a.b.c=value` items; the value is TOML, or a bare string.
-
-    Raises:
-        UserError: If the file is missing or no TOML, a key is unknown or a value impossible; names the key's path.
-    """
-    where = str(path) if path else "--set"
-    tree: Tree = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid TOML: {error}") from error
-    for item in overrides:
-        tree = _merge(tree, _parse_override(item))
-    return _validate(tree, where)
-
-
-def dump_config(config: Config) -> str:
-    """The resolved tree as TOML that `load_config` reads back to an equal tree."""
-    return tomli_w.dumps(config.model_dump(mode="json"))
-
-
-def _validate(tree: Tree, where: str) -> Config:
-    preset = tree.get("preset", "magic")
-    if preset not in PRESETS:
-        raise UserError(f"{where}: preset: {preset!r} is none of {', '.join(PRESETS)}")
-    try:
-        return Config.model_validate(_merge(PRESETS[preset], tree))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "config"
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: {key}: unknown key{_suggestion(first['loc'])}") from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {key}: {message}") from error
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    node: type[BaseModel] = Config
-    for part in location[:-1]:
-        field = node.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return ""
-        node = field.annotation
-    return f" (known here: {', '.join(node.model_fields)})"
-
-
-def _parse_override(item: str) -> Tree:
-    key, equals, value = item.partition("=")
-    if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
-        raise UserError(f"--set {item}: expected key=value, for example --set learning.group=8")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    result: Tree = parsed
-    return result
-
-
-def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Tree:
-    """`high` over `low`, table by table."""
-    out = dict(low)
-    for key, value in high.items():
-        under = out.get(key)
-        out[key] = _merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
-    return out

@@ -1,0 +1,95 @@
+"""Settings from TOML and `--set`, and back.
+
+The preset is applied first, then the file, then `--set key=value`. The resolved tree is written into the
+run, so a run directory alone says what was done.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from magic_rl.config.tree import PRESETS, Config, Tree
+from magic_rl.errors import UserError
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and `key=value` overrides.
+
+    Args:
+        path: TOML file; None starts from the defaults.
+        overrides: `a.b.c=value` items; the value is TOML, or a bare string.
+
+    Raises:
+        UserError: If the file is missing or no TOML, a key is unknown or a value impossible; names the key's path.
+    """
+    where = str(path) if path else "--set"
+    tree: Tree = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not valid TOML: {error}") from error
+    for item in overrides:
+        tree = _merge(tree, _parse_override(item))
+    return _validate(tree, where)
+
+
+def dump_config(config: Config) -> str:
+    """The resolved tree as TOML that `load_config` reads back to an equal tree."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def _validate(tree: Tree, where: str) -> Config:
+    preset = tree.get("preset", "magic")
+    if preset not in PRESETS:
+        raise UserError(f"{where}: preset: {preset!r} is none of {', '.join(PRESETS)}")
+    try:
+        return Config.model_validate(_merge(PRESETS[preset], tree))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "config"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: {key}: unknown key{_suggestion(first['loc'])}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {key}: {message}") from error
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    node: type[BaseModel] = Config
+    for part in location[:-1]:
+        field = node.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return ""
+        node = field.annotation
+    return f" (known here: {', '.join(node.model_fields)})"
+
+
+def _parse_override(item: str) -> Tree:
+    key, equals, value = item.partition("=")
+    if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
+        raise UserError(f"--set {item}: expected key=value, for example --set learning.group=8")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    result: Tree = parsed
+    return result
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Tree:
+    """`high` over `low`, table by table."""
+    out = dict(low)
+    for key, value in high.items():
+        under = out.get(key)
+        out[key] = _merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return out
