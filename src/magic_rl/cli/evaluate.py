@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from magic_rl.cli.options import Run
 from magic_rl.cli.table import summary_table
-
-if TYPE_CHECKING:
-    from magic_rl.store.run import RunDirectory
 
 
 def evaluate(
@@ -19,8 +16,8 @@ def evaluate(
 ) -> None:
     """Play every saved attacker against every saved defender on held-out seeds and print the table.
 
-    Writes evaluation.json (all pairs) and summary.json (the table) into the run. If they are up to date, only the
-    table is printed.
+    Writes evaluation.json (all pairs), summary.json (the table) and outcomes.json (what came of each seed) into the
+    run. If they are up to date, only the table is printed.
 
     Example:
 
@@ -28,19 +25,11 @@ def evaluate(
     """
     from magic_rl.cli.view import make_view
     from magic_rl.evaluation.crossplay import evaluate as crossplay
+    from magic_rl.evaluation.outcomes import is_evaluated
     from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    if again or not _up_to_date(directory):
+    if again or not is_evaluated(directory):
         with directory.lock(), make_view() as view:
             crossplay(directory, view)
     typer.echo(summary_table(directory.read_json("summary.json")))
-
-
-def _up_to_date(run: RunDirectory) -> bool:
-    """Whether all players saved by now were evaluated."""
-    evaluation = run.read_json("evaluation.json")
-    if evaluation is None:
-        return False
-    rewriters = len(evaluation["attackers"]) - 1  # the first row is played without any
-    return (rewriters, len(evaluation["defenders"])) == (len(run.players("attacker")), len(run.players("defender")))

@@ -18,6 +18,7 @@ from magic_rl.config import load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.metrics import Rate, mean_interval, paired_difference
+from magic_rl.evaluation.outcomes import write_outcomes
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.asking import ask
 from magic_rl.judges.panel import Panel
@@ -52,7 +53,7 @@ Board = tuple[Player | None, list[Episode]]  # an attacker, None for no rewrite,
 
 
 def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
-    """Play all pairs, write `evaluation.json` and `summary.json` into the run, and return the summary.
+    """Play all pairs, write `evaluation.json`, `outcomes.json` and `summary.json` into the run, and return the last.
 
     Raises:
         UserError: If the run has saved no players yet.
@@ -108,6 +109,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
             "agreement": panel_agreement(setup.judge.votes) if isinstance(setup.judge, Panel) else [],
         },
     )
+    write_outcomes(run, attackers, [attacked for _, attacked in boards], {"start": columns[0], "trained": columns[-1]})
     summary = summarise(cells, attackers)
     run.write_json(SUMMARY_FILE, summary)
     return summary
