@@ -28,6 +28,7 @@ COMMANDS = (
     "evaluate",
     "report",
     "export",
+    "study",
     "models",
     "pool",
     "data",
