@@ -30,6 +30,7 @@ COMMANDS = (
     "attack",
     "report",
     "export",
+    "study",
     "models",
     "pool",
     "data",

@@ -17,7 +17,8 @@ import pytest
 from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.crossplay import evaluate
-from magic_rl.learning.train import is_complete, resume, start
+from magic_rl.learning.progress import is_complete
+from magic_rl.learning.train import resume, start
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Exchange, Verdict
 

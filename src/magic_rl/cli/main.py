@@ -28,6 +28,7 @@ from magic_rl.cli.pool import pool
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
 from magic_rl.cli.shown import shown
+from magic_rl.cli.study import study
 from magic_rl.cli.train import train
 from magic_rl.cli.version import version
 from magic_rl.errors import UserError
@@ -61,7 +62,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: [bold]magic-rl train configs/demo.toml --run runs/demo[/bold]",
 )
-for _command in (init, train, resume, evaluate, attack, report, export, bench, version):
+for _command in (init, train, resume, evaluate, attack, report, export, study, bench, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")

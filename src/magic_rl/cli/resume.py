@@ -15,7 +15,7 @@ def resume(run: Run) -> None:
       magic-rl resume runs/demo
     """
     from magic_rl.cli.view import make_view
-    from magic_rl.learning.train import is_complete
+    from magic_rl.learning.progress import is_complete
     from magic_rl.learning.train import resume as go_on
 
     with make_view() as view:

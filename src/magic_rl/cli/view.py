@@ -92,7 +92,7 @@ class View:
         self._metrics, self._speed = metrics, timing.get("tokens_per_second")
         if self._live is None:
             numbers = ", ".join(f"{name} {value}" for name, value in self._numbers())
-            self._line(f"{self._stage} {self._done}/{self._total} {self._who()}{numbers}, {_clock(self._left())} left")
+            self._line(f"{self._stage} {self._done}/{self._total} {self._who()}{numbers}, {clock(self._left())} left")
 
     def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
         """An attack and the reply to it, shortened; in a panel the last one stays on show."""
@@ -144,7 +144,7 @@ class View:
         progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
         )
-        left = f"{_clock(self._left())} left" if self._seconds else ""
+        left = f"{clock(self._left())} left" if self._seconds else ""
         progress.add_task(self._stage or "starting", total=self._total or 1, completed=self._done, left=left)
         table = Table.grid(padding=(0, 3))
         numbers = self._numbers()
@@ -171,7 +171,8 @@ def _short(text: str) -> str:
     return textwrap.shorten(_plain(text), _WIDTH, placeholder=" …") or "(nothing)"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss, or m:ss below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

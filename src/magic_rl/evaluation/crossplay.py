@@ -20,6 +20,7 @@ from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.failures import failures
 from magic_rl.evaluation.metrics import Rate
+from magic_rl.evaluation.outcomes import write_outcomes
 from magic_rl.evaluation.summary import (
     Cell,
     Compared,
@@ -90,6 +91,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     }
     summary = summarise(cells, {name: _format(boards[place]) for name, place in compared.items() if boards[place][0]})
     run.write_json(FAILURES_FILE, failures(cells))
+    write_outcomes(run, cells)
     run.write_json(SUMMARY_FILE, summary)
     document = {
         "attackers": [_attacker_name(number) for number in attackers],

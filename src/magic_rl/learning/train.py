@@ -124,12 +124,6 @@ def resume(directory: Path, view: View) -> RunDirectory:
     return run
 
 
-def is_complete(run: RunDirectory) -> bool:
-    """Whether the run was trained to its end."""
-    checkpoint = run.latest_checkpoint()
-    return checkpoint is not None and checkpoint.state["stage"] == "done"
-
-
 class _Training:
     """One process's work on a run: drives the stages and keeps the run directory."""
 

@@ -89,10 +89,10 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
     turns = {row["step"]: row for row in rows if row["stage"] == "play"}
     found = _look_through(run, turns)
     config = tomllib.loads(run.config_text)
-    style = _resource("style.css")
+    style = resource("style.css")
     return (
-        _environment()
-        .from_string(_resource("page.html.j2"))
+        environment()
+        .from_string(resource("parts.html.j2") + resource("page.html.j2"))
         .render(
             name=visible(run.path.resolve().name),
             steps=rows[-1]["step"],
@@ -112,7 +112,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
             config=run.config_text,
             versions=run.versions,
             style=style,
-            style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            style_hash=digest(style),
         )
     )
 
@@ -147,7 +147,8 @@ def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[st
     }
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of pages: everything escaped, nothing undefined passed over."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = "{:.0%}".format
     environment.filters["points"] = lambda share: f"{100 * share:+.0f}".replace("-", "−")
@@ -155,7 +156,12 @@ def _environment() -> Environment:
     return environment
 
 
-def _resource(name: str) -> Markup:
+def digest(style: str) -> str:
+    """A style sheet as the content security policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+
+
+def resource(name: str) -> Markup:
     """A file of this package, trusted as it is."""
     return Markup(resources.files("magic_rl.report").joinpath(name).read_text("utf-8"))  # noqa: S704 - our own file
 

@@ -10,15 +10,13 @@ killed at any instant opens again as it was after its last complete checkpoint (
     players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
     payoffs.json                      versions of the players against each other (game.opponents = "nash")
     evaluation.json  summary.json     written by evaluation: every pair; what the table says
-    failures.json                     held-out exchanges that escaped or were refused
+    outcomes.json  failures.json      what came of each held-out seed; exchanges that escaped or were refused
     attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from typing import Any, Protocol
 from magic_rl.errors import UserError
 from magic_rl.store import atomic, jsonl, manifest
 from magic_rl.store.episodes import episode_row
+from magic_rl.store.lock import locked
 from magic_rl.store.manifest import CorruptedError
 from magic_rl.types import Outcome, Role
 
@@ -162,23 +161,11 @@ class RunDirectory:
         Raises:
             UserError: If another process holds it.
         """
-        path = self.path / ".lock"
-        with atomic.writing(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            with atomic.writing(path):
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    holder = os.read(descriptor, 20).decode() or "?"
-                    raise UserError(f"{self.path}: in use by process {holder}; wait for it or stop it") from error
-                os.truncate(descriptor, 0)
-                os.write(descriptor, str(os.getpid()).encode())
+        with locked(self.path):
+            with atomic.writing(self.path):
                 for folder in (self.path, self._episodes, self._checkpoints, self._players):
                     atomic.clean(folder)
             yield
-        finally:
-            os.close(descriptor)
 
     # Rows and documents
 

@@ -1,0 +1,135 @@
+"""`magic-rl study`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from magic_rl.cli.options import Overrides, preset_overrides
+from magic_rl.config import PRESETS, load_config
+from magic_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from magic_rl.config import Config, PresetName
+    from magic_rl.study.runner import Ended
+
+
+def study(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="Config file (TOML) of all runs.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Directory of the study, a run per subdirectory.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="N,N,…", help="Seeds of the runs.")] = "0,1,2,3,4",
+    presets: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(PRESETS)}.")] = "magic",
+    attack_steps: Annotated[
+        int, typer.Option(min=0, help="Steps of a fresh attacker against every run's defenders; 0: none.")
+    ] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Runs side by side; 0: as many as this machine has room for.")] = 0,
+    overrides: Overrides = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy the small result files there, and the tables.")
+    ] = None,
+    rebuild: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Train nothing: tabulate the runs or result files in DIR.")
+    ] = None,
+) -> None:
+    """Train and evaluate many runs; print means, the spread between runs, and intervals that hold both kinds of noise.
+
+    Every run is a preset with a seed, in a directory and a process of its own. After Ctrl-C, a kill or a crash the same
+    command goes on; finished runs are skipped. A run that fails is named, the others go on, and the exit status is 1.
+    Writes study.json, study.md and study.html.
+
+    Examples:
+
+      magic-rl study configs/demo.toml --out studies/demo
+
+      magic-rl study configs/demo.toml --out studies/presets --seeds 0,1,2 --presets magic,no-game,defender-only
+
+      magic-rl study --rebuild docs/results/demo
+    """
+    if (config is None) == (rebuild is None):
+        raise UserError("give either CONFIG, to train, or --rebuild DIR, to tabulate what was trained")
+    folder = rebuild or out
+    if folder is None:
+        raise UserError("--out: name a directory for the study")
+    ended = None if rebuild else _train(folder, _configs(config, presets, seeds, overrides or []), attack_steps, jobs)
+    if ended and ended.stopped:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130)
+    failed = ended.failed if ended else {}
+    if not failed or _any_finished(folder):
+        _tabulate(folder, out if rebuild else None, export)
+    for name, why in failed.items():
+        typer.echo(f"failed: {name}: {why}", err=True)
+    if failed:
+        typer.echo(f"{len(failed)} failed and are not in the table; the same command tries them again", err=True)
+        raise typer.Exit(1)
+
+
+def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) -> dict[tuple[PresetName, int], Config]:
+    """Settings of every run; all are read before any begins."""
+    names = {name: name for name in PRESETS}
+    chosen: list[PresetName] = []
+    for name in presets.split(","):
+        if name.strip() not in names:
+            raise UserError(f"--presets: {name.strip()!r} is none of {', '.join(PRESETS)}")
+        chosen.append(names[name.strip()])  # type: ignore[index]  # it was looked up above
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+        raise UserError(f"--seeds {seeds}: expected whole numbers with commas between them, for example 0,1,2")
+    return {
+        (preset, int(seed)): load_config(path, [*preset_overrides(preset), *overrides, f"seed={int(seed)}"])
+        for preset in chosen
+        for seed in seeds.split(",")
+    }
+
+
+def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_steps: int, jobs: int) -> Ended:
+    from magic_rl.cli.study_view import StudyView
+    from magic_rl.store import atomic
+    from magic_rl.store.lock import locked
+    from magic_rl.study.plan import arguments, next_stage, write_plan
+    from magic_rl.study.runner import Work, run_all
+    from magic_rl.study.slots import slots
+
+    with atomic.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        runs = write_plan(out, configs)
+        work = Work(
+            next_stage=lambda run: next_stage(run, attack_steps),
+            command=lambda run, stage: [
+                sys.executable,
+                "-m",
+                "magic_rl.cli.child",
+                *arguments(run, stage, attack_steps),
+            ],
+            logs=out / "logs",
+            slots=slots(next(iter(configs.values())), jobs),
+        )
+        side_by_side = min(len(work.slots), len(runs))
+        typer.echo(f"{len(runs)} runs, {side_by_side} at a time; what they write is in {work.logs}", err=True)
+        with StudyView(len(runs)) as view:
+            return run_all(runs, work, view)
+
+
+def _any_finished(folder: Path) -> bool:
+    from magic_rl.evaluation.results import finished_runs
+
+    return bool(finished_runs(folder))
+
+
+def _tabulate(folder: Path, out: Path | None, export: Path | None) -> None:
+    from magic_rl.evaluation.results import export_results
+    from magic_rl.report.study import write_study
+    from magic_rl.report.study_table import text
+
+    typer.echo(text(write_study(folder, out)))
+    if export is not None:
+        export_results(folder, export)
+        write_study(export)
+        typer.echo(f"exported: {export}", err=True)

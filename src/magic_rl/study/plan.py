@@ -1,0 +1,114 @@
+"""Which runs a study has and what each of them still needs: read from the disk, so a killed study knows where it is.
+
+A run is a preset and a seed in a directory of its own. Its resolved config is written down before anything is
+trained, so that a study that goes on, days later, goes on with the same settings or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from magic_rl.config import Config, PresetName, dump_config, load_config
+from magic_rl.errors import UserError
+from magic_rl.evaluation.outcomes import is_evaluated
+from magic_rl.evaluation.results import ATTACK_FILE
+from magic_rl.learning.progress import is_complete
+from magic_rl.store import atomic
+from magic_rl.store.run import RunDirectory
+
+Stage = Literal["train", "resume", "evaluate", "attack"]
+
+_CONFIGS = ".configs"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of a study.
+
+    Attributes:
+        path: Its run directory, which need not exist yet.
+        config: File with all its settings.
+    """
+
+    path: Path
+    config: Path
+
+    @property
+    def name(self) -> str:
+        """Of its directory: preset and seed."""
+        return self.path.name
+
+
+def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config]) -> list[PlannedRun]:
+    """Write down the settings of the runs of a study.
+
+    Args:
+        out: Directory of the study, made if it does not exist. It may hold runs already, these or others.
+        configs: Settings by preset and seed.
+
+    Returns:
+        The runs, seed by seed, so that a study stopped half-way has something to compare.
+
+    Raises:
+        UserError: If a run was planned with other settings before, or the directory is not writable.
+    """
+    runs = []
+    for (preset, rng_seed), config in sorted(configs.items(), key=lambda item: item[0][1]):
+        name = f"{preset}-seed-{rng_seed}"
+        run = PlannedRun(out / name, out / _CONFIGS / f"{name}.toml")
+        before = next((path for path in (run.path / "config.toml", run.config) if path.is_file()), None)
+        if before is not None and (changed := _first_difference(load_config(before), config)):
+            raise UserError(
+                f"{before}: begun with another {changed}; repeat the first command to go on, or choose another --out"
+            )
+        runs.append(run)
+    for run, config in zip(runs, (configs[key] for key in sorted(configs, key=lambda key: key[1])), strict=True):
+        with atomic.writing(run.config):
+            run.config.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_file(run.config, dump_config(config).encode())
+    return runs
+
+
+def next_stage(run: PlannedRun, attack_steps: int = 0) -> Stage | None:
+    """What a run needs next; None if it is finished.
+
+    Args:
+        attack_steps: Steps of the fresh attacker; 0 if there is none.
+
+    Raises:
+        UserError: If the run directory is damaged.
+    """
+    if not (run.path / "config.toml").is_file():
+        return "train"
+    directory = RunDirectory.open(run.path)
+    if not is_complete(directory):
+        return "resume"
+    if not is_evaluated(directory):
+        return "evaluate"
+    if attack_steps and (directory.read_json(ATTACK_FILE) or {}).get("steps") != attack_steps:
+        return "attack"
+    return None
+
+
+def arguments(run: PlannedRun, stage: Stage, attack_steps: int = 0) -> Sequence[str]:
+    """The `magic-rl` command of a stage, without its first word."""
+    if stage == "train":
+        return ("train", str(run.config), "--run", str(run.path))
+    if stage == "attack":
+        return ("attack", str(run.path), "--steps", str(attack_steps))
+    return (stage, str(run.path))
+
+
+def _first_difference(one: Config, other: Config) -> str | None:
+    """Path of the first setting in which two configs differ."""
+
+    def differing(a: Any, b: Any, path: str) -> str | None:
+        if not isinstance(a, Mapping) or not isinstance(b, Mapping):
+            return None if a == b else path
+        found = (differing(a.get(key), b.get(key), f"{path}.{key}" if path else key) for key in {**a, **b})
+        return next((where for where in found if where), None)
+
+    return differing(one.model_dump(mode="json"), other.model_dump(mode="json"), "")

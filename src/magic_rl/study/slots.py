@@ -1,0 +1,84 @@
+"""How many runs fit on this machine side by side, and what share of it each gets.
+
+Threads are shared out in the environment and not in the config: a run's config is the same wherever it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from magic_rl.config import Config
+
+Environment = Mapping[str, str]
+
+_GIB = 2**30
+_LEAST_CORES = 2  # a run on one core takes nearly twice as long, so two such runs gain little over one after the other
+_BESIDES_WEIGHTS = 3 * _GIB  # peak of a learning step of the reference workload; see `magic-rl bench`
+_COPIES = 4  # weights in float32 from a file in bfloat16, folded and unfolded
+
+
+def slots(config: Config, jobs: int = 0) -> Sequence[Environment]:
+    """Places for runs side by side: what each adds to the environment of its processes.
+
+    Args:
+        config: One of the study's; the others need about as much.
+        jobs: How many; 0: one per GPU, or as many as have two cores and enough memory each.
+    """
+    gpus = _gpus(config)
+    if gpus:
+        count = jobs or len(gpus)
+        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **_threads(count)} for i in range(count)]
+    count = jobs or max(1, min(cores() // _LEAST_CORES, _fitting(config)))
+    return [_threads(count) for _ in range(count)]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads(jobs: int) -> dict[str, str]:
+    """A share of the cores, unless the user has said how many threads there are to be."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+
+
+def _gpus(config: Config) -> list[str]:
+    """Numbers of the CUDA devices that the runs would use."""
+    if config.engine.device == "cuda" or (config.engine.device == "auto" and Path("/dev/nvidiactl").exists()):
+        import torch
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        return [visible[i] if visible[0] else str(i) for i in range(torch.cuda.device_count())]
+    return []
+
+
+def _fitting(config: Config) -> int:
+    """How many runs fit into memory; one where it cannot be known before a model is fetched."""
+    names = {config.attacker.model, config.defender.model}
+    if config.engine.device == "mps" or not all(name == "default" or Path(name).is_dir() for name in names):
+        return 1
+    weights = sum(
+        path.stat().st_size for name in names if name != "default" for path in Path(name).glob("*.safetensors")
+    )
+    if "default" in names:
+        weights += _GIB // 4
+    return int(_free_memory() // (_BESIDES_WEIGHTS + _COPIES * weights))
+
+
+def _free_memory() -> int:
+    """Bytes that new processes can have."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
+    return min(free, limit - used)

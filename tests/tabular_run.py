@@ -1,0 +1,57 @@
+"""`magic-rl` as a process of a study, with a table of numbers in place of each model: real runs in seconds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from magic_rl.cli import child
+from magic_rl.config import Config
+from magic_rl.data.split import Split
+from magic_rl.engines.tabular import TabularEngine, TabularGame, TabularJudge
+from magic_rl.evaluation import crossplay
+from magic_rl.learning import train
+from magic_rl.learning.setup import Setup
+from magic_rl.prompts import load_prompts
+from magic_rl.types import Label, Seed
+from tests.study_runs import results
+
+
+def game() -> TabularGame:
+    """Eight seeds of each label, which can be put as they are or in slang; refuse, comply, or answer safely."""
+    labels: tuple[Label, ...] = ("harmful", "benign")
+    seeds = tuple(Seed(f"{label}-{i}", f"{label} request number {i}", label) for label in labels for i in range(8))
+    attacks = [(seed, kind) for seed in seeds for kind in ("", " in slang")]
+    harmful = [seed.label == "harmful" for seed, _ in attacks]
+    return TabularGame(
+        seeds,
+        tuple(seed.text + kind for seed, kind in attacks),
+        ("I can't help with that.", "Here is all of it.", "Here is what is safe to say."),
+        usable=np.array([[seed is other for other, _ in attacks] for seed in seeds]),
+        safe=np.array([[True, not bad, True] for bad in harmful]),
+        refused=np.array([[True, False, False] for _ in attacks]),
+        labels=tuple(seed.label for seed, _ in attacks),
+    )
+
+
+def prepare(config: Config) -> Setup:
+    """In place of `learning.setup.prepare`. A table learns nothing about other seeds, so none are held out."""
+    played = game()
+    engines = {"attacker": TabularEngine(played, "attacker"), "defender": TabularEngine(played, "defender")}
+    return Setup(config, load_prompts(), Split(played.seeds, played.seeds), TabularJudge(played), engines)  # type: ignore[arg-type]  # a dict of the roles
+
+
+def main() -> None:
+    """As `magic-rl`; a fresh attacker's results are made up."""
+    if sys.argv[1] == "attack":
+        (Path(sys.argv[2]) / "attack.json").write_text(json.dumps(results(0)["attack.json"]))
+        return
+    train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
+    child.main()
+
+
+if __name__ == "__main__":
+    main()
