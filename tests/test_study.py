@@ -59,6 +59,23 @@ def test_a_new_run_is_trained_and_a_begun_one_resumed(tmp_path: Path) -> None:
     assert arguments(run, "attack", 7) == ("attack", str(run.path), "--steps", "7")
 
 
+def test_runs_without_attacker_sft_come_last_and_meet_the_attackers_of_the_first(tmp_path: Path) -> None:
+    presets: tuple[PresetName, ...] = ("no-game", "magic", "magic-base", "defender-only")
+    path = ROOT / "configs" / "demo.toml"
+    planned = {(p, s): load_config(path, [*preset_overrides(p), f"seed={s}"]) for s in (0, 1) for p in presets}
+    runs = write_plan(tmp_path, planned)
+    assert [run.name for run in runs[4:]] == [
+        "magic-seed-1",
+        "defender-only-seed-1",
+        "no-game-seed-1",
+        "magic-base-seed-1",
+    ]
+    assert [run.attackers for run in runs[4:]] == [None, None, *[tmp_path / "magic-seed-1"] * 2]
+    assert arguments(runs[-1], "attack", 3)[-2:] == ("--attacker-from", str(tmp_path / "magic-seed-1"))
+    (alone,) = write_plan(tmp_path / "alone", {("no-game", 0): planned["no-game", 0]})
+    assert alone.attackers is None
+
+
 def test_the_presets_of_a_study_give_the_defender_the_same_steps() -> None:
     presets: tuple[PresetName, ...] = ("magic", "no-game", "defender-only", "magic-base")
     for path in (None, ROOT / "configs" / "demo.toml"):

@@ -31,10 +31,12 @@ class PlannedRun:
     Attributes:
         path: Its run directory, which need not exist yet.
         config: File with all its settings.
+        attackers: The run whose attacker it meets when attacked, if its own was taught nothing before the game.
     """
 
     path: Path
     config: Path
+    attackers: Path | None = None
 
     @property
     def name(self) -> str:
@@ -50,22 +52,28 @@ def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config]) -> l
         configs: Settings by preset and seed.
 
     Returns:
-        The runs, seed by seed, so that a study stopped half-way has something to compare.
+        The runs, seed by seed, so that a study stopped half-way has something to compare. Those without an attacker SFT
+        come last of a seed: they are attacked by the attacker of another run, so that all presets meet the same.
 
     Raises:
         UserError: If a run was planned with other settings before, or the directory is not writable.
     """
+    lenders: dict[int, Path] = {}
+    order = sorted(configs, key=lambda key: (key[1], not configs[key].attacker.sft.steps))
     runs = []
-    for (preset, rng_seed), config in sorted(configs.items(), key=lambda item: item[0][1]):
-        name = f"{preset}-seed-{rng_seed}"
-        run = PlannedRun(out / name, out / _CONFIGS / f"{name}.toml")
+    for preset, rng_seed in order:
+        config, name = configs[preset, rng_seed], f"{preset}-seed-{rng_seed}"
+        lender = None if config.attacker.sft.steps else lenders.get(rng_seed)
+        run = PlannedRun(out / name, out / _CONFIGS / f"{name}.toml", lender)
         before = next((path for path in (run.path / "config.toml", run.config) if path.is_file()), None)
         if before is not None and (changed := _first_difference(load_config(before), config)):
             raise UserError(
                 f"{before}: begun with another {changed}; repeat the first command to go on, or choose another --out"
             )
         runs.append(run)
-    for run, config in zip(runs, (configs[key] for key in sorted(configs, key=lambda key: key[1])), strict=True):
+        if config.attacker.sft.steps:
+            lenders.setdefault(rng_seed, run.path)
+    for run, config in zip(runs, (configs[key] for key in order), strict=True):
         with atomic.writing(run.config):
             run.config.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_file(run.config, dump_config(config).encode())
@@ -98,7 +106,8 @@ def arguments(run: PlannedRun, stage: Stage, attack_steps: int = 0) -> Sequence[
     if stage == "train":
         return ("train", str(run.config), "--run", str(run.path))
     if stage == "attack":
-        return ("attack", str(run.path), "--steps", str(attack_steps))
+        borrowed = ("--attacker-from", str(run.attackers)) if run.attackers else ()
+        return ("attack", str(run.path), "--steps", str(attack_steps), *borrowed)
     return (stage, str(run.path))
 
 
