@@ -171,10 +171,12 @@ def _attack(attacks: Sequence[Document]) -> dict[str, Any]:
     out: dict[str, Any] = {"steps": attacks[0]["steps"], "defenders": {}}
     for who, defender in attacks[0]["defenders"].items():
         of_runs = [attack["defenders"][who] for attack in attacks]
+        rates = [{point["step"]: point["asr"] for point in each["curve"]} for each in of_runs]
         out["defenders"][who] = {
             "curve": [
-                {"step": points[0]["step"], "asr": _rates([point["asr"] for point in points])}
-                for points in zip(*(each["curve"] for each in of_runs), strict=False)
+                {"step": step, "asr": _rates([of_run[step] for of_run in rates])}
+                for step in rates[0]
+                if all(step in of_run for of_run in rates)  # runs may have been measured at different steps
             ],
             "best_of": {k: _rates([each["best_of"].get(k) for each in of_runs]) for k in defender["best_of"]},
         }
