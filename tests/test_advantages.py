@@ -99,7 +99,7 @@ def refuses(game: TabularGame, learned: dict[str, Any]) -> float:
     return float(learners["defender"].probabilities()[rows, REFUSE].mean())
 
 
-def test_a_baseline_over_the_label_learns_faster_from_groups_of_equal_rewards() -> None:
+def test_a_label_baseline_learns_faster_where_groups_have_equal_rewards() -> None:
     group = np.mean([refuses(duel(), {"baseline": "group"})])
     assert refuses(duel(), {"baseline": "label"}) > group + 0.03
     assert refuses(duel(), {"baseline": "mixture"}) > group

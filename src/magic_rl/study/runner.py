@@ -271,7 +271,8 @@ def _lines(log: Path, begin: int) -> list[str]:
 
 
 def _last_line(log: Path, begin: int) -> str:
-    return next(reversed(_lines(log, begin)), "")
+    """Where a run stands; indented lines show an exchange and say nothing of that."""
+    return next((line for line in reversed(_lines(log, begin)) if not line.startswith(" ")), "")
 
 
 def _reason(status: int, log: Path, begin: int) -> str:
