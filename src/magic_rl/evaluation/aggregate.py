@@ -60,10 +60,10 @@ def aggregate(results: Sequence[RunResult]) -> dict[str, Any]:
         results: In the order in which presets are to be shown; of a preset, by rng seed.
 
     Returns:
-        `{"presets": {NAME: {"rng_seeds", "held_out", "asr", "compliance", "j", "change", "attackers", "attack"}}}`:
-        everything below "asr" and so on is as in summary.json and attack.json with `OverRuns.as_dict` for each number;
-        changes also say in how many runs the whole interval is "below" 0 and in how many "above". "attackers" and
-        "attack" are there if all runs of the preset have them.
+        `{"presets": {NAME: {"rng_seeds", "split", "held_out", "asr", "compliance", "j", "change", "attackers",
+        "attack"}}}`: everything below "asr" and so on is as in summary.json and attack.json with `OverRuns.as_dict` for
+        each number; changes also say in how many runs the whole interval is "below" 0 and in how many "above".
+        "attackers" and "attack" are there if all runs of the preset have them, points of a curve if all were measured.
 
     Raises:
         UserError: If runs of one preset were not evaluated on the same held-out seeds, attackers and steps.
@@ -107,6 +107,7 @@ def _keys(summary: Document) -> list[tuple[str, str, str]]:
 def _preset(runs: Sequence[RunResult]) -> dict[str, Any]:
     out: dict[str, Any] = {"rng_seeds": [run.rng_seed for run in runs]}
     seeds = runs[0].outcomes["seeds"] if runs[0].outcomes else {}
+    out["split"] = runs[0].summary.get("split", "held_out")
     out["held_out"] = {label: len(ids) for label, ids in seeds.items()}
     summary = runs[0].summary
     for measure in _FROM:
