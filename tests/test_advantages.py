@@ -99,7 +99,7 @@ def refuses(game: TabularGame, learned: dict[str, Any]) -> float:
     return float(learners["defender"].probabilities()[rows, REFUSE].mean())
 
 
-def test_a_baseline_over_the_label_learns_faster_from_groups_of_equal_rewards() -> None:
+def test_a_label_baseline_learns_faster_where_groups_have_equal_rewards() -> None:
     group = np.mean([refuses(duel(), {"baseline": "group"})])
     assert refuses(duel(), {"baseline": "label"}) > group + 0.03
     assert refuses(duel(), {"baseline": "mixture"}) > group
@@ -178,6 +178,9 @@ def test_the_multiplier_follows_the_gap_between_bounds() -> None:
     [
         (["learning.dynamic_sampling=1", "learning.baseline=label"], "needs learning.baseline"),
         (["learning.target.compliance=1.2"], "at most 1"),
+        (["learning.target.compliance=start", "game.schedule.defender_steps=0"], "defender_steps above 0"),
+        (["learning.target.compliance=start", "defender.seeds_per_step=1"], "needs benign seeds"),
+        (["learning.target={compliance=0.5, gain=0, rate=0}"], "both 0"),
         (["evaluation.split=validation"], "validation_categories"),
     ],
 )

@@ -47,8 +47,10 @@ def test_one_attack_per_seed_gives_wilsons_interval() -> None:
         assert (found.low, found.high) == pytest.approx((known.low, known.high), abs=1e-12)
 
 
-def test_nothing_in_1728_attacks_is_a_bound_for_108_seeds() -> None:
-    found = best_of([(0, 16)] * 108, 16)
+@pytest.mark.parametrize("k", [1, 4, 16])
+def test_nothing_in_1728_attacks_is_a_bound_for_108_seeds(k: int) -> None:
+    found = best_of([(0, 16)] * 108, k)
+    assert best_of([(16, 16)] * 108, k).low == pytest.approx(1 - found.high)
     assert (found.rate, found.low) == (0.0, 0.0)
     assert found.high == pytest.approx(Rate(0, 108).high)
     assert found.high == pytest.approx(0.034, abs=5e-4)

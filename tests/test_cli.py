@@ -300,6 +300,10 @@ def test_the_table_shows_each_rate_with_its_interval_and_count() -> None:
     assert max(map(len, lines)) <= 120
 
 
+def test_rates_on_validation_seeds_are_called_that() -> None:
+    assert summary_table({**a_summary(), "split": "validation"}).startswith("validation seeds, %  ")
+
+
 def test_a_terminal_too_narrow_for_the_table_gets_short_lines() -> None:
     wide, narrow = summary_table(a_summary()), summary_table(a_summary(), 50)
     assert max(map(len, narrow.splitlines())) <= 50

@@ -183,6 +183,16 @@ def test_the_paper_config_has_the_papers_numbers() -> None:
     assert config.defender.sft.steps == 0
 
 
+def test_the_paper_config_uses_no_option_beyond_the_paper() -> None:
+    config = load_config(ROOT / "configs" / "paper-qwen2.5-7b.toml")
+    learning, game = config.learning, config.game
+    assert (learning.baseline, learning.scale_by_std, learning.epochs, learning.minibatches) == ("group", True, 1, 1)
+    assert (learning.dynamic_sampling, learning.target.compliance) == (0, "off")
+    assert (game.opponents, game.plain_share, config.data.validation_categories) == ("last", 0.0, ())
+    rewards = game.rewards
+    assert (rewards.label, rewards.quality, rewards.length, rewards.request_label) == (0.0, 0.0, 0.0, "seed")
+
+
 def leaves() -> st.SearchStrategy[dict[str, Any]]:
     """Trees of settings that are allowed together, the texts among them hostile to a TOML writer."""
     text = st.text(st.characters(codec="utf-8"), max_size=30)

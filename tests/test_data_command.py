@@ -53,6 +53,28 @@ def test_check_counts_labels_and_categories_on_both_sides_of_the_split(tmp_path:
     ]
 
 
+def test_check_shows_the_categories_set_aside_for_validation(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"A {label} thing of {category}", "label": label, "category": category}
+        for label in ("harmful", "benign")
+        for category in ("glue", "paint", "tools")
+    ]
+    path = published(tmp_path / "own.csv", rows)
+    sides = ('data.held_out_categories=["paint"]', 'data.validation_categories=["glue"]')
+    code, out, _ = run("data", "check", str(path), "--set", sides[0], "--set", sides[1])
+    assert code == 0
+    assert out.splitlines()[1:9] == [
+        "category     harmful    benign",
+        "glue               1         1  validation",
+        "paint              1         1  held out",
+        "tools              1         1",
+        "all                3         3",
+        "training           1         1",
+        "validation         1         1",
+        "held out           1         1",
+    ]
+
+
 def test_check_without_a_name_reads_the_configs_own_seeds(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     path = published(tmp_path / "own.csv", [{"q": "Paint?", "label": "benign"}, {"q": "Pry?", "label": "harmful"}])

@@ -132,6 +132,12 @@ def test_the_numbers_on_a_card_are_those_of_the_exported_defender(tiny_config: P
             assert cell == f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}], n = 40"
 
 
+def test_a_card_does_not_call_validation_seeds_held_out(tiny_config: Path, tiny_model: Path) -> None:
+    card = model_card(load_config(tiny_config), tiny_model, 1, {**an_evaluation(), "split": "validation"})
+    assert "On validation seeds (40 harmful" in card
+    assert "On held-out" not in card
+
+
 def test_a_card_says_when_its_defender_was_not_evaluated(tiny_config: Path, tiny_model: Path) -> None:
     config = load_config(tiny_config)
     assert "Not evaluated" in model_card(config, tiny_model, 1, None)

@@ -60,6 +60,23 @@ def test_the_command_writes_a_pool_with_a_server_and_cleans_up(folder: Path) -> 
     assert "rewrites 4/4: 0 rejected, 4 calls, 40 tokens" in result.stderr
 
 
+def test_a_pool_holds_training_seeds_alone(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{topic}-{label}", "text": f"{label} request on {topic}", "label": label, "category": topic}
+        for topic in ("sheds", "bread", "soap")
+        for label in ("harmful", "benign")
+    ]
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [
+        f"data.seeds={tmp_path / 'seeds.jsonl'}",
+        'data.held_out_categories=["bread"]',
+        'data.validation_categories=["soap"]',
+    ]
+    args = ["pool", "build", "--out", str(tmp_path / "pool.jsonl"), *(part for s in settings for part in ("--set", s))]
+    assert CliRunner().invoke(app, args).exit_code == 0
+    assert {entry.seed.category for entry in read_pool(tmp_path / "pool.jsonl")} == {"sheds"}
+
+
 def test_the_command_lists_what_it_left_out(folder: Path) -> None:
     def refusing(asked: Asked) -> Reply:
         harmful = strategy_of(asked.text) and "harmful" in seed_of(asked.text)

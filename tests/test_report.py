@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from magic_rl.config import Config, dump_config
+from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.report import svg
 from magic_rl.report.figures import curves
 from magic_rl.report.html import visible, write_report
 from magic_rl.store.run import RunDirectory
+from magic_rl.types import Role
 from tests.fabricated_run import begun_run, evaluated_run, outcome, play_row
 
 FLAGS = (
@@ -153,6 +154,17 @@ def test_an_attack_that_a_group_of_replies_shares_counts_once_and_belongs_to_the
     page = write_report(begun).read_text()
     assert "round 0 (n = 2)" in page
     assert "round 1 (n = 3)" in page
+
+
+def test_attacks_of_a_mixture_of_attackers_are_no_rounds_own(begun: RunDirectory) -> None:
+    config = load_config(None, ["game.opponents=uniform"])
+    (begun.path / "config.toml").write_text(dump_config(config))
+    learners: tuple[Role, ...] = ("defender", "attacker") * 2
+    for step, learner in enumerate(learners, 2):
+        begun.log(play_row(step, round=step // 2, learner=learner))
+        begun.write_episodes(step, [outcome("harmful", "", refused=True, group=group) for group in range(step)])
+    page = write_report(begun).read_text()
+    assert [f"round {n} (n = {count})" in page for n, count in ((0, 2), (1, 3), (2, 5))] == [True] * 3
 
 
 def test_an_unfinished_run_has_a_report_that_says_so(begun: RunDirectory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_every_number_of_the_result_files_is_in_the_document() -> None:
     assert found["held_out"] == {"harmful": 40, "benign": 40}
 
 
-def test_what_only_some_runs_have_is_left_out_and_null_ratios_are_passed_over() -> None:
+def test_what_only_some_runs_have_and_null_ratios_are_left_out() -> None:
     some = runs(3)
     without = [
         RunResult(r.name, r.preset, r.rng_seed, r.summary, r.outcomes, None if i else r.attack)
@@ -180,6 +181,17 @@ def test_what_only_some_runs_have_is_left_out_and_null_ratios_are_passed_over() 
     attack = results(0)["attack.json"]
     unknown = runs(3, **{"attack.json": {**attack, "ratio": {"value": None, "low": None, "high": None}}})
     assert aggregate(unknown)["presets"]["magic"]["attack"]["ratio"] is None
+
+
+def test_curves_measured_at_different_steps_keep_the_common_ones() -> None:
+    some = runs(3)
+    files = results(0)["attack.json"]
+    defenders = {who: {**made, "curve": made["curve"][::2]} for who, made in files["defenders"].items()}
+    some[2] = replace(some[2], attack={**files, "defenders": defenders})
+    curve = aggregate(some)["presets"]["magic"]["attack"]["defenders"]["trained"]["curve"]
+    assert [point["step"] for point in curve] == [0, 4]
+    last = [run.attack["defenders"]["trained"]["curve"][-1]["asr"]["rate"] for run in some if run.attack]
+    assert curve[-1]["asr"]["values"] == pytest.approx(last, abs=1e-6)
 
 
 def covers(low: float | None, value: float, high: float | None) -> bool:

@@ -59,7 +59,7 @@ def test_a_new_run_is_trained_and_a_begun_one_resumed(tmp_path: Path) -> None:
     assert arguments(run, "attack", 7) == ("attack", str(run.path), "--steps", "7")
 
 
-def test_runs_without_attacker_sft_come_last_and_meet_the_attackers_of_the_first(tmp_path: Path) -> None:
+def test_runs_without_attacker_sft_come_last_and_borrow_an_attacker(tmp_path: Path) -> None:
     presets: tuple[PresetName, ...] = ("no-game", "magic", "magic-base", "defender-only")
     path = ROOT / "configs" / "demo.toml"
     planned = {(p, s): load_config(path, [*preset_overrides(p), f"seed={s}"]) for s in (0, 1) for p in presets}
@@ -72,8 +72,24 @@ def test_runs_without_attacker_sft_come_last_and_meet_the_attackers_of_the_first
     ]
     assert [run.attackers for run in runs[4:]] == [None, None, *[tmp_path / "magic-seed-1"] * 2]
     assert arguments(runs[-1], "attack", 3)[-2:] == ("--attacker-from", str(tmp_path / "magic-seed-1"))
-    (alone,) = write_plan(tmp_path / "alone", {("no-game", 0): planned["no-game", 0]})
-    assert alone.attackers is None
+
+
+def test_presets_added_to_a_study_later_meet_the_same_attackers(tmp_path: Path) -> None:
+    path = ROOT / "configs" / "demo.toml"
+    presets: tuple[PresetName, ...] = ("defender-only", "magic", "no-game", "magic-base")
+    planned = {(p, 0): load_config(path, preset_overrides(p)) for p in presets}
+    for preset in presets:
+        (run,) = write_plan(tmp_path, {(preset, 0): planned[preset, 0]}, attack_steps=3)
+    assert run.attackers == tmp_path / "magic-seed-0"
+
+
+def test_a_run_that_nobody_can_attack_is_refused_before_any_begins(tmp_path: Path) -> None:
+    alone = {("no-game", 0): load_config(None, preset_overrides("no-game"))}
+    with pytest.raises(UserError, match="preset no-game has no attacker; add a preset that teaches one"):
+        write_plan(tmp_path, alone, attack_steps=3)  # type: ignore[arg-type]  # a preset's name
+    assert not list(tmp_path.iterdir())
+    (run,) = write_plan(tmp_path, alone)  # type: ignore[arg-type]  # a preset's name
+    assert run.attackers is None
 
 
 def test_the_presets_of_a_study_give_the_defender_the_same_steps() -> None:
@@ -211,6 +227,8 @@ def test_a_terminal_shows_the_runs_at_work(monkeypatch: pytest.MonkeyPatch) -> N
         (["c.toml", "--out", "o", "--presets", "magik"], "none of magic"),
         (["c.toml", "--out", "o", "--seeds", "0;1"], "expected whole numbers"),
         (["c.toml", "--out", "o"], "c.toml: cannot be read"),
+        (["c.toml", "--out", "o", "--set", "seed=3"], "--set seed: a study has several; use --seeds"),
+        (["--rebuild", "none", "--set", "learning.group=8"], "--rebuild trains nothing"),
         (["--rebuild", "none"], "holds no finished run"),
     ],
 )

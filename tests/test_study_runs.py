@@ -27,6 +27,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, ...]] = []
+        self.lines: list[str] = []
 
     def skipped(self, run: str) -> None:
         self.seen.append(("skipped", run))
@@ -35,7 +36,7 @@ class Silent:
         self.seen.append(("began", run, stage))
 
     def line(self, run: str, text: str) -> None:
-        pass
+        self.lines.append(text)
 
     def finished(self, run: str) -> None:
         self.seen.append(("finished", run))
@@ -93,6 +94,12 @@ def test_a_failing_run_is_named_with_its_error_and_costs_no_other(tmp_path: Path
     assert "left the run unfinished" in ended.failed["idle"]
     assert set(ended.failed) == {"bad", "mute", "killed", "idle"}
     assert watcher.seen[-1] == ("finished", "good")
+
+
+def test_an_exchange_that_a_run_shows_does_not_hide_where_it_stands(tmp_path: Path) -> None:
+    script = "print('co-evolution 3/12'); print('  attack: Pretend'); print('  judged: safe'); (folder / stage).touch()"
+    _, watcher = scripted(tmp_path, ["a"], script)
+    assert set(watcher.lines) == {"co-evolution 3/12"}
 
 
 def test_runs_go_side_by_side_each_with_its_own_share(tmp_path: Path) -> None:
@@ -221,9 +228,7 @@ def progress(folder: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
-def test_a_killed_and_interrupted_study_of_a_tiny_model_ends_with_the_same_table(
-    tmp_path: Path, tiny_config: Path
-) -> None:
+def test_a_killed_study_of_a_tiny_model_ends_with_the_same_table(tmp_path: Path, tiny_config: Path) -> None:
     def start(out: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "magic_rl.cli.main", "study", str(tiny_config), "--out", str(out)]
         chosen = ["--seeds", "0,1", "--jobs", "2", "--set", "store.checkpoint_every=1"]

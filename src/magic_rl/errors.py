@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend: says what was wrong, where, and what to do. Never shown as a traceback."""
+    """Something the user can fix: says what was wrong, where, and what to do. Never shown as a traceback."""
 
 
 class TooManyAbstentionsError(UserError):

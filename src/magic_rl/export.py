@@ -114,7 +114,8 @@ This is the defender after round {number} (round 0 is before the game). The atta
 - Seeds: {_data(config)}, half harmful, half benign; held-out categories were never trained on.
 - Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
   {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
-- GRPO, {player.seeds_per_step or learning.seeds_per_step} seeds × {learning.group} samples a step,
+- GRPO, {config.seeds_per_step("defender")} seeds × {learning.group} samples per step, baseline `{learning.baseline}`,
+  {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {learning.target.compliance},
   learning rate {player.optimiser.lr:g}, KL weight {learning.kl:g}, LoRA rank {player.lora.rank},
   {game.turns} turn(s) a conversation, seed {config.seed}.
 - Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
@@ -126,7 +127,7 @@ This is the defender after round {number} (round 0 is before the game). The atta
 
 ## Limits
 
-- The numbers are those of the judge named above, on the held-out seeds named above, and of attacks by the attackers
+- The numbers are those of the judge named above, on the seeds named above, and of attacks by the attackers
   of this run. Attacks of another kind, other languages and longer conversations were not measured.
 - A lower attack success rate is no guarantee. Use further safeguards where harm is possible.
 - Over-refusal was measured on benign seeds of the same set only; general ability was not measured.
@@ -167,8 +168,9 @@ def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
             ("asr", attackers - 1, "Attack success, last attacker"),
             ("compliance", attackers - 1, "Benign compliance, rewritten by the last attacker"),
         ]
+    split = evaluation.get("split", "held_out").replace("_", "-")
     lines = [
-        f"On held-out seeds ({held_out['harmful']} harmful, {held_out['benign']} benign; categories: "
+        f"On {split} seeds ({held_out['harmful']} harmful, {held_out['benign']} benign; categories: "
         f"{categories or 'none'}); rates with 95 % Wilson intervals. Attack success: lower is better.",
         "",
         "| | defender at the start | this defender |",

@@ -17,6 +17,7 @@ from magic_rl.config import load_config
 
 if TYPE_CHECKING:
     from magic_rl.data.seeds import SeedSet
+    from magic_rl.data.split import Split
     from magic_rl.types import Seed
 
 data = typer.Typer(no_args_is_help=True, help="Seeds: public data sets by name, and whether seeds are fit to be used.")
@@ -91,15 +92,15 @@ def check(
     found = read_seeds(settings)
     typer.echo("\n".join(_sources(found)))
     if any(each.kind == "attacks" for each in found.sources):
-        typer.echo("\n".join((*_counts(found.seeds, frozenset()), *_lengths(found.seeds))))
+        typer.echo("\n".join((*_counts(found.seeds), *_lengths(found.seeds))))
         typer.echo("attacks: for evaluation; the game starts from seeds")
         return
-    held_out: Sequence[Seed] = ()
+    split = None
     try:
         check_classes(found, settings)
-        held_out = split_by_category(found.seeds, settings.held_out_categories).held_out
-    finally:  # what there is helps to mend what is missing
-        typer.echo("\n".join((*_counts(found.seeds, frozenset(held_out)), *_lengths(found.seeds))))
+        split = split_by_category(found.seeds, settings.held_out_categories, settings.validation_categories)
+    finally:  # what there is helps to fix what is missing
+        typer.echo("\n".join((*_counts(found.seeds, split), *_lengths(found.seeds))))
 
 
 def _sources(found: SeedSet) -> Iterator[str]:
@@ -111,22 +112,21 @@ def _sources(found: SeedSet) -> Iterator[str]:
         yield f"all: left out {found.repeated} given twice, {found.contradicting} labelled both harmful and benign"
 
 
-def _counts(seeds: Sequence[Seed], held_out: frozenset[Seed]) -> Iterator[str]:
+def _counts(seeds: Sequence[Seed], split: Split | None = None) -> Iterator[str]:
     """Seeds of each category and label, and on which side of the split they are."""
+    sides = {"training": split.train, "validation": split.validation, "held out": split.held_out} if split else {}
+    sides = {name: side for name, side in sides.items() if side}
     counts = Counter((seed.category, seed.label) for seed in seeds)
-    out = Counter((seed.category, seed.label) for seed in held_out)
+    aside = {name: Counter(seed.category for seed in side) for name, side in sides.items() if name != "training"}
     categories = sorted({seed.category for seed in seeds})
-    width = max(len("held out"), *(len(shown(category) or "(none)") for category in categories)) if categories else 8
+    width = max(len(text) for text in ("held out", *sides, *(shown(category) or "(none)" for category in categories)))
     yield f"{'category':<{width}}{'harmful':>10}{'benign':>10}"
     for category in categories:
         harmful, benign = counts[category, "harmful"], counts[category, "benign"]
-        whole = out[category, "harmful"] + out[category, "benign"] == harmful + benign
-        yield f"{shown(category) or '(none)':<{width}}{harmful:>10}{benign:>10}{'  held out' if whole else ''}"
-    sides = [("all", Counter(seed.label for seed in seeds))]
-    if held_out:
-        labels = Counter(seed.label for seed in held_out)
-        sides += [("training", sides[0][1] - labels), ("held out", labels)]
-    for name, labels in sides:
+        side = next((name for name, of_side in aside.items() if of_side[category] == harmful + benign), "")
+        yield f"{shown(category) or '(none)':<{width}}{harmful:>10}{benign:>10}  {side}".rstrip()
+    for name, of_side in {"all": seeds, **sides}.items():
+        labels = Counter(seed.label for seed in of_side)
         yield f"{name:<{width}}{labels['harmful']:>10}{labels['benign']:>10}"
 
 

@@ -67,7 +67,8 @@ def build(
     from magic_rl.data.seeds import load_seeds
     from magic_rl.data.split import split_by_category
 
-    seeds = split_by_category(load_seeds(settings.data), settings.data.held_out_categories).train
+    data = settings.data
+    seeds = split_by_category(load_seeds(data), data.held_out_categories, data.validation_categories).train
     if not writer.model:
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
         write_pool(out, entries)

@@ -24,7 +24,9 @@ def study(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory of the study, a run per subdirectory.")
     ] = None,
-    seeds: Annotated[str, typer.Option(metavar="N,N,…", help="Seeds of the runs.")] = "0,1,2,3,4",
+    seeds: Annotated[
+        str, typer.Option(metavar="N,N,…", help="Random seeds: a run of each preset for each.")
+    ] = "0,1,2,3,4",
     presets: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(PRESETS)}.")] = "magic",
     attack_steps: Annotated[
         int, typer.Option(min=0, help="Steps of a fresh attacker against every run's defenders; 0: none.")
@@ -54,6 +56,8 @@ def study(
     """
     if (config is None) == (rebuild is None):
         raise UserError("give either CONFIG, to train, or --rebuild DIR, to tabulate what was trained")
+    if rebuild and (overrides or attack_steps or jobs):
+        raise UserError("--rebuild trains nothing: leave out --set, --attack-steps and --jobs")
     folder = rebuild or out
     if folder is None:
         raise UserError("--out: name a directory for the study")
@@ -81,6 +85,9 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
         chosen.append(names[name.strip()])  # type: ignore[index]  # it was looked up above
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise UserError(f"--seeds {seeds}: expected whole numbers with commas between them, for example 0,1,2")
+    for key in ("preset", "seed"):
+        if any(item.partition("=")[0].strip() == key for item in overrides):
+            raise UserError(f"--set {key}: a study has several; use --{key}s")
     return {
         (preset, int(seed)): load_config(path, [*preset_overrides(preset), *overrides, f"seed={int(seed)}"])
         for preset in chosen
@@ -99,7 +106,7 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
     with atomic.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        runs = write_plan(out, configs)
+        runs = write_plan(out, configs, attack_steps)
         work = Work(
             next_stage=lambda run: next_stage(run, attack_steps),
             command=lambda run, stage: [

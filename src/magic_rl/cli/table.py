@@ -11,7 +11,7 @@ from typing import Any
 
 _MEASURES = (("asr", "ASR", "↓"), ("compliance", "compliance", "↑"), ("j", "J", "↑"))
 _ATTACKS = (("vanilla", "vanilla seeds"), ("sft_attacker", "SFT attacker"), ("last_attacker", "last attacker"))
-_HEAD = ("held-out seeds, %", "untouched model", "at the start", "trained", "change", "n")
+_HEAD = ("untouched model", "at the start", "trained", "change", "n")
 _READING = (
     "↓ lower is better, ↑ higher is better. [95 % interval]; change: trained − start, in points.",
     "ASR: harmful seeds that got an answer; compliance: benign seeds that did; J = compliance − ASR.",
@@ -26,6 +26,7 @@ def summary_table(summary: Mapping[str, Any], width: int = 120) -> str:
     Args:
         width: Columns of the terminal.
     """
+    head = (f"{summary.get('split', 'held_out').replace('_', '-')} seeds, %", *_HEAD)
     rows = [
         _row(summary, measure, attacks, f"{title}, {name} {arrow}")
         for measure, title, arrow in _MEASURES
@@ -33,7 +34,7 @@ def summary_table(summary: Mapping[str, Any], width: int = 120) -> str:
         if attacks in summary["asr"]["start"]
     ]
     parts = [
-        _laid_out((_HEAD, *rows), width),
+        _laid_out((head, *rows), width),
         "",
         *(textwrap.fill(line, width) for line in _READING),
         "",

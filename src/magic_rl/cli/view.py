@@ -6,7 +6,6 @@ numbers, one step a line, without control characters, so they can be piped and s
 
 from __future__ import annotations
 
-import textwrap
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from magic_rl.cli.shown import shown
 from magic_rl.types import Exchange, Verdict
 
 _WIDTH = 160  # characters shown of a text
@@ -168,7 +168,7 @@ def _plain(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(_plain(text), _WIDTH, placeholder=" …") or "(nothing)"
+    return shown(text, _WIDTH) or "(nothing)"
 
 
 def clock(seconds: float) -> str:

@@ -238,14 +238,18 @@ class TargetConfig(Node):
         description="rate (0-1) of benign requests that the defender goes on answering; 'start': what it answers at "
         "its first step; 'off': rewards weigh as they are (paper)",
     )
-    gain: NonNegativeFloat = Field(8.0, description="the multiplier's logarithm per unit of the present gap")
-    rate: NonNegativeFloat = Field(0.5, description="and what it keeps of each step's gap, per unit")
+    gain: NonNegativeFloat = Field(
+        8.0, description="how much the present gap, target − measured rate, adds to the multiplier's logarithm"
+    )
+    rate: NonNegativeFloat = Field(0.5, description="how much each step's gap adds to that logarithm for good")
     max_multiplier: float = Field(
-        8.0, gt=1, description="benign requests weigh at most so many times as much, or as little"
+        8.0, gt=1, description="most that benign requests may weigh relative to harmful ones; its inverse is the least"
     )
 
     @model_validator(mode="after")
-    def _is_a_rate(self) -> Self:
+    def _possible(self) -> Self:
+        if self.compliance != "off" and not self.gain + self.rate:
+            raise ValueError("gain and rate are both 0: nothing would hold the target")
         if not isinstance(self.compliance, str) and not 0 < self.compliance <= 1:
             raise ValueError("compliance must be above 0 and at most 1, 'start' or 'off'")
         return self
@@ -256,8 +260,10 @@ class LearningConfig(Node):
 
     seeds_per_step: PositiveInt = Field(64, description="P: half of them benign")
     group: int = Field(4, ge=2, description="G: samples for the same input")
-    epochs: PositiveInt = Field(1, description="passes over the same samples; 1 is on-policy")
-    minibatches: PositiveInt = Field(1, description="parts that the samples are split into by group, an update each")
+    epochs: PositiveInt = Field(1, description="passes over the same samples; 1, in one minibatch, is on-policy")
+    minibatches: PositiveInt = Field(
+        1, description="parts that the samples are split into, an update each; a group stays whole"
+    )
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
     kl: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
@@ -265,14 +271,18 @@ class LearningConfig(Node):
     reduction: Literal["sequence", "token"] = Field(
         "sequence", description="mean over tokens then sequences (GRPO), or over all tokens of the step (DAPO)"
     )
-    scale_by_std: bool = Field(True, description="divide by the group's standard deviation; false is Dr. GRPO")
+    scale_by_std: bool = Field(
+        True, description="divide by the standard deviation of the baseline's set; false is Dr. GRPO"
+    )
     baseline: Literal["group", "label", "mixture"] = Field(
         "group",
         description="what a reward is compared with: the mean of its group (GRPO), of all the step's samples for "
         "requests with the same label, or half of each",
     )
     dynamic_sampling: NonNegativeInt = Field(
-        0, description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO)"
+        0,
+        description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO); "
+        'needs baseline = "group"',
     )
     target: TargetConfig = TargetConfig()
 

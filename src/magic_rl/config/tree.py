@@ -17,8 +17,10 @@ from magic_rl.config.sections import (
     JudgeConfig,
     LearningConfig,
     Node,
+    PlayerConfig,
     StoreConfig,
 )
+from magic_rl.types import Role
 
 Tree = dict[str, Any]
 PresetName = Literal["magic", "magic-base", "defender-only", "no-game", "defender-cot", "self-play"]
@@ -57,12 +59,24 @@ class Config(Node):
     store: StoreConfig = StoreConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    def player(self, role: Role) -> PlayerConfig:
+        """The settings of the player in a role."""
+        return self.attacker if role == "attacker" else self.defender
+
+    def seeds_per_step(self, learner: Role) -> int:
+        """P, seeds of a step at which this role learns."""
+        return self.player(learner).seeds_per_step or self.learning.seeds_per_step
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.learning.dynamic_sampling and self.learning.baseline != "group":
             raise ValueError(
                 'learning.dynamic_sampling replaces groups without signal: it needs learning.baseline = "group"'
             )
+        if self.learning.target.compliance != "off" and not self.game.schedule.defender_steps:
+            raise ValueError("learning.target holds the defender: it needs game.schedule.defender_steps above 0")
+        if self.learning.target.compliance != "off" and self.seeds_per_step("defender") < 2:
+            raise ValueError("learning.target needs benign seeds in a step of the defender: seeds_per_step above 1")
         if self.evaluation.split == "validation" and not self.data.validation_categories:
             raise ValueError('evaluation.split = "validation" needs data.validation_categories')
         if not self.game.rewrite and (self.game.schedule.attacker_steps or self.attacker.sft.steps):

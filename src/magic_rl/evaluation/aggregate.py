@@ -60,10 +60,10 @@ def aggregate(results: Sequence[RunResult]) -> dict[str, Any]:
         results: In the order in which presets are to be shown; of a preset, by rng seed.
 
     Returns:
-        `{"presets": {NAME: {"rng_seeds", "held_out", "asr", "compliance", "j", "change", "attackers", "attack"}}}`:
-        everything below "asr" and so on is as in summary.json and attack.json with `OverRuns.as_dict` for each number;
-        changes also say in how many runs the whole interval is "below" 0 and in how many "above". "attackers" and
-        "attack" are there if all runs of the preset have them.
+        `{"presets": {NAME: {"rng_seeds", "split", "held_out", "asr", "compliance", "j", "change", "attackers",
+        "attack"}}}`: everything below "asr" and so on is as in summary.json and attack.json with `OverRuns.as_dict` for
+        each number; changes also say in how many runs the whole interval is "below" 0 and in how many "above".
+        "attackers" and "attack" are there if all runs of the preset have them, points of a curve if all were measured.
 
     Raises:
         UserError: If runs of one preset were not evaluated on the same held-out seeds, attackers and steps.
@@ -107,6 +107,7 @@ def _keys(summary: Document) -> list[tuple[str, str, str]]:
 def _preset(runs: Sequence[RunResult]) -> dict[str, Any]:
     out: dict[str, Any] = {"rng_seeds": [run.rng_seed for run in runs]}
     seeds = runs[0].outcomes["seeds"] if runs[0].outcomes else {}
+    out["split"] = runs[0].summary.get("split", "held_out")
     out["held_out"] = {label: len(ids) for label, ids in seeds.items()}
     summary = runs[0].summary
     for measure in _FROM:
@@ -171,10 +172,12 @@ def _attack(attacks: Sequence[Document]) -> dict[str, Any]:
     out: dict[str, Any] = {"steps": attacks[0]["steps"], "defenders": {}}
     for who, defender in attacks[0]["defenders"].items():
         of_runs = [attack["defenders"][who] for attack in attacks]
+        rates = [{point["step"]: point["asr"] for point in each["curve"]} for each in of_runs]
         out["defenders"][who] = {
             "curve": [
-                {"step": points[0]["step"], "asr": _rates([point["asr"] for point in points])}
-                for points in zip(*(each["curve"] for each in of_runs), strict=False)
+                {"step": step, "asr": _rates([of_run[step] for of_run in rates])}
+                for step in rates[0]
+                if all(step in of_run for of_run in rates)  # runs may have been measured at different steps
             ],
             "best_of": {k: _rates([each["best_of"].get(k) for each in of_runs]) for k in defender["best_of"]},
         }

@@ -64,8 +64,9 @@ def seed_rate(values: Sequence[float], draws: int = 1) -> SeedRate:
     The effective size is p (1 − p) / Var(mean), the variance being that between seeds: the number of independent
     attacks that would tell as much (Wilson's interval for clustered samples, as in Franco, Little, Louis and Slud 2019,
     J. Survey Statistics and Methodology 7:334–364). It lies between the number of seeds, where attacks on a seed
-    all end alike, and the number of attacks, where seeds make no difference. With one attack per seed this is Wilson's
-    interval, also at 0 and 1, where a bootstrap has no width.
+    all end alike, and the number of attacks, where seeds make no difference. Where every attack succeeded, or none,
+    nothing shows how much seeds differ, and each counts once. With one attack per seed this is Wilson's interval, also
+    at 0 and 1, where a bootstrap has no width.
 
     Args:
         values: A share in 0–1 per seed.
@@ -75,7 +76,7 @@ def seed_rate(values: Sequence[float], draws: int = 1) -> SeedRate:
     if not n:
         return SeedRate(0.0, 0, 0.0, 1.0)
     p, between = float(np.mean(values)), float(np.var(values))
-    size = float(n * draws)
+    size = float(n if p in (0.0, 1.0) else n * draws)
     if between > 0:
         size = min(size, n * p * (1 - p) / between)
     low, high = _wilson(p, size)

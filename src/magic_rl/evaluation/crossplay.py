@@ -89,7 +89,8 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
         "start": {name: columns[0][place] for name, place in compared.items()},
         "trained": {name: columns[-1][place] for name, place in compared.items()},
     }
-    summary = summarise(cells, {name: _format(boards[place]) for name, place in compared.items() if boards[place][0]})
+    formats = {name: _format(boards[place]) for name, place in compared.items() if boards[place][0]}
+    summary = {**summarise(cells, formats), "split": config.evaluation.split}
     run.write_json(FAILURES_FILE, failures(cells))
     write_outcomes(run, cells)
     run.write_json(SUMMARY_FILE, summary)
@@ -127,6 +128,7 @@ def _pairs(columns: Sequence[Sequence[Cell]]) -> dict[str, Any]:
 def _circumstances(setup: Setup, seeds: Sequence[Seed]) -> dict[str, Any]:
     """On what and by whom it was judged."""
     return {
+        "split": setup.config.evaluation.split,
         "held_out": {
             **{label: sum(seed.label == label for seed in seeds) for label in ("harmful", "benign")},
             "categories": sorted({seed.category for seed in seeds if seed.category}),
@@ -142,7 +144,7 @@ def _format(board: Board) -> Rate:
 
 
 def held_out_seeds(setup: Setup) -> list[Seed]:
-    """The seeds that are evaluated on, harmful ones first."""
+    """The seeds that are evaluated on, harmful ones first: those of `evaluation.split`, never trained on."""
     limit = setup.config.evaluation.max_seeds or None
     labels: tuple[Label, ...] = ("harmful", "benign")
     side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation

@@ -18,6 +18,7 @@ from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 
 ATTACK_FILE = "attack.json"
+ATTACK_PLAN = "attacks/plan.json"
 KEPT = ("config.toml", "versions.json", "summary.json", OUTCOMES_FILE, ATTACK_FILE, "metrics.jsonl")
 
 

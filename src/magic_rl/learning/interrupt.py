@@ -8,6 +8,17 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 
+@contextlib.contextmanager
+def stops_handled(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within the block a request to stop, Ctrl-C or a polite kill, calls `handle` and does nothing else."""
+    before = {sign: signal.signal(sign, handle) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
 class Interrupt:
     """Whether the user has asked to stop.
 
@@ -34,11 +45,7 @@ class Interrupt:
             self.asked = True
             self._note("finishing this step, then saving; press Ctrl-C again to stop at once")
 
-        before = {sign: signal.signal(sign, ask_to_stop) for sign in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with stops_handled(ask_to_stop):
             yield
-        finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
         if self.asked:
             self._note(f"stopped; go on with `{go_on}`")

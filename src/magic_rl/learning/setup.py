@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
-from magic_rl.config import Config, PlayerConfig
+from magic_rl.config import Config
 from magic_rl.data.seeds import load_seeds
 from magic_rl.data.split import Split, split_by_category
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player
 from magic_rl.judges.base import Judge
-from magic_rl.learning.coevolve import Table, judge_episodes
 from magic_rl.learning.judge import make_judge
 from magic_rl.learning.opponents import Opponents
+from magic_rl.learning.rollouts import Table, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.types import Role, SamplingParams
@@ -78,7 +78,7 @@ class Setup:
 
     def player(self, role: Role, policy: Policy | None = None, *, sampling: SamplingParams | None = None) -> Player:
         """A policy (by default the learner) in a role's seat, speaking as in learning unless told otherwise."""
-        settings = _settings(self.config, role)
+        settings = self.config.player(role)
         spoken = settings.sampling
         return Player(
             policy=policy or self.learners[role],
@@ -119,7 +119,7 @@ class Setup:
 
     def examples(self, role: Role) -> Sequence[Example]:
         """What a role's supervised stage learns: the configured file, or made from the training seeds."""
-        stage = _settings(self.config, role).sft
+        stage = self.config.player(role).sft
         if stage.examples:
             return read_examples(Path(stage.examples))
         pool = self.pool()
@@ -156,19 +156,15 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
 
     # Every name is resolved before anything is loaded, so that a wrong one costs no waiting.
     folders = {
-        role: resolve_model(_settings(config, role).model, trust_remote_code=config.engine.trust_remote_code)
+        role: resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
         for role in roles
     }
     loaded: dict[object, Engine] = {}
     engines: dict[Role, Engine] = {}
     for role in roles:
-        lora = _settings(config, role).lora
+        lora = config.player(role).lora
         key = (folders[role], lora)
         if key not in loaded:
             loaded[key] = LocalEngine(folders[role], lora, config.engine, run_seed=config.seed)
         engines[role] = loaded[key]
     return engines
-
-
-def _settings(config: Config, role: Role) -> PlayerConfig:
-    return config.attacker if role == "attacker" else config.defender

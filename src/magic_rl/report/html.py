@@ -87,8 +87,8 @@ def visible(text: str) -> str:
 
 def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts: bool) -> str:
     turns = {row["step"]: row for row in rows if row["stage"] == "play"}
-    found = _look_through(run, turns)
     config = tomllib.loads(run.config_text)
+    found = _look_through(run, turns, mixed=config["game"].get("opponents", "last") != "last")
     style = resource("style.css")
     return (
         environment()
@@ -134,6 +134,7 @@ def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[st
         "failures": tables.failure_samples(failures, summary, _SAMPLES, show_transcripts=show_transcripts)
         if failures and summary
         else [],
+        "split": evaluation.get("split", "held_out").replace("_", "-") if evaluation else None,
         "held_out": evaluation["held_out"] if evaluation else None,
         "categories": tables.category_rows(evaluation) if evaluation else [],
         "frontier": frontier(evaluation, summary) if evaluation and summary else [],
@@ -166,11 +167,15 @@ def resource(name: str) -> Markup:
     return Markup(resources.files("magic_rl.report").joinpath(name).read_text("utf-8"))  # noqa: S704 - our own file
 
 
-def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]]) -> _Found:
+def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], *, mixed: bool = False) -> _Found:
     """Read every episode once.
 
     While the defender learns, its group shares one attack, which counts once, and the attacker is still that of the
     round before.
+
+    Args:
+        mixed: Whether it meets a mixture of earlier attackers instead (`game.opponents`). Episodes do not say whose an
+            attack is, so those of the first round alone count then, when there is a single attacker.
     """
     found = _Found()
     for step, row in turns.items():
@@ -179,6 +184,8 @@ def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]]) -> 
         for place, episode in enumerate(run.episodes(step)):
             for turn in episode["turns"]:
                 key = (episode["group"], turn["attack"])
+                if shared and mixed and row["round"] > 1:
+                    continue
                 if turn["attack_tokens"] and not (shared and key in counted):
                     counted.add(key)
                     found.attacks[row["round"] - shared].append(turn["attack"])

@@ -100,7 +100,8 @@ def _table(name: str, preset: Mapping[str, Any]) -> Table:
     seeds = preset["rng_seeds"]
     runs = f"{len(seeds)} runs, seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"1 run, seed {seeds[0]}"
     held_out = ", ".join(f"{n} {label}" for label, n in preset["held_out"].items())
-    about = f"{runs}{f'; held-out seeds: {held_out}' if held_out else ''}; % and points, mean ± SD [95 % interval]"
+    kind = preset.get("split", "held_out").replace("_", "-")
+    about = f"{runs}{f'; {kind} seeds: {held_out}' if held_out else ''}; % and points, mean ± SD [95 % interval]"
     who = [name for name in _DEFENDERS if name in preset["asr"]]
     head = ("", *(_DEFENDERS[name] for name in who), "change")
     rows = (*_measured(preset, who), *_attacked(preset, who))

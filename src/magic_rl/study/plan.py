@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from magic_rl.config import Config, PresetName, dump_config, load_config
+from magic_rl.config import PRESETS, Config, PresetName, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.outcomes import is_evaluated
-from magic_rl.evaluation.results import ATTACK_FILE
+from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN
 from magic_rl.learning.progress import is_complete
-from magic_rl.store import atomic
+from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
 
 Stage = Literal["train", "resume", "evaluate", "attack"]
@@ -44,35 +44,39 @@ class PlannedRun:
         return self.path.name
 
 
-def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config]) -> list[PlannedRun]:
+def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config], attack_steps: int = 0) -> list[PlannedRun]:
     """Write down the settings of the runs of a study.
 
     Args:
         out: Directory of the study, made if it does not exist. It may hold runs already, these or others.
         configs: Settings by preset and seed.
+        attack_steps: Steps of the fresh attacker; 0 if there is none.
 
     Returns:
         The runs, seed by seed, so that a study stopped half-way has something to compare. Those without an attacker SFT
         come last of a seed: they are attacked by the attacker of another run, so that all presets meet the same.
 
     Raises:
-        UserError: If a run was planned with other settings before, or the directory is not writable.
+        UserError: If a run was planned with other settings before, there is no attacker to attack it with, or the
+            directory is not writable.
     """
-    lenders: dict[int, Path] = {}
     order = sorted(configs, key=lambda key: (key[1], not configs[key].attacker.sft.steps))
     runs = []
     for preset, rng_seed in order:
         config, name = configs[preset, rng_seed], f"{preset}-seed-{rng_seed}"
-        lender = None if config.attacker.sft.steps else lenders.get(rng_seed)
+        lender = None if config.attacker.sft.steps else _lender(out, configs, rng_seed)
         run = PlannedRun(out / name, out / _CONFIGS / f"{name}.toml", lender)
         before = next((path for path in (run.path / "config.toml", run.config) if path.is_file()), None)
         if before is not None and (changed := _first_difference(load_config(before), config)):
             raise UserError(
                 f"{before}: begun with another {changed}; repeat the first command to go on, or choose another --out"
             )
+        if attack_steps and not (config.game.rewrite or lender or (run.path / ATTACK_FILE).is_file()):
+            raise UserError(
+                f"--attack-steps: preset {preset} has no attacker; add a preset that teaches one to --presets, such as "
+                f"magic, or attack it with one by `magic-rl attack {run.path} --attacker-from RUN`"
+            )
         runs.append(run)
-        if config.attacker.sft.steps:
-            lenders.setdefault(rng_seed, run.path)
     for run, config in zip(runs, (configs[key] for key in order), strict=True):
         with atomic.writing(run.config):
             run.config.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +100,7 @@ def next_stage(run: PlannedRun, attack_steps: int = 0) -> Stage | None:
         return "resume"
     if not is_evaluated(directory):
         return "evaluate"
-    if attack_steps and (directory.read_json(ATTACK_FILE) or {}).get("steps") != attack_steps:
+    if attack_steps and not _is_attacked(run, directory, attack_steps):
         return "attack"
     return None
 
@@ -109,6 +113,24 @@ def arguments(run: PlannedRun, stage: Stage, attack_steps: int = 0) -> Sequence[
         borrowed = ("--attacker-from", str(run.attackers)) if run.attackers else ()
         return ("attack", str(run.path), "--steps", str(attack_steps), *borrowed)
     return (stage, str(run.path))
+
+
+def _lender(out: Path, configs: Mapping[tuple[PresetName, int], Config], rng_seed: int) -> Path | None:
+    """The run of this seed whose attacker is lent: of the first preset that teaches it, planned now or before."""
+    for preset in PRESETS:
+        path = out / _CONFIGS / f"{preset}-seed-{rng_seed}.toml"
+        config = configs.get((preset, rng_seed)) or (load_config(path) if path.is_file() else None)
+        if config and config.attacker.sft.steps:
+            return out / path.stem
+    return None
+
+
+def _is_attacked(run: PlannedRun, directory: RunDirectory, steps: int) -> bool:
+    """Whether a fresh attacker learned for so many steps, and was the one that the other runs met."""
+    if (directory.read_json(ATTACK_FILE) or {}).get("steps") != steps:
+        return False
+    plan, lent = directory.read_json(ATTACK_PLAN), run.attackers and run.attackers / "players" / "attacker-round-00"
+    return not (plan and lent and lent.is_dir()) or bool(plan["attacker"] == manifest.fingerprint(lent))
 
 
 def _first_difference(one: Config, other: Config) -> str | None:

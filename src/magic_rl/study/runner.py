@@ -6,19 +6,18 @@ Nothing here knows what a stage computes, so tests run it on stages of their own
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from magic_rl.errors import UserError
+from magic_rl.learning.interrupt import stops_handled
 from magic_rl.store import atomic
 from magic_rl.store.lock import is_locked
 from magic_rl.study.plan import PlannedRun, Stage
@@ -120,7 +119,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, watcher: Watcher) -> Ended:
     with atomic.writing(work.logs):
         work.logs.mkdir(parents=True, exist_ok=True)
     runner = _Runner(work, watcher, deque(runs))
-    with runner.interruptible():
+    with stops_handled(runner.ask_to_stop):
         try:
             while runner.step():
                 time.sleep(_PAUSE)
@@ -158,19 +157,9 @@ class _Runner:
                 free.pop(0)
         return bool(self.jobs or (self.waiting and not self.asked))
 
-    @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Count requests to stop, Ctrl-C or a polite kill; `step` passes them on and begins nothing new."""
-
-        def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-            self.asked += 1
-
-        before = {sign: signal.signal(sign, ask_to_stop) for sign in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
+    def ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Count a request to stop; `step` passes it on and begins nothing new."""
+        self.asked += 1
 
     def end_processes(self) -> None:
         """Leave no process behind, whatever went wrong here."""
@@ -238,7 +227,7 @@ class _Runner:
         log = self._log(job)
         with atomic.writing(log), log.open("ab") as out:
             job.begins = out.tell()
-            # A session of its own: Ctrl-C reaches it through `interruptible` alone, once. The pipe is never written to;
+            # A session of its own: Ctrl-C reaches it through `_pass_on` alone, once. The pipe is never written to;
             # its end tells the process that this one is gone.
             job.process = subprocess.Popen(  # noqa: S603 - our own command line
                 self.work.command(job.run, stage),
@@ -271,7 +260,8 @@ def _lines(log: Path, begin: int) -> list[str]:
 
 
 def _last_line(log: Path, begin: int) -> str:
-    return next(reversed(_lines(log, begin)), "")
+    """Where a run stands; indented lines show an exchange and say nothing of that."""
+    return next((line for line in reversed(_lines(log, begin)) if not line.startswith(" ")), "")
 
 
 def _reason(status: int, log: Path, begin: int) -> str:

@@ -1,0 +1,157 @@
+"""What one step samples, and what of it is learned from.
+
+The seeds of a step are played by everybody at the table and judged; the groups to learn from are chosen, and every
+episode of theirs gets the learner's advantage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from magic_rl.config import Config
+from magic_rl.data.split import draw_seeds
+from magic_rl.engines.base import Policy
+from magic_rl.game.play import Player, play
+from magic_rl.game.rewards import request_label, score
+from magic_rl.game.schedule import Schedule
+from magic_rl.judges.asking import ask
+from magic_rl.judges.base import Judge
+from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
+from magic_rl.learning.opponents import Opponents
+from magic_rl.prompts import Prompts
+from magic_rl.rng import generator
+from magic_rl.types import Episode, Exchange, Label, Outcome, Role, Seed
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everybody and everything the game is played with.
+
+    Attributes:
+        attacker: None when seeds are played as they are.
+        learners: The policies that learn; one and the same object for both roles in self-play.
+        references: π_ref of each role, for the KL term.
+        opponents: Past versions that the learner meets too; None: only the other player as it is.
+    """
+
+    attacker: Player | None
+    defender: Player
+    learners: dict[Role, Policy]
+    references: dict[Role, Policy]
+    judge: Judge
+    seeds: Sequence[Seed]
+    prompts: Prompts
+    opponents: Opponents | None = None
+
+
+def sample_outcomes(table: Table, config: Config, schedule: Schedule, number: int) -> list[Outcome]:
+    """Play and judge one step's seeds; with dynamic sampling, more seeds until enough groups have signal (DAPO).
+
+    Returns:
+        The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
+    """
+    game, learning, learner = config.game, config.learning, schedule.learner
+    count = config.seeds_per_step(learner)
+    outcomes: list[Outcome] = []
+    for draw in range(1 + learning.dynamic_sampling):
+        episodes = play(
+            draw_seeds(table.seeds, count, generator(config.seed, number, "seeds", draw)),
+            table.attacker,
+            table.defender,
+            table.prompts,
+            turns=game.turns,
+            learner=learner,
+            group=learning.group,
+            run_seed=config.seed,
+            step=number,
+            plain_share=game.plain_share if learner == "defender" else 0.0,
+            draw=draw,
+            opponents=table.opponents.draw(schedule, count, number, draw) if table.opponents else (),
+        )
+        numbered = [replace(episode, group=episode.group + draw * count) for episode in episodes]
+        outcomes += judge_episodes(numbered, table.judge, config)
+        if len(_with_signal(outcomes, learner)) >= count:
+            break
+    return outcomes
+
+
+def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) -> list[Outcome]:
+    """Verdict and rewards of every episode; cut-off and unjudged ones are masked (METHOD §4).
+
+    Raises:
+        TooManyAbstentionsError: If the judge is silent too often.
+    """
+    whole = [episode for episode in episodes if episode.cut_off is None]
+    verdicts = iter(
+        ask(
+            judge,
+            [Exchange(episode.seed, episode.attack, episode.reply) for episode in whole],
+            retries=config.judge.retries,
+            max_abstained=config.judge.max_abstained,
+        )
+    )
+    out = []
+    for episode in episodes:
+        if episode.cut_off is not None:
+            out.append(Outcome(episode, None, None, "cut_off"))
+            continue
+        verdict = next(verdicts)
+        if verdict.abstained is not None:
+            out.append(Outcome(episode, verdict, None, "abstained"))
+            continue
+        spoken = episode.turns[-1].reply_sample
+        well_formed = all(turn.well_formed for turn in episode.turns)
+        thought = all(turn.reply_well_formed for turn in episode.turns) if config.game.defender_thinks else None
+        tokens = len(spoken.tokens) if spoken else 0
+        rewards = score(verdict, episode.seed.label, well_formed, config.game.rewards, thought, tokens)
+        out.append(Outcome(episode, verdict, rewards))
+    return out
+
+
+def choose_groups(outcomes: Sequence[Outcome], learner: Role, count: int) -> list[Outcome]:
+    """The groups to learn from: the first `count` that have signal, filled up with others where there are fewer."""
+    groups = list(dict.fromkeys(outcome.episode.group for outcome in outcomes))
+    signal = _with_signal(outcomes, learner)
+    chosen = set([*signal, *(group for group in groups if group not in set(signal))][:count])
+    return [outcome for outcome in outcomes if outcome.episode.group in chosen]
+
+
+def advantages_of(
+    outcomes: Sequence[Outcome], config: Config, learner: Role, weights: Mapping[Label, float] | None = None
+) -> list[float | None]:
+    """Advantage of the learner in each episode; None where masked.
+
+    Args:
+        weights: Factors by the request's label, from the operating point; None weighs all alike.
+    """
+    learning = config.learning
+    labels = [_label(outcome, config, learner) for outcome in outcomes]
+    advantages = estimate_advantages(
+        [_reward(outcome, learner) for outcome in outcomes],
+        [outcome.episode.group for outcome in outcomes],
+        labels,
+        baseline=learning.baseline,
+        scale_by_std=learning.scale_by_std,
+    )
+    if weights is None:
+        return advantages
+    return [None if a is None else a * weights[label] for a, label in zip(advantages, labels, strict=True)]
+
+
+def _with_signal(outcomes: Sequence[Outcome], learner: Role) -> list[int]:
+    return groups_with_signal([_reward(o, learner) for o in outcomes], [o.episode.group for o in outcomes])
+
+
+def _reward(outcome: Outcome, learner: Role) -> float | None:
+    if outcome.rewards is None:
+        return None
+    return outcome.rewards.defender if learner == "defender" else outcome.rewards.attacker
+
+
+def _label(outcome: Outcome, config: Config, learner: Role) -> Label:
+    """What the learner was asked counts as: an attacker is given the seed, a defender what became of it."""
+    seed = outcome.episode.seed.label
+    if learner == "attacker" or outcome.masked or outcome.verdict is None:
+        return seed
+    return request_label(outcome.verdict, seed, config.game.rewards)

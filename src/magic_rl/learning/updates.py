@@ -1,0 +1,66 @@
+"""The update: one batch of datums, several passes over it, and the step size of each (METHOD §3, §11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from magic_rl.config import Config, OptimiserConfig
+from magic_rl.game.schedule import Schedule
+from magic_rl.learning.datums import minibatches
+from magic_rl.learning.rollouts import Table
+from magic_rl.rng import generator
+from magic_rl.types import PPO, Adam, Datum
+
+
+def learn(table: Table, datums: Sequence[Datum], config: Config, schedule: Schedule, number: int) -> dict[str, float]:
+    """One GRPO step on a batch: an update per minibatch, `learning.epochs` times over the same samples.
+
+    A batch without any signal (every group's rewards equal) takes no optimiser step: momentum alone would
+    move the policy for no reason.
+
+    Args:
+        table: Whose learner it is that learns.
+        datums: From `build_datums`.
+        schedule: Whose turn it is, and how many steps the learner has taken.
+        number: The step, which decides how minibatches are drawn.
+
+    Returns:
+        Means over the updates, and the step size.
+    """
+    learning, learner = config.learning, schedule.learner
+    policy, player = table.learners[learner], config.player(learner)
+    adam = adam_step(player.optimiser, schedule.total, schedule.planned(config.game.schedule))
+    if not datums:
+        return {"loss": 0.0, "grad_norm": 0.0, "lr": adam.lr}
+    sequences = [(datum.prompt, datum.tokens) for datum in datums]
+    if (player.sampling.temperature, player.sampling.top_p) != (1.0, 1.0):
+        # The ratio compares policies at temperature 1; these were sampled from a sharpened distribution.
+        scored = policy.logprobs(sequences)
+        datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
+    if learning.kl:
+        scored = table.references[learner].logprobs(sequences)
+        datums = [replace(datum, reference=ref) for datum, ref in zip(datums, scored, strict=True)]
+    updates = []
+    for epoch in range(learning.epochs):
+        for part in minibatches(datums, learning.minibatches, generator(config.seed, number, "minibatches", epoch)):
+            metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl))
+            updates.append({**metrics, **policy.optim_step(adam)})
+    return {**{key: fmean(update[key] for update in updates) for key in updates[0]}, "lr": adam.lr}
+
+
+def adam_step(optimiser: OptimiserConfig, taken: int, planned: int) -> Adam:
+    """AdamW settings of the step after `taken` of `planned` ones: linear warm-up, then constant or linear decay."""
+    share = min(1.0, (taken + 1) / optimiser.warmup_steps) if optimiser.warmup_steps else 1.0
+    if optimiser.decay == "linear":
+        falling = max(1, planned - optimiser.warmup_steps)
+        share *= min(1.0, (planned - taken) / falling)
+    return Adam(
+        lr=optimiser.lr * share,
+        beta1=optimiser.beta1,
+        beta2=optimiser.beta2,
+        eps=optimiser.eps,
+        weight_decay=optimiser.weight_decay,
+        max_grad_norm=optimiser.max_grad_norm,
+    )
