@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from magic_rl.evaluation.metrics import Rate
+from magic_rl.report.exploitability import attack_curve
 from magic_rl.report.frontier import frontier
 from magic_rl.report.html import write_report
 from magic_rl.store.run import RunDirectory
@@ -103,3 +104,22 @@ def test_a_summary_without_an_evaluation_is_shown(run: RunDirectory) -> None:
     assert "Hardened: " in text
     assert "rewritten by the last attacker" in text
     assert "Not evaluated yet" in text
+
+
+def test_a_fresh_attackers_curve_is_drawn_with_its_numbers() -> None:
+    def point(step: int, hits: int) -> dict[str, object]:
+        return {"step": step, "asr": Rate(hits, 20).as_dict()}
+
+    attack = {
+        "defenders": {"start": {"curve": [point(0, 8), point(3, 12)]}, "trained": {"curve": [point(0, 2), point(3, 4)]}}
+    }
+    figure = attack_curve(attack)
+    assert figure is not None
+    assert [row[:3] for row in figure.rows] == [
+        ("start", "0", "40%"),
+        ("start", "3", "60%"),
+        ("trained", "0", "10%"),
+        ("trained", "3", "20%"),
+    ]
+    assert figure.rows[0][3] == "22% to 61%"  # Wilson's, by any table
+    assert attack_curve(None) is None

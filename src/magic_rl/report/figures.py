@@ -97,6 +97,18 @@ _CHARTS: Sequence[tuple[str, str, Callable[[float], str], tuple[Series, ...]]] =
         (Series("cut off", "masked_cut_off", "third"), Series("judge abstained", "masked_abstained", "fourth")),
     ),
     (
+        "Operating point",
+        "Benign requests answered in each step's episodes, and the rate that the learning defender is held to, if any.",
+        _percent,
+        (Series("benign requests answered", "compliance", "defender"), Series("target", "compliance_target", "third")),
+    ),
+    (
+        "Weight of benign requests",
+        "The multiplier that holds the operating point: how much a benign request counts beside a harmful one.",
+        _number,
+        (Series("multiplier", "benign_multiplier", "fourth"),),
+    ),
+    (
         "Helpfulness",
         "How helpful the judge finds replies to benign seeds, 0 to 1; only judges that score it.",
         _percent,

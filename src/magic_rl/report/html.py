@@ -23,6 +23,7 @@ from markupsafe import Markup
 from magic_rl.errors import UserError
 from magic_rl.evaluation.patterns import PATTERNS, drift
 from magic_rl.report import tables
+from magic_rl.report.exploitability import attack_curve
 from magic_rl.report.figures import curves, drift_bars, heatmap
 from magic_rl.report.frontier import frontier
 from magic_rl.store import atomic
@@ -138,6 +139,7 @@ def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[st
         "held_out": evaluation["held_out"] if evaluation else None,
         "categories": tables.category_rows(evaluation) if evaluation else [],
         "frontier": frontier(evaluation, summary) if evaluation and summary else [],
+        "attack": attack_curve(run.read_json("attack.json")),
         "heatmaps": [(key, title, note, heatmap(evaluation, key)) for key, title, note in _HEATMAPS]
         if evaluation
         else [],

@@ -12,8 +12,9 @@ from typing import Any
 
 from magic_rl.evaluation.aggregate import aggregate, dump
 from magic_rl.evaluation.results import read_results
+from magic_rl.report.exploitability import attack_curve
 from magic_rl.report.html import digest, environment, resource
-from magic_rl.report.study_figures import attack_curve, changes
+from magic_rl.report.study_figures import changes
 from magic_rl.report.study_table import Table, markdown, tables
 from magic_rl.store import atomic
 
@@ -52,7 +53,7 @@ def _page(study: Mapping[str, Any], found: list[Table]) -> str:
         .render(
             runs=sum(len(preset["rng_seeds"]) for preset in study["presets"].values()),
             presets=[
-                (table, [figure for figure in (changes(preset), attack_curve(preset)) if figure is not None])
+                (table, list(filter(None, (changes(preset), attack_curve(preset.get("attack"))))))
                 for table, preset in zip(found, study["presets"].values(), strict=True)
             ],
             style=style,

@@ -1,4 +1,4 @@
-"""Figures of a study: what training changed, run by run and over the runs, and how far a fresh attacker gets."""
+"""The figure of a study: what training changed, run by run and over the runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from magic_rl.report.svg import Axis
 
 _WIDTH, _LEFT, _RIGHT = 400, 172, 386
 _ROW = 30
-_TOP, _BOTTOM = 12, 190  # of the curve
 
 
 def changes(preset: Mapping[str, Any]) -> Figure | None:
@@ -48,36 +47,3 @@ def changes(preset: Mapping[str, Any]) -> Figure | None:
     legend = (("fourth", "mean and interval"), ("attacker", "each run"))
     drawn = svg.drawing(_WIDTH, bottom + 24, f"{title}. The numbers follow as a table.", shapes)
     return Figure(title, note, drawn, legend, ("Measure", "Mean", "Interval", "Each run"), tuple(rows))
-
-
-def attack_curve(preset: Mapping[str, Any]) -> Figure | None:
-    """ASR of a fresh attacker over its steps against frozen defenders; None if none was trained."""
-    attack = preset.get("attack")
-    curves = {who: defender["curve"] for who, defender in attack["defenders"].items()} if attack else {}
-    curves = {who: [p for p in curve if p["asr"]] for who, curve in curves.items()}
-    if not attack or not any(curves.values()):
-        return None
-    left = 42
-    steps = [point["step"] for curve in curves.values() for point in curve]
-    x_axis, y_axis = Axis(min(steps), max(max(steps), min(steps) + 1), left, _RIGHT), Axis(0, 1, _BOTTOM, _TOP)
-    shapes = []
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        shapes.append(svg.line((left, _RIGHT), (y_axis.at(tick),) * 2, "grid" if tick else "zero"))
-        shapes.append(svg.text(left - 6, y_axis.at(tick) + 4, f"{tick:.0%}", "end"))
-    x_ticks = [tick for tick in svg.ticks(min(steps), max(steps), whole=True) if min(steps) <= tick <= max(steps)]
-    shapes += [svg.text(x_axis.at(tick), _BOTTOM + 15, f"{tick:.0f}", "middle") for tick in x_ticks]
-    styles = {"start": "attacker", "trained": "defender"}
-    rows = []
-    for who, curve in curves.items():
-        shapes.append(
-            svg.curve([(x_axis.at(p["step"]), y_axis.at(p["asr"]["mean"])) for p in curve], styles.get(who, "third"))
-        )
-        for point in curve:
-            low, high = point["asr"]["low"], point["asr"]["high"]
-            interval = "–" if low is None else f"{low:.0%} to {high:.0%}"
-            rows.append((who, str(point["step"]), f"{point['asr']['mean']:.0%}", interval))
-    title = "A fresh attacker against a frozen defender"
-    note = "ASR over the attacker's own steps, mean over runs. It moves second, so what it gains is exploitability."
-    legend = tuple((styles.get(who, "third"), f"defender: {who}") for who in curves)
-    drawn = svg.drawing(_WIDTH, _BOTTOM + 24, f"{title}. The numbers follow as a table.", shapes)
-    return Figure(title, note, drawn, legend, ("Defender", "Step", "ASR", "Interval"), tuple(rows))
