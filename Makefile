@@ -22,7 +22,7 @@ help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # The second `evaluate` finds everything up to date and only prints the table, so that the demo ends with it.
-demo: $(VENV)/model ## Train the demo (about 22 minutes on two cores), evaluate it, write its report, print the table
+demo: $(VENV)/model ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
 	@if [ -f $(RUN)/config.toml ]; then $(magic_rl) resume $(RUN); else $(magic_rl) train $(CONFIG) --run $(RUN); fi
 	@$(magic_rl) evaluate $(RUN) >/dev/null
 	@$(magic_rl) report $(RUN)

@@ -328,4 +328,7 @@ class EvaluationConfig(Node):
     attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
     max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging")
     max_seeds: NonNegativeInt = Field(0, description="held-out seeds used per label; 0 is all")
+    best_of: PositiveInt = Field(
+        16, description="`magic-rl attack`: attacks per held-out seed by the final attacker, for attack@1, @4 and @16"
+    )
     inner_share: float = Field(1.0, gt=0, le=1, description="of these, used for pairs inside the heatmap, in no table")
