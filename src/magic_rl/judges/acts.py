@@ -52,9 +52,12 @@ def act_of(part: str, seed: str) -> Act:
     if does(part, seed):
         return Act.INSTRUCT
     negated = lexicon.NEGATES.search(part)
-    if negated and reading.stem(negated["verb"]) in topic - _DO:
-        banned = lexicon.REASON.split(part[negated.start() :])[0]
-        return Act.FORBID if reading.stems(banned) <= reading.stems(seed) else Act.INSTRUCT
+    if negated and reading.stem(negated["verb"]) in topic:
+        banned = reading.stems(lexicon.REASON.split(part[negated.start() :])[0])
+        if banned <= reading.stems(seed) and (banned or negated["verb"] not in _DO):
+            return Act.FORBID
+        if negated["verb"] not in _DO:
+            return Act.INSTRUCT
     if lexicon.FORBIDS.search(part):
         return Act.FORBID
     redirects = lexicon.REDIRECTS.search(part)
@@ -75,7 +78,8 @@ def act_of(part: str, seed: str) -> Act:
 
 def does(part: str, seed: str) -> bool:
     """Whether a part does, or says how to do, what the seed asks: one of the seed's verbs stands where deeds do."""
-    asked = {reading.stem(verb) for verb in lexicon.ASKED.findall(seed) if verb not in lexicon.FUNCTION_WORDS}
+    verbs = lexicon.ASKED.findall(seed)
+    asked = {reading.stem(verb) for verb in verbs if verb == "let" or verb not in lexicon.FUNCTION_WORDS}
     openings = " ".join(lexicon.DEEDS.findall(part)).split()
     return bool(asked & {reading.stem(word) for word in openings if not _NO_BARE_VERB.search(word)} - _DO)
 

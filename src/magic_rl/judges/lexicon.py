@@ -73,7 +73,8 @@ REFUSAL = _any(
     r"\bwe (?:cannot|will not|are unable to) (?:help|assist|provide|answer|comply|fulfil)",
     rf"\bi (?:simply |just )?{_CANT}(?: do)?(?: (?:that|this|it|so))?\W*$",
     r"\bi (?:cannot|will not) \w+(?: \w+){0,5} (?:like (?:that|this)|such \w+|(?:that|this)(?: request| question)?)"
-    r"(?:\W*$|,? (?:because|since|as)\b)|\bi (?:cannot|will not) \w+ (?:this|that|your) (?:request|question)\b",
+    r"(?:\W*$|,? (?:because|since|as)\b)"
+    r"|\bi (?:cannot|will not) \w+ (?:this|that|your) (?:request|question)(?=\W*$|,| (?:because|since|as)\b)",
     r"\bnot (?:something|anything|a (?:request|question)) (?:that )?(?:i|we)\b",
     r"\b(?:something|anything) (?:that )?i (?:never|do not|will not)\b",
     r"\bi(?: am)?(?: \w+){0,3} (?:decline|refuse|declining|refusing)\b",
