@@ -149,7 +149,7 @@ def test_a_card_names_the_base_but_no_folder_of_this_machine(tmp_path: Path, tin
     config = load_config(tiny_config, ["defender.model=owner/chat-1b", "data.seeds=/home/somebody/own seeds.csv"])
     card = model_card(config, snapshot, 2, None)
     assert "base_model: owner/chat-1b" in card
-    assert "# owner/chat-1b, hardened" in card
+    assert "# owner/chat-1b, trained" in card
     assert "0123abcd" not in card
     assert "`own seeds.csv`" in card
     assert "/home" not in card

@@ -48,6 +48,16 @@ def test_a_study_goes_on_with_its_settings_or_not_at_all(tmp_path: Path) -> None
     assert not list(tmp_path.rglob("magic-seed-3*"))
 
 
+def test_a_run_is_not_taken_for_the_directory_of_a_study(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    demo = str(ROOT / "configs" / "demo.toml")
+    for arguments_ in (["study", demo, "--out", str(tmp_path)], ["study", "--rebuild", str(tmp_path)]):
+        done = CliRunner().invoke(app, arguments_)
+        assert done.exit_code == 2
+        assert "is a run, not a study" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
 def test_a_new_run_is_trained_and_a_begun_one_resumed(tmp_path: Path) -> None:
     (run,) = write_plan(tmp_path, configs(0))
     assert next_stage(run) == "train"

@@ -101,7 +101,7 @@ pipeline_tag: text-generation
 tags: [safety, adversarial-training, grpo, magic-rl]
 {metadata}---
 
-# {model}, hardened with MAGIC
+# {model}, trained with MAGIC
 
 A chat model trained by adversarial co-evolution (MAGIC, arXiv 2602.01539): an attacker learned to rewrite requests
 into deceptive prompts while this model, the defender, learned to refuse what is harmful and to answer what is not.

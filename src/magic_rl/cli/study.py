@@ -52,7 +52,7 @@ def study(
 
       magic-rl study configs/demo.toml --out studies/presets --seeds 0,1,2 --presets magic,no-game,defender-only
 
-      magic-rl study --rebuild docs/results/demo
+      magic-rl study --rebuild studies/demo --export results/demo
     """
     if (config is None) == (rebuild is None):
         raise UserError("give either CONFIG, to train, or --rebuild DIR, to tabulate what was trained")
@@ -61,6 +61,11 @@ def study(
     folder = rebuild or out
     if folder is None:
         raise UserError("--out: name a directory for the study")
+    for place in filter(None, (folder, out, export)):
+        if (place / "config.toml").is_file():
+            raise UserError(
+                f"{place}: is a run, not a study; name another directory, which holds a run per subdirectory"
+            )
     ended = None if rebuild else _train(folder, _configs(config, presets, seeds, overrides or []), attack_steps, jobs)
     if ended and ended.stopped:
         typer.echo("stopped; the same command goes on from here", err=True)
@@ -132,10 +137,11 @@ def _any_finished(folder: Path) -> bool:
 
 def _tabulate(folder: Path, out: Path | None, export: Path | None) -> None:
     from magic_rl.evaluation.results import export_results
-    from magic_rl.report.study import write_study
+    from magic_rl.report.study import PAGE_FILE, write_study
     from magic_rl.report.study_table import text
 
     typer.echo(text(write_study(folder, out)))
+    typer.echo(f"page: {(out or folder) / PAGE_FILE}", err=True)
     if export is not None:
         export_results(folder, export)
         write_study(export)

@@ -40,3 +40,4 @@ def train(
         trained = start(settings, run, view)
     if not is_complete(trained):
         raise typer.Exit(130)
+    typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)

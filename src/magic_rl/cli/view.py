@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from magic_rl.cli.shown import shown
 from magic_rl.types import Exchange, Verdict
@@ -150,10 +151,10 @@ class View:
         numbers = self._numbers()
         half = (len(numbers) + 1) // 2
         for one, two in zip(numbers[:half], [*numbers[half:], ("", "")], strict=False):
-            table.add_row(f"[dim]{one[0]}[/]", one[1], f"[dim]{two[0]}[/]", two[1])
+            table.add_row(_dim(one[0]), one[1], _dim(two[0]), two[1])
         last = Table.grid(padding=(0, 2))
         for name, text in self._exchange:
-            last.add_row(f"[dim]{name}[/]", escape(_short(text)))
+            last.add_row(_dim(name), Text(_short(text)))
         return Panel(Group(progress, escape(self._who().rstrip(": ")), table, last), title="MAGIC", title_align="left")
 
 
@@ -165,6 +166,11 @@ def make_view() -> View:
 def _plain(text: str) -> str:
     """Text without signs that could steer a terminal."""
     return "".join(" " if unicodedata.category(char) in {"Cc", "Cf"} else char for char in text)
+
+
+def _dim(text: str) -> Text:
+    """A label. Not markup, as a line printed above a panel without markup draws the panel without it too."""
+    return Text(text, style="dim")
 
 
 def _short(text: str) -> str:
