@@ -154,7 +154,7 @@ def test_a_card_names_the_base_but_no_folder_of_this_machine(tmp_path: Path, tin
     assert "`own seeds.csv`" in card
     assert "/home" not in card
     local = model_card(load_config(tiny_config), snapshot.parent / "my-model", 2, None)
-    assert "# my-model, hardened" in local
+    assert "# my-model, trained" in local
     assert "base_model" not in local
 
 
