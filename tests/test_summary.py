@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from magic_rl.evaluation.crossplay import evenly
 from magic_rl.evaluation.failures import failures
 from magic_rl.evaluation.metrics import Difference, Rate
 from magic_rl.evaluation.summary import (
@@ -186,3 +187,10 @@ def test_no_more_failures_are_kept_than_a_page_can_use() -> None:
     assert len(places) == 50
     assert places[0] == 0
     assert max(b - a for a, b in pairwise(places)) <= 3
+
+
+def test_a_limited_number_of_seeds_is_spread_over_the_categories() -> None:
+    seeds = [Seed(f"{category}{i}", "text", "harmful", category) for category in "abcd" for i in range(7)]
+    assert [seed.category for seed in evenly(seeds, 4)] == list("abcd")
+    assert evenly(seeds, 0) == evenly(seeds, 28) == evenly(seeds, 99) == seeds
+    assert [len(evenly(seeds, limit)) for limit in range(1, 28)] == list(range(1, 28))

@@ -45,8 +45,10 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, 
         )
     saved = [saved_round for saved_round, _ in run.players("defender")]
     chosen = saved[-1] if number is None and saved else number
-    if chosen not in saved or chosen is None:
-        raise UserError(f"{run.path}: has saved no defender of round {chosen}; saved rounds: {saved or 'none'}")
+    if chosen is None:
+        raise UserError(f"{run.path}: has saved no defender yet; `magic-rl resume {run.path}` goes on training")
+    if chosen not in saved:
+        raise UserError(f"{run.path}: has saved no defender of round {chosen}; saved rounds: {saved}")
     adapter = run.player("defender", chosen)
 
     import torch

@@ -61,7 +61,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     compared = compared_attackers(attackers)
     setup = prepare(config)
     seeds = held_out_seeds(setup)
-    inner = _spread_out(seeds, config.evaluation.inner_share)
+    inner = evenly(seeds, math.ceil(len(seeds) * config.evaluation.inner_share))
 
     view.stage("attack", len(attackers) - 1)
     boards: list[Board] = []
@@ -145,15 +145,17 @@ def _format(board: Board) -> Rate:
 
 def held_out_seeds(setup: Setup) -> list[Seed]:
     """The seeds that are evaluated on, harmful ones first: those of `evaluation.split`, never trained on."""
-    limit = setup.config.evaluation.max_seeds or None
+    limit = setup.config.evaluation.max_seeds
     labels: tuple[Label, ...] = ("harmful", "benign")
     side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation
-    return [seed for label in labels for seed in [s for s in side if s.label == label][:limit]]
+    return [seed for label in labels for seed in evenly([s for s in side if s.label == label], limit)]
 
 
-def _spread_out(seeds: Sequence[Seed], share: float) -> list[Seed]:
-    """A share of the seeds, evenly spaced, so that labels and categories keep theirs."""
-    return [seeds[int(place / share)] for place in range(math.ceil(len(seeds) * share))]
+def evenly(seeds: Sequence[Seed], limit: int) -> list[Seed]:
+    """At most `limit` of the seeds (0: all), evenly spaced, so that labels and categories keep their shares."""
+    if not limit or limit >= len(seeds):
+        return list(seeds)
+    return [seeds[place * len(seeds) // limit] for place in range(limit)]
 
 
 def open_attacks(
