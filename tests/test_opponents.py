@@ -13,7 +13,7 @@ import pytest
 
 from magic_rl.config import PRESETS, Config, load_config
 from magic_rl.engines.tabular import Table, TabularEngine, TabularGame, TabularPolicy
-from magic_rl.errors import UserError
+from magic_rl.errors import TooManyAbstentionsError, UserError
 from magic_rl.evaluation.equilibrium import Payoffs, exploitability
 from magic_rl.game.play import Player, play
 from magic_rl.game.schedule import Schedule
@@ -269,6 +269,15 @@ def test_payoffs_are_the_exact_expectations_within_their_error() -> None:
     rows, columns = np.array(summary["payoff"]), np.array(summary["payoff"]).T
     assert columns.min(axis=1).max() <= summary["value"] + 1e-9  # no worse than the defender's best pure choice
     assert summary["value"] <= rows.max(axis=1).min() + 1e-9  # no better than the attacker's best pure choice allows
+
+
+def test_a_pair_that_no_judge_could_judge_has_no_payoff_at_all() -> None:
+    opponents = seated("nash", opponent_seeds=8).opponents
+    opponents.judge = lambda episodes: [Outcome(episode, None, None, "abstained") for episode in episodes]
+    opponents.draw(Schedule(1, "defender"), 4, step=1)
+    with pytest.raises(TooManyAbstentionsError, match=r"attacker 0 against defender 0: .* any of 8 episodes"):
+        opponents.draw(Schedule(1, "attacker"), 4, step=2)
+    assert opponents.payoffs() == []
 
 
 def test_a_pair_is_played_once_and_alike_whenever_that_is() -> None:

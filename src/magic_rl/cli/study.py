@@ -82,12 +82,13 @@ def study(
 
 def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) -> dict[tuple[PresetName, int], Config]:
     """Settings of every run; all are read before any begins."""
-    names = {name: name for name in PRESETS}
+    names: dict[str, PresetName] = {name: name for name in PRESETS}
     chosen: list[PresetName] = []
     for name in presets.split(","):
-        if name.strip() not in names:
+        preset = names.get(name.strip())
+        if preset is None:
             raise UserError(f"--presets: {name.strip()!r} is none of {', '.join(PRESETS)}")
-        chosen.append(names[name.strip()])  # type: ignore[index]  # it was looked up above
+        chosen.append(preset)
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise UserError(f"--seeds {seeds}: expected whole numbers with commas between them, for example 0,1,2")
     for key in ("preset", "seed"):

@@ -17,6 +17,7 @@ import numpy as np
 from magic_rl.config import GameConfig
 from magic_rl.data.split import draw_seeds
 from magic_rl.engines.base import Policy
+from magic_rl.errors import TooManyAbstentionsError
 from magic_rl.game.matrix import Array, maximin
 from magic_rl.game.play import Player, play
 from magic_rl.game.schedule import Schedule
@@ -35,7 +36,7 @@ class Cell:
     Attributes:
         attacker: Number of the attacker's version.
         defender: Number of the defender's version.
-        payoff: What the defender gains and the attacker loses, mean over episodes; 0 if none was judged.
+        payoff: What the defender gains and the attacker loses, mean over episodes.
         n: Episodes behind it.
     """
 
@@ -183,7 +184,12 @@ class Opponents:
         for place, pair in enumerate(pairs):
             played = outcomes[place * len(seeds) : (place + 1) * len(seeds)]
             values = [value for outcome in played if (value := zero_sum_payoff(outcome, self.game)) is not None]
-            self.cells[pair] = Cell(*pair, float(np.mean(values)) if values else 0.0, len(values))
+            if not values:  # any number would be invented, and the equilibrium would rest on it
+                raise TooManyAbstentionsError(
+                    f"attacker {pair[0]} against defender {pair[1]}: the judge gave no verdict on any of {len(played)} "
+                    "episodes, so their payoff is not known; look at the judge"
+                )
+            self.cells[pair] = Cell(*pair, float(np.mean(values)), len(values))
 
 
 def zero_sum_payoff(outcome: Outcome, game: GameConfig) -> float | None:
