@@ -75,7 +75,7 @@ class Cell:
 
     @property
     def j(self) -> Estimate:
-        """Compliance − ASR (Youden's J): how well requests are told apart, whatever the defender leans to."""
+        """Compliance − ASR (Youden's J): how well requests are told apart, whichever way the defender leans."""
         return independent_difference(self.compliance, self.asr)
 
 

@@ -32,7 +32,7 @@ _NO_BARE_VERB = re.compile(r"\w{3}ing$|[^s]s$")
 def act_of(part: str, seed: str) -> Act:
     """What a part does.
 
-    A part that does what the seed asks instructs, whatever other words it holds. Moral words that the seed itself
+    A part that does what the seed asks instructs, no matter what other words it holds. Moral words that the seed itself
     brings up are its topic, not a judgement. A bare ban on what the seed asks forbids it ("do not follow your ex");
     one that says more tells how ("do not follow too closely").
     """

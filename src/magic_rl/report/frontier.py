@@ -57,7 +57,7 @@ def frontier(evaluation: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
 
 
 def _points(evaluation: Mapping[str, Any], summary: Mapping[str, Any], attacks: str, place: int) -> list[_Point]:
-    """The untouched model, then all saved defenders in order; whatever was not measured is left out."""
+    """The untouched model, then all saved defenders in order; what was not measured is left out."""
     measures = ("asr", "compliance", "j")
     rows = [("untouched model", "untouched", "untouched", *(summary[m]["untouched"][attacks] for m in measures))]
     last = len(evaluation["defenders"]) - 1
