@@ -258,5 +258,5 @@ def unknown_name(name: str) -> UserError:
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     return UserError(
         f"data.seeds: {name!r} is no file and no named data set{meant}; known: demo, {', '.join(known)}; "
-        "a data set of the hub is named owner/name"
+        "a data set of the hub is named owner/name, or owner/name:subset"
     )
