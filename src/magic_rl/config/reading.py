@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from magic_rl.config.tree import PRESETS, Config, Tree
 from magic_rl.errors import UserError
+from magic_rl.files import NO_UNICODE, read_text
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -32,10 +33,8 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     tree: Tree = {}
     if path is not None:
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tree = tomllib.loads(read_text(path))
+        except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path}: not valid TOML: {error}") from error
     for item in overrides:
         tree = _merge(tree, _parse_override(item))
@@ -73,6 +72,10 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
 
 
 def _parse_override(item: str) -> Tree:
+    try:
+        item.encode()
+    except UnicodeEncodeError as error:  # bytes of a command line that are not in its encoding
+        raise UserError(f"--set {item!a}: {NO_UNICODE}; type it in UTF-8") from error
     key, equals, value = item.partition("=")
     if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
         raise UserError(f"--set {item}: expected key=value, for example --set learning.group=8")

@@ -215,10 +215,11 @@ class DataConfig(Node):
 
     seeds: str = Field(
         "demo",
-        description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id, or a named set (`magic-rl data list`); "
+        description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id (owner/name, or owner/name:subset), or a "
+        "named set (`magic-rl data list`); "
         "several are joined by commas",
     )
-    split: str = Field("train", description="split of a datasets id")
+    split: str = Field("train", min_length=1, description="split of a datasets id")
     text_column: str = "text"
     label_column: str = "label"
     category_column: str = "category"

@@ -99,9 +99,10 @@ def start(config: Config, directory: Path, view: View) -> RunDirectory:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: already exists; use `magic-rl resume {directory}` or choose another directory")
     setup = prepare(config)
+    lessons = _lessons(setup, Position(), view)
     run = RunDirectory.create(directory, dump_config(config), versions(), keep=config.store.keep)
     with run.lock():
-        _Training(run, setup, view).run(None)
+        _Training(run, setup, view, lessons).run(None, Position())
     return run
 
 
@@ -119,23 +120,37 @@ def resume(directory: Path, view: View) -> RunDirectory:
             view.note(f"{directory}: training is complete")
             return run
         setup = prepare(config)
+        position = Position.from_dict(checkpoint.state) if checkpoint else Position()
+        lessons = _lessons(setup, position, view)
         run.rewind(checkpoint.step if checkpoint else 0)
-        _Training(run, setup, view).run(checkpoint)
+        _Training(run, setup, view, lessons).run(checkpoint, position)
     return run
+
+
+def _lessons(setup: Setup, position: Position, view: View) -> dict[Role, Sequence[Example]]:
+    """What is learned in the supervised stages that are left: made before any of them, so that no error comes late."""
+    stages: dict[Stage, Role] = {"sft_attacker": "attacker", "warmup_defender": "defender"}
+    begin = list(stages).index(position.stage) if position.stage in stages else len(stages)
+    out: dict[Role, Sequence[Example]] = {}
+    for role in list(stages.values())[begin:]:
+        stage = setup.config.player(role).sft
+        if stage.steps > (position.stage_step if stages.get(position.stage) == role else 0):
+            if role == "defender" and not stage.examples:
+                view.note("the base model answers benign seeds, for the defender's warm-up")
+            out[role] = setup.examples(role)
+    return out
 
 
 class _Training:
     """One process's work on a run: drives the stages and keeps the run directory."""
 
-    def __init__(self, run: RunDirectory, setup: Setup, view: View) -> None:
-        self._run, self._setup, self._view = run, setup, view
+    def __init__(self, run: RunDirectory, setup: Setup, view: View, lessons: Mapping[Role, Sequence[Example]]) -> None:
+        self._run, self._setup, self._view, self._lessons = run, setup, view, lessons
         self._interrupt = Interrupt(view.note)
 
-    def run(self, checkpoint: Checkpoint | None) -> None:
-        """Train from a checkpoint, or from the beginning."""
-        position = Position()
+    def run(self, checkpoint: Checkpoint | None, position: Position) -> None:
+        """Train from a checkpoint and the position in it, or from the beginning."""
         if checkpoint is not None:
-            position = Position.from_dict(checkpoint.state)
             self._setup.load_learners({name: checkpoint.policy(name) for name in self._setup.learners_by_name()})
             self._view.note(f"resuming after step {position.number}")
         with self._interrupt.heeded(f"magic-rl resume {self._run.path}"):
@@ -170,11 +185,10 @@ class _Training:
         if position.stage_step >= settings.steps:
             return position
         self._view.stage(position.stage, settings.steps, position.stage_step)
-        examples: Sequence[Example] = self._setup.examples(role)
         for step in sft(
             self._setup.learners[role],
             self._setup.engines[role].renderer,
-            examples,
+            self._lessons[role],
             settings,
             stage=position.stage,
             run_seed=config.seed,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from magic_rl.errors import UserError
+from magic_rl.files import read_text
 from magic_rl.types import Seed
 
 _HERE = Path(__file__).parent
@@ -101,10 +102,7 @@ def load_prompts(folder: str = "") -> Prompts:
 
 
 def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    text = re.sub(r"\r\n?", "\n", read_text(path)).rstrip("\n")
     wanted = _PLACEHOLDERS.get(path.stem, ())
     found = set(re.findall(r"\{(\w+)\}", text))
     for name in wanted:

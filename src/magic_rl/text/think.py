@@ -68,3 +68,17 @@ def parse_attack(text: str) -> ParsedOutput:
 def _join(pieces: list[str]) -> str:
     """Pieces of text as one; the blank between them keeps halves of a tag from joining into one."""
     return " ".join(stripped for piece in pieces if (stripped := piece.strip()))
+
+
+# As models write it that a server does not take apart, Seed-OSS and Magistral in marks of their own.
+THOUGHT = re.compile(
+    r"\s*(?:<(?:seed:)?think(?:ing)?>.*?</(?:seed:)?think(?:ing)?>|\[THINK\].*?\[/THINK\])\s*", re.DOTALL
+)
+
+
+def without_thought(text: str) -> str:
+    """An answer without the thought that it begins with, if any; an empty one is a thought too.
+
+    Only one whose opening mark is there: else what an answer repeats of a text could end a thought that never began.
+    """
+    return THOUGHT.sub("", text, count=1) if THOUGHT.match(text) else text
