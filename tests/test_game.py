@@ -13,6 +13,7 @@ from magic_rl.game.play import Player, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
 from magic_rl.prompts import load_prompts
+from magic_rl.text.think import Spoken, split_thoughts
 from magic_rl.types import Label, Message, Role, Safety, Sample, SamplingParams, Seed, Tokens, Verdict
 
 # METHOD §4 with r_harm = 1, r_ref = r_fmt = 0.5, written out:
@@ -164,18 +165,22 @@ def test_steps_are_counted_for_each_player_over_all_rounds() -> None:
 class Words:
     """A renderer whose ids are characters, and which remembers what it was asked to render."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reasons: bool = False) -> None:
         self.seen: list[Sequence[Message]] = []
+        self.reasons = reasons
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
         self.seen.append(list(messages))
         return tuple(map(ord, "\n".join(message.content for message in messages)))
 
-    def completion(self, text: str) -> Tokens:
+    def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         return tuple(map(ord, text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
+
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        return split_thoughts(self.decode(tokens)) if self.reasons else Spoken("", self.decode(tokens), ended=True)
 
 
 class Says:
