@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 
 import pytest
 
-from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.config import EngineConfig, LoraConfig, load_config
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.errors import UserError
+from magic_rl.learning.progress import is_complete
+from magic_rl.learning.setup import prepare
+from magic_rl.learning.train import start
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Message
 from tests.families import FAMILIES, family_folder, tokenizer_of
+from tests.test_train import Silent
 
 TABLE = Path(__file__).parents[1] / "docs" / "FAMILIES.md"
 ASKED = [Message("system", "Be kind."), Message("user", "Hello there")]
@@ -30,6 +36,29 @@ def renderer(family: str, tmp_path_factory: pytest.TempPathFactory) -> ChatRende
     folder = family_folder(family, tmp_path_factory.mktemp("family") / "model")
     config = EngineConfig(device="cpu", dtype="float32", threads=1, date=DAY)
     return LocalEngine(folder, LoraConfig(rank=2), config).renderer
+
+
+def test_a_run_between_players_without_a_system_role_goes_to_its_end(tiny_config: Path, tmp_path: Path) -> None:
+    model = family_folder("Gemma 2", tmp_path / "gemma")
+    players = [f"{role}.model={json.dumps(str(model))}" for role in ("attacker", "defender")]
+    config = load_config(tiny_config, [*players, 'defender.system_prompt="Be kind."'])
+    assert is_complete(start(config, tmp_path / "run", Silent()))
+    assert load_config(tmp_path / "run" / "config.toml") == config  # the date included
+
+
+@pytest.mark.parametrize(("name", "message"), [("enable_thinking", None), ("enable_thinkin", "no such variable")])
+def test_template_variables_are_each_players_own(
+    tiny_config: Path, tmp_path: Path, name: str, message: str | None
+) -> None:
+    model = json.dumps(str(family_folder("Qwen3", tmp_path / "qwen3")))
+    settings = [f"attacker.model={model}", f"defender.model={model}", f"attacker.chat_template_kwargs.{name}=false"]
+    config = load_config(tiny_config, settings)
+    if message:
+        with pytest.raises(UserError, match=rf"^attacker\.chat_template_kwargs\.{name}: [^\n]*{message}"):
+            prepare(config)
+        return
+    ends = {role: prepare(config).player(role).renderer.prompt(ASKED)[-5:] for role in ("attacker", "defender")}
+    assert [words("Qwen3", ids).count("</think>") for ids in ends.values()] == [1, 0]
 
 
 def words(family: str, ids: object) -> list[str]:
