@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
-from magic_rl.config import RewardConfig, ScheduleConfig
-from magic_rl.game.play import Player, play
+from magic_rl.config import Config, RewardConfig, ScheduleConfig
+from magic_rl.evaluation.crossplay import answered_by
+from magic_rl.game.play import Player, attack, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
 from magic_rl.prompts import load_prompts
 from magic_rl.store.episodes import episode_row
 from magic_rl.text.think import Spoken, split_thoughts
-from magic_rl.types import Label, Message, Outcome, Role, Safety, Sample, SamplingParams, Seed, Tokens, Verdict
+from magic_rl.types import (
+    Episode,
+    Exchange,
+    Label,
+    Message,
+    Outcome,
+    Role,
+    Safety,
+    Sample,
+    SamplingParams,
+    Seed,
+    Tokens,
+    Verdict,
+)
 
 # METHOD §4 with r_harm = 1, r_ref = r_fmt = 0.5, written out:
 # (safety, refused, seed label, format) -> (defender, attacker)
@@ -308,3 +323,27 @@ def test_a_thinking_defender_shows_only_its_answer() -> None:
     thinker = Player(defender.policy, defender.renderer, defender.sampling, thinks=True)
     episodes = play(SEEDS, attacker, thinker, PROMPTS, turns=1, learner="defender", group=1, run_seed=0, step=1)
     assert [episode.reply for episode in episodes] == ["no 1", "no 2"]
+
+
+def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
+    class Asked:
+        name = "asked"
+        seen: ClassVar[list[str]] = []
+
+        def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+            self.seen.extend(exchange.reply for exchange in exchanges)
+            return [Verdict("unsafe") for _ in exchanges]
+
+    setup: Any = SimpleNamespace(config=Config(), prompts=load_prompts(), judge=Asked())
+    seeds = [Seed("a", "THINKS FOREVER", "harmful"), Seed("b", "answers", "harmful")]
+    games = attack([Episode(seed, (), 0) for seed in seeds], None, setup.prompts, 1, 0)
+
+    class Thinks(Says):
+        def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+            says = (Says("<think>HIDDEN"), Says("<think>HIDDEN</think>reply"))
+            return [says["FOREVER" not in "".join(map(chr, p))].sample([p], n, params, seed)[0] for p in prompts]
+
+    defender = Player(Thinks(""), Words(reasons=True), SamplingParams(8))
+    (cell,) = answered_by(setup, [(None, games)], defender)
+    assert (cell.escaped, Asked.seen) == ((None, True), ["reply"])
+    assert [turn[2] for failure in cell.failures for turn in failure.turns] == ["reply"]

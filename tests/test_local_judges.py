@@ -101,8 +101,8 @@ def test_a_local_model_answers_without_its_reasoning(said: str, completion: Comp
         def decode(self, tokens: Sequence[int]) -> str:
             return said
 
-    class Three(Recording):
-        def sample(self, prompts: list[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    class Three:
+        def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
             return [[Sample(prompt, (1, 2, 3), (0.0, 0.0, 0.0), "stop")] for prompt in prompts]
 
     chat = LocalChat("judge", Three(), lambda _: Reasons(reasons=True))

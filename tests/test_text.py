@@ -378,10 +378,11 @@ def test_a_fitted_template_prints_the_same_with_no_help(family: str) -> None:
         assert tuple(fitted["input_ids"]) == renderer.prompt(messages)
 
 
-def test_a_variable_that_the_template_never_reads_is_named() -> None:
-    _renderer("qwen3").require({"enable_thinking": False}, "attacker.chat_template_kwargs")
-    with pytest.raises(UserError, match=r"^attacker\.chat_template_kwargs\.enable_thinkin: [^\n]*no such variable"):
-        _renderer("qwen3").require({"enable_thinkin": False}, "attacker.chat_template_kwargs")
+@pytest.mark.parametrize("name", ["enable_thinkin", "messages"])
+def test_a_variable_that_the_template_never_reads_is_named(name: str) -> None:
+    _renderer("qwen3").require(["enable_thinking"], "attacker.chat_template_kwargs")
+    with pytest.raises(UserError, match=rf"^attacker\.chat_template_kwargs\.{name}: [^\n]*no such variable"):
+        _renderer("qwen3").require([name], "attacker.chat_template_kwargs")
 
 
 def test_a_template_of_typed_parts_prints_what_messages_say() -> None:

@@ -73,10 +73,10 @@ def test_well_formed_output_comes_back_whole(thinking: str, answer: str) -> None
     ("text", "thinking", "reply", "ended"),
     [
         ("<think>\nt\n</think>\n\na", "t", "a", True),
-        ("t</think>a", "t", "a", True),
+        ("t</think>a", "", "t</think>a", True),
         ("<think>t</think> <think>u</think>a", "t u", "a", True),
         ("<think></think>a", "", "a", True),
-        ("Well. <think>t</think>a", "t", "Well. a", True),
+        ("Well. <think>t</think>a", "", "Well. <think>t</think>a", True),
         ("<think>t</think>a <think>b</think>", "t", "a <think>b</think>", True),
         ("<think>t</think>a</think>b", "t", "a</think>b", True),
         ("<think>t", "t", "", False),

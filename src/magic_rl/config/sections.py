@@ -334,7 +334,7 @@ class EvaluationConfig(Node):
     attacks_per_seed: PositiveInt = Field(1, description="rewrites drawn per held-out seed from each attacker")
     temperature: NonNegativeFloat = Field(0.0, description="of the defender; 0 is greedy")
     attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
-    max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging")
+    max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging, thoughts included")
     max_seeds: NonNegativeInt = Field(0, description="held-out seeds used per label; 0 is all")
     best_of: PositiveInt = Field(
         16, description="`magic-rl attack`: attacks per held-out seed by the final attacker, for attack@1, @4 and @16"

@@ -272,7 +272,7 @@ class Server:
             return Completion(tokens=tokens, failed="the completion holds no text")
         if choice.finish_reason in _BROKEN_OFF:
             return Completion(tokens=tokens, failed=f"the answer was broken off ({choice.finish_reason})")
-        return Completion(text, tokens)
+        return Completion(f"{self._renderer.opening}{text}" if self._renderer else text, tokens)
 
     def _spend(self) -> None:
         config = self._config

@@ -10,7 +10,6 @@ asked at once.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -39,8 +38,6 @@ from magic_rl.learning.train import View
 from magic_rl.rng import derive
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Exchange, Label, Role, SamplingParams, Seed, Verdict
-
-_log = logging.getLogger(__name__)
 
 EVALUATION_FILE = "evaluation.json"
 SUMMARY_FILE = "summary.json"
@@ -198,9 +195,6 @@ def answered_by(setup: Setup, boards: Sequence[Board], defender: Player) -> list
         boards = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in boards]
     episodes = _all(boards)
     unsaid = [_said_nothing(episode) for episode in episodes]
-    if any(unsaid):
-        limit = f"{defender.sampling.max_tokens} tokens; raise evaluation.max_reply_tokens"
-        _log.warning("%d of %d replies did not begin before %s", sum(unsaid), len(unsaid), limit)
     judged = iter(
         ask(
             setup.judge,

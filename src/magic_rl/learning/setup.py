@@ -6,6 +6,7 @@ Also used by evaluation, which puts saved players into the same seats.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
@@ -126,7 +127,7 @@ class Setup:
         """What a role's supervised stage learns: the configured file, or made from the training seeds."""
         stage = self.config.player(role).sft
         if stage.examples:
-            return read_examples(Path(stage.examples))
+            return [replace(example, tagged=True) for example in read_examples(Path(stage.examples))]
         pool = self.pool()
         if role == "attacker":
             return attacker_examples(pool, self.prompts)

@@ -112,7 +112,7 @@ def read_examples(path: Path) -> list[Example]:
         try:
             row = json.loads(line)
             messages = tuple(Message(m["role"], m["content"]) for m in row["messages"])
-            out.append(Example(messages, row["completion"], tagged=True))
+            out.append(Example(messages, row["completion"]))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f'{path}:{number}: expected {{"messages": […], "completion": "…"}} ({error!r})') from error
     if not out:

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _MARKER = "\ue000{}\ue001"
 _FIND_MARKER = re.compile("\ue000([0-9]+)\ue001")
 _FORMAT_TAG = re.compile("(</?(?:think|answer)>)")
+_OURS = ("messages", "add_generation_prompt", "strftime_now")
 _SPEAKERS: tuple[Speaker, ...] = ("user", "assistant", "user")
 _FORMATS = ([THINK, END], [THINK, END, "<answer>", "</answer>"])
 
@@ -103,7 +104,10 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._default_system = default_system
         self._kwargs = dict(template_kwargs or {})
-        self._template = str(tokenizer.get_chat_template())
+        try:
+            self._template = str(tokenizer.get_chat_template())
+        except ValueError as error:
+            raise UserError(f"{self._name}: has several chat templates and none is called 'default'") from error
         self._date = date
         self._live, self._plain, self._control = _backends(backend)
         added = backend.get_added_tokens_decoder()
@@ -153,13 +157,18 @@ class ChatRenderer:
     def require(self, variables: Collection[str], where: str) -> None:
         """Raise UserError, naming the setting, for a variable that the template never reads."""
         for name in variables:
-            if not re.search(rf"\b{re.escape(name)}\b", self._template):
+            if name in _OURS or not re.search(rf"\b{re.escape(name)}\b", self._template):
                 raise UserError(f"{where}.{name}: the chat template of {self._name} has no such variable; leave it out")
 
     @property
     def chat_template(self) -> str:
         """A template that prints the same with no help from here: date, variables and system prompts are in it."""
         return fitted(self._template, self._kwargs, self._date, folds=self.folds_system)
+
+    @property
+    def opening(self) -> str:
+        """What the prompt opens and leaves to the answer to close: `<think>` or nothing."""
+        return THINK if self._turn.thinks else ""
 
     @property
     def identity(self) -> str:
@@ -193,7 +202,7 @@ class ChatRenderer:
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
         text = str(self._tokenizer.decode([token for token in tokens[:end] if token not in self._unsaid]))
         text = self.marks.spelled(text) if self.marks else text
-        return f"{THINK}{text}" if self._turn.thinks else text
+        return self.opening + text
 
     def spoken(self, tokens: Sequence[int]) -> Spoken:
         """The text of sampled ids, told apart by the marks that this model's template or tokenizer knows."""

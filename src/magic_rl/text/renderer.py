@@ -38,6 +38,11 @@ class TextRenderer(Protocol):
     """Renders conversations as text, for a server that encodes it itself."""
 
     @property
+    def opening(self) -> str:
+        """What the prompt opens and leaves to the answer to close: `<think>` or nothing."""
+        ...
+
+    @property
     def identity(self) -> str:
         """What tells its words from those of any other template."""
         ...

@@ -131,23 +131,19 @@ def marks_of(template: str, tokens: Collection[str]) -> Marks | None:
 
 
 def split_thoughts(text: str) -> Spoken:
-    """Tell a reasoning model's thoughts from its reply, as servers' reasoning parsers do.
+    """Tell a reasoning model's thoughts, with which it begins, from its reply.
 
-    Thoughts come first: what stands before the first `</think>` is one, from `<think>` on if that opens it, and so are
-    further blocks right behind. A later block is part of the reply, as a user would be shown it.
+    A later block is part of the reply, as a user would be shown it; and only `<think>` begins a thought, so that nobody
+    can talk a model into hiding what it has said by a `</think>` behind it.
     """
     thoughts: list[str] = []
-    before, rest = "", text
-    while True:
-        opened = rest.lstrip().startswith(THINK)
-        thought, end, after = rest.partition(END)
-        if (thoughts or not end) and not opened:
-            return Spoken(_join(thoughts), _join([before, rest]) if thoughts else rest, ended=True)
-        words, found, inside = thought.partition(THINK)
-        before, thoughts = before + words if found else before, [*thoughts, inside if found else thought]
+    rest = text
+    while rest.lstrip().startswith(THINK):
+        thought, end, rest = rest.partition(END)
+        thoughts.append(thought.lstrip().removeprefix(THINK))
         if not end:
             return Spoken(_join(thoughts), "", ended=False)
-        rest = after
+    return Spoken(_join(thoughts), rest.strip() if thoughts else rest, ended=True)
 
 
 def _join(pieces: list[str]) -> str:
