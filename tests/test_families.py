@@ -17,7 +17,7 @@ from magic_rl.learning.train import start
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Message
-from tests.families import FAMILIES, family_folder, tokenizer_of
+from tests.family_templates import FAMILIES, family_folder, tokenizer_of
 from tests.test_train import Silent
 
 TABLE = Path(__file__).parents[1] / "docs" / "FAMILIES.md"
