@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
 JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
 
 
@@ -132,6 +134,9 @@ class PlayerConfig(Node):
     seeds_per_step: NonNegativeInt = Field(0, description="seeds of its own steps; 0: learning.seeds_per_step")
     optimiser: OptimiserConfig = OptimiserConfig()
     sft: SftConfig = SftConfig()
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        {}, description="variables of the model's chat template, such as { enable_thinking = false }"
+    )
 
 
 class EndpointConfig(Node):
@@ -309,6 +314,9 @@ class EngineConfig(Node):
     )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
+    date: datetime.date = Field(
+        DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"
+    )
 
 
 class StoreConfig(Node):
@@ -327,7 +335,7 @@ class EvaluationConfig(Node):
     attacks_per_seed: PositiveInt = Field(1, description="rewrites drawn per held-out seed from each attacker")
     temperature: NonNegativeFloat = Field(0.0, description="of the defender; 0 is greedy")
     attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
-    max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging")
+    max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging, thoughts included")
     max_seeds: NonNegativeInt = Field(0, description="held-out seeds used per label; 0 is all")
     best_of: PositiveInt = Field(
         16, description="`magic-rl attack`: attacks per held-out seed by the final attacker, for attack@1, @4 and @16"

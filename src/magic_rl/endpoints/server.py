@@ -277,7 +277,7 @@ class Server:
             return Completion(tokens=tokens, failed=f"the answer was broken off ({why})")
         if text is None:
             return Completion(tokens=tokens, failed="the completion holds no text")
-        return Completion(text, tokens)
+        return Completion(f"{self._renderer.opening}{text}" if self._renderer else text, tokens)
 
     def _read_failure(self, response: httpx2.Response) -> Completion:
         status, (_, error) = response.status_code, _error(response)

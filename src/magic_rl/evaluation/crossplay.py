@@ -193,15 +193,25 @@ def answered_by(setup: Setup, boards: Sequence[Board], defender: Player) -> list
         draw = derive(config.seed, 0, "evaluation reply", turn)
         replies = iter(reply(_all(boards), defender, setup.prompts, 1, draw, answer_cut_off=True))
         boards = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in boards]
-    verdicts = iter(
+    episodes = _all(boards)
+    unsaid = [_said_nothing(episode) for episode in episodes]
+    judged = iter(
         ask(
             setup.judge,
-            [Exchange(episode.seed, episode.attack, episode.reply) for episode in _all(boards)],
+            [Exchange(e.seed, e.attack, e.reply) for e, nothing in zip(episodes, unsaid, strict=True) if not nothing],
             retries=config.judge.retries,
             max_abstained=config.judge.max_abstained,
         )
     )
+    cut_off = Verdict(abstained="the reply was cut off before it began")
+    verdicts = iter([cut_off if nothing else next(judged) for nothing in unsaid])
     return [_cell(episodes, list(itertools.islice(verdicts, len(episodes)))) for _, episodes in boards]
+
+
+def _said_nothing(episode: Episode) -> bool:
+    """Whether the defender was cut off before it came to say anything: neither breach nor resistance."""
+    sample = episode.turns[-1].reply_sample
+    return sample is not None and sample.finish == "length" and not episode.reply.strip()
 
 
 def _all(boards: Sequence[Board]) -> list[Episode]:

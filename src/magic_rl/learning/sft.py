@@ -39,12 +39,16 @@ _UNSPACED = re.compile("[\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf
 class Example:
     """A conversation and the assistant message to learn.
 
+    Attributes:
+        tagged: Whether `<think>` and `<answer>` around the message's parts are format; else they are plain text.
+
     Raises:
         ValueError: If there is nothing to answer, or no answer.
     """
 
     messages: Sequence[Message]
     completion: str
+    tagged: bool = False
 
     def __post_init__(self) -> None:
         if not self.messages or not self.completion.strip():
@@ -54,7 +58,7 @@ class Example:
 def attacker_examples(pool: Sequence[PoolEntry], prompts: Prompts) -> list[Example]:
     """From an attack pool: the attacker's prompt for a seed, and the thinking and rewrite to learn (METHOD §2)."""
     system = (Message("system", prompts.attacker_system),) if prompts.attacker_system else ()
-    return [Example((*system, Message("user", prompts.attacker(entry.seed))), entry.completion) for entry in pool]
+    return [Example((*system, Message("user", prompts.attacker(e.seed))), e.completion, tagged=True) for e in pool]
 
 
 def warmup_examples(
@@ -160,7 +164,7 @@ def sft(
     Yields:
         One `Step` after each update.
     """
-    datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion)) for e in examples]
+    datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion, tagged=e.tagged)) for e in examples]
     for taken in range(first, config.steps):
         began = time.monotonic()
         batch = [datums[i] for i in _batch(len(datums), config.batch, taken, run_seed, stage)]

@@ -187,7 +187,7 @@ class _Training:
         self._view.stage(position.stage, settings.steps, position.stage_step)
         for step in sft(
             self._setup.learners[role],
-            self._setup.engines[role].renderer,
+            self._setup.renderer(role),
             self._lessons[role],
             settings,
             stage=position.stage,
