@@ -101,9 +101,15 @@ def plain_logprobs(model: Any, prompt: Tokens, completion: Tokens) -> torch.Tens
     return torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
-def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [ComputePath("shared"), ComputePath("padded"), ComputePath("equal lengths")])
+def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(
+    folder: Path, path: ComputePath, tmp_path: Path
+) -> None:
     local = engine(folder, rows=8)  # two prompts at a time; a third takes the place of the first that is done
     assert local.path.shares
+    if not path.shares:
+        local.path = path
+        local.model.get_base_model().set_attn_implementation("sdpa")
     policy = trained(local)
     reference = plain(folder, policy, tmp_path)
     samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(24), seed=3) for s in group]

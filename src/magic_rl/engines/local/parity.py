@@ -72,7 +72,6 @@ class _Trial:
             right, own = self._yardstick()
             reason, parity = _unfit(self._model), float("nan")
             if not reason:
-                self._model.set_attn_implementation(SHARED_PREFIX)
                 reason, parity = _exceeds(self._model, lambda: self._shared(right), own)
             if not reason:
                 return ComputePath("shared", "", parity, own)
@@ -102,6 +101,7 @@ class _Trial:
 
     def _shared(self, right: list[Tensor]) -> float:
         """The furthest that sharing prompts is from what is right: in one row, in several, and decoding."""
+        self._model.set_attn_implementation(SHARED_PREFIX)
         found = [self._scores(packed_logprobs, pack(self._sequences, budget)) for budget in (1, 10**6)]
         decoder = SharedDecoder(self._model, 2, alike(self._prompts))
         found.append(self._decoded(decoder, together=False))
