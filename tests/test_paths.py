@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,7 @@ REPLY: Tokens = tuple(ANSWER.encode())
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.inference_mode()
-def test_every_family_shares_prompts_as_exactly_as_its_own_attention(
-    name: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_every_family_shares_prompts_as_exactly_as_its_own_attention(name: str) -> None:
     model = family(name)
     exact = copy.deepcopy(model).float()
     exact.set_attn_implementation("eager")
@@ -58,7 +55,6 @@ def test_every_family_shares_prompts_as_exactly_as_its_own_attention(
     for budget in (1, 10**6):  # a group in several rows; all in one
         ours = distance(scored(packed_logprobs, model, list(pack(sequences, budget))), right)
         assert ours <= 1.5 * min(own) + 1e-3
-    record_property("path", f"{path.kind}, parity {path.parity:.2g} nats, own {path.own:.2g}")
     logging.getLogger(__name__).info("%s: %s, parity %.2g, own %.2g", name, path.kind, path.parity, path.own)
 
 

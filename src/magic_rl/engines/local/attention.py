@@ -143,7 +143,8 @@ class GroupCache:
                 hidden = hidden | (self._lengths + self._written - self._starts - places >= window)
             columns = torch.arange(self._written + 1, device=device)[-(window or 0) :]
             hidden = torch.cat([hidden, columns < self._starts], dim=-1)
-            self._hidden[window] = hidden if hidden.any() else None
+            # Elsewhere than on a CPU the question would wait for all that was begun; a mask too many costs less.
+            self._hidden[window] = hidden if device.type != "cpu" or hidden.any() else None
         return self._hidden[window]
 
     def in_place(self, rows: Tensor) -> Tensor:

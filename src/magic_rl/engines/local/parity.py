@@ -1,6 +1,6 @@
 """Which path a model takes: with shared prompts or without, decided by trying both on text that it is made for.
 
-A chat exchange and the model's own greedy replies are scored and decoded our way and the model's own, and both are
+A chat exchange and the model's own greedy reply are scored and decoded our way and the model's own, and both are
 compared with its eager attention in a wider precision. Ours must not be further from that than the best of its own, up
 to a factor. What rounding does depends on the model and the text, and is nats if the text is noise, so a constant would
 reject right paths and accept wrong ones. The wider pass widens one module at a time, so that a model which just fits
@@ -32,9 +32,9 @@ ANSWER = (
     "If the water is too hot, the yeast dies; if the dough rests too long, it falls in."
 )
 
-_GREEDY = 16  # tokens of each greedy reply, and of each reply that is decoded again
+_GREEDY = 8  # tokens of the greedy reply, and of each reply that is decoded again
 _FACTOR = 2.0  # times the best distance of the model's own attentions; of right paths none was seen beyond 1.3
-_NOISY = 0.05  # nats; where rounding alone moves numbers more than this it could hide a wrong path
+_NOISY = 0.1  # nats; where rounding alone moves numbers more than this it could hide a wrong path
 _SHRINKS = 0.1  # by which, at least, what rounding does shrinks in a wider precision
 _NEGLIGIBLE = 1e-3  # nats; what differs by less changes neither a sample nor a gradient that anyone would see
 _WIDER = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
@@ -62,9 +62,11 @@ class _Trial:
     def __init__(self, model: Any, prompts: Sequence[Tokens], answer: Tokens) -> None:
         self._model, self._prompts = model, prompts
         self._loaded = model.config._attn_implementation
-        greedy = [_greedy(model, prompt) for prompt in prompts]
-        replies = (answer, greedy[0], greedy[1], answer[: max(2, len(answer) // 3)])
-        self._sequences = list(zip((prompts[0], prompts[0], prompts[1], prompts[1]), replies, strict=True))
+        one, two = prompts
+        third = max(2, len(answer) // 3)
+        replies = (answer, _greedy(model, one), answer[:third], answer[-third:])
+        self._sequences = list(zip((one, one, two, two), replies, strict=True))
+        self._batches = list(padded(self._sequences, 10**6, pads=not scales_with_length(model)))
 
     def path(self) -> ComputePath:
         """See `choose_path`."""
@@ -88,9 +90,9 @@ class _Trial:
         self._model.set_attn_implementation("eager")  # has caps and sinks in every family, which "sdpa" leaves out
         try:
             with _widened(self._model):
-                right = self._scores(plain_logprobs, padded(self._sequences, 1))
+                right = self._scores(plain_logprobs, self._batches)
         except _CANNOT:  # a module that reads another's weights, or a device without float64
-            right = self._scores(plain_logprobs, padded(self._sequences, 1))
+            right = self._scores(plain_logprobs, self._batches)
         found = []
         for name in dict.fromkeys((self._loaded, "eager", "sdpa")):
             with contextlib.suppress(*_CANNOT):
@@ -111,7 +113,7 @@ class _Trial:
 
     def _alone(self, right: list[Tensor]) -> float:
         """How far the model by itself is from what is right."""
-        return _distance(self._scores(plain_logprobs, padded(self._sequences, 1)), right)
+        return _distance(self._scores(plain_logprobs, self._batches), right)
 
     def _padded(self, right: list[Tensor]) -> float:
         """How far decoding prompts that are filled up on the left is from what is right."""
