@@ -280,7 +280,7 @@ class Letters:
     def prompt(self, messages: Sequence[Message]) -> Tokens:
         return tuple(map(ord, messages[-1].content))
 
-    def completion(self, text: str) -> Tokens:
+    def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         return tuple(map(ord, text))
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from magic_rl.engines.base import ComputePath
 from magic_rl.engines.losses import token_losses
 from magic_rl.errors import UserError
 from magic_rl.rng import uniforms
@@ -167,6 +168,8 @@ class TabularRenderer:
 
 class TabularEngine:
     """Makes softmax tables for one role of a game. Implements `engines.base.Engine`."""
+
+    path = ComputePath("exact")
 
     def __init__(self, game: TabularGame, role: Role) -> None:
         """Args: role: The attacker reads seeds and says moves; the defender reads attacks and says replies."""

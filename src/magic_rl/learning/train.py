@@ -24,7 +24,7 @@ from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.rng import derive
-from magic_rl.store.run import Checkpoint, RunDirectory
+from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
 from magic_rl.types import Episode, Exchange, Role, Verdict
 
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
@@ -150,6 +150,7 @@ class _Training:
 
     def run(self, checkpoint: Checkpoint | None, position: Position) -> None:
         """Train from a checkpoint and the position in it, or from the beginning."""
+        self._say_paths()
         if checkpoint is not None:
             self._setup.load_learners({name: checkpoint.policy(name) for name in self._setup.learners_by_name()})
             self._view.note(f"resuming after step {position.number}")
@@ -178,6 +179,14 @@ class _Training:
                     target=OperatingPoint.start(config.learning.target),
                 )
             self._play(position)
+
+    def _say_paths(self) -> None:
+        """Keep how each role's model is computed, and say so where that is the slow way."""
+        paths = {role: engine.path for role, engine in self._setup.engines.items()}
+        self._run.write_json(ENGINES_FILE, {role: str(path) for role, path in paths.items()})
+        for role, path in paths.items():
+            if path.reason:
+                self._view.note(f"{role}: {path}")
 
     def _supervise(self, role: Role, position: Position) -> Position:
         config = self._setup.config

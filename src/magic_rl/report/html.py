@@ -27,7 +27,7 @@ from magic_rl.report.exploitability import attack_curve
 from magic_rl.report.figures import curves, drift_bars, heatmap
 from magic_rl.report.frontier import frontier
 from magic_rl.store import atomic
-from magic_rl.store.run import RunDirectory
+from magic_rl.store.run import ENGINES_FILE, RunDirectory
 
 _SAMPLES = 6
 _HEATMAPS = (
@@ -112,6 +112,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
             ],
             config=run.config_text,
             versions=run.versions,
+            engines=run.read_json(ENGINES_FILE) or {},
             style=style,
             style_hash=digest(style),
         )

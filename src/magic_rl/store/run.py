@@ -4,6 +4,7 @@ Files are written aside and renamed, checkpoints and players are hashed, and row
 killed at any instant opens again as it was after its last complete checkpoint (`latest_checkpoint`, `rewind`).
 
     config.toml  versions.json        what was asked for, and what it ran on
+    engines.json                      how each role's model is computed, and how exactly
     metrics.jsonl  timings.jsonl      one row a step: reproducible numbers; seconds and speeds
     episodes/step-000012.jsonl        every episode of a step
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
@@ -31,6 +32,8 @@ from magic_rl.store.episodes import episode_row
 from magic_rl.store.lock import locked
 from magic_rl.store.manifest import CorruptedError
 from magic_rl.types import Outcome, Role
+
+ENGINES_FILE = "engines.json"
 
 Row = Mapping[str, float | int | str | bool | None]
 

@@ -26,12 +26,14 @@ from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
 from magic_rl.engines.local.models import load_renderer
+from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.reading import reading
-from magic_rl.engines.local.scoring import recomputable, share_prompts
+from magic_rl.engines.local.scoring import recomputable
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 from magic_rl.text.chat import ChatRenderer
+from magic_rl.types import Message, Tokens
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +81,8 @@ class LocalEngine:
         )
         if config.recompute_above and not recomputable(base):
             raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
-        self.shares = share_prompts(base.requires_grad_(False).to(self.device).eval(), folder.name)
+        self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))
+        _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", folder.name, self.path)
         targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
         self.peft_config = PeftLoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
@@ -95,6 +98,18 @@ class LocalEngine:
     def renderer(self) -> ChatRenderer:
         """Renderer of this model's chat template."""
         return self._renderer
+
+    def _dialogue(self, model: Any) -> tuple[list[Tokens], Tokens]:
+        """Prompts and a reply that say how exactly the model can be computed; see `parity`."""
+        try:
+            prompts = [self._renderer.prompt([Message("user", question)]) for question in QUESTIONS]
+        except UserError:  # a template for something else than chat, such as a guard's
+            prompts = [self._renderer.completion(question)[:-1] for question in QUESTIONS]
+        answer = self._renderer.completion(ANSWER)
+        size = model.get_input_embeddings().weight.shape[0]
+        if max(map(max, (*prompts, answer))) >= size:
+            raise UserError(f"{self.folder}: its tokenizer has ids beyond the model's {size}; use the model's own")
+        return prompts, answer
 
     def renderer_with(self, variables: Mapping[str, object]) -> ChatRenderer:
         """See `Engine.renderer_with`."""
