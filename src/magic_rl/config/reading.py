@@ -7,7 +7,7 @@ run, so a run directory alone says what was done.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,20 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     for item in overrides:
         tree = _merge(tree, _parse_override(item))
     return _validate(tree, where)
+
+
+def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Every setting in which two configs differ, by its path, with both values."""
+
+    def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    before, after = (dict(flat(config.model_dump(mode="json"))) for config in (one, other))
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
 def dump_config(config: Config) -> str:

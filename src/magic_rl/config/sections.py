@@ -285,6 +285,16 @@ class LearningConfig(Node):
         'needs baseline = "group"',
     )
     target: TargetConfig = TargetConfig()
+    max_cut_off: float = Field(
+        0.5, ge=0, le=1, description="share of a step cut off at a length limit above which the run stops; 1: never"
+    )
+    max_degenerate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a step's sampled replies that are no language any more, measured by the untouched model, "
+        "above which the run stops; 1: never",
+    )
 
 
 class EngineConfig(Node):

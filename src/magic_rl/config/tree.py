@@ -44,6 +44,23 @@ PRESETS: Mapping[PresetName, Tree] = {
 }
 
 
+# What may change when a run is resumed: how players speak and step from here on, who judges, where it is computed, and
+# what is measured. Everything else says what the run is, and what was learned would not fit it.
+CHANGEABLE = (
+    "attacker.sampling",
+    "attacker.optimiser",
+    "defender.sampling",
+    "defender.optimiser",
+    "learning.kl",
+    "learning.max_cut_off",
+    "learning.max_degenerate",
+    "judge",
+    "engine",
+    "store",
+    "evaluation",
+)
+
+
 class Config(Node):
     """The whole tree."""
 

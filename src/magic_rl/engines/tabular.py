@@ -174,6 +174,7 @@ class TabularEngine:
         self.renderer = TabularRenderer(inputs, outputs)
         self._allowed = torch.from_numpy(allowed)
         self._digest = hashlib.sha256(repr((role, inputs, outputs, allowed.tolist())).encode()).hexdigest()
+        self.identity = self._digest[:16]
 
     def new_policy(self, name: str) -> TabularPolicy:
         """A trainable table that starts uniform."""

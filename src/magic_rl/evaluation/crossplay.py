@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from magic_rl.config import load_config
+from magic_rl.data.split import evenly
 from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import panel_agreement
@@ -149,13 +150,6 @@ def held_out_seeds(setup: Setup) -> list[Seed]:
     labels: tuple[Label, ...] = ("harmful", "benign")
     side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation
     return [seed for label in labels for seed in evenly([s for s in side if s.label == label], limit)]
-
-
-def evenly(seeds: Sequence[Seed], limit: int) -> list[Seed]:
-    """At most `limit` of the seeds (0: all), evenly spaced, so that labels and categories keep their shares."""
-    if not limit or limit >= len(seeds):
-        return list(seeds)
-    return [seeds[place * len(seeds) // limit] for place in range(limit)]
 
 
 def open_attacks(

@@ -76,13 +76,7 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
-    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, _fingerprint(folder, str(loaded.dtype)))
-
-
-def _fingerprint(folder: Path, dtype: str) -> str:
-    """A model folder's files by size and time: another model, or the same after more training, is another."""
-    files = sorted((path.name, *(path.stat()[i] for i in (6, 8))) for path in folder.iterdir() if path.is_file())
-    return f"{folder.resolve()} {dtype} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
+    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, f"{folder.resolve()} {loaded.dtype} {loaded.identity}")
 
 
 def _cache(name: str) -> VerdictCache:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
+from magic_rl.engines.local.models import fingerprint, load_base
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.scoring import recomputable, share_prompts
@@ -74,11 +76,7 @@ class LocalEngine:
         tokenizer.chat_template = chat_template or tokenizer.chat_template
         self._tokenizer = tokenizer
         self._renderer = ChatRenderer(tokenizer)
-        base = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=self.dtype,
-            trust_remote_code=config.trust_remote_code,
-        )
+        base = load_base(folder, self.dtype, trust_remote_code=config.trust_remote_code)
         if config.recompute_above and not recomputable(base):
             raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
         self.shares = share_prompts(base.requires_grad_(False).to(self.device).eval(), folder.name)
@@ -92,6 +90,11 @@ class LocalEngine:
             raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
         self._slot = _adapter_slot(self.model)
         self._adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+
+    @cached_property
+    def identity(self) -> str:
+        """See `Engine.identity`."""
+        return fingerprint(self.folder)
 
     @property
     def renderer(self) -> ChatRenderer:
