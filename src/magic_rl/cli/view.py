@@ -130,7 +130,8 @@ class View:
         shown = [
             (name, form.format(self._metrics[key]))
             for key, name, form in _SHOWN
-            if self._metrics.get(key) is not None and (self._metrics[key] or not key.startswith(("masked", "degenerate")))
+            if self._metrics.get(key) is not None
+            and (self._metrics[key] or not key.startswith(("masked", "degenerate")))
         ]
         if self._speed is not None:
             shown.append(("tokens/s", f"{self._speed:.0f}"))

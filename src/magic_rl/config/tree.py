@@ -106,6 +106,8 @@ class Config(Node):
             raise ValueError(
                 'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
             )
+        if self.attacker.system_prompt:
+            raise ValueError("attacker.system_prompt has no effect: the attacker's is among the prompts (game.prompts)")
         if self.game.shared_parameters and self.attacker.model != self.defender.model:
             raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
         schedule, apart = self.game.schedule, self.game.rewrite and not self.game.shared_parameters

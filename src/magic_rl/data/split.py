@@ -106,7 +106,7 @@ def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> t
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:
-    """At most `limit` of the items (0: all), evenly spaced, so that those of one kind that lie together keep their share."""
+    """At most `limit` of the items (0: all), evenly spaced, so that kinds that lie together keep their shares."""
     if not limit or limit >= len(items):
         return list(items)
     return [items[place * len(items) // limit] for place in range(limit)]

@@ -5,7 +5,6 @@ They hold an attacker's words, so they stay in the run directory; a page shows t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 

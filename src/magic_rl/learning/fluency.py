@@ -1,10 +1,10 @@
 """Whether replies are still language: a defender of word salad breaks nothing and refuses nothing, so no rate shows it.
 
-The yardstick is what the untouched model itself says in the same seat. A reply is degenerate that this model finds less
-likely than the worst of its own, and nearer to its own with their tokens shuffled than to its own as they are; or that
-repeats itself more than the worst of its own, with less than half of their distinct trigrams. Refusals, odd as they may
-be in the eyes of a model that never refuses, are far on the right side of that. A sample of the replies is scored, which
-takes one pass of the model without gradients.
+The yardstick is what the untouched model itself says in the same seat. A reply is degenerate that this model finds
+less likely than the worst of its own, and nearer to its own with their tokens shuffled than to its own as they are; or
+that repeats itself more than the worst of its own, with less than half of their distinct trigrams. Refusals, odd as
+they may be in the eyes of a model that never refuses, are on the right side of that. A sample of the replies is scored,
+which takes one pass of the model without gradients.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from magic_rl.rng import generator
+from magic_rl.text.renderer import Speaks
 from magic_rl.types import Sample, Tokens
 
 
+@runtime_checkable
 class Scores(Protocol):
     """A policy, as far as it is asked here; see `engines.base.Policy`."""
 
@@ -73,7 +75,7 @@ class Yardstick:
         self._least_logprob = min(*as_they_are, (fmean(as_they_are) + fmean(salad)) / 2) if own else float("-inf")
         self._least_distinct = min(*distinct, fmean(distinct) / 2) if own else 0.0
 
-    def measure(self, replies: Sequence[Sample], policy: Scores | None = None) -> Fluency:
+    def measure(self, replies: Sequence[Sample], policy: Speaks | None = None) -> Fluency:
         """Measure replies.
 
         Args:
@@ -85,7 +87,7 @@ class Yardstick:
             return Fluency()
         sequences = [(sample.prompt, sample.tokens) for sample in replies]
         base = [fmean(each) for each in self._untouched.logprobs(sequences)]
-        said = policy.logprobs(sequences) if policy else [sample.logprobs for sample in replies]
+        said = policy.logprobs(sequences) if isinstance(policy, Scores) else [sample.logprobs for sample in replies]
         distinct = [distinct_trigrams(sample.tokens) for sample in replies]
         return Fluency(
             tuple(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
@@ -76,7 +75,9 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
-    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, f"{folder.resolve()} {loaded.dtype} {loaded.identity}")
+    return LocalChat(
+        endpoint.model, loaded.base(), loaded.renderer_with, f"{folder.resolve()} {loaded.dtype} {loaded.identity}"
+    )
 
 
 def _cache(name: str) -> VerdictCache:

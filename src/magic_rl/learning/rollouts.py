@@ -26,7 +26,6 @@ from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.types import Episode, Exchange, Label, Outcome, Role, Seed
 
-
 SCORED = 16  # replies of a step that are measured
 
 
