@@ -84,7 +84,7 @@ def _check_targets(setup: Setup) -> None:
         longer = sum(length > most for length in lengths)
         if exceeds(longer, len(lengths), setup.config.learning.max_cut_off):
             raise UserError(
-                f"{role}.sampling.max_tokens: {longer} of {len(lengths)} examples that the {role} learns from are longer "
+                f"{role}.sampling.max_tokens: {longer} of {len(lengths)} of the {role}'s examples are longer "
                 f"than {most} tokens (the longest: {max(lengths)}), so in the game it would be cut off; raise it"
             )
 
