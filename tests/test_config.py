@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,35 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Flat:
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            ["judge.endpoint.model=m", "judge.endpoint.url=http://localhost/v1"],
+            "judge: kind is 'rules', which asks nobody",
+        ),
+        (["judge.endpoint.url=http://localhost/v1"], "judge: kind is 'rules', which asks nobody"),
+        (
+            ['judge.kind="qwen3guard"', "judge.endpoint.model=m", 'judge.members=[{kind="rules"}]'],
+            "judge: kind 'qwen3guard' stands beside members",
+        ),
+        (["judge.rule=strictest"], "there are no members"),
+        (['judge.members=[{kind="rules", endpoint={model="m"}}]'], "judge.members.0: kind is 'rules'"),
+        (["judge.threshold=0.7"], "threshold is for kind 'llm'"),
+        (["attacker.system_prompt=Hi."], "attacker.system_prompt has no effect"),
+    ],
+)
+def test_settings_that_would_drop_each_other_are_one_line(overrides: list[str], complaint: str) -> None:
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        load_config(None, overrides)
+
+
+def test_presets_differ_in_what_their_names_say() -> None:
+    dumped = {name: load_config(None, [f"preset={name}"]).model_dump(exclude={"preset"}) for name in PRESETS}
+    assert all(one == other or dumped[one] != dumped[other] for one in dumped for other in dumped)
+    assert load_config().attacker.sft.steps > 0 == load_config(None, ["preset=magic-base"]).attacker.sft.steps
 
 
 @pytest.mark.parametrize(

@@ -95,14 +95,19 @@ def test_training_stops_with_one_line_when_replies_turn_into_salad(tmp_path: Pat
 
 
 def test_an_evaluation_states_degeneration_beside_asr(tmp_path: Path, tiny_config: Path) -> None:
-    broken = ["defender.optimiser.lr=100", "learning.seeds_per_step=4", "learning.group=4"]
+    broken = [
+        "defender.optimiser.lr=100",
+        "game.schedule.defender_steps=3",
+        "learning.seeds_per_step=4",
+        "learning.group=4",
+    ]
     run = start(load_config(tiny_config, broken), tmp_path / "run", Silent())
     summary = evaluate(run, Silent())
     replies = summary["replies"]
     assert replies["untouched"]["degenerate"]["rate"] == 0.0
     assert replies["untouched"]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert replies["trained"]["degenerate"]["rate"] > 0.5
-    assert replies["trained"]["kl"] > 1.0
+    assert replies["trained"]["distinct"] < 0.5
     assert summary["verdict"].startswith("Broken")
     played = [row for row in run.metrics() if row["stage"] == "play"]
     assert {"degenerate_rate", "reply_kl", "reply_logprob", "reply_distinct"} <= set(played[0])

@@ -206,6 +206,14 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dead_judge_is_found_before_anything_is_written(tmp_path: Path, tiny_config: Path) -> None:
+    dead = {"kind": "llm", "endpoint.url": "http://127.0.0.1:9/v1", "endpoint.model": "m", "endpoint.attempts": 1}
+    overrides = [f"judge.{key}={value}" for key, value in dead.items()]
+    with pytest.raises(UserError, match="cannot be reached"):
+        run_of(tiny_config, tmp_path, *overrides)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stale_evaluation_is_not_shown_and_is_no_claim_of_a_card(tmp_path: Path, tiny_config: Path) -> None:
     """Evaluated in the middle of a run, then trained to the end."""
     more = [

@@ -214,9 +214,9 @@ class Writer:
         for some in (first, rest):
             for start in range(0, len(some), size):
                 self._ask_batch(stage, some[start : start + size], words, allowed)
-            refusals = Counter(no.reason for task in first if (no := self._reject(stage, task)))
-            if some is first and rest and refusals.total() == len(first):
-                reason, times = refusals.most_common(1)[0]
+            said = [no for task in first if (no := self._reject(stage, task))]
+            if some is first and rest and len(said) == len(first):
+                reason, times = Counter(f"{no.reason} {no.detail}".strip() for no in said).most_common(1)[0]
                 raise UserError(
                     f"attacker.writer: none of the first {len(first)} answers can be used ({times} times: {reason}); "
                     "look at the model and its server before all the others are paid for"

@@ -90,7 +90,7 @@ def check(
             typer.echo(f"\ndisagreements ({min(show, len(wrong))} of {len(wrong)}, the worst first)")
         for *_, line in wrong[:show]:
             typer.echo(line)
-    for reason, times in silence.most_common():
+    for reason, times in silence.most_common() if not as_json or silence.total() == len(verdicts) else ():
         typer.echo(f"no verdict on {times} of {len(verdicts)} replies: {shown(reason)}", err=True)
     if silence.total() == len(verdicts):
         raise typer.Exit(1)
