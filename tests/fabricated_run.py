@@ -109,7 +109,8 @@ def write_evaluation(run: RunDirectory) -> None:
         "trained": dict.fromkeys(attacks, better),
     }
     rate, row = Rate(21, 42).as_dict(), ["no rewrite", "round 0 (SFT)", "round 1", "round 2"]
-    run.write_json("summary.json", summarise(cells, {name: {"format": Rate(40, 42)} for name in attacks[1:]}))
+    table = summarise(cells, {name: {"format": Rate(40, 42)} for name in attacks[1:]})
+    run.write_json("summary.json", {**table, "measured": measured(run)})
     run.write_json("failures.json", failures(cells))
     write_outcomes(run, cells)
     run.write_json(

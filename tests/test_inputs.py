@@ -135,8 +135,8 @@ def test_inputs_that_changed_since_the_start_are_refused(own: Path, tmp_path: Pa
         with (tmp_path / "pool.jsonl").open("a") as file:
             file.write((tmp_path / "pool.jsonl").read_text())
     else:
-        file = run.path / "config.toml"
-        file.write_text(file.read_text().replace("group = 2", "group = 4"))
+        settings = run.path / "config.toml"
+        settings.write_text(settings.read_text().replace("group = 2", "group = 4"))
     with pytest.raises(UserError, match=key):
         resume(run.path, Silent())
     with pytest.raises(UserError, match=key):

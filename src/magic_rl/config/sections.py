@@ -115,13 +115,19 @@ class OptimiserConfig(Node):
 
 
 class SftConfig(Node):
-    """Supervised stage before the game: the attacker's pool (METHOD.md §2) or the defender's refusal warm-up."""
+    """Supervised stage before the game: for the defender, a refusal warm-up."""
 
     steps: NonNegativeInt = Field(0, description="0 switches the stage off")
     batch: PositiveInt = 16
     lr: PositiveFloat = 2e-4
     warmup_steps: NonNegativeInt = 5
     examples: str = Field("", description="JSONL of examples; empty: made from the training seeds")
+
+
+class AttackerSftConfig(SftConfig):
+    """Supervised stage of the attacker: it learns the attack pool (METHOD.md §2)."""
+
+    steps: NonNegativeInt = Field(100, description="0 switches the stage off, which is preset magic-base")
 
 
 class PlayerConfig(Node):
@@ -179,7 +185,7 @@ class AttackerConfig(PlayerConfig):
 
     strategies: tuple[str, ...] = Field((), description="strategies in the pool; empty: all that its writer can write")
     pool: str = Field("", description="attack pool (JSONL) from `magic-rl pool build`; empty: built from the seeds")
-    sft: SftConfig = SftConfig(steps=100)
+    sft: AttackerSftConfig = AttackerSftConfig()
     writer: EndpointConfig = Field(
         EndpointConfig(), description="model that writes the pool for `magic-rl pool build`; without one: templates"
     )

@@ -72,14 +72,8 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     try_judge(setup.judge)
     seeds = held_out_seeds(setup)
     inner = evenly(seeds, math.ceil(len(seeds) * config.evaluation.inner_share))
-
-    view.stage("attack", len(attackers) - 1)
-    boards: list[Board] = []
-    for place, number in enumerate(attackers):
-        rewriter = None if number is None else _player(run, setup, "attacker", number)
-        boards.append((rewriter, open_attacks(setup, seeds if place in compared.values() else inner, rewriter)))
-        if rewriter:
-            view.step({"attacker": _attacker_name(number), "format_rate": _format(boards[-1]).rate}, {})
+    chosen = [seeds if place in compared.values() else inner for place in range(len(attackers))]
+    boards = _boards(run, setup, attackers, chosen, view)
 
     places = sorted(set(compared.values()))
     view.stage("evaluate", len(places) + len(attackers) * len(defenders))
@@ -102,16 +96,9 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
         "start": {name: columns[0][place] for name, place in compared.items()},
         "trained": {name: columns[-1][place] for name, place in compared.items()},
     }
-    attacks = {
-        name: {"format": _format(boards[place]), "cut_off": _cut_off(boards[place])}
-        for name, place in compared.items()
-        if boards[place][0]
-    }
-    of: dict[Who, Fluency] = {
-        "untouched": _fluency(yardstick, list(untouched.values()), base),
-        "start": fluency[0],
-        "trained": fluency[-1],
-    }
+    attacks = {name: _attack_rates(boards[place]) for name, place in compared.items() if boards[place][0]}
+    own_fluency = _fluency(yardstick, list(untouched.values()), base)
+    of: dict[Who, Fluency] = {"untouched": own_fluency, "start": fluency[0], "trained": fluency[-1]}
     players = measured(run)
     summary = {**summarise(cells, attacks, of), "split": config.evaluation.split, "measured": players}
     _note_cut_off(summary, config, view)
@@ -130,6 +117,20 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     }
     run.write_json(EVALUATION_FILE, document)
     return summary
+
+
+def _boards(
+    run: RunDirectory, setup: Setup, attackers: Sequence[int | None], seeds: Sequence[Sequence[Seed]], view: View
+) -> list[Board]:
+    """Every attacker's games, opened on the seeds chosen for it."""
+    view.stage("attack", len(attackers) - 1)
+    boards: list[Board] = []
+    for number, chosen in zip(attackers, seeds, strict=True):
+        rewriter = None if number is None else _player(run, setup, "attacker", number)
+        boards.append((rewriter, open_attacks(setup, chosen, rewriter)))
+        if rewriter:
+            view.step({"attacker": _attacker_name(number), "format_rate": _format(boards[-1]).rate}, {})
+    return boards
 
 
 def _watch(view: View, defender: str, attackers: Sequence[int | None], cells: Sequence[Cell]) -> None:
@@ -187,9 +188,9 @@ def _format(board: Board) -> Rate:
     return Rate.of(episode.turns[0].well_formed for episode in board[1])
 
 
-def _cut_off(board: Board) -> Rate:
-    """How often an attacker's first output ran into its limit of length."""
-    return Rate.of(episode.cut_off == "attacker" for episode in board[1])
+def _attack_rates(board: Board) -> dict[str, Rate]:
+    """How often an attacker's first output had the required format, and how often it ran into its limit of length."""
+    return {"format": _format(board), "cut_off": Rate.of(episode.cut_off == "attacker" for episode in board[1])}
 
 
 def held_out_seeds(setup: Setup) -> list[Seed]:

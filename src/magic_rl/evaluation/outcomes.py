@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,13 @@ def write_outcomes(run: RunDirectory, cells: Compared) -> None:
 
 def is_evaluated(run: RunDirectory) -> bool:
     """Whether just the players saved by now were evaluated, in the way that the config asks for."""
-    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
-    if evaluation is None or "verdict" not in (summary or {}) or run.read_json(OUTCOMES_FILE) is None:
-        return False
-    return bool(evaluation.get("measured") == measured(run))
+    documents = [run.read_json(name) for name in ("evaluation.json", "summary.json")]
+    return run.read_json(OUTCOMES_FILE) is not None and all(is_current(each, run) for each in documents)
+
+
+def is_current(document: Mapping[str, Any] | None, run: RunDirectory) -> bool:
+    """Whether a document of an evaluation is of the players and settings that the run has now."""
+    return document is not None and bool(document.get("measured") == measured(run))
 
 
 def measured(run: RunDirectory) -> dict[str, Any]:

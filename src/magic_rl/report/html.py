@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from magic_rl.errors import UserError
-from magic_rl.evaluation.outcomes import is_evaluated
+from magic_rl.evaluation.outcomes import is_current
 from magic_rl.evaluation.patterns import PATTERNS, drift
 from magic_rl.evaluation.results import ATTACK_FILE, attack_result
 from magic_rl.report import tables
@@ -29,7 +29,7 @@ from magic_rl.report.exploitability import attack_curve
 from magic_rl.report.figures import curves, drift_bars, heatmap
 from magic_rl.report.frontier import frontier
 from magic_rl.store import atomic
-from magic_rl.store.run import RunDirectory
+from magic_rl.store.run import INPUTS_FILE, RunDirectory
 
 _SAMPLES = 6
 _HEATMAPS = (
@@ -113,6 +113,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
                 )
             ],
             config=run.config_text,
+            changes=(run.read_json(INPUTS_FILE) or {}).get("changes", ()),
             versions=run.versions,
             style=style,
             style_hash=digest(style),
@@ -125,9 +126,11 @@ def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[st
     summary: Mapping[str, Any] | None = run.read_json("summary.json")
     evaluation: Mapping[str, Any] | None = run.read_json("evaluation.json")
     failures: Mapping[str, Any] | None = run.read_json("failures.json")
-    outdated = summary is not None and not is_evaluated(run)
+    outdated = summary is not None and not is_current(summary, run)
     if summary is None or outdated:
         summary = evaluation = None
+    elif not is_current(evaluation, run):
+        evaluation = None
     return {
         "outdated": outdated,
         "judge": evaluation["judge"] if evaluation else judge,
