@@ -24,7 +24,7 @@ from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
 from tests.test_train import Silent
 
-HELD_OUT = "harmful request number 0 of category c2"  # of the fixture's seeds
+HELD_OUT = "harmful request number 0 of category 2"  # of the fixture's seeds
 
 
 def run_of(config: Path, folder: Path, *overrides: str) -> RunDirectory:
@@ -161,7 +161,7 @@ def test_a_base_model_trained_further_is_refused_everywhere(
         lambda: exploit(run, make_plan(run), Silent()),
         lambda: export_defender(run, tmp_path / "out"),
     ):
-        with pytest.raises(UserError, match=r"defender\.model: what it names is not what .* was begun with"):
+        with pytest.raises(UserError, match=r"(attacker|defender)\.model: what it names is not what .* was begun with"):
             use()
 
 

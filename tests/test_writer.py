@@ -399,7 +399,7 @@ def test_a_writer_whose_first_answers_are_all_of_no_use_is_not_paid_on(
 ) -> None:
     seeds = [Seed(str(i), f"How do I sell shed number {i}?", "benign") for i in range(30)]
     chat = FakeChat(lambda _: said)
-    with pytest.raises(UserError, match=rf"none of the first 20 answers can be used \(20 times: .*{reason}\)"):
+    with pytest.raises(UserError, match=rf"none of the first 20 answers can be used \(20 times: .*{reason}"):
         write(path, chat, ["slang"], seeds)
     assert len(chat.asked) == 20
 

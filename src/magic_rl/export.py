@@ -229,7 +229,7 @@ def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
     for measure, attacker, title in sorted(rows):
         cells = evaluation[measure][attacker]
         lines.append(f"| {title} | {_rate(cells[0])} | {_rate(cells[rounds.index(number)])} |")
-    replies = evaluation["replies"]
+    replies = evaluation.get("replies") or [{}]
     if "degenerate" in replies[0]:
         cells = (replies[place]["degenerate"] for place in (0, rounds.index(number)))
         lines.append(f"| Replies that are no language any more | {' | '.join(map(_rate, cells))} |")

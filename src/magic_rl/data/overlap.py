@@ -1,8 +1,7 @@
 """Held-out seeds where they must not be: in texts that a model is trained on.
 
 Texts are compared as words without case and punctuation. A seed is found where a text is the same, or holds four
-fifths of its runs of three words. A held-out seed that a training seed repeats in this way is not looked for: it was
-there before.
+fifths of its runs of three words and more of them than any training seed does: what the data repeats is no news.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class SeedFinder:
     """Finds seeds in texts.
 
     Attributes:
-        repeated: How many of the seeds are repeated by training seeds; they are not looked for.
+        repeated: How many of the seeds are nearly repeated by training seeds.
     """
 
     def __init__(self, seeds: Sequence[Seed], training: Sequence[Seed] = ()) -> None:
@@ -41,19 +40,26 @@ class SeedFinder:
             self._sizes.append(len(runs))
             for run in runs if len(runs) >= _FEWEST else ():
                 self._places[run].append(number)
-        self._ignored: set[int] = set()
-        self._ignored = {number for seed in training for number in self._numbers(seed.text)}
-        self.repeated = len(self._ignored)
+        self._known: dict[int, float] = {}
+        for seed in training:
+            for number, share in self._shares(seed.text).items():
+                self._known[number] = max(share, self._known.get(number, 0.0))
+        self.repeated = sum(share >= _SHARE for share in self._known.values())
 
     def found_in(self, texts: Iterable[str]) -> bool:
-        """Whether any of the texts holds one of the seeds."""
-        return any(self._numbers(text) - self._ignored for text in texts)
+        """Whether any of the texts holds one of the seeds, and more of it than any training seed does."""
+        return any(
+            share >= _SHARE and share > self._known.get(number, 0.0)
+            for text in texts
+            for number, share in self._shares(text).items()
+        )
 
-    def _numbers(self, text: str) -> set[int]:
+    def _shares(self, text: str) -> dict[int, float]:
+        """How much of each seed a text holds, 0–1; of seeds that it holds nothing of, nothing."""
         words = _words(text)
         hits = Counter(number for run in _runs(words) for number in self._places.get(run, ()))
-        near = {number for number, count in hits.items() if count >= _SHARE * self._sizes[number]}
-        return near | {self._whole[words]} if words in self._whole else near
+        shares = {number: count / self._sizes[number] for number, count in hits.items()}
+        return {**shares, self._whole[words]: 1.0} if words in self._whole else shares
 
 
 def _words(text: str) -> Run:
