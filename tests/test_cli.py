@@ -176,7 +176,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_a_full_disk_is_one_line_and_a_bug_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(error: OSError) -> None:
+    def failing(error: Exception) -> None:
         def fail(*_: object) -> None:
             raise error
 
@@ -185,6 +185,8 @@ def test_a_full_disk_is_one_line_and_a_bug_is_not_hidden(tmp_path: Path, monkeyp
     build = ["pool", "build", "--out", str(tmp_path / "pool.jsonl")]
     failing(OSError(errno.ENOSPC, "No space left on device", "runs/demo"))
     assert refused(build, tmp_path) == "error: runs/demo: No space left on device"
+    failing(RuntimeError("cannot write a shard: No space left on device (os error 28)"))
+    assert refused(build, tmp_path).startswith("error: the disk is full")
     failing(OSError(errno.EBADF, "Bad file descriptor"))
     with pytest.raises(OSError, match="Bad file descriptor"):
         CliRunner().invoke(app, build, catch_exceptions=False)

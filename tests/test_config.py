@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,35 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Flat:
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            ["judge.endpoint.model=m", "judge.endpoint.url=http://localhost/v1"],
+            "judge: kind is 'rules', which asks nobody",
+        ),
+        (["judge.endpoint.url=http://localhost/v1"], "judge: kind is 'rules', which asks nobody"),
+        (
+            ['judge.kind="qwen3guard"', "judge.endpoint.model=m", 'judge.members=[{kind="rules"}]'],
+            "judge: kind 'qwen3guard' stands beside members",
+        ),
+        (["judge.rule=strictest"], "there are no members"),
+        (['judge.members=[{kind="rules", endpoint={model="m"}}]'], "judge.members.0: kind is 'rules'"),
+        (["judge.threshold=0.7"], "threshold is for kind 'llm'"),
+        (["attacker.system_prompt=Hi."], "attacker.system_prompt has no effect"),
+    ],
+)
+def test_settings_that_would_drop_each_other_are_one_line(overrides: list[str], complaint: str) -> None:
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        load_config(None, overrides)
+
+
+def test_presets_differ_in_what_their_names_say() -> None:
+    dumped = {name: load_config(None, [f"preset={name}"]).model_dump(exclude={"preset"}) for name in PRESETS}
+    assert all(one == other or dumped[one] != dumped[other] for one in dumped for other in dumped)
+    assert load_config().attacker.sft.steps > 0 == load_config(None, ["preset=magic-base"]).attacker.sft.steps
 
 
 @pytest.mark.parametrize(
@@ -85,7 +115,7 @@ def test_an_address_that_cannot_be_called_is_refused_by_its_path(url: str) -> No
 
 @pytest.mark.parametrize("url", ["", "https://api.test/v1", "http://[::1]:8000/v1", "http://127.0.0.1:65535/v1/"])
 def test_an_address_that_can_be_called_is_taken(url: str) -> None:
-    assert load_config(None, [f'judge.endpoint.url="{url}"']).judge.endpoint.url == url
+    assert load_config(None, [f'attacker.writer.url="{url}"']).attacker.writer.url == url
 
 
 @pytest.mark.parametrize(
@@ -150,7 +180,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_differs_from_magic_by_its_settings_and_by_nothing_else(name: PresetName) -> None:
-    base = flat(load_config(None, ["attacker.sft.steps=0"]).model_dump())
+    base = flat(load_config().model_dump())
     chosen = flat(load_config(None, [f"preset={name}"]).model_dump())
     settings = flat(dict(PRESETS[name]))
     assert {key for key in base if base[key] != chosen[key]} <= {"preset", *settings}

@@ -22,6 +22,7 @@ from magic_rl.errors import UserError
 from magic_rl.game.play import Player
 from magic_rl.learning.sft import first_sentence, read_examples, warmup_examples
 from magic_rl.prompts import load_prompts
+from magic_rl.text.think import Spoken
 from magic_rl.types import Message, Sample, SamplingParams, Seed, Tokens
 
 SEED = {"id": "a", "text": "one", "label": "harmful", "category": "c"}
@@ -285,6 +286,9 @@ class Letters:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
+
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        return Spoken("", self.decode(tokens), ended=True)
 
 
 def _warmup(answer: str, rewritten: bool = True) -> list[str]:

@@ -10,8 +10,10 @@ from typing import Any
 
 from magic_rl.config import Config, PlayerConfig, load_config
 from magic_rl.errors import UserError
+from magic_rl.evaluation.outcomes import is_evaluated
+from magic_rl.learning.inputs import compare, compare_settings
 from magic_rl.store import atomic
-from magic_rl.store.run import RunDirectory
+from magic_rl.store.run import INPUTS_FILE, RunDirectory
 from magic_rl.types import Role
 
 
@@ -38,6 +40,7 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, 
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: already exists; choose another folder")
     config = load_config(run.path / "config.toml")
+    compare_settings(run, config)
     if config.game.shared_parameters:
         raise UserError(
             f"{run.path}: attacker and defender share parameters (game.shared_parameters), so its defender is an "
@@ -56,14 +59,17 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, 
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from magic_rl.engines.local.models import resolve_model
+    from magic_rl.engines.local.models import fingerprint, resolve_model
 
     trust = config.engine.trust_remote_code
     base = resolve_model(config.defender.model, trust_remote_code=trust)
+    compare(run, {"defender.model": fingerprint(base)})
     plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=trust)
     stored_as = plain.dtype
     merged = PeftModel.from_pretrained(plain.to(torch.float32), adapter).merge_and_unload().to(stored_as)
-    card = model_card(config, base, chosen, run.read_json("evaluation.json"))
+    evaluation = run.read_json("evaluation.json") if is_evaluated(run) else None
+    checked = (run.read_json(INPUTS_FILE) or {}).get("checked")
+    card = model_card(config, base, chosen, evaluation, checked)
 
     with atomic.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +86,13 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, 
     return out
 
 
-def model_card(config: Config, base: Path, number: int, evaluation: dict[str, Any] | None) -> str:
+def model_card(
+    config: Config,
+    base: Path,
+    number: int,
+    evaluation: dict[str, Any] | None,
+    checked: dict[str, Any] | None = None,
+) -> str:
     """The model card, in the hub's format: data, judge, metrics with intervals, limits.
 
     A card is made to be passed on, so local folders and files appear by their names alone.
@@ -88,13 +100,14 @@ def model_card(config: Config, base: Path, number: int, evaluation: dict[str, An
     Args:
         base: Folder of the base model.
         number: Round of the defender.
-        evaluation: evaluation.json, if the run was evaluated.
+        evaluation: evaluation.json, if the run as it stands was evaluated.
+        checked: What was checked before training; see `learning.preflight`.
     """
     game, learning, player = config.game, config.learning, config.defender
     schedule, rewards = game.schedule, game.rewards
     model = player.model if _is_hub_id(player) else base.resolve().name
     metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
-    judge = evaluation["judge"] if evaluation else config.judge.kind
+    judge = evaluation["judge"] if evaluation else ", ".join(m.kind for m in config.judge.members or (config.judge,))
     spoken = f"- System prompt in training: “{player.system_prompt}”\n" if player.system_prompt else ""
     warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
     return f"""---
@@ -105,15 +118,15 @@ tags: [safety, adversarial-training, grpo, magic-rl]
 
 # {model}, trained with MAGIC
 
-A chat model trained by adversarial co-evolution (MAGIC, arXiv 2602.01539): an attacker learned to rewrite requests
-into deceptive prompts while this model, the defender, learned to refuse what is harmful and to answer what is not.
-This is the defender after round {number} (round 0 is before the game). The attacker is not part of this folder.
+A chat model trained by the game of MAGIC (arXiv 2602.01539): {_trained_by(config)}
+to refuse what is harmful and to answer what is not.
+This is the defender after round {number} (round 0 is before the game). No attacker is part of this folder.
 
 ## Training
 
 - Base model: {model}.
 - Licence: that of the base model, which was not looked up. Check it before you use or share this model.
-- Seeds: {_data(config)}, half harmful, half benign; held-out categories were never trained on.
+- Seeds: {_data(config)}, half harmful, half benign. {_held_out(checked)}
 - Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
   {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
 - GRPO, {config.seeds_per_step("defender")} seeds × {learning.group} samples per step, baseline `{learning.baseline}`,
@@ -129,11 +142,46 @@ This is the defender after round {number} (round 0 is before the game). The atta
 
 ## Limits
 
-- The numbers are those of the judge named above, on the seeds named above, and of attacks by the attackers
-  of this run. Attacks of another kind, other languages and longer conversations were not measured.
+{_limits(evaluation, number)}
 - A lower attack success rate is no guarantee. Use further safeguards where harm is possible.
-- Over-refusal was measured on benign seeds of the same set only; general ability was not measured.
+- General ability was not measured.
 """
+
+
+def _trained_by(config: Config) -> str:
+    if not config.game.rewrite:
+        return "without an attacker, on requests\nas they are, it learned"
+    if not config.game.schedule.attacker_steps:
+        return "a fixed attacker\nrewrote requests into deceptive prompts; the defender, this model, learned"
+    return "an attacker learned to rewrite\nrequests into deceptive prompts while this model, the defender, learned"
+
+
+def _held_out(checked: dict[str, Any] | None) -> str:
+    """What is known of held-out seeds and training: what was looked at, and no more."""
+    if not checked:
+        return "Whether\n  held-out seeds occur in what was trained on was not checked."
+    places = ", ".join(["training seeds", *checked["searched"]])
+    known = f"; {checked['repeated_in_training']} are nearly repeated by training seeds" * bool(
+        checked["repeated_in_training"]
+    )
+    return (
+        f"{checked['held_out']} seeds were set\n  aside, and looked for by their words in: {places}. "
+        f"{'None' if not known else 'No others'} were found{known}."
+    )
+
+
+def _limits(evaluation: dict[str, Any] | None, number: int) -> str:
+    if not evaluation or number not in _rounds(evaluation):
+        return "- Neither attack success nor over-refusal was measured."
+    return (
+        "- The numbers are those of the judge named above, on the seeds named above, and of attacks by the attackers\n"
+        "  of this run. Attacks of another kind, other languages and longer conversations were not measured.\n"
+        "- Over-refusal was measured on benign seeds of the same set only."
+    )
+
+
+def _rounds(evaluation: dict[str, Any]) -> list[int]:
+    return [int(name.split()[1]) for name in evaluation["defenders"]]
 
 
 def _is_hub_id(player: PlayerConfig) -> bool:
@@ -158,7 +206,7 @@ def _file_name(source: str) -> str:
 
 def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
     """The exported defender beside the starting one; the rows of summary.json, which knows only the last defender."""
-    rounds = [int(name.split()[1]) for name in evaluation["defenders"]] if evaluation else []
+    rounds = _rounds(evaluation) if evaluation else []
     if not evaluation or number not in rounds:
         return "Not evaluated: `magic-rl evaluate` had not been run on this defender when this card was written."
     held_out, attackers = evaluation["held_out"], len(evaluation["attackers"])
@@ -181,6 +229,10 @@ def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
     for measure, attacker, title in sorted(rows):
         cells = evaluation[measure][attacker]
         lines.append(f"| {title} | {_rate(cells[0])} | {_rate(cells[rounds.index(number)])} |")
+    replies = evaluation.get("replies") or [{}]
+    if "degenerate" in replies[0]:
+        cells = (replies[place]["degenerate"] for place in (0, rounds.index(number)))
+        lines.append(f"| Replies that are no language any more | {' | '.join(map(_rate, cells))} |")
     return "\n".join(lines)
 
 

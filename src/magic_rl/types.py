@@ -16,6 +16,7 @@ Label = Literal["harmful", "benign"]
 Role = Literal["attacker", "defender"]
 Speaker = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length"]
+Limit = Literal["max_tokens", "max_prompt_tokens"]
 Safety = Literal["safe", "controversial", "unsafe"]
 Tokens = tuple[int, ...]
 
@@ -115,11 +116,19 @@ class Episode:
     @property
     def cut_off(self) -> Role | None:
         """Whose output ran into the length limit, if anybody's."""
+        return self.limit_reached[0] if self.limit_reached else None
+
+    @property
+    def limit_reached(self) -> tuple[Role, Limit] | None:
+        """Whose limit of length ended it, and which one: nothing is sampled behind a prompt that is too long."""
         for turn in self.turns:
-            if turn.attack_sample is not None and turn.attack_sample.finish == "length":
-                return "attacker"
-            if turn.reply_sample is not None and turn.reply_sample.finish == "length":
-                return "defender"
+            said: tuple[tuple[Role, Sample | None], ...] = (
+                ("attacker", turn.attack_sample),
+                ("defender", turn.reply_sample),
+            )
+            for role, sample in said:
+                if sample is not None and sample.finish == "length":
+                    return role, "max_tokens" if sample.tokens else "max_prompt_tokens"
         return None
 
 

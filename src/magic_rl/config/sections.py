@@ -104,7 +104,9 @@ class SamplingConfig(Node):
 class OptimiserConfig(Node):
     """AdamW."""
 
-    lr: PositiveFloat = 1e-6
+    lr: PositiveFloat = Field(
+        1e-5, description="of the adapter; the paper's 1e-6 is for all weights, and adapters take about ten times that"
+    )
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: PositiveFloat = 1e-8
@@ -115,13 +117,19 @@ class OptimiserConfig(Node):
 
 
 class SftConfig(Node):
-    """Supervised stage before the game: the attacker's pool (METHOD.md §2) or the defender's refusal warm-up."""
+    """Supervised stage before the game: for the defender, a refusal warm-up."""
 
     steps: NonNegativeInt = Field(0, description="0 switches the stage off")
     batch: PositiveInt = 16
     lr: PositiveFloat = 2e-4
     warmup_steps: NonNegativeInt = 5
     examples: str = Field("", description="JSONL of examples; empty: made from the training seeds")
+
+
+class AttackerSftConfig(SftConfig):
+    """Supervised stage of the attacker: it learns the attack pool (METHOD.md §2)."""
+
+    steps: NonNegativeInt = Field(100, description="0 switches the stage off, which is preset magic-base")
 
 
 class PlayerConfig(Node):
@@ -178,10 +186,11 @@ class EndpointConfig(Node):
 
 
 class AttackerConfig(PlayerConfig):
-    """The attacker. Its `sft` stage learns the attack pool."""
+    """The attacker. Its `sft` stage learns the attack pool; without it (steps = 0) it enters the game untaught."""
 
     strategies: tuple[str, ...] = Field((), description="strategies in the pool; empty: all that its writer can write")
     pool: str = Field("", description="attack pool (JSONL) from `magic-rl pool build`; empty: built from the seeds")
+    sft: AttackerSftConfig = AttackerSftConfig()
     writer: EndpointConfig = Field(
         EndpointConfig(), description="model that writes the pool for `magic-rl pool build`; without one: templates"
     )
@@ -202,6 +211,13 @@ class JudgeMemberConfig(Node):
     def _names_a_model(self) -> Self:
         if self.kind != "rules" and not self.endpoint.model:
             raise ValueError(f"kind {self.kind!r} asks a model: name it in endpoint.model")
+        if self.kind == "rules" and (self.endpoint.model or self.endpoint.url):
+            raise ValueError(
+                "kind is 'rules', which asks nobody, but endpoint names a model; set kind to what that model is, or "
+                "empty endpoint.model and endpoint.url"
+            )
+        if self.kind != "llm" and self.threshold != 0.5:
+            raise ValueError(f"threshold is for kind 'llm'; kind {self.kind!r} gives labels, not scores")
         return self
 
 
@@ -213,6 +229,14 @@ class JudgeConfig(JudgeMemberConfig):
     cache: str = Field("", description="file of remembered verdicts; empty: in the user's cache; 'off': none")
     retries: NonNegativeInt = Field(1, description="how often an abstention is asked again")
     max_abstained: float = Field(0.05, ge=0, le=1, description="share of a step above which the run stops")
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if self.members and (self.kind != "rules" or self.endpoint.model):
+            raise ValueError(f"kind {self.kind!r} stands beside members, which would replace it; make it one of them")
+        if not self.members and self.rule != "majority":
+            raise ValueError(f"rule {self.rule!r} is how members come to one verdict, and there are no members")
+        return self
 
 
 class DataConfig(Node):
@@ -291,6 +315,16 @@ class LearningConfig(Node):
         'needs baseline = "group"',
     )
     target: TargetConfig = TargetConfig()
+    max_cut_off: float = Field(
+        0.5, ge=0, le=1, description="share of a step cut off at a length limit above which the run stops; 1: never"
+    )
+    max_degenerate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a step's sampled replies that are no language any more, measured by the untouched model, "
+        "above which the run stops; 1: never",
+    )
 
 
 class EngineConfig(Node):

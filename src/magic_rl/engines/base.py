@@ -108,6 +108,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """What tells its base model from any other, or from the same after more training."""
+        ...
+
+    @property
     def renderer(self) -> Renderer:
         """Turns messages into this model's prompt ids and sampled ids back into text."""
         ...

@@ -181,6 +181,7 @@ class TabularEngine:
         self.renderer = TabularRenderer(inputs, outputs)
         self._allowed = torch.from_numpy(allowed)
         self._digest = hashlib.sha256(repr((role, inputs, outputs, allowed.tolist())).encode()).hexdigest()
+        self.identity = self._digest[:16]
 
     def renderer_with(self, variables: Mapping[str, object]) -> TabularRenderer:  # noqa: ARG002 - there is no template
         """See `Engine.renderer_with`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
@@ -75,14 +74,11 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
     return LocalChat(
-        endpoint.model, loaded.base(), loaded.renderer_with, _fingerprint(folder, f"{loaded.dtype} {engine.date}")
+        endpoint.model,
+        loaded.base(),
+        loaded.renderer_with,
+        f"{folder.resolve()} {loaded.dtype} {engine.date} {loaded.identity}",
     )
-
-
-def _fingerprint(folder: Path, settings: str) -> str:
-    """A model folder's files by size and time: another model, or the same after more training, is another."""
-    files = sorted((path.name, *(path.stat()[i] for i in (6, 8))) for path in folder.iterdir() if path.is_file())
-    return f"{folder.resolve()} {settings} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
 
 
 def _cache(name: str) -> VerdictCache:

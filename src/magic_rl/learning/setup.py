@@ -12,17 +12,19 @@ from pathlib import Path
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
 from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import Split, split_by_category
+from magic_rl.data.split import Split, evenly, split_by_category
 from magic_rl.engines.base import Engine, Policy
-from magic_rl.game.play import Player
+from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
+from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.judge import make_judge
 from magic_rl.learning.opponents import Opponents
-from magic_rl.learning.rollouts import Table, judge_episodes
+from magic_rl.learning.rollouts import SCORED, Table, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
+from magic_rl.rng import derive
 from magic_rl.text.renderer import Renderer
-from magic_rl.types import Role, SamplingParams
+from magic_rl.types import Episode, Role, SamplingParams
 
 _SHARED = "shared"
 
@@ -107,12 +109,27 @@ class Setup:
             seeds=self.split.train,
             prompts=self.prompts,
             opponents=self._opponents(players) if self.config.game.opponents != "last" else None,
+            yardstick=self.yardstick(),
         )
+
+    def yardstick(self) -> Yardstick:
+        """What replies of a step are measured by: the untouched model's own to some seeds as they are."""
+        seeds = evenly(sorted(self.split.train, key=lambda seed: seed.label), SCORED)
+        base = self.player("defender", self.engines["defender"].base())
+        asked = attack([Episode(seed, (), 0) for seed in seeds], None, self.prompts, 1, 0)
+        answered = reply(asked, base, self.prompts, 1, derive(self.config.seed, 0, "yardstick"))
+        own = [sample for episode in answered if (sample := episode.turns[-1].reply_sample)]
+        return Yardstick(self.engines["defender"].base(), own)
 
     def _opponents(self, players: Mapping[Role, Player]) -> Opponents:
         config = self.config
-        # A pair of versions has few episodes; a judge that is silent too often shows in the steps themselves.
-        patient = config.model_copy(update={"judge": config.judge.model_copy(update={"max_abstained": 1.0})})
+        # A pair of versions has few episodes; what is silent or cut off too often shows in the steps themselves.
+        patient = config.model_copy(
+            update={
+                "judge": config.judge.model_copy(update={"max_abstained": 1.0}),
+                "learning": config.learning.model_copy(update={"max_cut_off": 1.0}),
+            }
+        )
         return Opponents(
             players=players,
             learners=self.learners,

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
-from magic_rl.engines.local.models import load_renderer
+from magic_rl.engines.local.models import fingerprint, load_base, load_renderer
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.reading import reading
@@ -74,11 +74,7 @@ class LocalEngine:
         self.folder = folder
         self._run_seed = run_seed
         self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
-        base = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=self.dtype,
-            trust_remote_code=config.trust_remote_code,
-        )
+        base = load_base(folder, self.dtype, trust_remote_code=config.trust_remote_code)
         if config.recompute_above and not recomputable(base):
             raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
         self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))
@@ -93,6 +89,11 @@ class LocalEngine:
             raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
         self._slot = _adapter_slot(self.model)
         self._adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+
+    @cached_property
+    def identity(self) -> str:
+        """See `Engine.identity`."""
+        return fingerprint(self.folder)
 
     @property
     def renderer(self) -> ChatRenderer:
