@@ -13,8 +13,10 @@ from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
 from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local import reading as reading_module
 from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.lora import _AdaptedLinear
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.sampling import choose
@@ -301,16 +303,48 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine
     assert norm > 0.1
 
 
+def whole_products(x: torch.Tensor, layer: torch.nn.Linear, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """In float64, of the very numbers that bfloat16 holds."""
+    x, weight, down, up = (part.double() for part in (x, layer.weight, down, up))
+    return x @ weight.T + (0 if layer.bias is None else layer.bias.double()) + (x @ down.T) @ up.T
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("rows", [1, 3, 64, 200])
-def test_weights_in_blocks_give_the_same_products(rows: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_layers_that_are_read_give_the_same_products(rows: int, dtype: torch.dtype, tolerance: float) -> None:
     layer = torch.nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
-    x, weight = torch.randn(rows, 96).to(dtype), torch.randn(160, 96).to(dtype)
-    wanted = torch.nn.functional.linear(x.float(), weight.float(), layer.bias.float())
+    x, down, up = ((torch.randn(shape) / 10).to(dtype) for shape in ((rows, 96), (4, 96), (160, 4)))
     before = layer(x)
-    with reading(layer, weight):
-        assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
+    for adapter in ((), (down, up)):
+        wanted = whole_products(x, layer, down, up if adapter else up * 0).float()
+        with reading(layer, *adapter):
+            assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
     assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-5])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("way", ["learning", "sampling in blocks", "sampling"])
+def test_a_layer_in_bfloat16_keeps_an_update_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, way: str, bias: bool, size: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(256, 512, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
+    x, down, up = (torch.randn(shape, generator=generator) for shape in ((20_000, 256), (16, 256), (512, 16)))
+    x, down, up = x.bfloat16(), down / 16, size * up
+    if way == "sampling":
+        monkeypatch.setattr(reading_module, "_blocked", lambda weight: False)
+
+    def product(up: torch.Tensor) -> torch.Tensor:
+        if way == "learning":
+            out: torch.Tensor = _AdaptedLinear.apply(x, layer.weight, layer.bias, down, up, 1.0)
+            return out
+        with reading(layer, down, up):
+            return torch.as_tensor(layer(x))
+
+    change, wanted = (product(up) - product(up * 0)).float().flatten(), (x.float() @ down.T @ up.T).flatten()
+    # A small update flips last digits, as many as it takes: over ten million outputs they come to all of it.
+    assert (change @ wanted / (wanted @ wanted)).item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("instructions", [{}, {"avx512_f": True}, {"avx512_bf16": True}, {"bf16": True}])
@@ -332,9 +366,9 @@ def test_slow_products_that_were_asked_for_are_warned_of(
     assert 'engine.dtype = "auto"' in caplog.text
 
 
-def test_a_failure_while_merged_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:
+def test_a_failure_while_speaking_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:
     before = {name: tensor for name, tensor in local.model.named_parameters() if "lora" not in name}
-    with pytest.raises(ZeroDivisionError), local.merged(policy._parameters):
+    with pytest.raises(ZeroDivisionError), local.speaking(policy._parameters):
         raise ZeroDivisionError
     after = dict(local.model.named_parameters())
     assert all(after[name] is tensor for name, tensor in before.items())
