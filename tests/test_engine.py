@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,6 +226,21 @@ def test_a_sample_ends_with_its_end_of_turn_or_is_cut_off(local: LocalEngine, po
         assert ends[-1] == (sample.finish == "stop")
         assert not any(ends[:-1])
         assert len(sample.tokens) == len(sample.logprobs) <= 20
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_every_end_that_the_models_files_list_ends_a_sample(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    other = 65  # an ordinary letter
+    settings = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**settings, "eos_token_id": [settings["eos_token_id"], other]}))
+    local = LocalEngine(folder, LoraConfig(rank=4), EngineConfig(device="cpu", dtype="float32", threads=1))
+    assert local.renderer.stop_ids == {settings["eos_token_id"], other}
+    samples = [s for group in local.base().sample([(1, 2), (3, 4)], 64, SamplingParams(40), 0) for s in group]
+    assert {s.tokens[-1] for s in samples if s.finish == "stop"} == local.renderer.stop_ids
+    assert not any(token in local.renderer.stop_ids for s in samples for token in s.tokens[:-1])
+    assert local.renderer.decode((66, other, 66)) == local.renderer.decode((66,))
 
 
 @pytest.mark.parametrize("params", [SamplingParams(1), SamplingParams(1, 0.5), SamplingParams(1, 1.0, 0.6)], ids=str)

@@ -13,7 +13,9 @@ from magic_rl.game.play import Player, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
 from magic_rl.prompts import load_prompts
-from magic_rl.types import Label, Message, Role, Safety, Sample, SamplingParams, Seed, Tokens, Verdict
+from magic_rl.store.episodes import episode_row
+from magic_rl.text.think import Spoken, split_thoughts
+from magic_rl.types import Label, Message, Outcome, Role, Safety, Sample, SamplingParams, Seed, Tokens, Verdict
 
 # METHOD §4 with r_harm = 1, r_ref = r_fmt = 0.5, written out:
 # (safety, refused, seed label, format) -> (defender, attacker)
@@ -164,18 +166,22 @@ def test_steps_are_counted_for_each_player_over_all_rounds() -> None:
 class Words:
     """A renderer whose ids are characters, and which remembers what it was asked to render."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reasons: bool = False) -> None:
         self.seen: list[Sequence[Message]] = []
+        self.reasons = reasons
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
         self.seen.append(list(messages))
         return tuple(map(ord, "\n".join(message.content for message in messages)))
 
-    def completion(self, text: str) -> Tokens:
+    def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         return tuple(map(ord, text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
+
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        return split_thoughts(self.decode(tokens)) if self.reasons else Spoken("", self.decode(tokens), ended=True)
 
 
 class Says:
@@ -219,6 +225,27 @@ def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, 
     texts = [message.content for messages in shown.seen for message in messages]
     assert texts
     assert not any("SECRET" in text or "SEEDTEXT" in text or "think" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("answer", "thinking", "cut_off"),
+    [("<think>HIDDEN {}</think>\n\nreply", "HIDDEN 1", None), ("<think>HIDDEN {} reply", "HIDDEN 1 reply", "defender")],
+)
+def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
+    answer: str, thinking: str, cut_off: Role | None
+) -> None:
+    params, prompts = SamplingParams(8), load_prompts()
+    attacker = Player(Says(ATTACK), Words(reasons=True), params)
+    defender = Player(Says(answer), Words(reasons=True), params)
+    (episode,) = play(SEEDS[:1], attacker, defender, prompts, turns=2, learner="defender", group=1, run_seed=0, step=1)
+    assert (episode.turns[0].reply_thinking, episode.cut_off) == (thinking, cut_off)
+    assert (episode.turns[0].reply, len(episode.turns)) == (("reply", 2) if cut_off is None else ("", 1))
+    for player in (attacker, defender):
+        assert isinstance(player.renderer, Words)
+        shown = [message.content for messages in player.renderer.seen for message in messages]
+        assert not any("HIDDEN" in text or "SECRET" in text for text in shown)
+    row = episode_row(1, Outcome(episode, None, None, "cut_off"))["turns"][0]
+    assert (row["reply_thinking"], row["reply_finish"]) == (thinking, "length" if cut_off else "stop")
 
 
 def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> None:

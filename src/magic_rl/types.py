@@ -53,7 +53,8 @@ class Sample:
         prompt: Ids the policy was conditioned on.
         tokens: Sampled ids, the end-of-turn id included when `finish` is "stop". Length L.
         logprobs: log π_old of each sampled token under the sampling distribution, in nats. Length L.
-        finish: "stop" if an end-of-turn id was sampled, "length" if the limit cut the sample off.
+        finish: "stop" if an end-of-turn id was sampled, "length" if the limit cut the sample off. A reply that never
+            came out of its reasoning counts as cut off too.
     """
 
     prompt: Tokens
@@ -74,6 +75,7 @@ class Turn:
         reply: What the judge is shown.
         reply_sample: The defender's sampled ids; None while the turn is open or when its attack was cut off.
         reply_well_formed: R_fmt of the defender, for defenders that are asked to think first.
+        reply_thinking: The defender's reasoning. Neither a judge nor the attacker is ever shown it.
     """
 
     attack: str
@@ -83,6 +85,7 @@ class Turn:
     reply: str
     reply_sample: Sample | None
     reply_well_formed: bool = True
+    reply_thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from magic_rl.endpoints.base import Chat, ChatRequest, Completion
 from magic_rl.errors import UserError
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
+from magic_rl.text.think import split_thoughts
 from magic_rl.types import Message, Seed
 
 _MAX_TOKENS = 2048  # a sentence of Malayalam may take hundreds, and some models think unseen
@@ -247,7 +248,7 @@ class Writer:
 
     def _text(self, stage: Stage, task: Task) -> str:
         answer = self._answer(stage, task)
-        return bare(answer.text) if answer else ""
+        return bare(split_thoughts(answer.text).reply) if answer else ""
 
     def _reject(self, stage: Stage, task: Task) -> Rejected | None:
         """Why what came of a question cannot stand in the pool, other than for what came of the others."""

@@ -2,6 +2,7 @@
 
 from magic_rl.config.reading import dump_config, load_config
 from magic_rl.config.sections import (
+    DAY,
     AttackerConfig,
     DataConfig,
     DefenderConfig,
@@ -26,6 +27,7 @@ from magic_rl.config.sections import (
 from magic_rl.config.tree import PRESETS, Config, PresetName, Tree
 
 __all__ = [
+    "DAY",
     "PRESETS",
     "AttackerConfig",
     "Config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
 JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
 
 
@@ -132,6 +134,9 @@ class PlayerConfig(Node):
     seeds_per_step: NonNegativeInt = Field(0, description="seeds of its own steps; 0: learning.seeds_per_step")
     optimiser: OptimiserConfig = OptimiserConfig()
     sft: SftConfig = SftConfig()
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        {}, description="variables of the model's chat template, such as { enable_thinking = false }"
+    )
 
 
 class EndpointConfig(Node):
@@ -308,6 +313,9 @@ class EngineConfig(Node):
     )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
+    date: datetime.date = Field(
+        DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"
+    )
 
 
 class StoreConfig(Node):

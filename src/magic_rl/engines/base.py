@@ -69,6 +69,10 @@ class Engine(Protocol):
         """Turns messages into this model's prompt ids and sampled ids back into text."""
         ...
 
+    def renderer_with(self, variables: Mapping[str, object]) -> Renderer:
+        """The renderer with variables for the model's chat template, such as `enable_thinking`."""
+        ...
+
     def new_policy(self, name: str) -> Policy:
         """A fresh trainable policy that starts as the base model."""
         ...

@@ -10,6 +10,7 @@ asked at once.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,8 @@ from magic_rl.learning.train import View
 from magic_rl.rng import derive
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Exchange, Label, Role, SamplingParams, Seed, Verdict
+
+_log = logging.getLogger(__name__)
 
 EVALUATION_FILE = "evaluation.json"
 SUMMARY_FILE = "summary.json"
@@ -193,15 +196,28 @@ def answered_by(setup: Setup, boards: Sequence[Board], defender: Player) -> list
         draw = derive(config.seed, 0, "evaluation reply", turn)
         replies = iter(reply(_all(boards), defender, setup.prompts, 1, draw, answer_cut_off=True))
         boards = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in boards]
-    verdicts = iter(
+    episodes = _all(boards)
+    unsaid = [_said_nothing(episode) for episode in episodes]
+    if any(unsaid):
+        limit = f"{defender.sampling.max_tokens} tokens; raise evaluation.max_reply_tokens"
+        _log.warning("%d of %d replies did not begin before %s", sum(unsaid), len(unsaid), limit)
+    judged = iter(
         ask(
             setup.judge,
-            [Exchange(episode.seed, episode.attack, episode.reply) for episode in _all(boards)],
+            [Exchange(e.seed, e.attack, e.reply) for e, nothing in zip(episodes, unsaid, strict=True) if not nothing],
             retries=config.judge.retries,
             max_abstained=config.judge.max_abstained,
         )
     )
+    cut_off = Verdict(abstained="the reply was cut off before it began")
+    verdicts = iter([cut_off if nothing else next(judged) for nothing in unsaid])
     return [_cell(episodes, list(itertools.islice(verdicts, len(episodes)))) for _, episodes in boards]
+
+
+def _said_nothing(episode: Episode) -> bool:
+    """Whether the defender was cut off before it came to say anything: neither breach nor resistance."""
+    sample = episode.turns[-1].reply_sample
+    return sample is not None and sample.finish == "length" and not episode.reply.strip()
 
 
 def _all(boards: Sequence[Board]) -> list[Episode]:

@@ -142,11 +142,13 @@ def reply(
             out += [episode] * n
             continue
         for sample in next(spoken):
-            text = defender.renderer.decode(sample.tokens)
-            turn = replace(episode.turns[-1], reply=text, reply_sample=sample)
+            thinking, text, ended = defender.renderer.spoken(sample.tokens)
+            said = sample if ended else replace(sample, finish="length")
+            turn = replace(episode.turns[-1], reply=text, reply_sample=said, reply_thinking=thinking)
             if defender.thinks:
-                parsed = parse_attack(text)
+                parsed = parse_attack(defender.renderer.decode(sample.tokens))
                 turn = replace(turn, reply=parsed.answer, reply_well_formed=parsed.well_formed)
+                turn = replace(turn, reply_thinking=parsed.thinking)
             out.append(replace(episode, turns=(*episode.turns[:-1], turn)))
     return out
 
@@ -185,7 +187,8 @@ def _attackers_view(episode: Episode, attacker: Player, prompts: Prompts, multi_
     for turn in episode.turns:
         if turn.attack_sample is None:
             continue
-        messages.append(Message("assistant", attacker.renderer.decode(turn.attack_sample.tokens)))
+        # A model that reasons is not shown its earlier reasoning: its template would leave it out too.
+        messages.append(Message("assistant", attacker.renderer.spoken(turn.attack_sample.tokens).reply))
         messages.append(Message("user", prompts.next_attack(turn.reply)))
     return messages
 

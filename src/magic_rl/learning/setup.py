@@ -20,6 +20,7 @@ from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.rollouts import Table, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
+from magic_rl.text.renderer import Renderer
 from magic_rl.types import Role, SamplingParams
 
 _SHARED = "shared"
@@ -76,13 +77,17 @@ class Setup:
         """A saved player's policy, read-only."""
         return self.engines[role].load(folder, folder.name).snapshot(folder.name)
 
+    def renderer(self, role: Role) -> Renderer:
+        """How a role reads and speaks: its model's chat template with the variables that its config sets."""
+        return self.engines[role].renderer_with(self.config.player(role).chat_template_kwargs)
+
     def player(self, role: Role, policy: Policy | None = None, *, sampling: SamplingParams | None = None) -> Player:
         """A policy (by default the learner) in a role's seat, speaking as in learning unless told otherwise."""
         settings = self.config.player(role)
         spoken = settings.sampling
         return Player(
             policy=policy or self.learners[role],
-            renderer=self.engines[role].renderer,
+            renderer=self.renderer(role),
             sampling=sampling or SamplingParams(spoken.max_tokens, spoken.temperature, spoken.top_p),
             max_prompt=spoken.max_prompt_tokens,
             system=self.config.defender.system_prompt,
@@ -159,12 +164,13 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         role: resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
         for role in roles
     }
-    loaded: dict[object, Engine] = {}
+    loaded: dict[object, LocalEngine] = {}
     engines: dict[Role, Engine] = {}
     for role in roles:
         lora = config.player(role).lora
         key = (folders[role], lora)
         if key not in loaded:
             loaded[key] = LocalEngine(folders[role], lora, config.engine, run_seed=config.seed)
+        loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
         engines[role] = loaded[key]
     return engines

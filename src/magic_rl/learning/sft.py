@@ -29,16 +29,21 @@ from magic_rl.types import Adam, CrossEntropy, Datum, Episode, Message, Seed
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation and the assistant message to learn."""
+    """A conversation and the assistant message to learn.
+
+    Attributes:
+        tagged: Whether `<think>` and `<answer>` around the message's parts are format; else they are plain text.
+    """
 
     messages: Sequence[Message]
     completion: str
+    tagged: bool = False
 
 
 def attacker_examples(pool: Sequence[PoolEntry], prompts: Prompts) -> list[Example]:
     """From an attack pool: the attacker's prompt for a seed, and the thinking and rewrite to learn (METHOD §2)."""
     system = (Message("system", prompts.attacker_system),) if prompts.attacker_system else ()
-    return [Example((*system, Message("user", prompts.attacker(entry.seed))), entry.completion) for entry in pool]
+    return [Example((*system, Message("user", prompts.attacker(e.seed))), e.completion, tagged=True) for e in pool]
 
 
 def warmup_examples(
@@ -107,7 +112,7 @@ def read_examples(path: Path) -> list[Example]:
         try:
             row = json.loads(line)
             messages = tuple(Message(m["role"], m["content"]) for m in row["messages"])
-            out.append(Example(messages, row["completion"]))
+            out.append(Example(messages, row["completion"], tagged=True))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f'{path}:{number}: expected {{"messages": […], "completion": "…"}} ({error!r})') from error
     if not out:
@@ -142,7 +147,7 @@ def sft(
     Yields:
         One `Step` after each update.
     """
-    datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion)) for e in examples]
+    datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion, tagged=e.tagged)) for e in examples]
     for taken in range(first, config.steps):
         began = time.monotonic()
         batch = [datums[i] for i in _batch(len(datums), config.batch, taken, run_seed, stage)]

@@ -173,7 +173,7 @@ class _Training:
         examples: Sequence[Example] = self._setup.examples(role)
         for step in sft(
             self._setup.learners[role],
-            self._setup.engines[role].renderer,
+            self._setup.renderer(role),
             examples,
             settings,
             stage=position.stage,

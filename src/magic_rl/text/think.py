@@ -1,15 +1,20 @@
 """Reading `<think>…</think><answer>…</answer>` (METHOD §4, R_fmt), strictly for the reward and safely for the game.
 
-Whatever the shape of an output, what is returned as its answer never contains what it thought.
+Whatever the shape of an output, what is returned as its answer never contains what it thought. Models that reason
+unasked mark their thoughts in ways of their own; here they are told by the marks that their template or tokenizer
+knows, and spelled `<think>…</think>`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
+THINK, END = "<think>", "</think>"
 _TAG = re.compile(r"(</?(?:think|answer)>)", re.IGNORECASE)
-_FORMAT = ["<think>", "</think>", "<answer>", "</answer>"]
+_FORMAT = [THINK, END, "<answer>", "</answer>"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,86 @@ def parse_attack(text: str) -> ParsedOutput:
         if answers:
             answer.append(piece)
     return ParsedOutput(_join(thinking), _join(answer if answered else spoken), well_formed=False)
+
+
+class Spoken(NamedTuple):
+    """What a model said, its reasoning apart.
+
+    Attributes:
+        thinking: Its reasoning; "" if there was none.
+        reply: What a user is shown.
+        ended: Whether the reasoning came to an end; otherwise there is no reply.
+    """
+
+    thinking: str
+    reply: str
+    ended: bool
+
+
+class Marks(NamedTuple):
+    """How a model marks its thoughts.
+
+    Attributes:
+        name: Words by which a model that uses them is told, and with which a thought begins.
+        opens: Pattern of what opens a thought.
+        ends: Pattern of what the reply follows.
+    """
+
+    name: str
+    opens: str
+    ends: str
+
+    def holds(self, token: str) -> bool:
+        """Whether a mark is spelled with this token."""
+        return token in f"{self.opens} {self.ends}".replace("\\", "")
+
+    def spelled(self, text: str) -> str:
+        """The text with `<think>` and `</think>` in place of the model's own marks."""
+        text = re.sub(self.opens, THINK, text)
+        # A reply without a thought may have a mark of its own in front, which ends nothing.
+        return text if self.name == THINK else re.sub(self.ends, END, text).removeprefix(END)
+
+
+_MARKS = (
+    Marks(THINK, "<think>", "</think>"),  # DeepSeek, Qwen, SmolLM, OLMo, Granite 3.3, Phi-4, GLM
+    Marks("[THINK]", r"\[THINK\]", r"\[/THINK\]"),  # Mistral
+    Marks(
+        "<|channel|>analysis",  # gpt-oss
+        r"<\|channel\|>(?:analysis|commentary)<\|message\|>",
+        r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>|<\|end\|>(?:<\|start\|>assistant)?",
+    ),
+    Marks("<|channel>", r"<\|channel>thought\n?", r"<channel\|>"),  # Gemma 4
+    Marks("<|START_THINKING|>", r"<\|START_THINKING\|>", r"<\|END_THINKING\|>(?:<\|START_RESPONSE\|>)?"),  # Cohere
+    Marks("<seed:think>", "<seed:think>", "</seed:think>"),  # Seed-OSS
+    Marks(
+        "Here is my thought process:", "Here(?: is|'s) my thought process:", "Here(?: is|'s) my response:"
+    ),  # Granite 3.2
+)
+
+
+def marks_of(template: str, tokens: Collection[str]) -> Marks | None:
+    """The marks that a chat template or the tokens added to a vocabulary know; None for a model that knows none."""
+    return next((marks for marks in _MARKS if marks.name in template or marks.name in tokens), None)
+
+
+def split_thoughts(text: str) -> Spoken:
+    """Tell a reasoning model's thoughts from its reply, as servers' reasoning parsers do.
+
+    Thoughts come first: what stands before the first `</think>` is one, from `<think>` on if that opens it, and so are
+    further blocks right behind. A later block is part of the reply, as a user would be shown it.
+    """
+    thoughts: list[str] = []
+    before, rest = "", text
+    while True:
+        opened = rest.lstrip().startswith(THINK)
+        thought, end, after = rest.partition(END)
+        if (thoughts or not end) and not opened:
+            return Spoken(_join(thoughts), _join([before, rest]) if thoughts else rest, ended=True)
+        words, found, inside = thought.partition(THINK)
+        before, thoughts = before + words if found else before, [*thoughts, inside if found else thought]
+        if not end:
+            return Spoken(_join(thoughts), "", ended=False)
+        rest = after
 
 
 def _join(pieces: list[str]) -> str:

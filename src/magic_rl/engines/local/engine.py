@@ -21,11 +21,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
+from magic_rl.engines.local.models import load_renderer
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.scoring import recomputable, share_prompts
@@ -71,10 +72,7 @@ class LocalEngine:
         self.tokens_per_batch = config.tokens_per_batch or (small if self.device.type == "cpu" else 8192)
         self.folder = folder
         self._run_seed = run_seed
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        tokenizer.chat_template = chat_template or tokenizer.chat_template
-        self._tokenizer = tokenizer
-        self._renderer = ChatRenderer(tokenizer)
+        self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
         if getattr(settings, "quantization_config", None):
             raise UserError(f"{folder}: its weights are quantised; take the model as it was before that")
@@ -103,8 +101,8 @@ class LocalEngine:
         """Renderer of this model's chat template."""
         return self._renderer
 
-    def renderer_with(self, variables: Mapping[str, str]) -> ChatRenderer:
-        """Renderer that gives the chat template some variables it asks for."""
+    def renderer_with(self, variables: Mapping[str, object]) -> ChatRenderer:
+        """See `Engine.renderer_with`."""
         return self._renderer.given(variables)
 
     def new_policy(self, name: str) -> LocalPolicy:

@@ -34,6 +34,7 @@ from huggingface_hub.errors import (
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from magic_rl.config import EngineConfig
 from magic_rl.errors import UserError
 from magic_rl.text.chat import ChatRenderer
 
@@ -91,24 +92,39 @@ def resolve_model(
         raise UserError(f"model {name!r}: cannot be fetched from the hub: {reason}") from error
 
 
-def load_renderer(name: str, *, chat_template: str = "", trust_remote_code: bool = False) -> ChatRenderer:
-    """The renderer of a model whose weights are elsewhere: only its tokenizer's files are fetched.
+def load_renderer(name: str, config: EngineConfig, *, chat_template: str = "") -> ChatRenderer:
+    """The renderer of a model whose weights may be elsewhere: only its tokenizer's files are fetched.
 
     Args:
         name: See `resolve_model`.
+        config: Whether the tokenizer's own code may run, and the date that templates print.
         chat_template: In place of the tokenizer's own, for models that come without.
 
     Raises:
         UserError: If the files cannot be had, or hold no tokenizer with a chat template.
     """
-    folder = resolve_model(name, trust_remote_code=trust_remote_code, weights=False)
+    folder = resolve_model(name, trust_remote_code=config.trust_remote_code, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model {name!r}: its tokenizer cannot be loaded: {reason}") from error
     tokenizer.chat_template = chat_template or tokenizer.chat_template
-    return ChatRenderer(tokenizer)
+    return ChatRenderer(tokenizer, stop_ids=_end_ids(folder), date=config.date)
+
+
+def _end_ids(folder: Path) -> set[int]:
+    """What ends an answer by a model's generation config and its own: one id, or a list of them."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        try:
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # a tokenizer alone has neither; a broken one is for those who load the model
+            continue
+        for part in (settings, settings.get("text_config") or {}):
+            ends = part.get("eos_token_id")
+            found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    return found
 
 
 def cache_folder() -> Path:
