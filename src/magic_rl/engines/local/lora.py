@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 

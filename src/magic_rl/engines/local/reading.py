@@ -31,16 +31,18 @@ def reading(layer: nn.Linear, down: Tensor | None = None, up: Tensor | None = No
     weight = layer.weight.detach()
     adapter = None if down is None or up is None else (down.detach().to(weight.dtype), up.detach().to(weight.dtype))
     if _blocked(weight):
-        layer.forward = _in_blocks(weight, layer.bias, adapter)
+        vars(layer)["forward"] = _in_blocks(weight, layer.bias, adapter)
     elif adapter:
-        layer.forward = partial(_beside, layer, *adapter)
+        vars(layer)["forward"] = partial(_beside, layer, *adapter)
     try:
         yield
     finally:
         vars(layer).pop("forward", None)  # the class's own comes to light again
 
 
-def _in_blocks(weight: Tensor, bias: Tensor | None, adapter: tuple[Tensor, Tensor] | None) -> Callable[[Tensor], Tensor]:
+def _in_blocks(
+    weight: Tensor, bias: Tensor | None, adapter: tuple[Tensor, Tensor] | None
+) -> Callable[[Tensor], Tensor]:
     """One product of [x, x A^T] and [W, B], which costs little more than that of x and W."""
     if adapter is None:
         return _product(weight, bias)
