@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from magic_rl.cli.options import preset_overrides
 from magic_rl.config import PRESETS, Config, PresetName, dump_config, load_config
 from magic_rl.errors import UserError
+from magic_rl.prompts import load_prompts
 
 ROOT = Path(__file__).parents[1]
 Flat = dict[str, Any]
@@ -187,7 +188,14 @@ def test_a_preset_differs_from_magic_by_its_settings_and_by_nothing_else(name: P
     assert {key: chosen[key] for key in settings} == settings
 
 
-@pytest.mark.parametrize("config", ["demo.toml", "paper-qwen2.5-7b.toml"])
+PAPER = {
+    "paper-qwen2.5-7b.toml": "Qwen/Qwen2.5-7B-Instruct",
+    "paper-llama-3.1-8b.toml": "meta-llama/Llama-3.1-8B-Instruct",
+    "paper-qwen3-8b.toml": "Qwen/Qwen3-8B",
+}
+
+
+@pytest.mark.parametrize("config", ["demo.toml", *PAPER])
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_named_on_the_command_line_takes_effect_on_every_shipped_config(config: str, name: PresetName) -> None:
     chosen = flat(load_config(ROOT / "configs" / config, preset_overrides(name)).model_dump())
@@ -195,8 +203,9 @@ def test_a_preset_named_on_the_command_line_takes_effect_on_every_shipped_config
     assert {key: chosen[key] for key in flat(dict(PRESETS[name]))} == flat(dict(PRESETS[name]))
 
 
-def test_the_paper_config_has_the_papers_numbers() -> None:
-    config = load_config(ROOT / "configs" / "paper-qwen2.5-7b.toml")
+@pytest.mark.parametrize("name", PAPER)
+def test_a_paper_config_has_the_papers_numbers_and_an_adapters_step(name: str) -> None:
+    config = load_config(ROOT / "configs" / name)
     schedule, learning, rewards = config.game.schedule, config.learning, config.game.rewards
     assert (rewards.harm, rewards.refusal, rewards.format) == (1.0, 0.5, 0.5)
     assert (schedule.kind, schedule.defender_steps, schedule.attacker_steps) == ("ratio", 15, 15)
@@ -204,8 +213,9 @@ def test_the_paper_config_has_the_papers_numbers() -> None:
     assert (learning.seeds_per_step, learning.group, learning.kl) == (64, 4, 0.0)
     assert (learning.clip_low, learning.clip_high) == (0.2, 0.2)
     for player in (config.attacker, config.defender):
-        assert player.model == "Qwen/Qwen2.5-7B-Instruct"
-        assert player.optimiser.lr == 1e-6
+        assert player.model == PAPER[name]
+        assert player.optimiser.lr == pytest.approx(10 * 1e-6)  # LoRA's against that of all weights
+        assert player.lora.targets == "all-linear"
         assert (player.sampling.temperature, player.sampling.top_p) == (1.0, 1.0)
         assert (player.sampling.max_prompt_tokens, player.sampling.max_tokens) == (8192, 6144)
     assert config.evaluation.temperature == 0.0
@@ -213,8 +223,10 @@ def test_the_paper_config_has_the_papers_numbers() -> None:
     assert config.defender.sft.steps == 0
 
 
-def test_the_paper_config_uses_no_option_beyond_the_paper() -> None:
-    config = load_config(ROOT / "configs" / "paper-qwen2.5-7b.toml")
+@pytest.mark.parametrize("name", PAPER)
+def test_a_paper_config_uses_no_option_beyond_the_paper(name: str) -> None:
+    config = load_config(ROOT / "configs" / name)
+    assert load_prompts(config.game.prompts).defender("Hi?") == "Question:\nHi?"
     learning, game = config.learning, config.game
     assert (learning.baseline, learning.scale_by_std, learning.epochs, learning.minibatches) == ("group", True, 1, 1)
     assert (learning.dynamic_sampling, learning.target.compliance) == (0, "off")

@@ -279,7 +279,7 @@ def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None
     attacker, defender, shown = seats()
     (episode,) = play(SEEDS[:1], attacker, defender, PROMPTS, turns=2, learner="defender", group=1, run_seed=0, step=1)
     assert [turn.attack for turn in episode.turns] == ["attack 1", "attack 2"]
-    assert [message.content for message in shown.seen[-1]] == ["Question:\nattack 1", "reply 1", "Question:\nattack 2"]
+    assert [message.content for message in shown.seen[-1]] == ["attack 1", "reply 1", "attack 2"]
     assert isinstance(attacker.renderer, Words)
     last = [message.content for message in attacker.renderer.seen[-1]]
     assert "SECRET PLAN" in last[2]  # its own thinking, which it may remember

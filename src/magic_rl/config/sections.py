@@ -73,7 +73,9 @@ class GameConfig(Node):
     )
     shared_parameters: bool = Field(False, description="one policy plays both roles (self-play)")
     defender_thinks: bool = Field(False, description="the defender thinks first, with a format reward (defender-cot)")
-    prompts: str = Field("", description="folder of prompt files that replace the built-in ones")
+    prompts: str = Field(
+        "", description="'brief' or 'paper' (built in), or a folder of prompt files that replace the built-in ones"
+    )
     rewards: RewardConfig = RewardConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     opponents: Literal["last", "uniform", "nash"] = Field(

@@ -195,7 +195,7 @@ def _attackers_view(episode: Episode, attacker: Player, prompts: Prompts, multi_
 
 def defender_messages(defender: Player, prompts: Prompts, turns: Sequence[Turn]) -> list[Message]:
     """What the defender sees: the attacks and its own replies; never the seed, the strategy or the thinking."""
-    system = "\n".join(filter(None, [defender.system, prompts.defender_system_thinks if defender.thinks else ""]))
+    system = prompts.defender_system(defender.system, defender.thinks)
     messages = [Message("system", system)] if system else []
     for turn in turns:
         messages.append(Message("user", prompts.defender(turn.attack)))

@@ -161,6 +161,11 @@ class ChatRenderer:
                 raise UserError(f"{where}.{name}: the chat template of {self._name} has no such variable; leave it out")
 
     @property
+    def own_template(self) -> str:
+        """The tokenizer's own template."""
+        return self._template
+
+    @property
     def chat_template(self) -> str:
         """A template that prints the same with no help from here: date, variables and system prompts are in it."""
         return fitted(self._template, self._kwargs, self._date, folds=self.folds_system)
@@ -203,6 +208,10 @@ class ChatRenderer:
         text = str(self._tokenizer.decode([token for token in tokens[:end] if token not in self._unsaid]))
         text = self.marks.spelled(text) if self.marks else text
         return self.opening + text
+
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """Everything that ids say, control tokens too."""
+        return str(self._tokenizer.decode(list(tokens)))
 
     def spoken(self, tokens: Sequence[int]) -> Spoken:
         """The text of sampled ids, told apart by the marks that this model's template or tokenizer knows."""

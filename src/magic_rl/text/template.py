@@ -24,6 +24,28 @@ _FOLD = (
     "{%- endif -%}"
 )
 
+_SYSTEM = (
+    "{{%- if messages and messages[0].role != 'system' -%}}"
+    "{{%- set parts = [{{'type': 'text', 'text': {system}}}] -%}}"
+    "{{%- set said = {system} if messages[0].content is string else parts -%}}"
+    "{{%- set messages = [{{'role': 'system', 'content': said}}] + messages -%}}"
+    "{{%- endif -%}}"
+)
+_AROUND = (
+    "{{%- set told = namespace(messages=[]) -%}}"
+    "{{%- for message in messages -%}}"
+    "{{%- set said = message.content -%}}"
+    "{{%- if message.role == 'user' and said is string -%}}"
+    "{{%- set message = {{'role': 'user', 'content': {around} | join(said)}} -%}}"
+    "{{%- elif message.role == 'user' and said and said[0].type == 'text' -%}}"
+    "{{%- set parts = [{{'type': 'text', 'text': {around} | join(said[0].text)}}] + said[1:] -%}}"
+    "{{%- set message = {{'role': 'user', 'content': parts}} -%}}"
+    "{{%- endif -%}}"
+    "{{%- set told.messages = told.messages + [message] -%}}"
+    "{{%- endfor -%}}"
+    "{{%- set messages = told.messages -%}}"
+)
+
 
 def folded(messages: Sequence[Message]) -> list[Message]:
     """A conversation whose system prompt stands at the beginning of the first user message, as in Gemma's template."""
@@ -54,3 +76,21 @@ def fitted(template: str, variables: Mapping[str, object], date: datetime.date, 
         parts.append(_FOLD)
     # An expression last: behind a block, environments that trim would take the template's first line break.
     return "".join(parts) + "{{- '' }}" + template if parts else template
+
+
+def introduced(template: str, system: str, around: Sequence[str]) -> str:
+    """A template that tells a model what it was always told in training, in conversations that are given without it.
+
+    Args:
+        system: System prompt where a conversation brings none; "" leaves that to the template.
+        around: The words between which the text of each user message stands: what came before it, and after.
+    """
+    parts = [_SYSTEM.format(system=_literal(system))] if system else []
+    if any(around):
+        parts.append(_AROUND.format(around=_literal(list(around))))
+    return "".join(parts) + "{{- '' }}" + template if parts else template
+
+
+def _literal(value: object) -> str:
+    # Not in ASCII: Jinja would read the two halves of a character beyond the first plane as two.
+    return json.dumps(value, ensure_ascii=False)

@@ -45,7 +45,7 @@ class LocalPolicy:
         """See `Policy.sample`."""
         if not prompts:  # every attack of a step may have been cut off, so that none is left to answer
             return []
-        with self._engine.merged(self._parameters) as model:
+        with self._engine.speaking(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
             tokens = _UNLEARNED * self._engine.tokens_per_batch
             rows = self._engine.config.rows_per_batch

@@ -1,89 +1,39 @@
-"""Export of a hardened defender: its adapter merged into the base, as a folder that plain transformers loads.
-
-Only a defender can be exported. A trained attacker is a tool for breaking models and stays in its run directory.
-"""
+"""The model card of an exported defender: what it was made from, how, what was measured, and what was not."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_rl.config import Config, PlayerConfig, load_config
-from magic_rl.errors import UserError
-from magic_rl.evaluation.outcomes import is_evaluated
-from magic_rl.learning.inputs import compare, compare_settings
-from magic_rl.store import atomic
-from magic_rl.store.run import INPUTS_FILE, RunDirectory
-from magic_rl.types import Role
+from magic_rl.config import Config, PlayerConfig
+from magic_rl.prompts import load_prompts
 
 
-def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, role: Role = "defender") -> Path:
-    """Merge a saved defender into its base model and write it with tokenizer and model card.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a merged model is stored, and what that cost.
 
-    The merge is computed in float32 and stored in the base's own precision. The folder appears complete or not
-    at all.
-
-    Args:
-        out: New folder.
-        number: Round whose defender is exported; None is the last.
-        role: Only "defender".
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: If `out` exists or cannot be written, the run has saved no such defender, or what is asked for
-            is, or holds, an attacker.
+    Attributes:
+        dtype: The narrowest precision of its weights.
+        share: Of the trained update that is in the weights; see `weights.merge`.
+        requests: Held-out requests, a reply each, that were compared.
+        mean_gap: Mean distance of log-probabilities of reply tokens from the trained policy's, in nats.
+        largest_gap: The largest one.
     """
-    if role != "defender":
-        raise UserError(f"role {role!r}: only the defender is exported; a trained attacker stays in its run directory")
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out}: already exists; choose another folder")
-    config = load_config(run.path / "config.toml")
-    compare_settings(run, config)
-    if config.game.shared_parameters:
-        raise UserError(
-            f"{run.path}: attacker and defender share parameters (game.shared_parameters), so its defender is an "
-            "attacker too, which is never exported; train two players instead"
+
+    dtype: str
+    share: float
+    requests: int
+    mean_gap: float
+    largest_gap: float
+
+    def __str__(self) -> str:
+        return (
+            f"stored in {self.dtype}, which keeps {self.share:.1%} of the trained update; log-probabilities of replies "
+            f"to {self.requests} held-out requests are {self.mean_gap:.2g} nats from the trained policy's on average, "
+            f"{self.largest_gap:.2g} at most"
         )
-    saved = [saved_round for saved_round, _ in run.players("defender")]
-    chosen = saved[-1] if number is None and saved else number
-    if chosen is None:
-        raise UserError(f"{run.path}: has saved no defender yet; `magic-rl resume {run.path}` goes on training")
-    if chosen not in saved:
-        raise UserError(f"{run.path}: has saved no defender of round {chosen}; saved rounds: {saved}")
-    adapter = run.player("defender", chosen)
-
-    import torch
-    from peft import PeftModel
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from magic_rl.engines.local.models import fingerprint, resolve_model
-
-    trust = config.engine.trust_remote_code
-    base = resolve_model(config.defender.model, trust_remote_code=trust)
-    compare(run, {"defender.model": fingerprint(base)})
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=trust)
-    stored_as = plain.dtype
-    merged = PeftModel.from_pretrained(plain.to(torch.float32), adapter).merge_and_unload().to(stored_as)
-    evaluation = run.read_json("evaluation.json") if is_evaluated(run) else None
-    checked = (run.read_json(INPUTS_FILE) or {}).get("checked")
-    card = model_card(config, base, chosen, evaluation, checked)
-
-    with atomic.writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic.new_directory(out) as aside:
-            merged.save_pretrained(aside)
-            AutoTokenizer.from_pretrained(base, trust_remote_code=trust).save_pretrained(aside)
-            (aside / "README.md").write_text(card, encoding="utf-8")
-            for file in aside.iterdir():
-                atomic.sync(file)
-            atomic.sync(aside)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise UserError(f"{out}: cannot be written ({error}); check free space") from error
-    return out
 
 
 def model_card(
@@ -91,7 +41,9 @@ def model_card(
     base: Path,
     number: int,
     evaluation: dict[str, Any] | None,
+    *,
     checked: dict[str, Any] | None = None,
+    stored: Stored | None = None,
 ) -> str:
     """The model card, in the hub's format: data, judge, metrics with intervals, limits.
 
@@ -102,16 +54,18 @@ def model_card(
         number: Round of the defender.
         evaluation: evaluation.json, if the run as it stands was evaluated.
         checked: What was checked before training; see `learning.preflight`.
+        stored: Of a merged model; None for the adapter alone.
     """
     game, learning, player = config.game, config.learning, config.defender
     schedule, rewards = game.schedule, game.rewards
-    model = player.model if _is_hub_id(player) else base.resolve().name
+    model = public_name(player, base)
     metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
     judge = evaluation["judge"] if evaluation else ", ".join(m.kind for m in config.judge.members or (config.judge,))
-    spoken = f"- System prompt in training: “{player.system_prompt}”\n" if player.system_prompt else ""
+    told = _told(config)
+    weights = f"Weights: {stored}." if stored else f"Weights: an adapter for PEFT; it needs {model}. It is whole."
     warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
     return f"""---
-library_name: transformers
+library_name: {"transformers" if stored else "peft"}
 pipeline_tag: text-generation
 tags: [safety, adversarial-training, grpo, magic-rl]
 {metadata}---
@@ -135,7 +89,8 @@ This is the defender after round {number} (round 0 is before the game). No attac
   {game.turns} turn(s) a conversation, seed {config.seed}.
 - Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
 - Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
-{spoken}
+- {weights}
+{told}
 ## Measured
 
 {_measured(evaluation, number)}
@@ -182,6 +137,22 @@ def _limits(evaluation: dict[str, Any] | None, number: int) -> str:
 
 def _rounds(evaluation: dict[str, Any]) -> list[int]:
     return [int(name.split()[1]) for name in evaluation["defenders"]]
+
+
+def public_name(player: PlayerConfig, base: Path) -> str:
+    """What a model is called to others: its hub id, or its folder's name alone."""
+    return player.model if _is_hub_id(player) else base.resolve().name
+
+
+def _told(config: Config) -> str:
+    """What the exported chat template adds to a conversation, as training did."""
+    prompts = load_prompts(config.game.prompts)
+    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
+    around = prompts.defender("…")
+    lines = [f"- System prompt in training: “{system}” The chat template gives it where a conversation has none."]
+    wrapped = " ".join(around.split())
+    lines.append(f"- User messages stood in other words in training: “{wrapped}” The chat template puts them there.")
+    return "".join(f"{line}\n" for line, is_so in zip(lines, (system, around != "…"), strict=True) if is_so)
 
 
 def _is_hub_id(player: PlayerConfig) -> bool:
