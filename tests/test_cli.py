@@ -245,7 +245,7 @@ def test_a_user_error_of_a_real_process_is_one_line_without_a_traceback(tmp_path
     command = [sys.executable, "-m", "magic_rl.cli.main", "train", "none.toml", "--run", "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: none.toml: cannot be read (No such file or directory)\n"
+    assert done.stderr == "error: none.toml: cannot be read (No such file or directory); check the path\n"
     assert listing(tmp_path) == set()
 
 
@@ -338,5 +338,6 @@ def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> 
     assert (run / "summary.json").stat().st_mtime_ns == before
     assert (run / "report.html").is_file()
     (run / "summary.json").write_text("{}")  # as an evaluation of another version may have left it
-    assert CliRunner().invoke(app, ["evaluate", str(run)]).stdout == printed.stdout
+    again = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert again.stdout == printed.stdout, again.output
     assert "already exists" in refused(train, tmp_path)
