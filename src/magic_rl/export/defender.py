@@ -207,7 +207,7 @@ def _dtype(folder: Path) -> str:
     """The narrowest precision of a model's weights."""
     from safetensors import safe_open
 
-    from magic_rl.export.weights import weight_files
+    from magic_rl.engines.local.models import weight_files
 
     found: set[str] = set()
     for file in weight_files(folder):

@@ -17,27 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from magic_rl.engines.local.models import WEIGHT_INDEX, weight_files
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 
-INDEX = "model.safetensors.index.json"
 _Update = tuple[Tensor, Tensor]  # A (r, I) and B with its scale (O, r)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads a model's weights from.
-
-    Raises:
-        UserError: If there are none.
-    """
-    single = folder / "model.safetensors"
-    if single.exists():
-        return [single]
-    try:
-        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: holds neither model.safetensors nor a whole {INDEX} ({error})") from error
-    return [folder / Path(name).name for name in sorted(names)]
 
 
 def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None) -> float:
@@ -77,9 +61,9 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None
             size += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             save_file(tensors, out / file.name, metadata=stored.metadata() or {"format": "pt"})
     if len(files) > 1 or not (base / "model.safetensors").exists():
-        index = json.loads((base / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((base / WEIGHT_INDEX).read_text(encoding="utf-8"))
         index["metadata"] = {**index.get("metadata", {}), "total_size": size}
-        (out / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+        (out / WEIGHT_INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
     return kept / whole if whole else 1.0
 
 
