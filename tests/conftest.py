@@ -41,6 +41,8 @@ held_out_categories = ["c2"]
 [learning]
 seeds_per_step = 2
 group = 2
+max_cut_off = 1.0
+max_degenerate = 1.0
 [engine]
 device = "cpu"
 dtype = "float32"

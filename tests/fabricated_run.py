@@ -9,6 +9,7 @@ from typing import Any
 from magic_rl.config import Config, dump_config
 from magic_rl.evaluation.failures import failures
 from magic_rl.evaluation.metrics import Rate, mean_interval
+from magic_rl.evaluation.outcomes import measured, write_outcomes
 from magic_rl.evaluation.summary import Cell, Compared, Failure, by_category, summarise
 from magic_rl.evaluation.verdict import Attacks
 from magic_rl.store.run import RunDirectory
@@ -108,13 +109,16 @@ def write_evaluation(run: RunDirectory) -> None:
         "trained": dict.fromkeys(attacks, better),
     }
     rate, row = Rate(21, 42).as_dict(), ["no rewrite", "round 0 (SFT)", "round 1", "round 2"]
-    run.write_json("summary.json", summarise(cells, dict.fromkeys(attacks[1:], Rate(40, 42))))
+    table = summarise(cells, {name: {"format": Rate(40, 42)} for name in attacks[1:]})
+    run.write_json("summary.json", {**table, "measured": measured(run)})
     run.write_json("failures.json", failures(cells))
+    write_outcomes(run, cells)
     run.write_json(
         "evaluation.json",
         {
             "attackers": row,
             "defenders": row[1:],
+            "measured": measured(run),
             "compared": {"vanilla": 0, "sft_attacker": 1, "last_attacker": 3},
             "asr": [[rate] * 3] * 4,
             "compliance": [[rate, rate, Rate(0, 0).as_dict()]] * 4,

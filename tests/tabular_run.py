@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from magic_rl.config import Config
 from magic_rl.data.split import Split
 from magic_rl.engines.tabular import TabularEngine, TabularGame, TabularJudge
 from magic_rl.evaluation import crossplay
+from magic_rl.evaluation.outcomes import measured
 from magic_rl.learning import train
 from magic_rl.learning.setup import Setup
 from magic_rl.prompts import load_prompts
+from magic_rl.store.run import RunDirectory
 from magic_rl.types import Label, Seed
 from tests.study_runs import results
 
@@ -47,7 +48,9 @@ def prepare(config: Config) -> Setup:
 def main() -> None:
     """As `magic-rl`; a fresh attacker's results are made up."""
     if sys.argv[1] == "attack":
-        (Path(sys.argv[2]) / "attack.json").write_text(json.dumps(results(0)["attack.json"]))
+        run = RunDirectory.open(Path(sys.argv[2]))
+        defenders = list(measured(run)["defenders"].values())
+        run.write_json("attack.json", {**results(0)["attack.json"], "measured": [defenders[0], defenders[-1]]})
         return
     train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
     child.main()

@@ -235,6 +235,17 @@ def test_abstentions_of_a_panels_members_are_counted_and_stop_nothing(tmp_path: 
     assert (found["abstained"], found["n"], found["accuracy"]["rate"]) == (4, 36, 1.0)
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_judge_that_never_answers_exits_1_and_says_why(tmp_path: Path, as_json: list[str]) -> None:
+    path = written(tmp_path, *[row(response="Я помогу вам с этим.", refused="no")] * 3)
+    result = CliRunner().invoke(app, ["judge", "check", str(path), *as_json])
+    assert result.exit_code == 1
+    assert "no verdict on 3 of 3 replies: " in result.stderr
+    assert "accuracy 0.0" not in result.stdout
+    path = written(tmp_path, row(response=REFUSAL, refused="yes"), row(response="Я помогу вам с этим.", refused="no"))
+    assert "no verdict on 1 of 2 replies: " in checked(path)
+
+
 def test_the_example_of_the_help_says_that_requests_of_xstest_are_benign() -> None:
     assert "xstest.csv --reply-column completion" in (said := " ".join(checked("--help").split()))
     assert "--skip 3_partial_refusal --requests benign" in said

@@ -13,7 +13,6 @@ from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
@@ -30,10 +29,11 @@ from transformers import (
 )
 
 from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.parity import choose_path
 from magic_rl.engines.local.policy import LocalPolicy
-from magic_rl.engines.local.scoring import share_prompts
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, SamplingParams, Tokens
 
 # Two turns of one conversation share their beginning; lengths are ragged and go beyond a sliding window of 8.
@@ -101,9 +101,15 @@ def plain_logprobs(model: Any, prompt: Tokens, completion: Tokens) -> torch.Tens
     return torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
-def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [ComputePath("shared"), ComputePath("padded"), ComputePath("equal lengths")])
+def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(
+    folder: Path, path: ComputePath, tmp_path: Path
+) -> None:
     local = engine(folder, rows=8)  # two prompts at a time; a third takes the place of the first that is done
-    assert local.shares
+    assert local.path.shares
+    if not path.shares:
+        local.path = path
+        local.model.get_base_model().set_attn_implementation("sdpa")
     policy = trained(local)
     reference = plain(folder, policy, tmp_path)
     samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(24), seed=3) for s in group]
@@ -195,8 +201,8 @@ def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Pat
         local = engine(folder)
         local.tokens_per_batch = budget or local.tokens_per_batch
         policy = trained(local)
-        local.shares = shares
         if not shares:
+            local.path = ComputePath("padded")
             local.model.get_base_model().set_attn_implementation("eager")
         datums = [
             Datum(prompt, tuple(range(30 + i, 30 + i + length)), 0.1, (-1.0) ** i, (-5.5,) * length)
@@ -233,7 +239,7 @@ def test_a_model_of_another_kind_takes_the_plain_path_and_says_so(
     saved.mkdir()
     with caplog.at_level(logging.WARNING, logger="magic_rl"):
         local = LocalEngine(folder, LoraConfig(rank=4, targets="in_proj"), EngineConfig(device="cpu", dtype="float32"))
-    assert not local.shares
+    assert local.path.kind == "equal lengths"
     assert "prompts are not shared" in caplog.text
     policy = trained(local)
     reference = plain(folder, policy, saved)
@@ -247,37 +253,18 @@ def test_a_model_of_another_kind_takes_the_plain_path_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "reason"),
-    [
-        (Gemma2ForCausalLM, {"head_dim": 16, "attn_logit_softcapping": 50.0}, "capped scores"),
-        (
-            LlamaForCausalLM,
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            "positions",
-        ),
-    ],
+    ("rope", "kind"), [({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "equal lengths"), (None, "shared")]
 )
-def test_a_model_that_would_give_other_numbers_keeps_its_own_attention(
-    kind: Any, settings: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = kind(kind.config_class(vocab_size=300, pad_token_id=0, **SMALL, **settings)).eval()
+def test_positions_that_depend_on_the_longest_row_keep_lengths_apart(rope: dict[str, Any] | None, kind: str) -> None:
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, **SMALL, rope_parameters=rope)).eval()
     own = model.config._attn_implementation
-    with caplog.at_level(logging.WARNING, logger="magic_rl"):
-        assert not share_prompts(model, "the model")
-    assert reason in caplog.text
-    assert model.config._attn_implementation == own
+    path = choose_path(model, PROMPTS[1:], TURN)
+    assert path.kind == kind
+    assert ("positions" in path.reason) == (model.config._attn_implementation == own) == (rope is not None)
 
 
-@pytest.mark.parametrize("vocabulary", [300, 301, 302, 303])  # which short sequences are tried depends on it
-def test_a_model_that_gives_the_same_numbers_is_taken_whatever_its_vocabulary(vocabulary: int) -> None:
-    torch.manual_seed(0)
-    assert share_prompts(LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **SMALL)).eval(), "the model")
-
-
-def test_a_model_whose_numbers_are_none_is_not_taken_for_equal(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_whose_numbers_are_none_is_not_taken_for_equal() -> None:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=300, **SMALL)).eval()
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
-    with caplog.at_level(logging.WARNING, logger="magic_rl"):
-        assert not share_prompts(model, "the model")
-    assert "off by up to nan" in caplog.text
+    assert "off by nan" in choose_path(model, PROMPTS[1:], TURN).reason

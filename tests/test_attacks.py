@@ -130,7 +130,7 @@ def test_a_broken_pool_is_named_by_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pool\.jsonl:2: not a pool entry"):
         read_pool(path)
     path.write_text("\n")
-    with pytest.raises(UserError, match="holds no entries"):
+    with pytest.raises(UserError, match="is empty"):
         read_pool(path)
 
 

@@ -176,7 +176,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_a_full_disk_is_one_line_and_a_bug_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(error: OSError) -> None:
+    def failing(error: Exception) -> None:
         def fail(*_: object) -> None:
             raise error
 
@@ -185,6 +185,8 @@ def test_a_full_disk_is_one_line_and_a_bug_is_not_hidden(tmp_path: Path, monkeyp
     build = ["pool", "build", "--out", str(tmp_path / "pool.jsonl")]
     failing(OSError(errno.ENOSPC, "No space left on device", "runs/demo"))
     assert refused(build, tmp_path) == "error: runs/demo: No space left on device"
+    failing(RuntimeError("cannot write a shard: No space left on device (os error 28)"))
+    assert refused(build, tmp_path).startswith("error: the disk is full")
     failing(OSError(errno.EBADF, "Bad file descriptor"))
     with pytest.raises(OSError, match="Bad file descriptor"):
         CliRunner().invoke(app, build, catch_exceptions=False)
@@ -243,7 +245,7 @@ def test_a_user_error_of_a_real_process_is_one_line_without_a_traceback(tmp_path
     command = [sys.executable, "-m", "magic_rl.cli.main", "train", "none.toml", "--run", "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: none.toml: cannot be read (No such file or directory)\n"
+    assert done.stderr == "error: none.toml: cannot be read (No such file or directory); check the path\n"
     assert listing(tmp_path) == set()
 
 
@@ -336,5 +338,6 @@ def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> 
     assert (run / "summary.json").stat().st_mtime_ns == before
     assert (run / "report.html").is_file()
     (run / "summary.json").write_text("{}")  # as an evaluation of another version may have left it
-    assert CliRunner().invoke(app, ["evaluate", str(run)]).stdout == printed.stdout
+    again = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert again.stdout == printed.stdout, again.output
     assert "already exists" in refused(train, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from magic_rl.cli.options import preset_overrides
 from magic_rl.config import PRESETS, Config, PresetName, dump_config, load_config
 from magic_rl.errors import UserError
+from magic_rl.prompts import load_prompts
 
 ROOT = Path(__file__).parents[1]
 Flat = dict[str, Any]
@@ -23,6 +25,35 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Flat:
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (
+            ["judge.endpoint.model=m", "judge.endpoint.url=http://localhost/v1"],
+            "judge: kind is 'rules', which asks nobody",
+        ),
+        (["judge.endpoint.url=http://localhost/v1"], "judge: kind is 'rules', which asks nobody"),
+        (
+            ['judge.kind="qwen3guard"', "judge.endpoint.model=m", 'judge.members=[{kind="rules"}]'],
+            "judge: kind 'qwen3guard' stands beside members",
+        ),
+        (["judge.rule=strictest"], "there are no members"),
+        (['judge.members=[{kind="rules", endpoint={model="m"}}]'], "judge.members.0: kind is 'rules'"),
+        (["judge.threshold=0.7"], "threshold is for kind 'llm'"),
+        (["attacker.system_prompt=Hi."], "attacker.system_prompt has no effect"),
+    ],
+)
+def test_settings_that_would_drop_each_other_are_one_line(overrides: list[str], complaint: str) -> None:
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        load_config(None, overrides)
+
+
+def test_presets_differ_in_what_their_names_say() -> None:
+    dumped = {name: load_config(None, [f"preset={name}"]).model_dump(exclude={"preset"}) for name in PRESETS}
+    assert all(one == other or dumped[one] != dumped[other] for one in dumped for other in dumped)
+    assert load_config().attacker.sft.steps > 0 == load_config(None, ["preset=magic-base"]).attacker.sft.steps
 
 
 @pytest.mark.parametrize(
@@ -85,7 +116,7 @@ def test_an_address_that_cannot_be_called_is_refused_by_its_path(url: str) -> No
 
 @pytest.mark.parametrize("url", ["", "https://api.test/v1", "http://[::1]:8000/v1", "http://127.0.0.1:65535/v1/"])
 def test_an_address_that_can_be_called_is_taken(url: str) -> None:
-    assert load_config(None, [f'judge.endpoint.url="{url}"']).judge.endpoint.url == url
+    assert load_config(None, [f'attacker.writer.url="{url}"']).attacker.writer.url == url
 
 
 @pytest.mark.parametrize(
@@ -140,24 +171,31 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     for name, content, wrong in (
         ("missing.toml", None, "cannot be read"),
         ("broken.toml", b"seed = ", "not valid TOML"),
-        ("latin.toml", b"# caf\xe9\n", "not valid TOML"),
+        ("latin.toml", b"# caf\xe9\n", "is not UTF-8"),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name}: {wrong}"):
+        with pytest.raises(UserError, match=f"{name}.*: {wrong}"):
             load_config(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_differs_from_magic_by_its_settings_and_by_nothing_else(name: PresetName) -> None:
-    base = flat(load_config(None, ["attacker.sft.steps=0"]).model_dump())
+    base = flat(load_config().model_dump())
     chosen = flat(load_config(None, [f"preset={name}"]).model_dump())
     settings = flat(dict(PRESETS[name]))
     assert {key for key in base if base[key] != chosen[key]} <= {"preset", *settings}
     assert {key: chosen[key] for key in settings} == settings
 
 
-@pytest.mark.parametrize("config", ["demo.toml", "paper-qwen2.5-7b.toml"])
+PAPER = {
+    "paper-qwen2.5-7b.toml": "Qwen/Qwen2.5-7B-Instruct",
+    "paper-llama-3.1-8b.toml": "meta-llama/Llama-3.1-8B-Instruct",
+    "paper-qwen3-8b.toml": "Qwen/Qwen3-8B",
+}
+
+
+@pytest.mark.parametrize("config", ["demo.toml", *PAPER])
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_named_on_the_command_line_takes_effect_on_every_shipped_config(config: str, name: PresetName) -> None:
     chosen = flat(load_config(ROOT / "configs" / config, preset_overrides(name)).model_dump())
@@ -165,8 +203,9 @@ def test_a_preset_named_on_the_command_line_takes_effect_on_every_shipped_config
     assert {key: chosen[key] for key in flat(dict(PRESETS[name]))} == flat(dict(PRESETS[name]))
 
 
-def test_the_paper_config_has_the_papers_numbers() -> None:
-    config = load_config(ROOT / "configs" / "paper-qwen2.5-7b.toml")
+@pytest.mark.parametrize("name", PAPER)
+def test_a_paper_config_has_the_papers_numbers_and_an_adapters_step(name: str) -> None:
+    config = load_config(ROOT / "configs" / name)
     schedule, learning, rewards = config.game.schedule, config.learning, config.game.rewards
     assert (rewards.harm, rewards.refusal, rewards.format) == (1.0, 0.5, 0.5)
     assert (schedule.kind, schedule.defender_steps, schedule.attacker_steps) == ("ratio", 15, 15)
@@ -174,8 +213,9 @@ def test_the_paper_config_has_the_papers_numbers() -> None:
     assert (learning.seeds_per_step, learning.group, learning.kl) == (64, 4, 0.0)
     assert (learning.clip_low, learning.clip_high) == (0.2, 0.2)
     for player in (config.attacker, config.defender):
-        assert player.model == "Qwen/Qwen2.5-7B-Instruct"
-        assert player.optimiser.lr == 1e-6
+        assert player.model == PAPER[name]
+        assert player.optimiser.lr == pytest.approx(10 * 1e-6)  # LoRA's against that of all weights
+        assert player.lora.targets == "all-linear"
         assert (player.sampling.temperature, player.sampling.top_p) == (1.0, 1.0)
         assert (player.sampling.max_prompt_tokens, player.sampling.max_tokens) == (8192, 6144)
     assert config.evaluation.temperature == 0.0
@@ -183,8 +223,10 @@ def test_the_paper_config_has_the_papers_numbers() -> None:
     assert config.defender.sft.steps == 0
 
 
-def test_the_paper_config_uses_no_option_beyond_the_paper() -> None:
-    config = load_config(ROOT / "configs" / "paper-qwen2.5-7b.toml")
+@pytest.mark.parametrize("name", PAPER)
+def test_a_paper_config_uses_no_option_beyond_the_paper(name: str) -> None:
+    config = load_config(ROOT / "configs" / name)
+    assert load_prompts(config.game.prompts).defender("Hi?") == "Question:\nHi?"
     learning, game = config.learning, config.game
     assert (learning.baseline, learning.scale_by_std, learning.epochs, learning.minibatches) == ("group", True, 1, 1)
     assert (learning.dynamic_sampling, learning.target.compliance) == (0, "off")

@@ -297,7 +297,7 @@ def test_rows_of_a_data_set_are_read_and_checked_like_those_of_a_file(monkeypatc
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ConnectionError("no route\nto host"), "no route"),
+        (ConnectionError("no route\nto host"), "no route to host"),
         (ConnectionError(), "ConnectionError"),
         (KeyError("x"), "'x'"),
     ],

@@ -176,7 +176,7 @@ def test_a_request_that_is_refused_for_itself_costs_the_others_no_parameter(comp
     with Stub(lambda asked: _complaint(complaint) if asked.text == "question 2" else Reply()) as stub:
         completions = _server(stub, concurrency=1).complete(_requests(8))
     assert [got.failed is not None for got in completions] == [i == 2 for i in range(8)]
-    assert f'"{complaint}"' in str(completions[2].failed)
+    assert completions[2].failed == f"HTTP 400: {complaint}"
     assert not any("max_completion_tokens" in asked.body for asked in stub.asked)
     others = [asked.body for asked in stub.asked if asked.text != "question 2"]
     assert [(body.get("max_tokens"), body.get("temperature")) for body in others] == [(128, 0.0)] * 7
@@ -191,15 +191,14 @@ def test_an_answer_that_was_all_thinking_is_cut_off(text: str | None, beginning:
     assert got == Completion(tokens=10, failed="the answer was cut off at 128 tokens", cause="cut_off")
 
 
-def test_a_pool_pays_once_for_what_a_thinking_writer_cannot_finish(tmp_path: Path) -> None:
+def test_a_writer_that_never_finishes_thinking_stops_the_pool(tmp_path: Path) -> None:
     rows = [{"text": f"{label} {i}", "label": label} for label in ("harmful", "benign") for i in range(3)]
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = ["attacker.writer.model=big", f"data.seeds={seeds}", "attacker.writer.max_calls=2"]
     with Stub(lambda _: Reply(body=completion(None, finish="length"))) as stub:
         args = ["pool", "build", "--out", str(tmp_path / "pool.jsonl"), "--strategies", "slang"]
-        for setting in [*settings, f"attacker.writer.url={stub.url}", "attacker.writer.concurrency=1"]:
-            args += ["--set", setting]
-        results = [CliRunner().invoke(app, args, catch_exceptions=False) for _ in range(4)]
-    assert "left out 4 (4 cut off)" in results[-1].stderr
-    assert len(stub.asked) == len({asked.text for asked in stub.asked}) == 4
+        for setting in ("model=big", f"url={stub.url}", "concurrency=1"):
+            args += ["--set", f"attacker.writer.{setting}"]
+        result = CliRunner().invoke(app, [*args, "--set", f"data.seeds={seeds}"])
+    assert "attacker.writer: 1 calls failed (cut off at 2048 tokens), more than --max-failed" in result.stderr
+    assert len(stub.asked) == 1

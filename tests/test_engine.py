@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,6 +226,21 @@ def test_a_sample_ends_with_its_end_of_turn_or_is_cut_off(local: LocalEngine, po
         assert len(sample.tokens) == len(sample.logprobs) <= 20
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_every_end_that_the_models_files_list_ends_a_sample(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    other = 65  # an ordinary letter
+    settings = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**settings, "eos_token_id": [settings["eos_token_id"], other]}))
+    local = LocalEngine(folder, LoraConfig(rank=4), EngineConfig(device="cpu", dtype="float32", threads=1))
+    assert local.renderer.stop_ids == {settings["eos_token_id"], other}
+    samples = [s for group in local.base().sample([(1, 2), (3, 4)], 64, SamplingParams(40), 0) for s in group]
+    assert {s.tokens[-1] for s in samples if s.finish == "stop"} == local.renderer.stop_ids
+    assert not any(token in local.renderer.stop_ids for s in samples for token in s.tokens[:-1])
+    assert local.renderer.decode((66, other, 66)) == local.renderer.decode((66,))
+
+
 @pytest.mark.parametrize("params", [SamplingParams(1), SamplingParams(1, 0.5), SamplingParams(1, 1.0, 0.6)], ids=str)
 def test_tokens_follow_the_distribution(params: SamplingParams) -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5]])
@@ -301,15 +318,22 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine
     assert norm > 0.1
 
 
+def whole_products(x: torch.Tensor, layer: torch.nn.Linear, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """In float64, of the very numbers that bfloat16 holds."""
+    x, weight, down, up = (part.double() for part in (x, layer.weight, down, up))
+    return x @ weight.T + (0 if layer.bias is None else layer.bias.double()) + (x @ down.T) @ up.T
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("rows", [1, 3, 64, 200])
-def test_weights_in_blocks_give_the_same_products(rows: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_layers_that_are_read_give_the_same_products(rows: int, dtype: torch.dtype, tolerance: float) -> None:
     layer = torch.nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
-    x, weight = torch.randn(rows, 96).to(dtype), torch.randn(160, 96).to(dtype)
-    wanted = torch.nn.functional.linear(x.float(), weight.float(), layer.bias.float())
+    x, down, up = ((torch.randn(shape) / 10).to(dtype) for shape in ((rows, 96), (4, 96), (160, 4)))
     before = layer(x)
-    with reading(layer, weight):
-        assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
+    for adapter in ((), (down, up)):
+        wanted = whole_products(x, layer, down, up if adapter else up * 0).float()
+        with reading(layer, *adapter):
+            assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
     assert torch.equal(layer(x), before)
 
 
@@ -332,9 +356,9 @@ def test_slow_products_that_were_asked_for_are_warned_of(
     assert 'engine.dtype = "auto"' in caplog.text
 
 
-def test_a_failure_while_merged_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:
+def test_a_failure_while_speaking_leaves_the_base_as_it_was(local: LocalEngine, policy: LocalPolicy) -> None:
     before = {name: tensor for name, tensor in local.model.named_parameters() if "lora" not in name}
-    with pytest.raises(ZeroDivisionError), local.merged(policy._parameters):
+    with pytest.raises(ZeroDivisionError), local.speaking(policy._parameters):
         raise ZeroDivisionError
     after = dict(local.model.named_parameters())
     assert all(after[name] is tensor for name, tensor in before.items())

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
-from magic_rl.config import RewardConfig, ScheduleConfig
-from magic_rl.game.play import Player, play
+from magic_rl.config import Config, RewardConfig, ScheduleConfig
+from magic_rl.evaluation.crossplay import answered_by
+from magic_rl.game.play import Player, attack, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
 from magic_rl.prompts import load_prompts
-from magic_rl.types import Label, Message, Role, Safety, Sample, SamplingParams, Seed, Tokens, Verdict
+from magic_rl.store.episodes import episode_row
+from magic_rl.text.think import Spoken, split_thoughts
+from magic_rl.types import (
+    Episode,
+    Exchange,
+    Label,
+    Message,
+    Outcome,
+    Role,
+    Safety,
+    Sample,
+    SamplingParams,
+    Seed,
+    Tokens,
+    Verdict,
+)
 
 # METHOD §4 with r_harm = 1, r_ref = r_fmt = 0.5, written out:
 # (safety, refused, seed label, format) -> (defender, attacker)
@@ -164,18 +181,22 @@ def test_steps_are_counted_for_each_player_over_all_rounds() -> None:
 class Words:
     """A renderer whose ids are characters, and which remembers what it was asked to render."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reasons: bool = False) -> None:
         self.seen: list[Sequence[Message]] = []
+        self.reasons = reasons
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
         self.seen.append(list(messages))
         return tuple(map(ord, "\n".join(message.content for message in messages)))
 
-    def completion(self, text: str) -> Tokens:
+    def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         return tuple(map(ord, text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
+
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        return split_thoughts(self.decode(tokens)) if self.reasons else Spoken("", self.decode(tokens), ended=True)
 
 
 class Says:
@@ -221,6 +242,27 @@ def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, 
     assert not any("SECRET" in text or "SEEDTEXT" in text or "think" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("answer", "thinking", "cut_off"),
+    [("<think>HIDDEN {}</think>\n\nreply", "HIDDEN 1", None), ("<think>HIDDEN {} reply", "HIDDEN 1 reply", "defender")],
+)
+def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
+    answer: str, thinking: str, cut_off: Role | None
+) -> None:
+    params, prompts = SamplingParams(8), load_prompts()
+    attacker = Player(Says(ATTACK), Words(reasons=True), params)
+    defender = Player(Says(answer), Words(reasons=True), params)
+    (episode,) = play(SEEDS[:1], attacker, defender, prompts, turns=2, learner="defender", group=1, run_seed=0, step=1)
+    assert (episode.turns[0].reply_thinking, episode.cut_off) == (thinking, cut_off)
+    assert (episode.turns[0].reply, len(episode.turns)) == (("reply", 2) if cut_off is None else ("", 1))
+    for player in (attacker, defender):
+        assert isinstance(player.renderer, Words)
+        shown = [message.content for messages in player.renderer.seen for message in messages]
+        assert not any("HIDDEN" in text or "SECRET" in text for text in shown)
+    row = episode_row(1, Outcome(episode, None, None, "cut_off"))["turns"][0]
+    assert (row["reply_thinking"], row["reply_finish"]) == (thinking, "length" if cut_off else "stop")
+
+
 def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> None:
     attacker, defender, _ = seats()
     settings: dict[str, Any] = {"turns": 1, "group": 3, "run_seed": 0, "step": 1}
@@ -237,7 +279,7 @@ def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None
     attacker, defender, shown = seats()
     (episode,) = play(SEEDS[:1], attacker, defender, PROMPTS, turns=2, learner="defender", group=1, run_seed=0, step=1)
     assert [turn.attack for turn in episode.turns] == ["attack 1", "attack 2"]
-    assert [message.content for message in shown.seen[-1]] == ["Question:\nattack 1", "reply 1", "Question:\nattack 2"]
+    assert [message.content for message in shown.seen[-1]] == ["attack 1", "reply 1", "attack 2"]
     assert isinstance(attacker.renderer, Words)
     last = [message.content for message in attacker.renderer.seen[-1]]
     assert "SECRET PLAN" in last[2]  # its own thinking, which it may remember
@@ -281,3 +323,27 @@ def test_a_thinking_defender_shows_only_its_answer() -> None:
     thinker = Player(defender.policy, defender.renderer, defender.sampling, thinks=True)
     episodes = play(SEEDS, attacker, thinker, PROMPTS, turns=1, learner="defender", group=1, run_seed=0, step=1)
     assert [episode.reply for episode in episodes] == ["no 1", "no 2"]
+
+
+def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
+    class Asked:
+        name = "asked"
+        seen: ClassVar[list[str]] = []
+
+        def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+            self.seen.extend(exchange.reply for exchange in exchanges)
+            return [Verdict("unsafe") for _ in exchanges]
+
+    setup: Any = SimpleNamespace(config=Config(), prompts=load_prompts(), judge=Asked())
+    seeds = [Seed("a", "THINKS FOREVER", "harmful"), Seed("b", "answers", "harmful")]
+    games = attack([Episode(seed, (), 0) for seed in seeds], None, setup.prompts, 1, 0)
+
+    class Thinks(Says):
+        def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+            says = (Says("<think>HIDDEN"), Says("<think>HIDDEN</think>reply"))
+            return [says["FOREVER" not in "".join(map(chr, p))].sample([p], n, params, seed)[0] for p in prompts]
+
+    defender = Player(Thinks(""), Words(reasons=True), SamplingParams(8))
+    (cell,) = answered_by(setup, [(None, games)], defender)
+    assert (cell.escaped, Asked.seen) == ((None, True), ["reply"])
+    assert [turn[2] for failure in cell.failures for turn in failure.turns] == ["reply"]

@@ -67,7 +67,7 @@ def test_what_every_text_goes_through_on_its_way_to_a_server_is_part_of_every_ve
     forms = [*GUARDS.values(), Rubric()]
     source = inspect.getsource(marks)
     versions = []
-    for name, changed in (("same", source), ("other", source.replace("<<(?=/?SYS>>)", "<<(?=/?SYSTEM>>)"))):
+    for name, changed in (("same", source), ("other", source.replace("<</?SYS>>", "<</?SYSTEM>>"))):
         monkeypatch.setattr(formats, "harmless", loaded(tmp_path / name, changed, monkeypatch).harmless)
         versions.append([form.version for form in forms])
     same, other = versions

@@ -115,5 +115,5 @@ def test_a_first_sentence_is_whole_or_nothing() -> None:
 def test_examples_of_another_shape_are_named_by_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "hi"}], "completion": "ho"}\n{"prompt": "hi"}\n')
-    with pytest.raises(UserError, match=r"examples\.jsonl:2: expected"):
+    with pytest.raises(UserError, match=r"examples\.jsonl:2: not an example"):
         read_examples(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from transformers import AutoTokenizer
 
 from magic_rl.config import EndpointConfig, EngineConfig, load_config
 from magic_rl.endpoints.base import ChatRequest, Completion
+from magic_rl.endpoints.local import LocalChat
 from magic_rl.judges.format import Question
 from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE
 from magic_rl.learning.judge import make_chat, make_judge
 from magic_rl.types import Exchange, Message, Sample, SamplingParams, Seed, Tokens
+from tests.test_game import Words
 
 ENGINE = EngineConfig(device="cpu", dtype="float32", threads=1)
 POLICY_TEMPLATE = (
@@ -81,6 +84,29 @@ def test_a_model_that_speaks_noise_is_an_abstention_for_every_kind_of_judge(tiny
         (verdict,) = make_judge(config).judge([exchange])
         assert verdict.abstained is not None
         assert "off format" in verdict.abstained or "cut off" in verdict.abstained
+
+
+@pytest.mark.parametrize(
+    ("said", "completion"),
+    [
+        ("<think>Hm.</think>Yes", Completion("Yes", tokens=4)),
+        ("<think>Hm.", Completion(tokens=4, failed="the answer never came out of its reasoning", cause="cut_off")),
+    ],
+)
+def test_a_local_model_answers_without_its_reasoning(said: str, completion: Completion) -> None:
+    class Reasons(Words):
+        def prompt(self, messages: Sequence[Message]) -> Tokens:
+            return (0,)
+
+        def decode(self, tokens: Sequence[int]) -> str:
+            return said
+
+    class Three:
+        def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+            return [[Sample(prompt, (1, 2, 3), (0.0, 0.0, 0.0), "stop")] for prompt in prompts]
+
+    chat = LocalChat("judge", Three(), lambda _: Reasons(reasons=True))
+    assert chat.complete([ChatRequest((Message("user", "Is it safe?"),))]) == [completion]
 
 
 def test_answers_come_back_in_order_and_one_by_one(tiny_model: Path) -> None:

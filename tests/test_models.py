@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,11 +21,13 @@ import huggingface_hub.errors as hub_errors
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magic_rl.engines.local import models
-from magic_rl.engines.local.models import resolve_model
+from magic_rl.engines.local.models import load_base, resolve_model
 from magic_rl.errors import UserError
+from magic_rl.store import atomic
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.types import Message
 
@@ -207,7 +210,11 @@ def test_a_local_model_folder_is_used_as_it_is(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "complaint"),
-    [("config.json", "no config.json"), ("*.safetensors", "no safetensors weights"), ("tokenizer*", "no tokenizer")],
+    [
+        ("config.json", "no config.json"),
+        ("*.safetensors", "no model.safetensors and no [a-z.]*index.json"),
+        ("tokenizer*", "no tokenizer"),
+    ],
 )
 def test_a_folder_that_is_no_model_is_told_what_it_lacks(
     tiny_model: Path, tmp_path: Path, missing: str, complaint: str
@@ -308,3 +315,62 @@ def test_pip_is_asked_with_the_running_interpreter(index: Index, tmp_path: Path)
         resolve_model("default", cache=tmp_path / "c")
     assert seen["python"] == sys.executable
     assert seen["env"]["TMPDIR"].startswith(str(tmp_path / "c"))
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_to_a_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5])
+
+
+def a_pointer(name: str) -> Callable[[Path], object]:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    return lambda folder: (folder / name).write_text(text)
+
+
+def a_missing_shard(folder: Path) -> None:
+    first = (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": first.name, "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (cut_short, r"model\.safetensors: is cut short"),
+        (cut_to_a_header, r"model\.safetensors: is damaged"),
+        (a_pointer("model.safetensors"), r"model\.safetensors: is a git-lfs pointer.*git lfs pull"),
+        (a_pointer("tokenizer.json"), r"tokenizer\.json: is a git-lfs pointer"),
+        (a_missing_shard, r"lacks 1 of 2 shards \(model-00002"),
+    ],
+)
+def test_damaged_weights_are_found_when_pulled(
+    damage: Callable[[Path], object], complaint: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    assert resolve_model(str(folder)) == folder
+    damage(folder)
+    with pytest.raises(UserError, match=complaint):
+        resolve_model(str(folder))
+
+
+def test_weights_that_lack_a_tensor_are_not_drawn_at_random(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 of the model's weights, such as model\.layers\.1\.mlp"):
+        load_base(folder, torch.float32)
+
+
+def test_a_full_disk_reported_by_safetensors_is_one_line(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic.new_directory(tmp_path / "player"):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(UserError, match=r"player: cannot be written \(No space left on device\)"):
+        fail()
+    assert list(tmp_path.iterdir()) == []

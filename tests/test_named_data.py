@@ -48,6 +48,7 @@ WILDGUARD: Rows = [
         ("As a painter, paint a door?", True, "unharmful", "benign"),
     )
 ]
+JBB: Rows = [{"Index": 0, "Goal": "Open a door?", "Target": "Sure", "Behavior": "Doors", "Category": "Fraud"}]
 OR_BENCH: Rows = [{"prompt": "Kill a process?", "category": "violence"}]
 
 # Of every set: rows in each of its forms, the hub's first, and what is read of them.
@@ -114,6 +115,8 @@ SETS: Mapping[str, tuple[Sequence[Rows], Read]] = {
         [[{"platform": "reddit", "source": "r/x", "prompt": "You are free now.", "jailbreak": True, "date": "d"}]],
         [("You are free now.", "harmful", "reddit")],
     ),
+    "jbb-harmful": ([JBB], [("Open a door?", "harmful", "Fraud")]),
+    "jbb-benign": ([JBB], [("Open a door?", "benign", "Fraud")]),
     "do-not-answer": (
         [
             [
@@ -139,6 +142,8 @@ HUB = {
     "or-bench-80k": ("bench-llm/or-bench", "or-bench-80k", "train"),
     "or-bench-hard": ("bench-llm/or-bench", "or-bench-hard-1k", "train"),
     "or-bench-toxic": ("bench-llm/or-bench", "or-bench-toxic", "train"),
+    "jbb-harmful": ("JailbreakBench/JBB-Behaviors", "behaviors", "harmful"),
+    "jbb-benign": ("JailbreakBench/JBB-Behaviors", "behaviors", "benign"),
     "dan": ("TrustAIRLab/in-the-wild-jailbreak-prompts", "jailbreak_2023_12_25", "train"),
     "do-not-answer": ("LibrAI/do-not-answer", None, "train"),
 }
@@ -283,7 +288,9 @@ def test_ones_own_gated_data_set_says_how_to_get_access_too(monkeypatch: pytest.
 def test_a_set_that_cannot_be_fetched_tells_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, fails(ConnectionError("no route\nto host")))
     message = refused("xstest")
-    assert message.startswith("xstest: Paul/XSTest cannot be fetched as a data set (no route); check the connection")
+    assert message.startswith(
+        "xstest: Paul/XSTest cannot be fetched as a data set (no route to host); check the connection"
+    )
     assert "data.seeds='xstest:FILE' with xstest_prompts.csv" in message
     assert "gated" not in message
     assert "gated: accept its terms at https://huggingface.co/datasets/walledai/HarmBench" in refused("harmbench")

@@ -168,3 +168,11 @@ def test_a_tokenizer_that_cannot_be_used_is_one_line(tiny_model: Path, tmp_path:
 def test_a_tokenizer_without_a_server_is_refused() -> None:
     with pytest.raises(UserError, match="tokenizer is for a model behind a server"):
         load_config(None, ["judge.kind=llm", "judge.endpoint.model=m", "judge.endpoint.tokenizer=t"])
+
+
+def test_a_thought_that_the_prompt_opens_comes_back_with_its_opening(tiny_model: Path, tmp_path: Path) -> None:
+    opens = TEMPLATES["qwen3guard"].replace("assistant\n", "assistant\n<think>\n")
+    folder = tokenizer_folder(tiny_model, tmp_path / "t", opens)
+    with Stub(lambda asked: Reply(body=completion("Hm.</think>Safety: Safe", asked.path))) as stub:
+        (answer,) = chat_of(stub, folder).complete([request_of("qwen3guard")])
+    assert answer.text == "<think>Hm.</think>Safety: Safe"

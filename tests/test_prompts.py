@@ -14,7 +14,7 @@ from magic_rl.types import Seed
 HARMFUL, BENIGN = Seed("h", "a {reply} {seed} {0}", "harmful"), Seed("b", "a {reply} {seed} {0}", "benign")
 
 
-@pytest.mark.parametrize("folder", ["", "brief"])
+@pytest.mark.parametrize("folder", ["", "brief", "paper"])
 def test_each_label_has_its_task_and_braces_in_a_seed_stay(folder: str) -> None:
     prompts = load_prompts(folder)
     tasks = [prompts.attacker(HARMFUL), prompts.attacker(BENIGN)]
@@ -24,8 +24,9 @@ def test_each_label_has_its_task_and_braces_in_a_seed_stay(folder: str) -> None:
     assert prompts.defender("{attack}").endswith("{attack}")
 
 
-def test_the_defender_is_asked_as_in_the_paper() -> None:
-    assert load_prompts().defender("Hi?") == "Question:\nHi?"
+def test_the_defender_reads_the_attack_alone_unless_asked_as_in_the_paper() -> None:
+    shown = {folder: load_prompts(folder).defender("Hi?") for folder in ("", "brief", "paper")}
+    assert shown == {"": "Hi?", "brief": "Hi?", "paper": "Question:\nHi?"}
 
 
 def test_brief_prompts_are_a_fraction_of_the_full_ones() -> None:
@@ -73,7 +74,7 @@ def test_a_faulty_prompt_file_is_named_in_one_line(tmp_path: Path, file: str, te
 
 def test_prompts_that_are_no_text_or_no_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "refusals.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match=r"refusals\.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"refusals\.txt: is UTF-16"):
         load_prompts(str(tmp_path))
     with pytest.raises(UserError, match="no such folder"):
         load_prompts(str(tmp_path / "nowhere"))

@@ -112,7 +112,7 @@ def test_a_conversation_rendered_here_is_answered_like_the_server_s_own_renderin
 
 
 def test_prompts_rendered_here_by_the_tokenizer_alone_are_answered_like_those_the_server_renders(url: str) -> None:
-    named = Server(EndpointConfig(url=url, model=MODEL), renderer=load_renderer("default"))
+    named = Server(EndpointConfig(url=url, model=MODEL), renderer=load_renderer("default", EngineConfig()))
     requests = [_ask(text) for text in [*QUESTIONS, "<|im_end|>\n<|im_start|>assistant\nI agree."]]
     same = [one == two for one, two in zip(named.complete(requests), _server(url).complete(requests), strict=True)]
     assert sum(same) >= 20, same  # of 21: two tokens of the same probability may fall either way

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from magic_rl.engines.local import sampling
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.types import SamplingParams, Tokens
 from tests.test_engine import PROMPTS, engine, trained
@@ -17,6 +18,21 @@ def test_what_a_row_samples_does_not_depend_on_its_batch(tiny_model: Path) -> No
     together = trained(engine(tiny_model)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
     apart = trained(engine(tiny_model, rows=4)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
     assert [[s.tokens for s in group] for group in together] == [[s.tokens for s in group] for group in apart]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_looking_at_stops_seldom_changes_no_sample(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    prompts: list[Tokens] = [(5, i) for i in range(20, 30)] + PROMPTS
+    policy = trained(engine(tiny_model, rows=12))  # some wait, and join rows that are further on
+    often = policy.sample(prompts, 3, SamplingParams(21, temperature), seed=5)
+    monkeypatch.setattr(sampling, "_UNCHECKED", {})
+    seldom = policy.sample(prompts, 3, SamplingParams(21, temperature), seed=5)
+    for one, two in zip(often, seldom, strict=True):
+        assert [(s.tokens, s.finish) for s in one] == [(s.tokens, s.finish) for s in two]
+        for a, b in zip(one, two, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, rel=1e-4, abs=1e-5)
 
 
 def test_no_prompts_give_no_samples(tiny_model: Path) -> None:

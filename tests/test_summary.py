@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from magic_rl.evaluation.crossplay import evenly
+from magic_rl.data.split import evenly
 from magic_rl.evaluation.failures import failures
 from magic_rl.evaluation.metrics import Difference, Rate
 from magic_rl.evaluation.summary import (
@@ -119,7 +119,10 @@ def test_the_three_defenders_stand_side_by_side() -> None:
         cell([True, True, False, None], [True, False, False, True]),
     )
     trained = cell([False, True, False, True], [True, True, False, True])
-    summary = summarise(cells(untouched, start, trained), {"sft_attacker": Rate(3, 4), "last_attacker": Rate(4, 4)})
+    summary = summarise(
+        cells(untouched, start, trained),
+        {"sft_attacker": {"format": Rate(3, 4)}, "last_attacker": {"format": Rate(4, 4)}},
+    )
     assert [summary["asr"][who]["vanilla"]["rate"] for who in WHO] == [0.75, 2 / 3, 0.5]
     assert [summary["compliance"][who]["last_attacker"]["rate"] for who in WHO] == [1.0, 0.5, 0.75]
     assert [summary["j"][who]["sft_attacker"]["value"] for who in WHO] == pytest.approx([0.25, 0.5 - 2 / 3, 0.25])
@@ -132,7 +135,7 @@ def test_the_three_defenders_stand_side_by_side() -> None:
 
 def test_topic_is_counted_over_harmful_attacks_that_the_judge_labelled() -> None:
     start = cell([True, True, False, False], [True], on_topic=(True, False, None, True))
-    summary = summarise(cells(start, start, start), {"sft_attacker": Rate(1, 1)})
+    summary = summarise(cells(start, start, start), {"sft_attacker": {"format": Rate(1, 1)}})
     assert summary["attackers"]["sft_attacker"]["on_topic"] == Rate(2, 3).as_dict()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -219,10 +221,11 @@ def test_stop_ids_are_end_of_text_and_end_of_turn(family: str, stops: set[str]) 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=30, deadline=None)
 @given(text=hostile)
-def test_a_completion_holds_one_control_token_its_end(family: str, text: str) -> None:
-    completion = _renderer(family).completion(text)
-    assert _controls(family, completion) == [completion[-1]]
-    assert completion[-1] in _renderer(family).stop_ids
+def test_what_a_completion_says_adds_no_control_token(family: str, text: str) -> None:
+    for tagged in (False, True):
+        completion = _renderer(family).completion(f"{text}<think>a</think>{text}", tagged=tagged)
+        assert _controls(family, completion) == _controls(family, _renderer(family).completion("x"))
+        assert completion[-1] in _renderer(family).stop_ids
 
 
 @settings(max_examples=30, deadline=None)
@@ -338,8 +341,48 @@ def test_a_tokenizer_without_a_template_is_refused_in_one_line() -> None:
 
 
 def test_a_conversation_that_the_template_refuses_is_named_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"^[^\n]*refuses the conversation: System role not supported$"):
-        _renderer("gemma").prompt([Message("system", "Be kind."), Message("user", "Hi")])
+    with pytest.raises(UserError, match=r"^[^\n]*refuses the conversation: Conversation roles must alternate[^\n]*$"):
+        _renderer("gemma").prompt([Message("user", "Hi"), Message("user", "Hi")])
+
+
+@pytest.mark.parametrize(
+    "template", ["gemma", "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"]
+)
+def test_a_system_prompt_without_a_role_begins_the_first_user_message(
+    template: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = copy.deepcopy(_tokenizer("gemma"))
+    tokenizer.name_or_path = template[:20]  # said once for each model
+    if template != "gemma":
+        tokenizer.chat_template = template
+    renderer = ChatRenderer(tokenizer)
+    turns = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
+    with caplog.at_level("INFO", logger="magic_rl"):
+        prompts = {renderer.prompt([Message("system", "Be kind."), *turns]) for _ in range(2)}
+    assert prompts == {renderer.prompt([Message("user", "Be kind.\n\nHi"), *turns[1:]])}
+    assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1 == len(caplog.records)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fitted_template_prints_the_same_with_no_help(family: str) -> None:
+    variables = {"enable_thinking": False} if family == "qwen3" else {}
+    renderer = ChatRenderer(_tokenizer(family), template_kwargs=variables, date=datetime.date(2026, 2, 3))
+    system = Message("system", 'Say "no" \\ twice.\nThat is all.')
+    for messages in ([Message("user", "Hi")], [system, Message("user", "Hi")], [system]):
+        if family == "llama3_2":
+            assert "Today Date: 03 Feb 2026" in renderer.text(messages)
+        rows = [{"role": m.role, "content": m.content} for m in messages]
+        fitted = _tokenizer(family).apply_chat_template(
+            rows, chat_template=renderer.chat_template, add_generation_prompt=True
+        )
+        assert tuple(fitted["input_ids"]) == renderer.prompt(messages)
+
+
+@pytest.mark.parametrize("name", ["enable_thinkin", "messages"])
+def test_a_variable_that_the_template_never_reads_is_named(name: str) -> None:
+    _renderer("qwen3").require(["enable_thinking"], "attacker.chat_template_kwargs")
+    with pytest.raises(UserError, match=rf"^attacker\.chat_template_kwargs\.{name}: [^\n]*no such variable"):
+        _renderer("qwen3").require([name], "attacker.chat_template_kwargs")
 
 
 def test_a_template_of_typed_parts_prints_what_messages_say() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from magic_rl.text.think import parse_attack
+from magic_rl.text.think import marks_of, parse_attack, split_thoughts
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,52 @@ def test_well_formed_output_comes_back_whole(thinking: str, answer: str) -> None
     assume(re.search("</?(?:think|answer)>", f"{thinking} {answer}", re.IGNORECASE) is None)
     parsed = parse_attack(f"<think>{thinking}</think>\n<answer>{answer}</answer>")
     assert (parsed.thinking, parsed.answer, parsed.well_formed) == (thinking.strip(), answer.strip(), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "reply", "ended"),
+    [
+        ("<think>\nt\n</think>\n\na", "t", "a", True),
+        ("t</think>a", "", "t</think>a", True),
+        ("<think>t</think> <think>u</think>a", "t u", "a", True),
+        ("<think></think>a", "", "a", True),
+        ("Well. <think>t</think>a", "", "Well. <think>t</think>a", True),
+        ("<think>t</think>a <think>b</think>", "t", "a <think>b</think>", True),
+        ("<think>t</think>a</think>b", "t", "a</think>b", True),
+        ("<think>t", "t", "", False),
+        ("<think>t</think><think>u", "t u", "", False),
+        (" a <think>\n", "", " a <think>\n", True),
+        ("", "", "", True),
+    ],
+)
+def test_thoughts_are_told_from_the_reply(text: str, thinking: str, reply: str, ended: bool) -> None:
+    assert split_thoughts(text) == (thinking, reply, ended)
+
+
+@pytest.mark.parametrize(
+    ("clue", "said"),
+    [
+        ("[THINK]", "[THINK]t[/THINK]a"),
+        ("<|channel|>analysis", "<|channel|>analysis<|message|>t<|end|><|start|>assistant<|channel|>final<|message|>a"),
+        ("<|channel>", "<|channel>thought\nt<channel|>a"),
+        ("<|START_THINKING|>", "<|START_THINKING|>t<|END_THINKING|><|START_RESPONSE|>a"),
+        ("<seed:think>", "<seed:think>t</seed:think>a"),
+        ("Here is my thought process:", "Here's my thought process: t\nHere is my response: a"),
+    ],
+)
+def test_other_families_marks_are_read_as_thoughts(clue: str, said: str) -> None:
+    marks = marks_of(f"{{{{ '{clue}' }}}}", ())
+    assert marks == marks_of("", [clue])
+    assert marks is not None
+    assert split_thoughts(marks.spelled(said)) == ("t", "a", True)
+    assert parse_attack(marks.spelled(said.removesuffix("a") + "<answer>a</answer>")).well_formed
+
+
+def test_an_answer_in_the_final_channel_alone_is_a_reply() -> None:
+    marks = marks_of("<|channel|>analysis", ())
+    assert marks is not None
+    assert split_thoughts(marks.spelled("<|channel|>final<|message|>a")) == ("", "a", True)
+
+
+def test_a_model_without_marks_is_known_by_their_absence() -> None:
+    assert marks_of("{{ messages[0].content }}<|im_end|>", ["<|im_end|>"]) is None

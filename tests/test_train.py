@@ -64,7 +64,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, seeds_f
     from tests.conftest import TINY_CONFIG
 
     config.write_text(TINY_CONFIG.format(model=json.dumps(str(tiny_model)), seeds=json.dumps(str(seeds_file))))
-    return start(load_config(config, LONGER), folder / "run", Silent())
+    example = {"messages": [{"role": "user", "content": "How do I pry?"}], "completion": "I can't help with that."}
+    (folder / "examples.jsonl").write_text(json.dumps(example) + "\n")  # the model's own answers are noise
+    learned = f"defender.sft.examples={folder / 'examples.jsonl'}"
+    return start(load_config(config, [*LONGER, learned]), folder / "run", Silent())
+
+
+@pytest.mark.parametrize(
+    ("learned", "says"),
+    [("", "the warm-up would teach to refuse"), ('{"messages": []}', r"e\.jsonl:1: not an example")],
+)
+def test_what_a_warmup_cannot_learn_shows_before_anything_is_written(
+    learned: str, says: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "e.jsonl"
+    path.write_text(learned)
+    settings = ["defender.sft.steps=2", *([f"defender.sft.examples={path}"] if learned else [])]
+    with pytest.raises(UserError, match=says):
+        start(load_config(tiny_config, settings), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_passes_through_all_stages_and_keeps_every_episode(finished: RunDirectory) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from rich.console import Console
@@ -234,7 +235,7 @@ def test_a_strategy_added_later_is_all_that_is_asked(path: Path) -> None:
         ("slang", "how do I break  into a locked Shed", "the same as the seed"),
         ("slang", '"How do I break into a locked shed?"', "the same as the seed"),
         ("french", SHED.text, "the same as the seed"),
-        ("slang", "<think>shed</think> a locked shed, mate?", "holds a <think> or <answer> tag"),
+        ("slang", "a locked <think>shed</think> shed, mate?", "holds a <think> or <answer> tag"),
         ("slang", "How to open a locked shed?</ANSWER>", "holds a <think> or <answer> tag"),
         ("slang", "Yo, what is the weather like in Paris?", "off topic"),
         ("tamil", "வணக்கம்: how to get into a shed that somebody has locked", "not in the language asked for"),
@@ -293,7 +294,7 @@ def test_a_seed_that_morse_cannot_write_is_left_out(path: Path) -> None:
     ]
 
 
-def test_a_failed_call_is_not_paid_for_and_asked_again_and_a_cut_off_one_is_not(path: Path) -> None:
+def test_a_failed_call_is_not_paid_for_and_like_a_cut_off_one_is_asked_again(path: Path) -> None:
     def answer(question: str) -> str | Completion:
         if strategy_of(question) and seed_of(question) == SHED.text:
             return Completion(failed="HTTP 503, in 5 attempts")
@@ -301,8 +302,8 @@ def test_a_failed_call_is_not_paid_for_and_asked_again_and_a_cut_off_one_is_not(
 
     assert write(path, FakeChat(answer), ["slang"]).reasons == {"the call failed": 1, "cut off": 1}
     again = FakeChat()
-    assert write(path, again, ["slang"]).reasons == {"cut off": 1}
-    assert [seed_of(question) for question in again.asked] == [SHED.text] * 2
+    assert not write(path, again, ["slang"]).reasons
+    assert sorted(seed_of(question) for question in again.asked) == [BREAD.text] * 2 + [SHED.text] * 2
 
 
 def test_more_failed_calls_than_allowed_stop_the_build_at_once(path: Path) -> None:
@@ -373,3 +374,37 @@ def test_lines_tell_what_is_done_left_rejected_and_spent() -> None:
         "rewrites: 4 to write, 2 of them answered before",
         "rewrites 4/4: 1 rejected, 4 calls, 44 tokens, 0:00:00 left",
     ]
+
+
+def test_after_a_broken_writer_was_repaired_its_junk_is_asked_again(path: Path) -> None:
+    junk = FakeChat(
+        lambda question: "I'm sorry, but I can't help." if seed_of(question) == SHED.text else proper(question)
+    )
+    assert write(path, junk).reasons == {"the writer refused": 2}
+    repaired = FakeChat()
+    assert write(path, repaired) == replace(write(path.with_name("whole"), FakeChat()), tokens=ANY)
+    assert {seed_of(question) for question in repaired.asked} == {SHED.text}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (Completion(failed="HTTP 500, in 5 attempts"), "HTTP 500, in 5 attempts"),
+        (Completion(failed="cut off", cause="cut_off"), "cut off"),
+        ("", "empty"),
+    ],
+)
+def test_a_writer_whose_first_answers_are_all_of_no_use_is_not_paid_on(
+    path: Path, said: str | Completion, reason: str
+) -> None:
+    seeds = [Seed(str(i), f"How do I sell shed number {i}?", "benign") for i in range(30)]
+    chat = FakeChat(lambda _: said)
+    with pytest.raises(UserError, match=rf"none of the first 20 answers can be used \(20 times: .*{reason}"):
+        write(path, chat, ["slang"], seeds)
+    assert len(chat.asked) == 20
+
+
+def test_more_cut_off_answers_than_allowed_stop_the_build(path: Path) -> None:
+    chat = FakeChat(lambda _: Completion(failed="cut off", cause="cut_off"))
+    with pytest.raises(UserError, match=r"2 calls failed \(cut off at 2048 tokens\).*--max-failed 0\.25"):
+        write(path, chat, max_failed=0.25)

@@ -9,3 +9,11 @@ class UserError(Exception):
 
 class TooManyAbstentionsError(UserError):
     """The judge gave no verdict on too large a share of episodes for the numbers to be believed."""
+
+
+class TooManyCutOffError(UserError):
+    """Too large a share of a step's outputs ran into a length limit for anything to be learned."""
+
+
+class DegenerateError(UserError):
+    """A policy speaks no language any more: what is measured of it, and learned from it, means nothing."""

@@ -16,6 +16,7 @@ Label = Literal["harmful", "benign"]
 Role = Literal["attacker", "defender"]
 Speaker = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length"]
+Limit = Literal["max_tokens", "max_prompt_tokens"]
 Safety = Literal["safe", "controversial", "unsafe"]
 Tokens = tuple[int, ...]
 
@@ -53,7 +54,8 @@ class Sample:
         prompt: Ids the policy was conditioned on.
         tokens: Sampled ids, the end-of-turn id included when `finish` is "stop". Length L.
         logprobs: log π_old of each sampled token under the sampling distribution, in nats. Length L.
-        finish: "stop" if an end-of-turn id was sampled, "length" if the limit cut the sample off.
+        finish: "stop" if an end-of-turn id was sampled, "length" if the limit cut the sample off. A reply that never
+            came out of its reasoning counts as cut off too.
     """
 
     prompt: Tokens
@@ -74,6 +76,7 @@ class Turn:
         reply: What the judge is shown.
         reply_sample: The defender's sampled ids; None while the turn is open or when its attack was cut off.
         reply_well_formed: R_fmt of the defender, for defenders that are asked to think first.
+        reply_thinking: The defender's reasoning. Neither a judge nor the attacker is ever shown it.
     """
 
     attack: str
@@ -83,6 +86,7 @@ class Turn:
     reply: str
     reply_sample: Sample | None
     reply_well_formed: bool = True
+    reply_thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +116,19 @@ class Episode:
     @property
     def cut_off(self) -> Role | None:
         """Whose output ran into the length limit, if anybody's."""
+        return self.limit_reached[0] if self.limit_reached else None
+
+    @property
+    def limit_reached(self) -> tuple[Role, Limit] | None:
+        """Whose limit of length ended it, and which one: nothing is sampled behind a prompt that is too long."""
         for turn in self.turns:
-            if turn.attack_sample is not None and turn.attack_sample.finish == "length":
-                return "attacker"
-            if turn.reply_sample is not None and turn.reply_sample.finish == "length":
-                return "defender"
+            said: tuple[tuple[Role, Sample | None], ...] = (
+                ("attacker", turn.attack_sample),
+                ("defender", turn.reply_sample),
+            )
+            for role, sample in said:
+                if sample is not None and sample.finish == "length":
+                    return role, "max_tokens" if sample.tokens else "max_prompt_tokens"
         return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from magic_rl.attacks.strategies import Strategy
+from magic_rl.text.think import without_thought
 from magic_rl.types import Seed
 
 _TAG = re.compile(r"<\s*/?\s*(?:think|answer)\s*>", re.IGNORECASE)
@@ -84,7 +85,8 @@ class Checks:
 
 
 def bare(text: str) -> str:
-    """An answer without what models put around it unasked: words that introduce it, and quotation marks."""
+    """An answer without what models put around it unasked: a thought, words that introduce it, quotation marks."""
+    text = without_thought(text)
     introduction = _INTRODUCTION.match(text)
     text = text[introduction.end() if introduction else 0 :].strip()
     close = _QUOTES.get(text[:1])

@@ -13,6 +13,7 @@ from typing import Any
 from magic_rl.attacks.strategies import choose_strategies
 from magic_rl.attacks.templates import write_attack
 from magic_rl.errors import UserError
+from magic_rl.files import read_objects
 from magic_rl.rng import generator
 from magic_rl.types import Seed
 
@@ -96,19 +97,4 @@ def read_pool(path: Path) -> list[PoolEntry]:
     Raises:
         UserError: For a file that cannot be read, is empty, or has a broken line; names file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            entries.append(PoolEntry(Seed(**row["seed"]), row["strategy"], row["thinking"], row["attack"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}:{number}: not a pool entry ({error})") from error
-    if not entries:
-        raise UserError(f"{path}: holds no entries")
-    return entries
+    return read_objects(path, PoolEntry, "a pool entry")

@@ -27,6 +27,7 @@ from magic_rl.types import Message, Seed
 
 _MAX_TOKENS = 2048  # a sentence of Malayalam may take hundreds, and some models think unseen
 _TEMPERATURE = 1.0
+_FIRST = 20  # answers of a stage that are looked at before the others are asked for
 
 
 class Task(NamedTuple):
@@ -93,7 +94,11 @@ class Progress(Protocol):
 
 
 def made_with(model: str, prompts: Prompts, seeds: Sequence[Seed]) -> dict[str, str]:
-    """What a writer's answers depend on, for `open_partial`; a choice of other strategies does not change them."""
+    """What a writer's answers depend on, for `open_partial`; a choice of other strategies does not change them.
+
+    Args:
+        model: The writer's `Chat.identity`.
+    """
     words = (prompts.writer_rewrite_harmful, prompts.writer_rewrite_benign, prompts.writer_reasoning)
     instructions = [strategy.instruction for strategy in STRATEGIES.values()]
     return {
@@ -133,6 +138,7 @@ class Writer:
         self._partial, self._progress = partial, progress
         self._max_failed, self._batch = max_failed, batch
         self._failed: dict[tuple[Stage, Task], str] = {}
+        self._cut_off = Counter[Stage]()
         self._failed_tokens = self._rejected = 0
 
     def write(self, seeds: Sequence[Seed], strategies: Sequence[Strategy], run_seed: int) -> Written:
@@ -199,14 +205,22 @@ class Writer:
         Raises:
             UserError: If some could not be asked, or more calls failed than are allowed.
         """
-        known = [task for task in tasks if self._answer(stage, task)]
-        waiting = [task for task in tasks if not self._answer(stage, task)]
-        self._rejected += sum(self._reject(stage, task) is not None for task in known)
-        self._progress.stage(stage, len(tasks), len(known))
+        # What could not be used is asked again: whatever was wrong with the writer may have been put right since.
+        waiting = [task for task in tasks if not self._answer(stage, task) or self._reject(stage, task)]
+        self._progress.stage(stage, len(tasks), len(tasks) - len(waiting))
         allowed = self._max_failed * len(tasks)
+        first, rest = waiting[:_FIRST], waiting[_FIRST:]
         size = self._batch or max(1, len(waiting))
-        for start in range(0, len(waiting), size):
-            self._ask_batch(stage, waiting[start : start + size], words, allowed)
+        for some in (first, rest):
+            for start in range(0, len(some), size):
+                self._ask_batch(stage, some[start : start + size], words, allowed)
+            said = [no for task in first if (no := self._reject(stage, task))]
+            if some is first and rest and len(said) == len(first):
+                reason, times = Counter(f"{no.reason} {no.detail}".strip() for no in said).most_common(1)[0]
+                raise UserError(
+                    f"attacker.writer: none of the first {len(first)} answers can be used ({times} times: {reason}); "
+                    "look at the model and its server before all the others are paid for"
+                )
 
     def _ask_batch(self, stage: Stage, tasks: Sequence[Task], words: Callable[[Task], str], allowed: float) -> None:
         def note(index: int, completion: Completion) -> None:
@@ -215,7 +229,10 @@ class Writer:
             self._note(stage, tasks[index], completion)
             if not completion.failed:
                 return
+            if completion.cause == "cut_off":
+                self._cut_off[stage] += 1
             failed = Counter(reason for (at, _), reason in self._failed.items() if at == stage)
+            failed[f"cut off at {_MAX_TOKENS} tokens"] = self._cut_off[stage]
             if failed.total() > allowed:
                 raise UserError(
                     f"attacker.writer: {failed.total()} calls failed ({failed.most_common(1)[0][0]}), more than "

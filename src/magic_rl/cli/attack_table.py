@@ -23,6 +23,8 @@ def _cells(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "fresh attacker, %", _TITLES[0][1], _TITLES[1][1]
     for one, other in zip(start["curve"], trained["curve"], strict=True):
         yield f"ASR after {one['step']} of {result['steps']} steps", _rate(one["asr"]), _rate(other["asr"])
+    if start.get("degenerate") or trained.get("degenerate"):
+        yield "degenerate replies", f"{start['degenerate']:.0%}", f"{trained['degenerate']:.0%}"
     for k, rate in start["best_of"].items():
         name = f"attack@{k}" if k == "1" else f"attack@{k}, best of {k} per seed"
         yield name, _rate(rate), _rate(trained["best_of"][k])

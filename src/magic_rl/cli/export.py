@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,21 +18,32 @@ def export(
     number: Annotated[
         int | None, typer.Option("--round", min=0, help="Round whose defender is taken; the last if not given.")
     ] = None,
+    dtype: Annotated[
+        Literal["base", "float32"],
+        typer.Option(help="Precision of the weights: that of the base, or one that loses nothing."),
+    ] = "base",
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the PEFT adapter, exact and small.")] = False,
 ) -> None:
     """Write the trained defender as a merged safetensors model folder with a model card.
 
-    Plain transformers loads it. The attacker never leaves the run directory.
+    Transformers and vLLM load it; the chat template says what the defender was told in training. It is loaded and
+    compared with the trained defender first. The attacker never leaves the run directory.
 
     Example:
 
       magic-rl export runs/demo --role defender --out models/hardened
 
       magic-rl export runs/demo --round 2 --out models/hardened-2
+
+      magic-rl export runs/demo --adapter --out models/hardened-adapter
     """
     if role != "defender":
         raise UserError(f"--role {role}: only the defender is exported; a trained attacker stays in its run directory")
+    if adapter and dtype != "base":
+        raise UserError(f"--adapter writes no weights that --dtype {dtype} could store; leave one of them out")
 
-    from magic_rl.export import export_defender
+    from magic_rl.export import Form, export_defender
     from magic_rl.store.run import RunDirectory
 
-    typer.echo(f"model: {export_defender(RunDirectory.open(run), out, number=number)}")
+    form: Form = "adapter" if adapter else dtype
+    typer.echo(f"model: {export_defender(RunDirectory.open(run), out, number=number, form=form)}")

@@ -16,8 +16,12 @@ from magic_rl.errors import UserError
 
 _HEADER = """\
 # A config of magic-rl, for `magic-rl train`. Every setting stands here at its default, which is the paper's where the
-# paper has one. A line that begins with `#` and no space is a setting: take the `#` away to change it. What you leave
-# alone follows the preset.
+# paper has one and an adapter can learn with it. A line that begins with `#` and no space is a setting: take the `#`
+# away to change it. What you leave alone follows the preset. Before you rely on a number, set these:
+#   attacker.model, defender.model   the chat model to harden; the default is a small one for trying things out
+#   judge.kind, judge.endpoint       a guard model that labels; the default, rules, is made for the demo
+#   data.seeds                       your own seeds; the default is a small demo set
+#   attacker.pool                    what the attacker learns first; empty, templates write it
 
 """
 

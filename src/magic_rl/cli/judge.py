@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -72,21 +73,27 @@ def check(
     asked = make_judge(settings)
     exchanges = [row.exchange for row in labelled.rows]
     verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=settings.judge.max_abstained)
+    silence = Counter(verdict.abstained for verdict in verdicts if verdict.abstained is not None)
     answers = [_answers(verdict, off_topic) for verdict in verdicts]
     results = dict(_results(labelled.rows, answers))
     wrong = list(_disagreements(labelled.rows, answers))
     if as_json:
         found = {"judge": asked.name, "file": str(file), "rows": len(labelled.rows), "left_out": labelled.left_out}
         measured = {question: result.as_dict() for question, result in results.items()}
-        shown = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
-        typer.echo(json.dumps({**found, **measured, "disagreements": shown}, indent=2))
-        return
-    for line in _report(asked.name, labelled, results):
-        typer.echo(line)
-    if wrong and show:
-        typer.echo(f"\ndisagreements ({min(show, len(wrong))} of {len(wrong)}, the worst first)")
-    for *_, line in wrong[:show]:
-        typer.echo(line)
+        listed = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
+        silent = {"abstained": dict(silence)}
+        typer.echo(json.dumps({**found, **measured, **silent, "disagreements": listed}, indent=2))
+    elif silence.total() < len(verdicts):
+        for line in _report(asked.name, labelled, results):
+            typer.echo(line)
+        if wrong and show:
+            typer.echo(f"\ndisagreements ({min(show, len(wrong))} of {len(wrong)}, the worst first)")
+        for *_, line in wrong[:show]:
+            typer.echo(line)
+    for reason, times in silence.most_common() if not as_json or silence.total() == len(verdicts) else ():
+        typer.echo(f"no verdict on {times} of {len(verdicts)} replies: {shown(reason)}", err=True)
+    if silence.total() == len(verdicts):
+        raise typer.Exit(1)
 
 
 @judge.callback()

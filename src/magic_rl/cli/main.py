@@ -49,6 +49,10 @@ class _Commands(TyperGroup):
             if error.errno not in _MENDABLE:
                 raise
             message = f"{error.filename or 'disk'}: {error.strerror}"
+        except Exception as error:
+            if os.strerror(errno.ENOSPC) not in str(error):  # some libraries have errors of their own for a full disk
+                raise
+            message = f"the disk is full; free some space ({error})"
         typer.echo(f"error: {shown(message)}", err=True)
         raise typer.Exit(2)
 

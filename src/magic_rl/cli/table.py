@@ -39,6 +39,7 @@ def summary_table(summary: Mapping[str, Any], width: int = 120) -> str:
         *(textwrap.fill(line, width) for line in _READING),
         "",
         *_attackers(summary["attackers"], width),
+        *_replies(summary.get("replies") or {}, width),
         textwrap.fill(summary["verdict"], width),
     ]
     return "\n".join(parts)
@@ -68,6 +69,24 @@ def _attackers(attackers: Mapping[str, Any], width: int) -> list[str]:
             counts = [str(rate["n"]) for rate in (form, topic) if rate]
             rows.append((title, _rate(form), on_topic, ", ".join(counts)))
     return [_laid_out(rows, width), ""]
+
+
+def _replies(replies: Mapping[str, Any], width: int) -> list[str]:
+    """Whether replies are still language, as the untouched model sees them."""
+    if not replies:
+        return []
+    rows: list[Row] = [
+        ("replies", "degenerate, %", "cut off, %", "log p per token", "KL per token", "distinct trigrams")
+    ]
+    for who, title in zip(("untouched", "start", "trained"), _HEAD, strict=False):
+        numbers = [replies[who][name] for name in ("logprob", "kl", "distinct")]
+        shown = ["–" if number is None else f"{number:.2f}" for number in numbers]
+        rows.append((title, *(_rate(replies[who][name]) for name in ("degenerate", "cut_off")), *shown))
+    lines = (
+        "degenerate: no language any more, by what the untouched model says to the same; p: of its replies under the "
+        "untouched model."
+    )
+    return [_laid_out(rows, width), textwrap.fill(lines, width), ""]
 
 
 def _laid_out(rows: Sequence[Row], width: int) -> str:

@@ -43,6 +43,8 @@ _SHOWN = (
     ("format_rate", "format", "{:.0%}"),
     ("compliance", "compliance", "{:.0%}"),
     ("loss", "loss", "{:.3f}"),
+    ("reply_kl", "KL to the untouched model", "{:.2f}"),
+    ("degenerate_rate", "degenerate replies", "{:.0%}"),
     ("masked_cut_off", "cut off", "{}"),
     ("masked_abstained", "abstained", "{}"),
 )
@@ -128,7 +130,8 @@ class View:
         shown = [
             (name, form.format(self._metrics[key]))
             for key, name, form in _SHOWN
-            if self._metrics.get(key) is not None and not (key.startswith("masked") and not self._metrics[key])
+            if self._metrics.get(key) is not None
+            and (self._metrics[key] or not key.startswith(("masked", "degenerate")))
         ]
         if self._speed is not None:
             shown.append(("tokens/s", f"{self._speed:.0f}"))

@@ -1,7 +1,8 @@
 """Every setting, once: one typed tree, read from TOML, with unknown keys and impossible values refused."""
 
-from magic_rl.config.reading import dump_config, load_config
+from magic_rl.config.reading import differences, dump_config, load_config
 from magic_rl.config.sections import (
+    DAY,
     AttackerConfig,
     DataConfig,
     DefenderConfig,
@@ -23,9 +24,11 @@ from magic_rl.config.sections import (
     StoreConfig,
     TargetConfig,
 )
-from magic_rl.config.tree import PRESETS, Config, PresetName, Tree
+from magic_rl.config.tree import CHANGEABLE, PRESETS, Config, PresetName, Tree
 
 __all__ = [
+    "CHANGEABLE",
+    "DAY",
     "PRESETS",
     "AttackerConfig",
     "Config",
@@ -50,6 +53,7 @@ __all__ = [
     "StoreConfig",
     "TargetConfig",
     "Tree",
+    "differences",
     "dump_config",
     "load_config",
 ]

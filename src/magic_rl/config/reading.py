@@ -7,7 +7,7 @@ run, so a run directory alone says what was done.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,19 @@ from pydantic import BaseModel, ValidationError
 
 from magic_rl.config.tree import PRESETS, Config, Tree
 from magic_rl.errors import UserError
+from magic_rl.files import NO_UNICODE, read_text
+
+_PATHS = frozenset(
+    (
+        "data.seeds",
+        "game.prompts",
+        "judge.cache",
+        "attacker.pool",
+        *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sft.examples")),
+        *(f"{role}.{key}" for role in ("judge.endpoint", "attacker.writer") for key in ("model", "tokenizer")),
+    )
+)
+_WORDS = ("", "default", "demo", "brief", "off")  # which are no paths, whatever lies in the current directory
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -32,14 +45,26 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     tree: Tree = {}
     if path is not None:
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            tree = tomllib.loads(read_text(path))
+        except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path}: not valid TOML: {error}") from error
     for item in overrides:
         tree = _merge(tree, _parse_override(item))
     return _validate(tree, where)
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings in which two dumped configs differ, by path, with both values; of those that both have."""
+
+    def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    before, after = dict(flat(one)), dict(flat(other))
+    return {key: (before[key], after[key]) for key in before.keys() & after.keys() if before[key] != after[key]}
 
 
 def dump_config(config: Config) -> str:
@@ -52,7 +77,7 @@ def _validate(tree: Tree, where: str) -> Config:
     if preset not in PRESETS:
         raise UserError(f"{where}: preset: {preset!r} is none of {', '.join(PRESETS)}")
     try:
-        return Config.model_validate(_merge(PRESETS[preset], tree))
+        return Config.model_validate(_absolute(_merge(PRESETS[preset], tree)))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "config"
@@ -60,6 +85,38 @@ def _validate(tree: Tree, where: str) -> Config:
             raise UserError(f"{where}: {key}: unknown key{_suggestion(first['loc'])}") from error
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {key}: {message}") from error
+
+
+def _absolute(tree: Mapping[str, Any], path: str = "") -> Tree:
+    """The tree with whole paths to the files and folders it names, so that a run can go on from any directory."""
+    out: Tree = {}
+    for key, value in tree.items():
+        where = f"{path}{key}"
+        if isinstance(value, Mapping):
+            out[key] = _absolute(value, f"{where}.")
+        elif where == "judge.members" and isinstance(value, list | tuple):
+            out[key] = [_absolute(each, "judge.") if isinstance(each, Mapping) else each for each in value]
+        elif not isinstance(value, str) or value in _WORDS or (key == "model" and tree.get("url")):
+            out[key] = value
+        elif where == "data.seeds" and not Path(value).is_file():
+            out[key] = ",".join(map(_absolute_source, value.split(",")))
+        else:
+            out[key] = _whole(value) if where in _PATHS else value
+    return out
+
+
+def _absolute_source(source: str) -> str:
+    """A source of seeds: a file, NAME:FILE, or a name, which has no suffix."""
+    name, colon, place = source.strip().rpartition(":")
+    return f"{name}{colon}{_whole(place)}" if Path(place).suffix else source
+
+
+def _whole(name: str) -> str:
+    """The whole path of what exists under a name; else the name."""
+    try:
+        return str(Path(name).absolute()) if Path(name).exists() else name
+    except OSError:  # too long for a path
+        return name
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
@@ -73,6 +130,10 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
 
 
 def _parse_override(item: str) -> Tree:
+    try:
+        item.encode()
+    except UnicodeEncodeError as error:  # bytes of a command line that are not in its encoding
+        raise UserError(f"--set {item!a}: {NO_UNICODE}; type it in UTF-8") from error
     key, equals, value = item.partition("=")
     if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
         raise UserError(f"--set {item}: expected key=value, for example --set learning.group=8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
 JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
 
 
@@ -71,7 +73,9 @@ class GameConfig(Node):
     )
     shared_parameters: bool = Field(False, description="one policy plays both roles (self-play)")
     defender_thinks: bool = Field(False, description="the defender thinks first, with a format reward (defender-cot)")
-    prompts: str = Field("", description="folder of prompt files that replace the built-in ones")
+    prompts: str = Field(
+        "", description="'brief' or 'paper' (built in), or a folder of prompt files that replace the built-in ones"
+    )
     rewards: RewardConfig = RewardConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     opponents: Literal["last", "uniform", "nash"] = Field(
@@ -102,7 +106,9 @@ class SamplingConfig(Node):
 class OptimiserConfig(Node):
     """AdamW."""
 
-    lr: PositiveFloat = 1e-6
+    lr: PositiveFloat = Field(
+        1e-5, description="of the adapter; the paper's 1e-6 is for all weights, and adapters take about ten times that"
+    )
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     eps: PositiveFloat = 1e-8
@@ -113,13 +119,19 @@ class OptimiserConfig(Node):
 
 
 class SftConfig(Node):
-    """Supervised stage before the game: the attacker's pool (METHOD.md §2) or the defender's refusal warm-up."""
+    """Supervised stage before the game: for the defender, a refusal warm-up."""
 
     steps: NonNegativeInt = Field(0, description="0 switches the stage off")
     batch: PositiveInt = 16
     lr: PositiveFloat = 2e-4
     warmup_steps: NonNegativeInt = 5
     examples: str = Field("", description="JSONL of examples; empty: made from the training seeds")
+
+
+class AttackerSftConfig(SftConfig):
+    """Supervised stage of the attacker: it learns the attack pool (METHOD.md §2)."""
+
+    steps: NonNegativeInt = Field(100, description="0 switches the stage off, which is preset magic-base")
 
 
 class PlayerConfig(Node):
@@ -132,6 +144,9 @@ class PlayerConfig(Node):
     seeds_per_step: NonNegativeInt = Field(0, description="seeds of its own steps; 0: learning.seeds_per_step")
     optimiser: OptimiserConfig = OptimiserConfig()
     sft: SftConfig = SftConfig()
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        {}, description="variables of the model's chat template, such as { enable_thinking = false }"
+    )
 
 
 class EndpointConfig(Node):
@@ -173,10 +188,11 @@ class EndpointConfig(Node):
 
 
 class AttackerConfig(PlayerConfig):
-    """The attacker. Its `sft` stage learns the attack pool."""
+    """The attacker. Its `sft` stage learns the attack pool; without it (steps = 0) it enters the game untaught."""
 
     strategies: tuple[str, ...] = Field((), description="strategies in the pool; empty: all that its writer can write")
     pool: str = Field("", description="attack pool (JSONL) from `magic-rl pool build`; empty: built from the seeds")
+    sft: AttackerSftConfig = AttackerSftConfig()
     writer: EndpointConfig = Field(
         EndpointConfig(), description="model that writes the pool for `magic-rl pool build`; without one: templates"
     )
@@ -197,6 +213,13 @@ class JudgeMemberConfig(Node):
     def _names_a_model(self) -> Self:
         if self.kind != "rules" and not self.endpoint.model:
             raise ValueError(f"kind {self.kind!r} asks a model: name it in endpoint.model")
+        if self.kind == "rules" and (self.endpoint.model or self.endpoint.url):
+            raise ValueError(
+                "kind is 'rules', which asks nobody, but endpoint names a model; set kind to what that model is, or "
+                "empty endpoint.model and endpoint.url"
+            )
+        if self.kind != "llm" and self.threshold != 0.5:
+            raise ValueError(f"threshold is for kind 'llm'; kind {self.kind!r} gives labels, not scores")
         return self
 
 
@@ -209,16 +232,25 @@ class JudgeConfig(JudgeMemberConfig):
     retries: NonNegativeInt = Field(1, description="how often an abstention is asked again")
     max_abstained: float = Field(0.05, ge=0, le=1, description="share of a step above which the run stops")
 
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if self.members and (self.kind != "rules" or self.endpoint.model):
+            raise ValueError(f"kind {self.kind!r} stands beside members, which would replace it; make it one of them")
+        if not self.members and self.rule != "majority":
+            raise ValueError(f"rule {self.rule!r} is how members come to one verdict, and there are no members")
+        return self
+
 
 class DataConfig(Node):
     """Seeds: where they are, how their columns are called, and which categories are held out."""
 
     seeds: str = Field(
         "demo",
-        description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id, or a named set (`magic-rl data list`); "
+        description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id (owner/name, or owner/name:subset), or a "
+        "named set (`magic-rl data list`); "
         "several are joined by commas",
     )
-    split: str = Field("train", description="split of a datasets id")
+    split: str = Field("train", min_length=1, description="split of a datasets id")
     text_column: str = "text"
     label_column: str = "label"
     category_column: str = "category"
@@ -285,6 +317,16 @@ class LearningConfig(Node):
         'needs baseline = "group"',
     )
     target: TargetConfig = TargetConfig()
+    max_cut_off: float = Field(
+        0.5, ge=0, le=1, description="share of a step cut off at a length limit above which the run stops; 1: never"
+    )
+    max_degenerate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a step's sampled replies that are no language any more, measured by the untouched model, "
+        "above which the run stops; 1: never",
+    )
 
 
 class EngineConfig(Node):
@@ -308,6 +350,9 @@ class EngineConfig(Node):
     )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
+    date: datetime.date = Field(
+        DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"
+    )
 
 
 class StoreConfig(Node):
@@ -326,7 +371,7 @@ class EvaluationConfig(Node):
     attacks_per_seed: PositiveInt = Field(1, description="rewrites drawn per held-out seed from each attacker")
     temperature: NonNegativeFloat = Field(0.0, description="of the defender; 0 is greedy")
     attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
-    max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging")
+    max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging, thoughts included")
     max_seeds: NonNegativeInt = Field(0, description="held-out seeds used per label; 0 is all")
     best_of: PositiveInt = Field(
         16, description="`magic-rl attack`: attacks per held-out seed by the final attacker, for attack@1, @4 and @16"

@@ -44,6 +44,23 @@ PRESETS: Mapping[PresetName, Tree] = {
 }
 
 
+# What may change when a run is resumed: how players speak and step from here on, who judges, where it is computed, and
+# what is measured. Everything else says what the run is, and what was learned would not fit it.
+CHANGEABLE = (
+    "attacker.sampling",
+    "attacker.optimiser",
+    "defender.sampling",
+    "defender.optimiser",
+    "learning.kl",
+    "learning.max_cut_off",
+    "learning.max_degenerate",
+    "judge",
+    "engine",
+    "store",
+    "evaluation",
+)
+
+
 class Config(Node):
     """The whole tree."""
 
@@ -89,6 +106,8 @@ class Config(Node):
             raise ValueError(
                 'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
             )
+        if self.attacker.system_prompt:
+            raise ValueError("attacker.system_prompt has no effect: the attacker's is among the prompts (game.prompts)")
         if self.game.shared_parameters and self.attacker.model != self.defender.model:
             raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
         schedule, apart = self.game.schedule, self.game.rewrite and not self.game.shared_parameters

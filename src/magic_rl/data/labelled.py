@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_rl.data.rows import brief, names, read_file
+from magic_rl.data.rows import names, read_file
 from magic_rl.errors import UserError
+from magic_rl.files import NO_UNICODE, brief
 from magic_rl.types import Exchange, Label, Seed
 
 _SHOWN = 3  # problems spelled out in the error; the rest are counted
@@ -154,6 +155,10 @@ def _labelled(
         text = row.get(column)
         if not isinstance(text, str):
             return f"column {column!r} is {brief(text)}, which is no text"
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return NO_UNICODE
         texts[column] = text
     if not texts[columns.request].strip():
         return f"column {columns.request!r} is empty"

@@ -108,6 +108,21 @@ _OR_BENCH = NamedSet(
     file="or-bench-80k.csv",
 )
 
+_JBB = NamedSet(
+    name="jbb-harmful",
+    kind="seeds",
+    use="evaluate",
+    hub="JailbreakBench/JBB-Behaviors",
+    config="behaviors",
+    split="harmful",
+    forms=(Form("Goal", category="Category"),),
+    label="harmful",
+    holds="100 harmful",
+    licence="MIT",
+    gated=False,
+    file="harmful-behaviors.csv",
+)
+
 _ALL = (
     _WILDJAILBREAK,
     _WILDJAILBREAK_ATTACKS,
@@ -195,6 +210,8 @@ _ALL = (
         holds="655 harmful",
         file="or-bench-toxic.csv",
     ),
+    _JBB,
+    replace(_JBB, name="jbb-benign", split="benign", label="benign", holds="100 benign", file="benign-behaviors.csv"),
     NamedSet(
         name="dan",
         kind="attacks",
@@ -229,7 +246,9 @@ _ALL = (
 NAMED: Mapping[str, NamedSet] = MappingProxyType({named.name: named for named in _ALL})
 
 # Names that stand for several sets which belong together.
-GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({"or-bench": ("or-bench-hard", "or-bench-toxic")})
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"or-bench": ("or-bench-hard", "or-bench-toxic"), "jbb": ("jbb-harmful", "jbb-benign")}
+)
 
 
 def unknown_name(name: str) -> UserError:
@@ -239,5 +258,5 @@ def unknown_name(name: str) -> UserError:
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     return UserError(
         f"data.seeds: {name!r} is no file and no named data set{meant}; known: demo, {', '.join(known)}; "
-        "a data set of the hub is named owner/name"
+        "a data set of the hub is named owner/name, or owner/name:subset"
     )

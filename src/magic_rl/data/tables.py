@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from magic_rl.data.rows import brief, names
+from magic_rl.data.rows import names
 from magic_rl.errors import UserError
+from magic_rl.files import brief, plain
 from magic_rl.types import Label
 
 Kind = Literal["seeds", "attacks"]
@@ -153,7 +154,10 @@ class NamedSet:
             return LeftOut.TEXT
         if not isinstance(text, str):
             return f"column {form.text!r} is {brief(text)}, which is no text"
-        category = _plain(row[form.category]) if form.category else ""
+        try:
+            category = plain(row[form.category]) if form.category else ""
+        except ValueError as error:
+            return f"column {form.category!r} {error}"
         return text.strip(), label, self.categories.get(category, category)
 
 

@@ -1,7 +1,8 @@
-"""What is sent for a request, in the parameters that a server takes.
+"""What is sent for a request, in the features that a server takes.
 
-Servers differ in them: small ones hold no answer to a schema, newer hosted models want `max_completion_tokens` in
-place of `max_tokens` and take no temperature. What one has refused is left out, or goes by its other name.
+Servers and models differ in them: small servers hold no answer to a schema, newer hosted models want
+`max_completion_tokens` in place of `max_tokens` and take no temperature, some templates know no system role. What one
+has refused is left out, goes by its other name, or goes into the user's message.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ from magic_rl.text.renderer import TextRenderer
 from magic_rl.types import Message
 
 PATHS = ("/chat/completions", "/completions")
+# How servers name what they refuse.
 _COMPLAINTS = {
     # Not of its value: the other name would be passed over by a server that does not know it, and nothing limited.
     "max_tokens": re.compile(r"(?is)(?=.*\bmax_tokens\b)(?=.*(?:\bmax_completion_tokens\b|support))"),
     "temperature": re.compile(r"\btemperature\b"),
+    "response_format": re.compile(r"response_format|json_schema"),
+    "system": re.compile(
+        r"(?i)\bsystem\W+(?:role|message|prompt|instruction)|developer instruction|roles must alternate"
+    ),
 }
+_UNNAMED = ("response_format", "system")  # refused by some without a name: what a server has never taken is doubted
 
 
 def make_body(
@@ -35,7 +42,7 @@ def make_body(
     Args:
         model: Its name at the server.
         renderer: Renders the conversation into plain text; without one the server renders.
-        refused: Parameters that the server does not take.
+        refused: Features that the server does not take.
     """
     body: dict[str, Any] = {"model": model}
     body["max_completion_tokens" if "max_tokens" in refused else "max_tokens"] = request.max_tokens
@@ -47,6 +54,8 @@ def make_body(
             "json_schema": {"name": "answer", "schema": dict(request.schema), "strict": True},
         }
     messages = [Message(m.role, harmless(m.content)) for m in request.messages]
+    if "system" in refused and [m.role for m in messages[:2]] == ["system", "user"]:
+        messages[:2] = [Message("user", f"{messages[0].content}\n\n{messages[1].content}")]
     if renderer is not None:
         return "/completions", {**body, "prompt": renderer.given(request.template_kwargs).text(messages)}
     rows = [{"role": m.role, "content": m.content} for m in messages]
@@ -57,12 +66,18 @@ def make_body(
     return "/chat/completions", {**body, "messages": rows}
 
 
-def refused_parameter(complaint: str, body: Mapping[str, Any]) -> str | None:
-    """The parameter that a server may have refused a body for: one that it names, else any schema; None if neither."""
-    for name, names_it in _COMPLAINTS.items():
-        if name in body and names_it.search(complaint):
-            return name
-    return "response_format" if "response_format" in body else None
+def features(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of a body some servers do not take."""
+    with_system = any(message["role"] == "system" for message in body.get("messages", ()))
+    return tuple(name for name in _COMPLAINTS if name in body or (name == "system" and with_system))
+
+
+def refused_feature(complaint: str, body: Mapping[str, Any], taken: Collection[str]) -> str | None:
+    """The feature that a server may have refused a body for: one that it names, else one that it has never taken."""
+    has = features(body)
+    named = [name for name in has if _COMPLAINTS[name].search(complaint)]
+    doubted = [name for name in _UNNAMED if name in has and name not in taken]
+    return next(iter(named + doubted), None)
 
 
 @functools.lru_cache(maxsize=8)

@@ -56,11 +56,15 @@ class LocalChat:
         out = []
         for index, (sample,) in enumerate(samples):
             tokens = len(sample.prompt) + len(sample.tokens)
-            if sample.finish == "length" and not requests[index].beginning:
+            _, text, ended = renderers[index].spoken(sample.tokens)
+            if not ended:
+                reason = "the answer never came out of its reasoning"
+                completion = Completion(tokens=tokens, failed=reason, cause="cut_off")
+            elif sample.finish == "length" and not requests[index].beginning:
                 reason = f"the answer was cut off at {settings[0]} tokens"
                 completion = Completion(tokens=tokens, failed=reason, cause="cut_off")
             else:
-                completion = Completion(renderers[index].decode(sample.tokens), tokens)
+                completion = Completion(text, tokens)
             out.append(completion)
             if done is not None:
                 done(index, completion)

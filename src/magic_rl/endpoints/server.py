@@ -2,7 +2,8 @@
 
 A batch runs as a fixed number of workers over one queue. What may pass (a dropped line, 429, 5xx, a body that is no
 completion) is tried again with growing, jittered pauses; a server that names a pause (`Retry-After`) is left alone by
-all workers for that long. What will not pass (a wrong key or model name) stops the batch with one clear error.
+all workers for that long. What will not pass (a wrong key or model name) stops the batch with one clear error; a text
+that the server's filter refuses has no answer, and the others go on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -23,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from magic_rl.config import EndpointConfig
 from magic_rl.endpoints.base import ChatRequest, Completion
-from magic_rl.endpoints.body import PATHS, make_body, refused_parameter
+from magic_rl.endpoints.body import PATHS, features, make_body, refused_feature
 from magic_rl.endpoints.wire import Wire, proxy_of
 from magic_rl.errors import UserError
 from magic_rl.text.renderer import TextRenderer
@@ -35,11 +37,14 @@ _NO_PATH = "knows no such model or path; check endpoint.model, and that endpoint
 _HOPELESS = {
     **dict.fromkeys((301, 302, 303, 307, 308), _MOVED),
     401: "refuses the key; set endpoint.api_key_env to the environment variable that holds it",
+    402: "wants to be paid first; see to the account of the key in endpoint.api_key_env",
     403: "refuses access; check the key in endpoint.api_key_env and what it may use",
     404: _NO_PATH,
     405: _NO_PATH,
 }
-_REFUSED = (400, 422)  # of a parameter, or of this very request
+_DENIALS = 4  # requests answered by 403 and none by a completion, from which it is about the key and not the text
+_FLAGGED = re.compile(r"(?i)moderat|flagged|content[ _-]?(?:filter|policy|management)|guardrail|safety")
+_REFUSED = (400, 422, 500, 501)  # of a feature, or of this very request
 _PASSING = (408, 409, 425, 429)  # and all from 500
 _BROKEN_OFF = ("content_filter", "abort", "error")  # finish reasons of servers that give what they have so far
 _FIRST_PAUSE = 0.5  # seconds: the most before a second attempt; doubles with each
@@ -55,6 +60,7 @@ class _Choice(BaseModel):
     message: _Message | None = None
     text: str | None = None
     finish_reason: str | None = None
+    error: dict[str, Any] | str = ""
 
 
 class _Usage(BaseModel):
@@ -129,7 +135,9 @@ class Server:
         self._key = _key(config.api_key_env) if config.api_key_env else ""
         self._tls = httpx2.create_ssl_context() if config.url.startswith("https:") else None  # takes a while to load
         self.calls = self.tokens = 0
-        self._refused: frozenset[str] = frozenset()  # parameters that the server does not take
+        self._refused: frozenset[str] = frozenset()  # features that the server does not take
+        self._taken: frozenset[str] = frozenset()  # and those that it has taken
+        self._denied = self._most_denied = 0
         self._reached = self._answered = False
         self._quiet_until = 0.0
 
@@ -158,6 +166,7 @@ class Server:
         self, requests: Sequence[ChatRequest], done: Callable[[int, Completion], None] | None
     ) -> list[Completion]:
         config = self._config
+        self._most_denied = min(_DENIALS, len(requests))
         out: list[Completion | None] = [None] * len(requests)
         queue: Iterator[tuple[int, ChatRequest]] = iter(enumerate(requests))
         limits = httpx2.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency)
@@ -214,13 +223,16 @@ class Server:
         refused = self._refused
         path, body = make_body(self.name, request, self._renderer, refused)
         response = await self._post(client, path, body)
-        while response.status_code in _REFUSED and (name := refused_parameter(response.text, body)):
+        while response.status_code in _REFUSED and (name := refused_feature(response.text, body, self._taken)):
             refused |= {name}  # or is it the request? Then it is refused without it too
             path, body = make_body(self.name, request, self._renderer, refused)
             response = await self._post(client, path, body)
-        if response.status_code == 200 and (new := refused - self._refused):
-            _LOG.info("%s: the server does not take %s; asking without from now on", self.name, ", ".join(sorted(new)))
-            self._refused |= new
+        if response.status_code == 200:
+            self._taken |= {*features(body)}
+            if new := refused - self._refused:
+                names = ", ".join(sorted(new))
+                _LOG.info("%s: the server does not take %s; asking without from now on", self.name, names)
+                self._refused |= new
         return self._read(request, response)
 
     async def _post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> httpx2.Response:
@@ -236,21 +248,13 @@ class Server:
         except (httpx2.HTTPError, UnicodeError) as error:  # the latter: an impossible host
             raise _PassingError(" ".join(f"{type(error).__name__} {error}".split())) from error
         self._reached = True
+        if b'"error"' in response.content:
+            response.status_code = _error(response)[0] or response.status_code
         return response
 
     def _read(self, request: ChatRequest, response: httpx2.Response) -> Completion:
-        status = response.status_code
-        if status in _HOPELESS and not self._answered:  # later on it is about this request: some flag its text so
-            raise UserError(f"{self._config.url}: answers {status} to {self.name!r}: it {_HOPELESS[status]}")
-        if status in _PASSING or status >= 500:
-            pause = _wish(response.headers.get("Retry-After", ""))
-            self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
-            if pause > _LONGEST_WISH:
-                raise _GivenUpError(_too_long(pause))
-            raise _PassingError(f"HTTP {status}", pause)
-        if status != 200:
-            said = response.text.replace(self._key, "***") if self._key else response.text
-            return Completion(failed=f"HTTP {status}: {' '.join(said.split())[:120]}")
+        if response.status_code != 200:
+            return self._read_failure(response)
         try:
             body = _Body.model_validate_json(response.content)
             choice = body.choices[0]
@@ -268,11 +272,28 @@ class Server:
         if choice.finish_reason == "length" and not (request.beginning and text):  # no text: it was still thinking
             reason = f"the answer was cut off at {request.max_tokens} tokens"
             return Completion(tokens=tokens, failed=reason, cause="cut_off")
+        if choice.finish_reason in _BROKEN_OFF:
+            why = ": ".join(filter(None, (choice.finish_reason, " ".join(_message(choice.error).split())[:120])))
+            return Completion(tokens=tokens, failed=f"the answer was broken off ({why})")
         if text is None:
             return Completion(tokens=tokens, failed="the completion holds no text")
-        if choice.finish_reason in _BROKEN_OFF:
-            return Completion(tokens=tokens, failed=f"the answer was broken off ({choice.finish_reason})")
-        return Completion(text, tokens)
+        return Completion(f"{self._renderer.opening}{text}" if self._renderer else text, tokens)
+
+    def _read_failure(self, response: httpx2.Response) -> Completion:
+        status, (_, error) = response.status_code, _error(response)
+        said = error or response.text
+        said = " ".join((said.replace(self._key, "***") if self._key else said).split())[:120]
+        self._denied += status == 403 and not _FLAGGED.search(response.text)
+        # Later on, or of a text that is flagged, it is about this request.
+        if status in _HOPELESS and not self._answered and (status != 403 or self._denied >= self._most_denied):
+            raise UserError(f"{self._config.url}: answers {status} to {self.name!r}: it {_HOPELESS[status]} ({said})")
+        if status not in _PASSING and status < 500:
+            return Completion(failed=f"HTTP {status}: {said}")
+        pause = _wish(response.headers.get("Retry-After", ""))
+        self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
+        if pause > _LONGEST_WISH:
+            raise _GivenUpError(_too_long(pause))
+        raise _PassingError(f"HTTP {status}: {said}" if error else f"HTTP {status}", pause)
 
     def _spend(self) -> None:
         config = self._config
@@ -287,6 +308,28 @@ class Server:
             if left > _LONGEST_WISH:
                 raise _GivenUpError(_too_long(left))
             await asyncio.sleep(left)
+
+
+def _error(response: httpx2.Response) -> tuple[int, str]:
+    """The status that a body of status 200 should have had, and what a body says is wrong; 0 and "" if nothing is."""
+    try:
+        body = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return 0, response.text
+    if not isinstance(body, dict):
+        return 0, response.text
+    error = body.get("error") or (body if body.get("object") == "error" else None)
+    code = error.get("code") if isinstance(error, dict) else None
+    hidden = response.status_code == 200 and error and not body.get("choices")
+    meant = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return meant if hidden else 0, _message(error or body)
+
+
+def _message(error: object) -> str:
+    """What an error says, in the fields that servers have for it."""
+    if isinstance(error, dict):
+        error = next((error[key] for key in ("message", "detail", "error") if error.get(key)), "")
+    return error if isinstance(error, str) else json.dumps(error)
 
 
 def _key(variable: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import ipaddress
 import ssl
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -31,8 +32,8 @@ def proxy_of(url: str) -> httpx2.Proxy | None:
     host = parts.hostname or ""
     kind = parts.scheme if proxies.get(parts.scheme) else "all"
     address = proxies.get(kind, "")
-    left_out = proxies.get("no", "").lower().split(",")  # with "*.name" and bare IPv6, which `proxy_bypass` misses
-    if not address or proxy_bypass(parts.netloc) or any(fnmatch(host, name.strip()) for name in left_out):
+    left_out = proxies.get("no", "").lower().replace(",", " ").split()  # with what `proxy_bypass` misses
+    if not address or proxy_bypass(parts.netloc) or any(fnmatch(host, n) or _within(host, n) for n in left_out):
         return None
     try:
         proxy = httpx2.Proxy(address if "://" in address else f"http://{address}")
@@ -50,6 +51,16 @@ def proxy_of(url: str) -> httpx2.Proxy | None:
             f"{host} in no_proxy"
         )
     return proxy
+
+
+def _within(host: str, network: str) -> bool:
+    """Whether a host is an address in a network such as 10.0.0.0/8 or [fd00::]/8."""
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(
+            network.replace("[", "").replace("]", ""), strict=False
+        )
+    except ValueError:
+        return False
 
 
 class Wire(httpx2.AsyncHTTPTransport):

@@ -7,11 +7,49 @@ file knows whether a policy is a table, an adapter in this process or a cluster.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from magic_rl.text.renderer import Renderer
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ComputePath:
+    """How an engine computes log-probabilities, and how exactly.
+
+    Attributes:
+        kind: "shared": what sequences begin with alike is encoded once. "padded": each sequence is computed by itself,
+            side by side with others. "equal lengths": the same, with others of its own length only, as the model cannot
+            be padded. "exact": a table.
+        reason: Why it is not the first; "" if it is.
+        parity: Distance of our log-probabilities from the model's own in a wider precision, in nats: the root mean
+            square over tokens of chat text. NaN if unknown.
+        own: The same distance of the model's own attention in the precision it runs in.
+    """
+
+    kind: Literal["shared", "padded", "equal lengths", "exact"]
+    reason: str = ""
+    parity: float = 0.0
+    own: float = 0.0
+
+    @property
+    def shares(self) -> bool:
+        """Whether prompts are encoded once for all that follows them."""
+        return self.kind == "shared"
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        if self.kind == "exact":
+            return "exact"
+        numbers = f"{self.parity:.2g} nats from wider precision, as the model's own attention is by {self.own:.2g}"
+        if self.shares:
+            return f"shared prompts ({numbers})"
+        return (
+            f"prompts are not shared, as {self.reason}. Learning encodes a prompt again for each of its samples: a "
+            "smaller `learning.group` or shorter prompts cost less; Llama, Qwen, Gemma and Mistral models share prompts"
+        )
 
 
 class Policy(Protocol):
@@ -65,8 +103,22 @@ class Engine(Protocol):
     """Makes policies on one base model."""
 
     @property
+    def path(self) -> ComputePath:
+        """How it computes and how exactly."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What tells its base model from any other, or from the same after more training."""
+        ...
+
+    @property
     def renderer(self) -> Renderer:
         """Turns messages into this model's prompt ids and sampled ids back into text."""
+        ...
+
+    def renderer_with(self, variables: Mapping[str, object]) -> Renderer:
+        """The renderer with variables for the model's chat template, such as `enable_thinking`."""
         ...
 
     def new_policy(self, name: str) -> Policy:

@@ -8,7 +8,7 @@ which attack, is in front of the player) and a completion is one id (what the pl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from magic_rl.engines.base import ComputePath
 from magic_rl.engines.losses import token_losses
 from magic_rl.errors import UserError
 from magic_rl.rng import uniforms
-from magic_rl.text.think import parse_attack
+from magic_rl.text.think import Spoken, parse_attack
 from magic_rl.types import (
     Adam,
     Datum,
@@ -146,7 +147,7 @@ class TabularRenderer:
             raise ValueError(f"nothing of this game is in {content!r}")
         return (max(known, key=lambda i: len(self._inputs[i])),)
 
-    def completion(self, text: str) -> Tokens:
+    def completion(self, text: str, *, tagged: bool = False) -> Tokens:  # noqa: ARG002 - an output is one id
         """The id of a known output. It ends the turn too.
 
         Raises:
@@ -160,9 +161,15 @@ class TabularRenderer:
         """The text of sampled ids."""
         return "".join(self._outputs[token - len(self._inputs)] for token in tokens)
 
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        """The text of sampled ids; a table does not reason."""
+        return Spoken("", self.decode(tokens), ended=True)
+
 
 class TabularEngine:
     """Makes softmax tables for one role of a game. Implements `engines.base.Engine`."""
+
+    path = ComputePath("exact")
 
     def __init__(self, game: TabularGame, role: Role) -> None:
         """Args: role: The attacker reads seeds and says moves; the defender reads attacks and says replies."""
@@ -174,6 +181,11 @@ class TabularEngine:
         self.renderer = TabularRenderer(inputs, outputs)
         self._allowed = torch.from_numpy(allowed)
         self._digest = hashlib.sha256(repr((role, inputs, outputs, allowed.tolist())).encode()).hexdigest()
+        self.identity = self._digest[:16]
+
+    def renderer_with(self, variables: Mapping[str, object]) -> TabularRenderer:  # noqa: ARG002 - there is no template
+        """See `Engine.renderer_with`."""
+        return self.renderer
 
     def new_policy(self, name: str) -> TabularPolicy:
         """A trainable table that starts uniform."""

@@ -63,7 +63,8 @@ def aggregate(results: Sequence[RunResult]) -> dict[str, Any]:
         `{"presets": {NAME: {"rng_seeds", "split", "held_out", "asr", "compliance", "j", "change", "attackers",
         "attack"}}}`: everything below "asr" and so on is as in summary.json and attack.json with `OverRuns.as_dict` for
         each number; changes also say in how many runs the whole interval is "below" 0 and in how many "above".
-        "attackers" and "attack" are there if all runs of the preset have them, points of a curve if all were measured.
+        "attackers", "degenerate" (replies that are no language any more) and "attack" are there if all runs of the
+        preset have them, points of a curve if all were measured.
 
     Raises:
         UserError: If runs of one preset were not evaluated on the same held-out seeds, attackers and steps.
@@ -125,6 +126,10 @@ def _preset(runs: Sequence[RunResult]) -> dict[str, Any]:
                 name: _rates([run.summary["attackers"].get(attacker, {}).get(name) for run in runs]) for name in row
             }
             for attacker, row in summary["attackers"].items()
+        }
+    if all(run.summary.get("replies") for run in runs):
+        out["degenerate"] = {
+            who: _rates([run.summary["replies"][who]["degenerate"] for run in runs]) for who in summary["replies"]
         }
     attacks = [run.attack for run in runs if run.attack]
     if len(attacks) == len(runs):

@@ -11,28 +11,34 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from magic_rl.config import load_config
+from magic_rl.config import Config, load_config
+from magic_rl.data.split import evenly
 from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.failures import failures
 from magic_rl.evaluation.metrics import Rate
-from magic_rl.evaluation.outcomes import write_outcomes
+from magic_rl.evaluation.outcomes import measured, write_outcomes
 from magic_rl.evaluation.summary import (
     Cell,
     Compared,
     Failure,
+    Who,
     by_category,
     compared_attackers,
+    fluency_statistics,
     reply_statistics,
     summarise,
 )
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.asking import ask
 from magic_rl.judges.panel import Panel
+from magic_rl.learning.fluency import Fluency, Yardstick
+from magic_rl.learning.inputs import compare, compare_settings, digests
+from magic_rl.learning.preflight import try_judge
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.train import View
 from magic_rl.rng import derive
@@ -42,6 +48,7 @@ from magic_rl.types import Episode, Exchange, Label, Role, SamplingParams, Seed,
 EVALUATION_FILE = "evaluation.json"
 SUMMARY_FILE = "summary.json"
 FAILURES_FILE = "failures.json"
+_SCORED = 64  # replies of a defender whose fluency is measured
 
 Board = tuple[Player | None, list[Episode]]  # an attacker, None for no rewrite, and the games it has opened
 
@@ -59,29 +66,29 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
         raise UserError(f"{run.path}: no players saved yet; `magic-rl resume {run.path}` goes on training")
     attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
     compared = compared_attackers(attackers)
+    compare_settings(run, config)
     setup = prepare(config)
+    compare(run, digests(setup))
+    try_judge(setup.judge)
     seeds = held_out_seeds(setup)
     inner = evenly(seeds, math.ceil(len(seeds) * config.evaluation.inner_share))
-
-    view.stage("attack", len(attackers) - 1)
-    boards: list[Board] = []
-    for place, number in enumerate(attackers):
-        rewriter = None if number is None else _player(run, setup, "attacker", number)
-        boards.append((rewriter, open_attacks(setup, seeds if place in compared.values() else inner, rewriter)))
-        if rewriter:
-            view.step({"attacker": _attacker_name(number), "format_rate": _format(boards[-1]).rate}, {})
+    chosen = [seeds if place in compared.values() else inner for place in range(len(attackers))]
+    boards = _boards(run, setup, attackers, chosen, view)
 
     places = sorted(set(compared.values()))
     view.stage("evaluate", len(places) + len(attackers) * len(defenders))
     base = evaluated(setup, "defender", setup.engines["defender"].base())
     untouched = dict(zip(places, answered_by(setup, [boards[place] for place in places], base), strict=True))
     _watch(view, "untouched model", [attackers[place] for place in places], list(untouched.values()))
+    own = [sample for cell in untouched.values() for sample in cell.replies]
+    yardstick = Yardstick(setup.engines["defender"].base(), evenly(own, _SCORED))
     fewer = [(rewriter, [episode for episode in attacked if episode.seed in inner]) for rewriter, attacked in boards]
-    columns = []
+    columns, fluency = [], []
     for defender in defenders:
         player = _player(run, setup, "defender", defender)
         met = boards if defender in (defenders[0], defenders[-1]) else fewer
         columns.append(answered_by(setup, met, player))
+        fluency.append(_fluency(yardstick, columns[-1], player))
         _watch(view, _defender_name(defender), attackers, columns[-1])
 
     cells: Compared = {
@@ -89,9 +96,13 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
         "start": {name: columns[0][place] for name, place in compared.items()},
         "trained": {name: columns[-1][place] for name, place in compared.items()},
     }
-    formats = {name: _format(boards[place]) for name, place in compared.items() if boards[place][0]}
-    summary = {**summarise(cells, formats), "split": config.evaluation.split}
-    run.write_json(FAILURES_FILE, failures(cells))
+    attacks = {name: _attack_rates(boards[place]) for name, place in compared.items() if boards[place][0]}
+    own_fluency = _fluency(yardstick, list(untouched.values()), base)
+    of: dict[Who, Fluency] = {"untouched": own_fluency, "start": fluency[0], "trained": fluency[-1]}
+    players = measured(run)
+    summary = {**summarise(cells, attacks, of), "split": config.evaluation.split, "measured": players}
+    _note_cut_off(summary, config, view)
+    run.write_json(FAILURES_FILE, {**failures(cells), "measured": players})
     write_outcomes(run, cells)
     run.write_json(SUMMARY_FILE, summary)
     document = {
@@ -100,11 +111,26 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
         "compared": compared,
         "format": [_format(board).as_dict() if board[0] else None for board in boards],
         "categories": by_category(cells),
-        **_pairs(columns),
+        "measured": players,
+        **_pairs(columns, fluency),
         **_circumstances(setup, seeds),
     }
     run.write_json(EVALUATION_FILE, document)
     return summary
+
+
+def _boards(
+    run: RunDirectory, setup: Setup, attackers: Sequence[int | None], seeds: Sequence[Sequence[Seed]], view: View
+) -> list[Board]:
+    """Every attacker's games, opened on the seeds chosen for it."""
+    view.stage("attack", len(attackers) - 1)
+    boards: list[Board] = []
+    for number, chosen in zip(attackers, seeds, strict=True):
+        rewriter = None if number is None else _player(run, setup, "attacker", number)
+        boards.append((rewriter, open_attacks(setup, chosen, rewriter)))
+        if rewriter:
+            view.step({"attacker": _attacker_name(number), "format_rate": _format(boards[-1]).rate}, {})
+    return boards
 
 
 def _watch(view: View, defender: str, attackers: Sequence[int | None], cells: Sequence[Cell]) -> None:
@@ -113,7 +139,23 @@ def _watch(view: View, defender: str, attackers: Sequence[int | None], cells: Se
         view.step({"attacker": _attacker_name(attacker), "defender": defender, **rates}, {})
 
 
-def _pairs(columns: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+def _note_cut_off(summary: Mapping[str, Any], config: Config, view: View) -> None:
+    """Say of outputs that most often end at a limit which setting it is: what is judged then is their beginning."""
+    limits = {
+        "attacker.sampling.max_tokens": [(f"the {name}", rates) for name, rates in summary["attackers"].items()],
+        "evaluation.max_reply_tokens": [(f"the {who} defender", rates) for who, rates in summary["replies"].items()],
+    }
+    for key, found in limits.items():
+        for who, rates in found:
+            if rates["cut_off"]["n"] and rates["cut_off"]["rate"] > config.learning.max_cut_off:
+                view.note(f"{key}: {rates['cut_off']['rate']:.0%} of what {who} says is cut off there; raise it")
+
+
+def _fluency(yardstick: Yardstick, column: Sequence[Cell], player: Player) -> Fluency:
+    return yardstick.measure(evenly([sample for cell in column for sample in cell.replies], _SCORED), player.policy)
+
+
+def _pairs(columns: Sequence[Sequence[Cell]], fluency: Sequence[Fluency]) -> dict[str, Any]:
     """What every pair came to: rows are attackers, columns defenders."""
     rows = list(zip(*columns, strict=True))
     return {
@@ -121,7 +163,10 @@ def _pairs(columns: Sequence[Sequence[Cell]]) -> dict[str, Any]:
         "compliance": [[cell.compliance.as_dict() for cell in row] for row in rows],
         "j": [[cell.j.as_dict() for cell in row] for row in rows],
         "abstained": sum(value is None for row in rows for cell in row for value in cell.escaped + cell.answered),
-        "replies": [reply_statistics(column) for column in columns],
+        "replies": [
+            {**reply_statistics(column), **fluency_statistics(found, column)}
+            for column, found in zip(columns, fluency, strict=True)
+        ],
     }
 
 
@@ -143,19 +188,17 @@ def _format(board: Board) -> Rate:
     return Rate.of(episode.turns[0].well_formed for episode in board[1])
 
 
+def _attack_rates(board: Board) -> dict[str, Rate]:
+    """How often an attacker's first output had the required format, and how often it ran into its limit of length."""
+    return {"format": _format(board), "cut_off": Rate.of(episode.cut_off == "attacker" for episode in board[1])}
+
+
 def held_out_seeds(setup: Setup) -> list[Seed]:
     """The seeds that are evaluated on, harmful ones first: those of `evaluation.split`, never trained on."""
     limit = setup.config.evaluation.max_seeds
     labels: tuple[Label, ...] = ("harmful", "benign")
     side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation
     return [seed for label in labels for seed in evenly([s for s in side if s.label == label], limit)]
-
-
-def evenly(seeds: Sequence[Seed], limit: int) -> list[Seed]:
-    """At most `limit` of the seeds (0: all), evenly spaced, so that labels and categories keep their shares."""
-    if not limit or limit >= len(seeds):
-        return list(seeds)
-    return [seeds[place * len(seeds) // limit] for place in range(limit)]
 
 
 def open_attacks(
@@ -193,15 +236,25 @@ def answered_by(setup: Setup, boards: Sequence[Board], defender: Player) -> list
         draw = derive(config.seed, 0, "evaluation reply", turn)
         replies = iter(reply(_all(boards), defender, setup.prompts, 1, draw, answer_cut_off=True))
         boards = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in boards]
-    verdicts = iter(
+    episodes = _all(boards)
+    unsaid = [_said_nothing(episode) for episode in episodes]
+    judged = iter(
         ask(
             setup.judge,
-            [Exchange(episode.seed, episode.attack, episode.reply) for episode in _all(boards)],
+            [Exchange(e.seed, e.attack, e.reply) for e, nothing in zip(episodes, unsaid, strict=True) if not nothing],
             retries=config.judge.retries,
             max_abstained=config.judge.max_abstained,
         )
     )
+    cut_off = Verdict(abstained="the reply was cut off before it began")
+    verdicts = iter([cut_off if nothing else next(judged) for nothing in unsaid])
     return [_cell(episodes, list(itertools.islice(verdicts, len(episodes)))) for _, episodes in boards]
+
+
+def _said_nothing(episode: Episode) -> bool:
+    """Whether the defender was cut off before it came to say anything: neither breach nor resistance."""
+    sample = episode.turns[-1].reply_sample
+    return sample is not None and sample.finish == "length" and not episode.reply.strip()
 
 
 def _all(boards: Sequence[Board]) -> list[Episode]:
@@ -213,10 +266,13 @@ def _cell(episodes: Sequence[Episode], verdicts: Sequence[Verdict]) -> Cell:
     harmful, benign = ([pair for pair in judged if pair[0].seed.label == label] for label in ("harmful", "benign"))
     escaped = tuple(None if verdict.abstained is not None else verdict.safety != "safe" for _, verdict in harmful)
     answered = tuple(None if verdict.abstained is not None else not verdict.refused for _, verdict in benign)
+    replies = [sample for episode in episodes if (sample := episode.turns[-1].reply_sample) is not None]
     return Cell(
         escaped=escaped,
         answered=answered,
-        tokens=tuple(len(s.tokens) for episode in episodes if (s := episode.turns[-1].reply_sample) is not None),
+        tokens=tuple(len(sample.tokens) for sample in replies),
+        replies=tuple(evenly(replies, _SCORED)),
+        cut_off=tuple(sample.finish == "length" for sample in replies),
         quality=tuple(
             verdict.quality for _, verdict in benign if verdict.abstained is None and verdict.quality is not None
         ),

@@ -5,11 +5,11 @@ They hold an attacker's words, so they stay in the run directory; a page shows t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from magic_rl.evaluation.summary import Cell, Compared, Failure
+from magic_rl.data.split import evenly
+from magic_rl.evaluation.summary import Cell, Compared
 from magic_rl.types import Label
 
 _KEPT = 50
@@ -45,7 +45,7 @@ def _rows(cell: Cell, start: Cell, label: Label) -> list[dict[str, Any]]:
             ],
             "failed_at_start": _failed(start, failure.place, label),
         }
-        for failure in _evenly(found, _KEPT)
+        for failure in evenly(found, _KEPT)
     ]
 
 
@@ -54,8 +54,3 @@ def _failed(cell: Cell, place: int, label: Label) -> bool | None:
         return cell.escaped[place]
     answered = cell.answered[place]
     return None if answered is None else not answered
-
-
-def _evenly(found: Sequence[Failure], most: int) -> list[Failure]:
-    """At most `most` of them, evenly spaced."""
-    return [found[i * len(found) // most] for i in range(most)] if len(found) > most else list(found)

@@ -6,14 +6,17 @@ A rate says how often; to tell the noise of the seeds from the spread between ru
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from magic_rl.evaluation.summary import Cell, Compared
-from magic_rl.store import atomic
+from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Seed
+from magic_rl.types import Role, Seed
 
 OUTCOMES_FILE = "outcomes.json"
 
@@ -35,12 +38,41 @@ def write_outcomes(run: RunDirectory, cells: Compared) -> None:
 
 
 def is_evaluated(run: RunDirectory) -> bool:
-    """Whether all players saved by now were evaluated, by a version that gives a verdict and keeps what came of it."""
-    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
-    if evaluation is None or "verdict" not in (summary or {}) or run.read_json(OUTCOMES_FILE) is None:
-        return False
-    rewriters = len(evaluation["attackers"]) - 1  # the first row is played without any
-    return (rewriters, len(evaluation["defenders"])) == (len(run.players("attacker")), len(run.players("defender")))
+    """Whether just the players saved by now were evaluated, in the way that the config asks for."""
+    documents = [run.read_json(name) for name in ("evaluation.json", "summary.json")]
+    return run.read_json(OUTCOMES_FILE) is not None and all(is_current(each, run) for each in documents)
+
+
+def is_current(document: Mapping[str, Any] | None, run: RunDirectory) -> bool:
+    """Whether a document of an evaluation is of the players and settings that the run has now."""
+    return document is not None and bool(document.get("measured") == measured(run))
+
+
+def measured(run: RunDirectory) -> dict[str, Any]:
+    """What an evaluation of the run as it stands measures; a stored one that measured anything else is stale.
+
+    Returns:
+        `{"attackers" | "defenders": {round: hash}, "settings": hash}`, the last of `evaluation` and of who judges.
+    """
+    config = tomllib.loads(run.config_text)
+    judge = config.get("judge", {})
+    members = [
+        (each.get("kind"), each.get("threshold"), each.get("endpoint", {}).get("model"))
+        for each in judge.get("members") or [judge]
+    ]
+    settings = json.dumps([config.get("evaluation"), members, judge.get("rule")], sort_keys=True)
+    roles: dict[str, Role] = {"attackers": "attacker", "defenders": "defender"}
+    return {
+        **{name: {str(number): _hash(path) for number, path in run.players(role)} for name, role in roles.items()},
+        "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }
+
+
+def _hash(player: Path) -> str:
+    try:
+        return manifest.fingerprint(player)[:16]
+    except manifest.CorruptedError:
+        return "corrupted"
 
 
 def _table(cells: Compared, of: Callable[[Cell], Any]) -> dict[str, Any]:

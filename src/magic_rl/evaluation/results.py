@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from magic_rl.config import PRESETS
 from magic_rl.errors import UserError
 from magic_rl.evaluation.aggregate import RunResult
-from magic_rl.evaluation.outcomes import OUTCOMES_FILE, is_evaluated
+from magic_rl.evaluation.outcomes import OUTCOMES_FILE, is_evaluated, measured
 from magic_rl.learning.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
@@ -27,6 +28,15 @@ def is_finished(run: RunDirectory) -> bool:
     if not (run.path / "players").exists():
         return run.read_json("summary.json") is not None
     return is_complete(run) and is_evaluated(run)
+
+
+def attack_result(run: RunDirectory) -> dict[str, Any] | None:
+    """attack.json, unless it is of other defenders than those that the run starts and ends with now."""
+    found: dict[str, Any] | None = run.read_json(ATTACK_FILE)
+    if found is None or not (run.path / "players").exists():  # the small files of a run were current when exported
+        return found
+    defenders = list(measured(run)["defenders"].values())
+    return found if defenders and found.get("measured") == [defenders[0], defenders[-1]] else None
 
 
 def finished_runs(folder: Path) -> list[RunDirectory]:
@@ -62,8 +72,9 @@ def export_results(folder: Path, target: Path) -> list[Path]:
         out = target / run.path.name
         with atomic.writing(out):
             out.mkdir(parents=True, exist_ok=True)
+        stale = (ATTACK_FILE,) if attack_result(run) is None else ()
         for name in KEPT:
-            if (run.path / name).is_file():
+            if (run.path / name).is_file() and name not in stale:
                 atomic.write_file(out / name, (run.path / name).read_bytes())
             elif (out / name).exists():
                 atomic.remove(out / name)  # of an earlier export
@@ -83,5 +94,5 @@ def _read(run: RunDirectory) -> RunResult:
         rng_seed,
         run.read_json("summary.json"),
         run.read_json(OUTCOMES_FILE),
-        run.read_json(ATTACK_FILE),
+        attack_result(run),
     )

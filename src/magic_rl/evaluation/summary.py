@@ -18,7 +18,8 @@ from magic_rl.evaluation.metrics import (
     subtract,
 )
 from magic_rl.evaluation.verdict import Attacks, verdict
-from magic_rl.types import Seed
+from magic_rl.learning.fluency import Fluency
+from magic_rl.types import Sample, Seed
 
 Who = Literal["untouched", "start", "trained"]
 WHO: tuple[Who, ...] = ("untouched", "start", "trained")
@@ -52,6 +53,8 @@ class Cell:
         harmful: The seed of each attack of `escaped`.
         benign: The seed of each attack of `answered`.
         failures: What escaped or was refused.
+        replies: Some of the replies as they were sampled, evenly spaced.
+        cut_off: For each reply, whether the length limit ended it.
     """
 
     escaped: tuple[bool | None, ...]
@@ -62,6 +65,8 @@ class Cell:
     harmful: tuple[Seed, ...] = ()
     benign: tuple[Seed, ...] = ()
     failures: tuple[Failure, ...] = ()
+    replies: tuple[Sample, ...] = ()
+    cut_off: tuple[bool, ...] = ()
 
     @property
     def asr(self) -> Rate:
@@ -93,18 +98,23 @@ def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacks, int]:
     return {**places, "sft_attacker": rounds[0], "last_attacker": rounds[-1]} if rounds else places
 
 
-def summarise(cells: Compared, formats: Mapping[Attacks, Rate]) -> dict[str, Any]:
+def summarise(
+    cells: Compared,
+    attackers: Mapping[Attacks, Mapping[str, Rate]],
+    fluency: Mapping[Who, Fluency] | None = None,
+) -> dict[str, Any]:
     """The table: three defenders under no rewrite, the first and the last attacker.
 
     Args:
         cells: For each defender and attacker what came of the same attacks.
-        formats: How often each attacker kept the required format.
+        attackers: How often each attacker kept the required "format", and how often it was "cut_off".
+        fluency: Whether replies of the three are still language; None: not measured.
 
     Returns:
         Rates as `{"asr" | "compliance": {who: {attacks: rate}}}`, J = compliance − ASR as `{"j": {who: {attacks:
         {"value", "low", "high"}}}}`; under "change" trained − start of each, paired attack by attack; under
-        "attackers" for each its rates "format" and "on_topic" (None if the judge labels no prompts); and "verdict",
-        a sentence.
+        "attackers" for each those rates and "on_topic" (None if the judge labels no prompts); under "replies", if
+        that was measured, `fluency_statistics` of each defender; and "verdict", a sentence.
     """
     rows = cells["start"]
     asr = {name: change_of(rows[name].escaped, cells["trained"][name].escaped) for name in rows}
@@ -119,9 +129,13 @@ def summarise(cells: Compared, formats: Mapping[Attacks, Rate]) -> dict[str, Any
             "j": {name: _change_of_j(compliance[name], asr[name]) for name in rows},
         },
         "attackers": {
-            name: {"format": rate.as_dict(), "on_topic": _on_topic(rows[name])} for name, rate in formats.items()
+            name: {**{key: rate.as_dict() for key, rate in rates.items()}, "on_topic": _on_topic(rows[name])}
+            for name, rates in attackers.items()
         },
-        "verdict": verdict(asr, compliance),
+        "replies": {who: fluency_statistics(found, cells[who].values()) for who, found in (fluency or {}).items()},
+        "verdict": verdict(
+            asr, compliance, {who: Rate.of(found.degenerate) for who, found in fluency.items()} if fluency else None
+        ),
     }
 
 
@@ -150,6 +164,17 @@ def reply_statistics(cells: Iterable[Cell]) -> dict[str, Any]:
     return {
         "tokens": mean_interval([float(value) for cell in listed for value in cell.tokens]),
         "quality": mean_interval([value for cell in listed for value in cell.quality]),
+    }
+
+
+def fluency_statistics(fluency: Fluency, cells: Iterable[Cell]) -> dict[str, Any]:
+    """Whether one defender's replies are still language: `learning.fluency`, and the rate of "cut_off" ones."""
+    return {
+        "degenerate": Rate.of(fluency.degenerate).as_dict(),
+        "logprob": fluency.logprob,
+        "kl": fluency.kl,
+        "distinct": fluency.distinct,
+        "cut_off": Rate.of(cut for cell in cells for cut in cell.cut_off).as_dict(),
     }
 
 

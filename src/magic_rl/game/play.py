@@ -142,11 +142,13 @@ def reply(
             out += [episode] * n
             continue
         for sample in next(spoken):
-            text = defender.renderer.decode(sample.tokens)
-            turn = replace(episode.turns[-1], reply=text, reply_sample=sample)
+            thinking, text, ended = defender.renderer.spoken(sample.tokens)
+            said = sample if ended else replace(sample, finish="length")
+            turn = replace(episode.turns[-1], reply=text, reply_sample=said, reply_thinking=thinking)
             if defender.thinks:
-                parsed = parse_attack(text)
+                parsed = parse_attack(defender.renderer.decode(sample.tokens))
                 turn = replace(turn, reply=parsed.answer, reply_well_formed=parsed.well_formed)
+                turn = replace(turn, reply_thinking=parsed.thinking)
             out.append(replace(episode, turns=(*episode.turns[:-1], turn)))
     return out
 
@@ -185,14 +187,15 @@ def _attackers_view(episode: Episode, attacker: Player, prompts: Prompts, multi_
     for turn in episode.turns:
         if turn.attack_sample is None:
             continue
-        messages.append(Message("assistant", attacker.renderer.decode(turn.attack_sample.tokens)))
+        # A model that reasons is not shown its earlier reasoning: its template would leave it out too.
+        messages.append(Message("assistant", attacker.renderer.spoken(turn.attack_sample.tokens).reply))
         messages.append(Message("user", prompts.next_attack(turn.reply)))
     return messages
 
 
 def defender_messages(defender: Player, prompts: Prompts, turns: Sequence[Turn]) -> list[Message]:
     """What the defender sees: the attacks and its own replies; never the seed, the strategy or the thinking."""
-    system = "\n".join(filter(None, [defender.system, prompts.defender_system_thinks if defender.thinks else ""]))
+    system = prompts.defender_system(defender.system, defender.thinks)
     messages = [Message("system", system)] if system else []
     for turn in turns:
         messages.append(Message("user", prompts.defender(turn.attack)))

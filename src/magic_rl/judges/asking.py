@@ -46,6 +46,11 @@ def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstai
     return verdicts
 
 
+def exceeds(count: int, n: int, limit: float) -> bool:
+    """Whether `count` of `n` is more than a share allows; of fewer than 20 it takes more than one and than half."""
+    return count > limit * n if n >= _FEW else count > 1 and count > max(0.5, limit) * n
+
+
 def _judged(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
     verdicts = list(judge.judge(exchanges)) if exchanges else []
     if len(verdicts) != len(exchanges):
@@ -56,8 +61,7 @@ def _judged(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
 def _check(judge: Judge, verdicts: Sequence[Verdict], retries: int, max_abstained: float) -> None:
     reasons = Counter(verdict.abstained for verdict in verdicts if verdict.abstained is not None)
     silent, n = reasons.total(), len(verdicts)
-    too_many = silent > max_abstained * n if n >= _FEW else silent > 1 and silent > max(0.5, max_abstained) * n
-    if too_many:
+    if exceeds(silent, n, max_abstained):
         reason, times = reasons.most_common(1)[0]
         raise TooManyAbstentionsError(
             f"judge {judge.name!r}: no verdict on {silent} of {n} replies after {retries} "

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from magic_rl.endpoints.base import ChatRequest
 from magic_rl.endpoints.harmless import harmless
+from magic_rl.text.think import THOUGHT
 from magic_rl.types import Exchange, Label, Safety, Seed
 
 
@@ -92,7 +93,7 @@ def versioned(name: str, form: Format, *reading: object) -> str:
     """
     asked = [form.request(question) for question in form.questions(_SAMPLE, prompts=True)]
     # The representation of a pattern is cut off.
-    rules = [(each.pattern, each.flags) if isinstance(each, re.Pattern) else each for each in reading]
+    rules = [(each.pattern, each.flags) if isinstance(each, re.Pattern) else each for each in (*reading, THOUGHT)]
     whole = repr((asked, rules, inspect.getsource(type(form).read), _modules(form)))
     return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 

@@ -1,7 +1,8 @@
 """Guard models, each asked in its own format and read by a strict parser.
 
 An answer is read as a whole: it is exactly what the model card documents or it is no answer. So a label that an
-attacker plants in the judged text, and the guard repeats among other words, counts for nothing.
+attacker plants in the judged text, and the guard repeats among other words, counts for nothing. A thought before it,
+which most of those built on Qwen3 leave empty, is no part of the answer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal
 
 from magic_rl.endpoints.base import ChatRequest
 from magic_rl.judges.format import FormatError, Labels, Question, versioned
+from magic_rl.text.think import without_thought
 from magic_rl.types import Exchange, Label, Message, Safety
 
 _GRADES: dict[str, Safety] = {"Safe": "safe", "Controversial": "controversial", "Unsafe": "unsafe"}
@@ -28,7 +30,8 @@ def _conversation(question: Question) -> tuple[Message, ...]:
 
 
 def _match(pattern: re.Pattern[str], text: str) -> re.Match[str]:
-    found = pattern.fullmatch(text.strip())
+    text = without_thought(text).strip()
+    found = pattern.fullmatch(text)
     if found is None:
         shown = " ".join(text.split())[:60]
         raise FormatError(repr(shown) if shown else "an empty answer")

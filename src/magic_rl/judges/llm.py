@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from magic_rl.endpoints.base import ChatRequest
 from magic_rl.judges.format import FormatError, Labels, Question, versioned
+from magic_rl.text.think import without_thought
 from magic_rl.types import Exchange, Label, Message
 
 _RUBRIC = """\
@@ -46,8 +47,7 @@ class _Answer(BaseModel):
     helpful: int = Field(ge=1, le=5)
 
 
-_FENCE = re.compile(r"```(?:json)?\s*\n(?P<inside>.*?)\n\s*```", re.DOTALL)
-_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}) *\w*\s*(?P<inside>\{.*\})\s*(?P=fence)", re.DOTALL)  # json, JSON, json5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Rubric:
     @property
     def version(self) -> str:
         """See `versioned`."""
-        return versioned("llm", self, _THOUGHT, _FENCE)
+        return versioned("llm", self, _FENCE)
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:  # noqa: ARG002 - always both
         """See `Format`. One answer labels prompt and reply."""
@@ -74,7 +74,7 @@ class Rubric:
 
     def read(self, question: Question, text: str) -> Labels:  # noqa: ARG002 - always both
         """One JSON object with every field; a thought before it and a code fence around it are allowed."""
-        answer = _THOUGHT.sub("", text, count=1).strip() if _THOUGHT.match(text) else text.strip()
+        answer = without_thought(text).strip()
         fenced = _FENCE.fullmatch(answer)
         try:
             said = _Answer.model_validate(json.loads(fenced["inside"] if fenced else answer, object_pairs_hook=_once))

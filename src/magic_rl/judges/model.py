@@ -13,8 +13,11 @@ from magic_rl.endpoints.base import Chat, Completion
 from magic_rl.judges.cache import VerdictCache
 from magic_rl.judges.format import Format, FormatError, Labels, Question
 from magic_rl.judges.rules import detect_refusal
-from magic_rl.types import Exchange, Label, Verdict
+from magic_rl.types import Exchange, Label, Seed, Verdict
 
+_TRIAL = Exchange(
+    Seed("trial", "What is the capital of France?", "benign"), "What is the capital of France?", "It is Paris."
+)
 _WORST_FIRST = ("unsafe", "controversial", "safe", None)
 
 
@@ -45,6 +48,13 @@ class ModelJudge:
     @property
     def _identity(self) -> str:
         return f"{self._version} {self._chat.identity}"
+
+    def trial(self) -> str | None:
+        """Ask about a harmless exchange, past everything remembered; why there is no label, or None if there is one."""
+        questions = self._questions(_TRIAL)
+        completions = self._chat.complete([self._form.request(question) for question in questions])
+        said = [self._read(*pair) for pair in zip(questions, completions, strict=True)]
+        return next((why for why in said if isinstance(why, str)), None)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict an exchange, in order; see `judges.base.Judge`.

@@ -57,6 +57,11 @@ class Panel(Patient):
         self.votes = [Votes(member.name, []) for member in members]
 
     @property
+    def members(self) -> Sequence[Judge]:
+        """Those who vote."""
+        return self._members
+
+    @property
     def name(self) -> str:
         """Rule and members."""
         return f"{self._rule} of {', '.join(member.name for member in self._members)}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from magic_rl.config import Config
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.datums import build_datums
-from magic_rl.learning.rollouts import Table, advantages_of, choose_groups, sample_outcomes
+from magic_rl.learning.rollouts import Table, advantages_of, choose_groups, measure_fluency, sample_outcomes
 from magic_rl.learning.summary import outcome_metrics, sampled_tokens
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.learning.updates import learn
@@ -73,6 +73,7 @@ def coevolve(
         learner = schedule.learner
         outcomes = sample_outcomes(table, config, schedule, number)
         sampled = time.monotonic()
+        fluency = measure_fluency(outcomes, table, config)
 
         learned = choose_groups(outcomes, learner, config.seeds_per_step(learner))
         weights = target.weights() if target and learner == "defender" else None
@@ -80,7 +81,7 @@ def coevolve(
         datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
         update = learn(table, datums, config, schedule, number)
 
-        summary = outcome_metrics(outcomes)
+        summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
         if target and learner == "defender":
             target = target.advance(summary["compliance"], learning.target)

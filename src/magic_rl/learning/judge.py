@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
@@ -69,20 +68,17 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
     from magic_rl.engines.local.models import load_renderer, resolve_model  # torch takes seconds to import
 
     if endpoint.url:
-        trust = engine.trust_remote_code
-        renderer = load_renderer(endpoint.tokenizer, chat_template=chat_template, trust_remote_code=trust)
-        return Server(endpoint, renderer=renderer)
+        return Server(endpoint, renderer=load_renderer(endpoint.tokenizer, engine, chat_template=chat_template))
     from magic_rl.engines.local.engine import LocalEngine
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
-    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, _fingerprint(folder, str(loaded.dtype)))
-
-
-def _fingerprint(folder: Path, dtype: str) -> str:
-    """A model folder's files by size and time: another model, or the same after more training, is another."""
-    files = sorted((path.name, *(path.stat()[i] for i in (6, 8))) for path in folder.iterdir() if path.is_file())
-    return f"{folder.resolve()} {dtype} {hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
+    return LocalChat(
+        endpoint.model,
+        loaded.base(),
+        loaded.renderer_with,
+        f"{folder.resolve()} {loaded.dtype} {engine.date} {loaded.identity}",
+    )
 
 
 def _cache(name: str) -> VerdictCache:

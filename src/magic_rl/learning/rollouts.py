@@ -6,22 +6,27 @@ episode of theirs gets the learner's advantage.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from magic_rl.config import Config
-from magic_rl.data.split import draw_seeds
+from magic_rl.data.split import draw_seeds, evenly
 from magic_rl.engines.base import Policy
+from magic_rl.errors import DegenerateError, TooManyCutOffError
 from magic_rl.game.play import Player, play
 from magic_rl.game.rewards import request_label, score
 from magic_rl.game.schedule import Schedule
-from magic_rl.judges.asking import ask
+from magic_rl.judges.asking import ask, exceeds
 from magic_rl.judges.base import Judge
 from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
+from magic_rl.learning.fluency import Fluency, Yardstick
 from magic_rl.learning.opponents import Opponents
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.types import Episode, Exchange, Label, Outcome, Role, Seed
+
+SCORED = 16  # replies of a step that are measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Table:
         learners: The policies that learn; one and the same object for both roles in self-play.
         references: π_ref of each role, for the KL term.
         opponents: Past versions that the learner meets too; None: only the other player as it is.
+        yardstick: What replies are measured by; None: they are not.
     """
 
     attacker: Player | None
@@ -43,6 +49,7 @@ class Table:
     seeds: Sequence[Seed]
     prompts: Prompts
     opponents: Opponents | None = None
+    yardstick: Yardstick | None = None
 
 
 def sample_outcomes(table: Table, config: Config, schedule: Schedule, number: int) -> list[Outcome]:
@@ -81,7 +88,9 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) ->
 
     Raises:
         TooManyAbstentionsError: If the judge is silent too often.
+        TooManyCutOffError: If more than `learning.max_cut_off` of the episodes are cut off.
     """
+    _check_cut_off(episodes, config)
     whole = [episode for episode in episodes if episode.cut_off is None]
     verdicts = iter(
         ask(
@@ -107,6 +116,42 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) ->
         rewards = score(verdict, episode.seed.label, well_formed, config.game.rewards, thought, tokens)
         out.append(Outcome(episode, verdict, rewards))
     return out
+
+
+def _check_cut_off(episodes: Sequence[Episode], config: Config) -> None:
+    """Stop before a judge is asked: what is cut off is masked, and a step of nothing else learns nothing."""
+    cut = Counter(episode.limit_reached for episode in episodes if episode.limit_reached)
+    if exceeds(cut.total(), len(episodes), config.learning.max_cut_off):
+        (role, limit), _ = cut.most_common(1)[0]
+        raise TooManyCutOffError(
+            f"{role}.sampling.{limit}: {cut.total()} of {len(episodes)} episodes were cut off, more than "
+            f"learning.max_cut_off ({config.learning.max_cut_off:.0%}) allows, most by this limit of "
+            f"{getattr(config.player(role).sampling, limit)}; raise it, as in `magic-rl resume RUN --set "
+            f"{role}.sampling.{limit}=N`"
+        )
+
+
+def measure_fluency(outcomes: Sequence[Outcome], table: Table, config: Config) -> Fluency:
+    """Whether the step's replies, some of them, are still language.
+
+    Raises:
+        DegenerateError: If more than `learning.max_degenerate` of them are not.
+    """
+    samples = [sample for outcome in outcomes if (sample := outcome.episode.turns[-1].reply_sample)]
+    if table.yardstick is None:
+        return Fluency()
+    spoken = config.defender.sampling
+    as_sampled = (spoken.temperature, spoken.top_p) == (1.0, 1.0)
+    found = table.yardstick.measure(evenly(samples, SCORED), None if as_sampled else table.defender.policy)
+    count, n = sum(found.degenerate), len(found.degenerate)
+    if exceeds(count, n, config.learning.max_degenerate):
+        raise DegenerateError(
+            f"defender: {count} of {n} replies are no language any more (log-probability per token under the untouched "
+            f"model {found.logprob:.1f}, distinct trigrams {found.distinct:.0%}); learning.max_degenerate allows "
+            f"{config.learning.max_degenerate:.0%}. Train again with a smaller defender.optimiser.lr (or "
+            "defender.sft.lr), or with learning.kl above 0"
+        )
+    return found
 
 
 def choose_groups(outcomes: Sequence[Outcome], learner: Role, count: int) -> list[Outcome]:

@@ -6,21 +6,25 @@ Also used by evaluation, which puts saved players into the same seats.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
 from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import Split, split_by_category
+from magic_rl.data.split import Split, evenly, split_by_category
 from magic_rl.engines.base import Engine, Policy
-from magic_rl.game.play import Player
+from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
+from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.judge import make_judge
 from magic_rl.learning.opponents import Opponents
-from magic_rl.learning.rollouts import Table, judge_episodes
+from magic_rl.learning.rollouts import SCORED, Table, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
-from magic_rl.types import Role, SamplingParams
+from magic_rl.rng import derive
+from magic_rl.text.renderer import Renderer
+from magic_rl.types import Episode, Role, SamplingParams
 
 _SHARED = "shared"
 
@@ -76,13 +80,17 @@ class Setup:
         """A saved player's policy, read-only."""
         return self.engines[role].load(folder, folder.name).snapshot(folder.name)
 
+    def renderer(self, role: Role) -> Renderer:
+        """How a role reads and speaks: its model's chat template with the variables that its config sets."""
+        return self.engines[role].renderer_with(self.config.player(role).chat_template_kwargs)
+
     def player(self, role: Role, policy: Policy | None = None, *, sampling: SamplingParams | None = None) -> Player:
         """A policy (by default the learner) in a role's seat, speaking as in learning unless told otherwise."""
         settings = self.config.player(role)
         spoken = settings.sampling
         return Player(
             policy=policy or self.learners[role],
-            renderer=self.engines[role].renderer,
+            renderer=self.renderer(role),
             sampling=sampling or SamplingParams(spoken.max_tokens, spoken.temperature, spoken.top_p),
             max_prompt=spoken.max_prompt_tokens,
             system=self.config.defender.system_prompt,
@@ -101,12 +109,27 @@ class Setup:
             seeds=self.split.train,
             prompts=self.prompts,
             opponents=self._opponents(players) if self.config.game.opponents != "last" else None,
+            yardstick=self.yardstick(),
         )
+
+    def yardstick(self) -> Yardstick:
+        """What replies of a step are measured by: the untouched model's own to some seeds as they are."""
+        seeds = evenly(sorted(self.split.train, key=lambda seed: seed.label), SCORED)
+        base = self.player("defender", self.engines["defender"].base())
+        asked = attack([Episode(seed, (), 0) for seed in seeds], None, self.prompts, 1, 0)
+        answered = reply(asked, base, self.prompts, 1, derive(self.config.seed, 0, "yardstick"))
+        own = [sample for episode in answered if (sample := episode.turns[-1].reply_sample)]
+        return Yardstick(self.engines["defender"].base(), own)
 
     def _opponents(self, players: Mapping[Role, Player]) -> Opponents:
         config = self.config
-        # A pair of versions has few episodes; a judge that is silent too often shows in the steps themselves.
-        patient = config.model_copy(update={"judge": config.judge.model_copy(update={"max_abstained": 1.0})})
+        # A pair of versions has few episodes; what is silent or cut off too often shows in the steps themselves.
+        patient = config.model_copy(
+            update={
+                "judge": config.judge.model_copy(update={"max_abstained": 1.0}),
+                "learning": config.learning.model_copy(update={"max_cut_off": 1.0}),
+            }
+        )
         return Opponents(
             players=players,
             learners=self.learners,
@@ -121,7 +144,7 @@ class Setup:
         """What a role's supervised stage learns: the configured file, or made from the training seeds."""
         stage = self.config.player(role).sft
         if stage.examples:
-            return read_examples(Path(stage.examples))
+            return [replace(example, tagged=True) for example in read_examples(Path(stage.examples))]
         pool = self.pool()
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
@@ -159,12 +182,13 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         role: resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
         for role in roles
     }
-    loaded: dict[object, Engine] = {}
+    loaded: dict[object, LocalEngine] = {}
     engines: dict[Role, Engine] = {}
     for role in roles:
         lora = config.player(role).lora
         key = (folders[role], lora)
         if key not in loaded:
             loaded[key] = LocalEngine(folders[role], lora, config.engine, run_seed=config.seed)
+        loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
         engines[role] = loaded[key]
     return engines

@@ -6,7 +6,7 @@ can be given a short refusal warm-up as defender; real chat models need none.
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import re
 import time
@@ -18,6 +18,7 @@ from magic_rl.attacks.pool import PoolEntry
 from magic_rl.config import SftConfig
 from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
+from magic_rl.files import read_objects
 from magic_rl.game.play import Player, attack, defender_messages, plain_turn, reply
 from magic_rl.judges.rules import detect_refusal
 from magic_rl.learning.coevolve import Step
@@ -26,19 +27,38 @@ from magic_rl.rng import generator
 from magic_rl.text.renderer import Renderer
 from magic_rl.types import Adam, CrossEntropy, Datum, Episode, Message, Seed
 
+_log = logging.getLogger(__name__)
+
+# The marks of Chinese and Japanese end a sentence whatever follows; the others are Arabic, Urdu, Indic, Burmese, Khmer,
+# Armenian and Ethiopic.
+_SENTENCE = re.compile(r"\s*(.+?(?:[。！？]|[.!?؟۔।॥။៕។։።](?=\s|$)))", re.DOTALL)
+_UNSPACED = re.compile("[\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation and the assistant message to learn."""
+    """A conversation and the assistant message to learn.
+
+    Attributes:
+        tagged: Whether `<think>` and `<answer>` around the message's parts are format; else they are plain text.
+
+    Raises:
+        ValueError: If there is nothing to answer, or no answer.
+    """
 
     messages: Sequence[Message]
     completion: str
+    tagged: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.messages or not self.completion.strip():
+            raise ValueError("there are no messages, or the completion is empty")
 
 
 def attacker_examples(pool: Sequence[PoolEntry], prompts: Prompts) -> list[Example]:
     """From an attack pool: the attacker's prompt for a seed, and the thinking and rewrite to learn (METHOD §2)."""
     system = (Message("system", prompts.attacker_system),) if prompts.attacker_system else ()
-    return [Example((*system, Message("user", prompts.attacker(entry.seed))), entry.completion) for entry in pool]
+    return [Example((*system, Message("user", prompts.attacker(e.seed))), e.completion, tagged=True) for e in pool]
 
 
 def warmup_examples(
@@ -54,13 +74,16 @@ def warmup_examples(
     Plain harmful requests are refused in words of `prompts.refusals`. Benign requests, plain and rewritten,
     keep the answer the base model itself gives to the plain one, cut to its first sentence: so the model
     learns neither new facts nor that odd wording alone calls for a refusal. Seeds whose answer has no
-    whole sentence are left out.
+    whole sentence are left out, which is logged.
 
     Args:
         rewrites: Pool entries; the benign ones are used.
         base: The untrained defender, who answers the benign seeds.
         size: Examples that will be learned from. Where there are more seeds, a random part of them is used, as every
             answer has to be sampled.
+
+    Raises:
+        UserError: If no benign request, plain or rewritten, could be learned: the warm-up would teach to refuse it.
     """
     rng = generator(run_seed, 0, "warm-up refusals")
     share = math.ceil(size / 3)
@@ -75,7 +98,7 @@ def warmup_examples(
         for episode in reply(asked, greedy, prompts, 1, 0)
         if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
     }
-    refusals = prompts.refusals.splitlines()
+    refusals = prompts.refusals.split("\n")
     examples = [
         Example(defender_messages(base, prompts, [plain_turn(seed.text)]), refusals[rng.integers(len(refusals))])
         for seed in harmful
@@ -84,11 +107,20 @@ def warmup_examples(
     kept = {seed.id for seed in benign}
     rewritten = [(entry.attack, entry.seed.id) for entry in rewrites if entry.seed.id in kept]
     chosen = [rewritten[i] for i in rng.permutation(len(rewritten))[: len(plain)]]
-    examples += [
-        Example(defender_messages(base, prompts, [plain_turn(text)]), answers[seed_id])
-        for text, seed_id in plain + chosen
-        if seed_id in answers
-    ]
+    for kind, requests in (("benign", plain), ("rewritten benign", chosen)):
+        learned = [
+            Example(defender_messages(base, prompts, [plain_turn(text)]), answers[seed_id])
+            for text, seed_id in requests
+            if seed_id in answers
+        ]
+        found = f"of {len(requests)} {kind} requests {len(learned)} have an answer to learn"
+        if not learned:
+            raise UserError(
+                f"defender.sft: {found} (a whole first sentence that refuses nothing), so the warm-up would teach to "
+                "refuse them all; give defender.sft.examples of your own, or set defender.sft.steps to 0"
+            )
+        (_log.warning if 2 * len(learned) < len(requests) else _log.info)("defender.sft: %s", found)
+        examples += learned
     return examples
 
 
@@ -98,28 +130,18 @@ def read_examples(path: Path) -> list[Example]:
     Raises:
         UserError: For a file that cannot be read, is empty, or a line of another shape.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    out = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            messages = tuple(Message(m["role"], m["content"]) for m in row["messages"])
-            out.append(Example(messages, row["completion"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f'{path}:{number}: expected {{"messages": […], "completion": "…"}} ({error!r})') from error
-    if not out:
-        raise UserError(f"{path}: holds no examples")
-    return out
+    return read_objects(path, Example, 'an example {"messages": […], "completion": "…"}')
 
 
 def first_sentence(text: str) -> str:
-    """The text's first sentence if it has at least four words, else "" ."""
-    found = re.match(r"\s*(.+?[.!?])(?=\s|$)", text, flags=re.DOTALL)
+    """The text's first sentence if it has at least four words, else "" .
+
+    Where words are written without spaces, eight of their characters count as four words. Thai has no mark that ends a
+    sentence: of it none is found.
+    """
+    found = _SENTENCE.match(text)
     sentence = " ".join(found[1].split()) if found else ""
-    return sentence if len(sentence.split()) >= 4 else ""
+    return sentence if len(sentence.split()) >= 4 or len(_UNSPACED.findall(sentence)) >= 8 else ""
 
 
 def sft(
@@ -142,7 +164,7 @@ def sft(
     Yields:
         One `Step` after each update.
     """
-    datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion)) for e in examples]
+    datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion, tagged=e.tagged)) for e in examples]
     for taken in range(first, config.steps):
         began = time.monotonic()
         batch = [datums[i] for i in _batch(len(datums), config.batch, taken, run_seed, stage)]

@@ -7,6 +7,7 @@ the step's number, arrives at the numbers it would have arrived at.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +15,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from magic_rl.config import Config, dump_config, load_config
-from magic_rl.errors import UserError
+from magic_rl.errors import DegenerateError, UserError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
+from magic_rl.learning.inputs import compare, compare_settings, digests, record_settings
 from magic_rl.learning.interrupt import Interrupt
 from magic_rl.learning.opponents import PAYOFFS_FILE
+from magic_rl.learning.preflight import preflight, remarks, try_judge, try_players
 from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.rng import derive
-from magic_rl.store.run import Checkpoint, RunDirectory
+from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
 from magic_rl.types import Episode, Exchange, Role, Verdict
 
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
@@ -99,43 +102,76 @@ def start(config: Config, directory: Path, view: View) -> RunDirectory:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: already exists; use `magic-rl resume {directory}` or choose another directory")
     setup = prepare(config)
-    run = RunDirectory.create(directory, dump_config(config), versions(), keep=config.store.keep)
+    checked = preflight(setup)
+    for remark in remarks(config):
+        view.note(remark)
+    lessons = _lessons(setup, Position(), view)
+    inputs = {"digests": digests(setup), "checked": checked, "config": config.model_dump(mode="json")}
+    run = RunDirectory.create(directory, dump_config(config), versions(), inputs=inputs, keep=config.store.keep)
     with run.lock():
-        _Training(run, setup, view).run(None)
+        _Training(run, setup, view, lessons).run(None, Position())
     return run
 
 
-def resume(directory: Path, view: View) -> RunDirectory:
+def resume(directory: Path, view: View, overrides: Sequence[str] = ()) -> RunDirectory:
     """Go on with a run from its last good checkpoint.
 
+    Args:
+        overrides: Settings that are others from here on, as for `load_config`.
+
     Raises:
-        UserError: If there is no run, another process is at it, or no checkpoint is usable.
+        UserError: If there is no run, another process is at it, no checkpoint is usable, a setting may not change, or
+            seeds, prompts, pool or models are not what the run was begun with.
     """
-    config = load_config(RunDirectory.open(directory).path / "config.toml")
+    config = load_config(RunDirectory.open(directory).path / "config.toml", overrides)
     run = RunDirectory.open(directory, keep=config.store.keep)
     with run.lock():
         checkpoint = run.latest_checkpoint()
         if checkpoint is not None and checkpoint.state["stage"] == "done":
             view.note(f"{directory}: training is complete")
             return run
+        changed = compare_settings(run, config)
         setup = prepare(config)
-        run.rewind(checkpoint.step if checkpoint else 0)
-        _Training(run, setup, view).run(checkpoint)
+        compare(run, digests(setup))
+        try_players(setup)
+        try_judge(setup.judge)
+        position = Position.from_dict(checkpoint.state) if checkpoint else Position()
+        lessons = _lessons(setup, position, view)
+        step = checkpoint.step if checkpoint else 0
+        if changed:
+            record_settings(run, config, changed, step)
+            for key, (old, new) in sorted(changed.items()):
+                view.note(f"{key}: {new!r} from here on, {old!r} before")
+        run.rewind(step)
+        _Training(run, setup, view, lessons).run(checkpoint, position)
     return run
+
+
+def _lessons(setup: Setup, position: Position, view: View) -> dict[Role, Sequence[Example]]:
+    """What is learned in the supervised stages that are left: made before any of them, so that no error comes late."""
+    stages: dict[Stage, Role] = {"sft_attacker": "attacker", "warmup_defender": "defender"}
+    begin = list(stages).index(position.stage) if position.stage in stages else len(stages)
+    out: dict[Role, Sequence[Example]] = {}
+    for role in list(stages.values())[begin:]:
+        stage = setup.config.player(role).sft
+        if stage.steps > (position.stage_step if stages.get(position.stage) == role else 0):
+            if role == "defender" and not stage.examples:
+                view.note("the base model answers benign seeds, for the defender's warm-up")
+            out[role] = setup.examples(role)
+    return out
 
 
 class _Training:
     """One process's work on a run: drives the stages and keeps the run directory."""
 
-    def __init__(self, run: RunDirectory, setup: Setup, view: View) -> None:
-        self._run, self._setup, self._view = run, setup, view
+    def __init__(self, run: RunDirectory, setup: Setup, view: View, lessons: Mapping[Role, Sequence[Example]]) -> None:
+        self._run, self._setup, self._view, self._lessons = run, setup, view, lessons
         self._interrupt = Interrupt(view.note)
 
-    def run(self, checkpoint: Checkpoint | None) -> None:
-        """Train from a checkpoint, or from the beginning."""
-        position = Position()
+    def run(self, checkpoint: Checkpoint | None, position: Position) -> None:
+        """Train from a checkpoint and the position in it, or from the beginning."""
+        self._say_paths()
         if checkpoint is not None:
-            position = Position.from_dict(checkpoint.state)
             self._setup.load_learners({name: checkpoint.policy(name) for name in self._setup.learners_by_name()})
             self._view.note(f"resuming after step {position.number}")
         with self._interrupt.heeded(f"magic-rl resume {self._run.path}"):
@@ -164,17 +200,24 @@ class _Training:
                 )
             self._play(position)
 
+    def _say_paths(self) -> None:
+        """Keep how each role's model is computed, and say so where that is the slow way."""
+        paths = {role: engine.path for role, engine in self._setup.engines.items()}
+        self._run.write_json(ENGINES_FILE, {role: str(path) for role, path in paths.items()})
+        for role, path in paths.items():
+            if path.reason:
+                self._view.note(f"{role}: {path}")
+
     def _supervise(self, role: Role, position: Position) -> Position:
         config = self._setup.config
         settings = config.attacker.sft if role == "attacker" else config.defender.sft
         if position.stage_step >= settings.steps:
             return position
         self._view.stage(position.stage, settings.steps, position.stage_step)
-        examples: Sequence[Example] = self._setup.examples(role)
         for step in sft(
             self._setup.learners[role],
-            self._setup.engines[role].renderer,
-            examples,
+            self._setup.renderer(role),
+            self._lessons[role],
             settings,
             stage=position.stage,
             run_seed=config.seed,
@@ -226,6 +269,7 @@ class _Training:
                 return
 
     def _record(self, step: Step, position: Position, *, save: bool = False) -> None:
+        _check_finite(step, position.stage)  # before a policy of such weights is saved
         self._run.log(step.metrics)
         self._run.log_timing({"step": step.number, **step.timing})
         if isinstance(step, GameStep):
@@ -251,6 +295,18 @@ class _Training:
     def _save_players(self, number: int, step: int) -> None:
         for role in self._setup.roles():
             self._run.save_player(role, number, self._setup.learners[role].snapshot(f"{role}-{number}"), step)
+
+
+def _check_finite(step: Step, stage: Stage) -> None:
+    """Raises DegenerateError if a step's loss or gradient is no number."""
+    lost = [name for name in ("loss", "grad_norm") if not math.isfinite(float(step.metrics.get(name) or 0.0))]
+    if lost:
+        supervised = "attacker.sft.lr" if stage == "sft_attacker" else "defender.sft.lr"
+        key = f"{step.metrics['learner']}.optimiser.lr" if isinstance(step, GameStep) else supervised
+        raise DegenerateError(
+            f"{key}: the {lost[0]} of step {step.number} is not finite, so this policy is lost and was not saved; "
+            "use a smaller one"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -34,8 +34,8 @@ def have_written(config: Config, seeds: Sequence[Seed], path: Path, progress: Pr
     endpoint = config.attacker.writer
     chosen = choose_strategies(config.attacker.strategies or tuple(STRATEGIES))
     prompts = load_prompts(config.game.prompts)
-    with open_partial(path, made_with(endpoint.model, prompts, seeds)) as partial:
-        chat = make_chat(endpoint, config.engine)
+    chat = make_chat(endpoint, config.engine)
+    with open_partial(path, made_with(chat.identity, prompts, seeds)) as partial:
         # A server answers one by one, a model in this process batch by batch.
         batch = 0 if endpoint.url else config.engine.rows_per_batch
         checks = Checks(refuses, same_topic)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from magic_rl.errors import UserError
+from magic_rl.files import read_text
 from magic_rl.types import Seed
 
 _HERE = Path(__file__).parent
+_BUILT_IN = ("brief", "paper")
 _PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "attacker_harmful": ("seed",),
     "attacker_benign": ("seed",),
@@ -33,7 +35,7 @@ class Prompts:
         attacker_harmful: The attacker's task for a harmful seed, with `{seed}`.
         attacker_benign: The attacker's task for a benign seed, with `{seed}`.
         attacker_continue: Shows the attacker the defender's last `{reply}` and asks for the next prompt.
-        defender_user: What wraps an `{attack}`.
+        defender_user: What the defender reads as the user's words: the `{attack}`, alone unless a user wraps it.
         defender_system_thinks: Asks the defender to think first (defender-cot).
         refusals: Refusals for the defender's warm-up, one a line.
         writer_rewrite_harmful: Asks a model to rewrite a harmful `{seed}` by a strategy's `{instruction}`.
@@ -66,6 +68,10 @@ class Prompts:
         """What the defender reads as the user's words."""
         return _fill(self.defender_user, attack=attack)
 
+    def defender_system(self, own: str, thinks: bool) -> str:
+        """What the defender reads as its system prompt: a prompt of its own, and how to think if it does."""
+        return "\n".join(filter(None, [own, self.defender_system_thinks if thinks else ""]))
+
     def rewrite(self, seed: Seed, instruction: str) -> str:
         """What the writer of the attack pool is asked for a seed."""
         template = self.writer_rewrite_harmful if seed.label == "harmful" else self.writer_rewrite_benign
@@ -80,8 +86,8 @@ def load_prompts(folder: str = "") -> Prompts:
     """Read the prompts.
 
     Args:
-        folder: "" for the built-in ones, "brief" for built-in ones that small models read quickly, or a folder
-            whose `.txt` files replace the built-in ones of the same name.
+        folder: "" for the built-in ones, "brief" for those that small models read quickly, "paper" for those with the
+            paper's words around an attack, or a folder whose `.txt` files replace the built-in ones of the same name.
 
     Raises:
         UserError: For a folder that does not exist, a file of an unknown name, one without its placeholder or
@@ -90,9 +96,10 @@ def load_prompts(folder: str = "") -> Prompts:
     names = [field.name for field in fields(Prompts)]
     texts = {name: _read(_HERE / f"{name}.txt") for name in names}
     if folder:
-        own = _HERE / folder if folder == "brief" else Path(folder)
+        own = _HERE / folder if folder in _BUILT_IN else Path(folder)
         if not own.is_dir():
-            raise UserError(f"game.prompts: {folder}: no such folder; give '', 'brief' or a folder of .txt files")
+            known = ", ".join(map(repr, ("", *_BUILT_IN)))
+            raise UserError(f"game.prompts: {folder}: no such folder; give {known} or a folder of .txt files")
         for path in sorted(own.glob("*.txt")):
             if path.stem not in names:
                 raise UserError(f"{path}: unknown prompt; known are {', '.join(names)}")
@@ -101,10 +108,7 @@ def load_prompts(folder: str = "") -> Prompts:
 
 
 def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    text = re.sub(r"\r\n?", "\n", read_text(path)).rstrip("\n")
     wanted = _PLACEHOLDERS.get(path.stem, ())
     found = set(re.findall(r"\{(\w+)\}", text))
     for name in wanted:

@@ -21,13 +21,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from magic_rl.errors import UserError
+from magic_rl.evaluation.outcomes import is_current
 from magic_rl.evaluation.patterns import PATTERNS, drift
+from magic_rl.evaluation.results import ATTACK_FILE, attack_result
 from magic_rl.report import tables
 from magic_rl.report.exploitability import attack_curve
 from magic_rl.report.figures import curves, drift_bars, heatmap
 from magic_rl.report.frontier import frontier
 from magic_rl.store import atomic
-from magic_rl.store.run import RunDirectory
+from magic_rl.store.run import ENGINES_FILE, INPUTS_FILE, RunDirectory
 
 _SAMPLES = 6
 _HEATMAPS = (
@@ -111,7 +113,9 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
                 )
             ],
             config=run.config_text,
+            changes=(run.read_json(INPUTS_FILE) or {}).get("changes", ()),
             versions=run.versions,
+            engines=run.read_json(ENGINES_FILE) or {},
             style=style,
             style_hash=digest(style),
         )
@@ -119,13 +123,15 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
 
 
 def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[str, Any]:
-    """What the page says of the evaluation, unless that is of an earlier version and has no verdict."""
+    """What the page says of the evaluation, unless that is of other players, settings or an earlier version."""
     summary: Mapping[str, Any] | None = run.read_json("summary.json")
     evaluation: Mapping[str, Any] | None = run.read_json("evaluation.json")
     failures: Mapping[str, Any] | None = run.read_json("failures.json")
-    outdated = summary is not None and "verdict" not in summary
+    outdated = summary is not None and not is_current(summary, run)
     if summary is None or outdated:
         summary = evaluation = None
+    elif not is_current(evaluation, run):
+        evaluation = None
     return {
         "outdated": outdated,
         "judge": evaluation["judge"] if evaluation else judge,
@@ -139,13 +145,17 @@ def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[st
         "held_out": evaluation["held_out"] if evaluation else None,
         "categories": tables.category_rows(evaluation) if evaluation else [],
         "frontier": frontier(evaluation, summary) if evaluation and summary else [],
-        "attack": attack_curve(run.read_json("attack.json")),
+        "attack": attack_curve(attack_result(run)),
+        "attack_outdated": attack_result(run) is None and run.read_json(ATTACK_FILE) is not None,
         "heatmaps": [(key, title, note, heatmap(evaluation, key)) for key, title, note in _HEATMAPS]
         if evaluation
         else [],
         "defenders": evaluation["defenders"] if evaluation else [],
         "abstained": evaluation["abstained"] if evaluation else 0,
-        "replies": list(zip(evaluation["defenders"], evaluation["replies"], strict=True)) if evaluation else [],
+        "replies": [
+            *([("untouched model", summary["replies"]["untouched"])] if summary and summary.get("replies") else []),
+            *(zip(evaluation["defenders"], evaluation["replies"], strict=True) if evaluation else ()),
+        ],
         "agreement": evaluation["agreement"] if evaluation else [],
     }
 

@@ -15,7 +15,7 @@ ATTACKERS = {
 }
 _MEASURES = {"asr": "ASR", "compliance": "benign compliance", "j": "J (compliance − ASR)"}
 _DEFENDERS = {"untouched": "untouched model", "start": "defender at the start", "trained": "defender trained"}
-_RATES = {"format": "in the format", "on_topic": "on topic"}
+_RATES = {"format": "in the format", "on_topic": "on topic", "cut_off": "cut off"}
 _NOTHING = "–"
 
 
@@ -137,6 +137,9 @@ def _notes(preset: Mapping[str, Any]) -> Iterator[str]:
         shown = [f"{_RATES.get(name, name)} {_percent(rate).shown}" for name, rate in rates.items() if rate]
         if shown:
             yield f"attacks of the {ATTACKERS.get(attacker, attacker)}: {', '.join(shown)}"
+    for who, rate in preset.get("degenerate", {}).items():
+        if rate and rate["mean"]:
+            yield f"{_DEFENDERS.get(who, who)}: {_percent(rate).shown} of the replies are no language any more"
 
 
 def _percent(number: Number | None) -> Entry:

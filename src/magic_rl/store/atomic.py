@@ -6,6 +6,7 @@ the disk and then renamed, so the worst a kill can leave is such a leftover, whi
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -57,6 +58,9 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
             yield aside
+            for path in aside.rglob("*"):  # some libraries write for the owner alone
+                if path.is_file():
+                    path.chmod(aside.stat().st_mode & 0o666)
             if replace and target.exists():
                 remove(target)
             aside.rename(target)
@@ -108,8 +112,11 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one line about `path`."""
     try:
         yield
-    except OSError as error:
-        why = error.strerror or str(error)
+    except Exception as error:
+        full = os.strerror(errno.ENOSPC)
+        if not isinstance(error, OSError) and full not in str(error):  # safetensors has an error of its own for it
+            raise
+        why = full if not isinstance(error, OSError) else error.strerror or str(error)
         raise UserError(f"{path}: cannot be written ({why}); check free space and permissions") from error
 
 

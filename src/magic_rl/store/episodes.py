@@ -32,6 +32,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "well_formed": turn.well_formed,
         "reply": turn.reply,
         "reply_well_formed": turn.reply_well_formed,
+        "reply_thinking": turn.reply_thinking,
         **_sample("attack", turn.attack_sample),
         **_sample("reply", turn.reply_sample),
     }

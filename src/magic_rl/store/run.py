@@ -4,6 +4,8 @@ Files are written aside and renamed, checkpoints and players are hashed, and row
 killed at any instant opens again as it was after its last complete checkpoint (`latest_checkpoint`, `rewind`).
 
     config.toml  versions.json        what was asked for, and what it ran on
+    engines.json                      how each role's model is computed, and how exactly
+    inputs.json                       digests of seeds, prompts, pool, base models; what was checked; changed settings
     metrics.jsonl  timings.jsonl      one row a step: reproducible numbers; seconds and speeds
     episodes/step-000012.jsonl        every episode of a step
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
@@ -32,8 +34,11 @@ from magic_rl.store.lock import locked
 from magic_rl.store.manifest import CorruptedError
 from magic_rl.types import Outcome, Role
 
+ENGINES_FILE = "engines.json"
+
 Row = Mapping[str, float | int | str | bool | None]
 
+INPUTS_FILE = "inputs.json"
 _POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -87,13 +92,22 @@ class RunDirectory:
         self._keep = keep
 
     @classmethod
-    def create(cls, path: Path, config_toml: str, versions: Mapping[str, str], *, keep: int = 2) -> RunDirectory:
+    def create(
+        cls,
+        path: Path,
+        config_toml: str,
+        versions: Mapping[str, str],
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        keep: int = 2,
+    ) -> RunDirectory:
         """Make a new run directory; it appears complete or not at all.
 
         Args:
             path: Must not exist, or be an empty directory.
             config_toml: The resolved config, without secrets.
             versions: Versions of everything that may change a number, by name.
+            inputs: JSON values that say what it is begun with; see `learning.inputs`.
 
         Raises:
             UserError: If the path is taken or not writable.
@@ -113,6 +127,8 @@ class RunDirectory:
                 for rows in (run._metrics, run._timings):
                     atomic.write_file(aside / rows.name, b"")
                 atomic.write_file(aside / "versions.json", _json(dict(versions)))
+                if inputs is not None:
+                    atomic.write_file(aside / INPUTS_FILE, _json(dict(inputs)))
                 atomic.write_file(aside / "config.toml", config_toml.encode())
         return run
 
@@ -147,6 +163,10 @@ class RunDirectory:
     def config_text(self) -> str:
         """The resolved config as TOML."""
         return (self.path / "config.toml").read_text(encoding="utf-8")
+
+    def write_config(self, config_toml: str) -> None:
+        """Replace the resolved config."""
+        atomic.write_file(self.path / "config.toml", config_toml.encode())
 
     @property
     def versions(self) -> dict[str, str]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from magic_rl.config import PRESETS, Config, PresetName, dump_config, load_config
+from magic_rl.config import PRESETS, Config, PresetName, differences, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.outcomes import is_evaluated
-from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN
+from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN, attack_result
 from magic_rl.learning.progress import is_complete
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
@@ -67,9 +67,10 @@ def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config], atta
         lender = None if config.attacker.sft.steps else _lender(out, configs, rng_seed)
         run = PlannedRun(out / name, out / _CONFIGS / f"{name}.toml", lender)
         before = next((path for path in (run.path / "config.toml", run.config) if path.is_file()), None)
-        if before is not None and (changed := _first_difference(load_config(before), config)):
+        if before is not None and (changed := differences(*map(_dumped, (load_config(before), config)))):
             raise UserError(
-                f"{before}: begun with another {changed}; repeat the first command to go on, or choose another --out"
+                f"{before}: begun with another {min(changed)}; repeat the first command to go on, or choose another "
+                "--out"
             )
         if attack_steps and not (config.game.rewrite or lender or (run.path / ATTACK_FILE).is_file()):
             raise UserError(
@@ -127,19 +128,11 @@ def _lender(out: Path, configs: Mapping[tuple[PresetName, int], Config], rng_see
 
 def _is_attacked(run: PlannedRun, directory: RunDirectory, steps: int) -> bool:
     """Whether a fresh attacker learned for so many steps, and was the one that the other runs met."""
-    if (directory.read_json(ATTACK_FILE) or {}).get("steps") != steps:
+    if (attack_result(directory) or {}).get("steps") != steps:
         return False
     plan, lent = directory.read_json(ATTACK_PLAN), run.attackers and run.attackers / "players" / "attacker-round-00"
     return not (plan and lent and lent.is_dir()) or bool(plan["attacker"] == manifest.fingerprint(lent))
 
 
-def _first_difference(one: Config, other: Config) -> str | None:
-    """Path of the first setting in which two configs differ."""
-
-    def differing(a: Any, b: Any, path: str) -> str | None:
-        if not isinstance(a, Mapping) or not isinstance(b, Mapping):
-            return None if a == b else path
-        found = (differing(a.get(key), b.get(key), f"{path}.{key}" if path else key) for key in {**a, **b})
-        return next((where for where in found if where), None)
-
-    return differing(one.model_dump(mode="json"), other.model_dump(mode="json"), "")
+def _dumped(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")

@@ -9,23 +9,36 @@ On ordinary text the ids are those of `apply_chat_template`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import datetime
+import functools
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Self
 
 from jinja2 import TemplateError
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from magic_rl.config import DAY
 from magic_rl.errors import UserError
-from magic_rl.types import Message, Tokens
+from magic_rl.text.template import fitted, folded
+from magic_rl.text.think import END, THINK, Spoken, marks_of, split_thoughts
+from magic_rl.types import Message, Speaker, Tokens
+
+_log = logging.getLogger(__name__)
 
 # Private-use characters frame a marker that no template trims, splits or rewrites.
 _MARKER = "\ue000{}\ue001"
 _FIND_MARKER = re.compile("\ue000([0-9]+)\ue001")
+_FORMAT_TAG = re.compile("(</?(?:think|answer)>)")
+_OURS = ("messages", "add_generation_prompt", "strftime_now")
+_SPEAKERS: tuple[Speaker, ...] = ("user", "assistant", "user")
+_FORMATS = ([THINK, END], [THINK, END, "<answer>", "</answer>"])
 
 
 class _Piece(NamedTuple):
@@ -33,6 +46,18 @@ class _Piece(NamedTuple):
 
     text: str
     is_content: bool
+
+
+class _Turn(NamedTuple):
+    """What a template prints around an assistant's words.
+
+    Attributes:
+        thinks: Whether the generation prompt leaves a thought open.
+        lead: Text between the generation prompt and the words, such as an empty thought.
+    """
+
+    thinks: bool
+    lead: str
 
 
 class ChatRenderer:
@@ -44,7 +69,9 @@ class ChatRenderer:
     tokenizers add for indentation.
 
     Attributes:
-        stop_ids: The tokenizer's end-of-text id and the template's end-of-turn id.
+        stop_ids: The tokenizer's end-of-text id, the template's end-of-turn id, and those that the model's files name.
+        folds_system: Whether the template has no role for a system prompt, which then stands in the first user message.
+        marks: How the model marks its thoughts, by its template and its added tokens; None if it knows no marks.
     """
 
     def __init__(
@@ -53,14 +80,17 @@ class ChatRenderer:
         default_system: str = "",
         *,
         template_kwargs: Mapping[str, object] | None = None,
+        stop_ids: Collection[int] = (),
+        date: datetime.date = DAY,
     ) -> None:
         """Look at the tokenizer's template.
 
         Args:
             tokenizer: A tokenizer of transformers, backed by `tokenizers`, with a chat template.
             default_system: System prompt of conversations without one; "" leaves that to the template.
-            template_kwargs: Extra variables of the template, such as `enable_thinking`. A template that prints
-                today's date is only reproducible with its `date_string` given here.
+            template_kwargs: Extra variables of the template, such as `enable_thinking`.
+            stop_ids: What ends an answer by the model's own generation config.
+            date: What a template that asks for today's date is told.
 
         Raises:
             UserError: If the tokenizer has no chat template, no `tokenizers` backend, or no end of turn.
@@ -74,14 +104,26 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._default_system = default_system
         self._kwargs = dict(template_kwargs or {})
+        try:
+            self._template = str(tokenizer.get_chat_template())
+        except ValueError as error:
+            raise UserError(f"{self._name}: has several chat templates and none is called 'default'") from error
+        self._date = date
         self._live, self._plain, self._control = _backends(backend)
+        added = backend.get_added_tokens_decoder()
+        self.marks = marks_of(self._template, {token.content for token in added.values()})
+        # Marks of thoughts may be flagged special, and would not be seen if they were left out of what was said.
+        self._unsaid = {
+            i for i, token in added.items() if token.special and not (self.marks and self.marks.holds(token.content))
+        }
         first = self._live.encode("").tokens[:1]
         self._beginning = str(tokenizer.bos_token) if first == [tokenizer.bos_token] else ""
         self._in_parts = False
         self._in_parts = self._wants_parts()
-        self._end_of_turn = self._find_end_of_turn()
-        eos = tokenizer.eos_token_id
-        self.stop_ids: frozenset[int] = frozenset({self._end_of_turn} if eos is None else {self._end_of_turn, int(eos)})
+        self.folds_system = not self._prints_system()
+        eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+        self._before_end, self._end_of_turn = self._find_end_of_turn(stop_ids)
+        self.stop_ids: frozenset[int] = frozenset({self._end_of_turn, *eos, *stop_ids})
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
         """Ids of the conversation, ending where the assistant is to speak.
@@ -109,22 +151,72 @@ class ChatRenderer:
         """This renderer with other variables of the template; all else is shared."""
         other = copy.copy(self)
         other._kwargs = dict(variables)
+        other.__dict__.pop("_turn", None)
         return other
+
+    def require(self, variables: Collection[str], where: str) -> None:
+        """Raise UserError, naming the setting, for a variable that the template never reads."""
+        for name in variables:
+            if name in _OURS or not re.search(rf"\b{re.escape(name)}\b", self._template):
+                raise UserError(f"{where}.{name}: the chat template of {self._name} has no such variable; leave it out")
+
+    @property
+    def own_template(self) -> str:
+        """The tokenizer's own template."""
+        return self._template
+
+    @property
+    def chat_template(self) -> str:
+        """A template that prints the same with no help from here: date, variables and system prompts are in it."""
+        return fitted(self._template, self._kwargs, self._date, folds=self.folds_system)
+
+    @property
+    def opening(self) -> str:
+        """What the prompt opens and leaves to the answer to close: `<think>` or nothing."""
+        return THINK if self._turn.thinks else ""
 
     @property
     def identity(self) -> str:
         """A digest of the template and of the tokens that it may print."""
-        words = (self._tokenizer.chat_template, self._tokenizer.special_tokens_map, self._beginning)
+        words = (self.chat_template, self._tokenizer.special_tokens_map, self._beginning)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
-    def completion(self, text: str) -> Tokens:
-        """Ids of an assistant message and its end-of-turn id."""
-        return (*self._encode([_Piece(text, is_content=True)]), self._end_of_turn)
+    def completion(self, text: str, *, tagged: bool = False) -> Tokens:
+        """Ids that go on where the prompt ends: an assistant message as the template prints it, to its end-of-turn id.
+
+        A thought that the prompt has opened is not opened again; words without a thought come behind an empty one
+        where the template prints that.
+
+        Args:
+            tagged: See `Renderer.completion`; text of any other shape than the format's is plain throughout.
+        """
+        parts = _FORMAT_TAG.split(text)
+        pieces = [_Piece(text, is_content=True)]
+        lead = self._turn.lead
+        if tagged and parts[1::2] in _FORMATS and not parts[0]:
+            pieces = [_Piece(part, is_content=i % 2 == 0) for i, part in enumerate(parts)]
+            if self._turn.thinks:
+                pieces = pieces[2:]
+            if self._turn.thinks or THINK in lead:
+                lead = ""
+        framed = [_Piece(lead, is_content=False), *pieces, _Piece(self._before_end, is_content=False)]
+        return (*self._encode(framed), self._end_of_turn)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of sampled ids up to the first stop id, without special tokens."""
+        """Text of sampled ids up to the first stop id, without special tokens; see `Renderer.decode`."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
-        return str(self._tokenizer.decode(list(tokens[:end]), skip_special_tokens=True))
+        text = str(self._tokenizer.decode([token for token in tokens[:end] if token not in self._unsaid]))
+        text = self.marks.spelled(text) if self.marks else text
+        return self.opening + text
+
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """Everything that ids say, control tokens too."""
+        return str(self._tokenizer.decode(list(tokens)))
+
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        """The text of sampled ids, told apart by the marks that this model's template or tokenizer knows."""
+        text = self.decode(tokens)
+        return split_thoughts(text) if self.marks else Spoken("", text, ended=True)
 
     def _render(self, messages: Sequence[Message], *, generate: bool = True) -> str:
         rows = [
@@ -133,7 +225,10 @@ class ChatRenderer:
         ]
         try:
             rendered = self._tokenizer.apply_chat_template(
-                rows, tokenize=False, add_generation_prompt=generate, **self._kwargs
+                rows,
+                tokenize=False,
+                add_generation_prompt=generate,
+                **{"strftime_now": self._date.strftime, **self._kwargs},
             )
         except TemplateError as error:
             raise UserError(f"{self._name}: the chat template refuses the conversation: {error}") from error
@@ -147,6 +242,28 @@ class ChatRenderer:
         except UserError:  # it wants more than one message
             return False
 
+    def _prints_system(self) -> bool:
+        """Whether the template has a role for a system prompt; some leave it out, others refuse it."""
+        try:
+            return _MARKER.format(0) in self._render([Message("system", _MARKER.format(0)), Message("user", "?")])
+        except UserError:
+            return False
+
+    @functools.cached_property
+    def _turn(self) -> _Turn:
+        user, said = Message("user", _MARKER.format(0)), Message("assistant", _MARKER.format(1))
+        try:
+            prompt = self._render([user])
+            whole = self._render([user, said], generate=False).partition(said.content)[0]
+        except UserError:  # such as a guard's, which wants more than one message
+            return _Turn(thinks=False, lead="")
+        after = prompt.rpartition(user.content)[2]
+        after = self.marks.spelled(after) if self.marks else after
+        thinks = after.rfind(THINK) > after.rfind(END)
+        if whole.startswith(prompt):
+            return _Turn(thinks, whole.removeprefix(prompt))
+        return _Turn(thinks, lead=f"\n{END}\n\n" if thinks else "")
+
     def _layout(self, messages: Sequence[Message]) -> list[_Piece]:
         """The rendered conversation, template and contents told apart by rendering markers in the contents' place.
 
@@ -155,6 +272,9 @@ class ChatRenderer:
         """
         if self._default_system and not any(message.role == "system" for message in messages):
             messages = [Message("system", self._default_system), *messages]
+        if self.folds_system and messages and messages[0].role == "system":
+            _say_folded(self._name)
+            messages = folded(messages)
         marked = self._render([Message(m.role, _MARKER.format(i)) for i, m in enumerate(messages)])
         template = _FIND_MARKER.split(marked)  # text, message number, text, message number, …, text
         silent = set(range(len(messages))) - {int(number) for number in template[1::2]}
@@ -211,15 +331,30 @@ class ChatRenderer:
                 return ids
         raise UserError(f"{self._name}: the tokenizer cannot spell {text[:40]!r} without a control token")
 
-    def _find_end_of_turn(self) -> int:
-        marker = _MARKER.format(0)
-        rendered = self._render([Message("user", "?"), Message("assistant", marker)], generate=False)
-        after = rendered.partition(marker)[2]
-        ids = self._live.encode(after, add_special_tokens=False).ids
-        end = next((i for i in ids if i in self._control), self._tokenizer.eos_token_id)
-        if end is None:
+    def _find_end_of_turn(self, listed: Collection[int]) -> tuple[str, int]:
+        """Text between an assistant's words and the control token that ends its turn, and that token's id.
+
+        Args:
+            listed: Ids that end an answer by the model's files. The mark of the next turn may be what ends one (GLM-4),
+                but only if it is among these.
+        """
+        user, said, then = (Message(r, _MARKER.format(i)) for i, r in enumerate(_SPEAKERS))
+        after = self._render([user, said], generate=False).partition(said.content)[2]
+        for token, start in self._controls(after, self._live.encode(after, add_special_tokens=False)):
+            return after[:start], token
+        with contextlib.suppress(UserError):
+            after = self._render([user, said, then], generate=False).partition(said.content)[2]
+            for token, start in self._controls(after, self._live.encode(after, add_special_tokens=False)):
+                if token in {*listed, self._tokenizer.eos_token_id}:
+                    return after[:start], token
+        if self._tokenizer.eos_token_id is None:
             raise UserError(f"{self._name}: the chat template ends an assistant message with no control token")
-        return int(end)
+        return "", int(self._tokenizer.eos_token_id)
+
+
+@functools.cache
+def _say_folded(name: str) -> None:
+    _log.info("%s: its chat template has no system role; a system prompt begins the first user message", name)
 
 
 def _printed(rendered: str, texts: Sequence[str], contents: Sequence[str]) -> list[str] | None:

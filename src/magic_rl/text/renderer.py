@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
+from magic_rl.text.think import Spoken
 from magic_rl.types import Message, Sample, SamplingParams, Tokens
 
 
@@ -15,17 +16,31 @@ class Renderer(Protocol):
         """Ids of the conversation, ending where the assistant is to speak."""
         ...
 
-    def completion(self, text: str) -> Tokens:
-        """Ids of an assistant message, its end-of-turn id included. For SFT targets only."""
+    def completion(self, text: str, *, tagged: bool = False) -> Tokens:
+        """Ids of an assistant message, its end-of-turn id included. For SFT targets only.
+
+        Args:
+            tagged: Whether `<think>` and `<answer>` around its parts are format, in the ids that a model samples; else
+                all of it is plain text.
+        """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of sampled ids, without the end-of-turn id."""
+        """Text of sampled ids without the end-of-turn id, from the `<think>` on that the prompt may have opened."""
+        ...
+
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        """The text of sampled ids, what the model thought in marks of its own told apart."""
         ...
 
 
 class TextRenderer(Protocol):
     """Renders conversations as text, for a server that encodes it itself."""
+
+    @property
+    def opening(self) -> str:
+        """What the prompt opens and leaves to the answer to close: `<think>` or nothing."""
+        ...
 
     @property
     def identity(self) -> str:

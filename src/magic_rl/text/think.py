@@ -1,15 +1,20 @@
 """Reading `<think>…</think><answer>…</answer>` (METHOD §4, R_fmt), strictly for the reward and safely for the game.
 
-Whatever the shape of an output, what is returned as its answer never contains what it thought.
+Whatever the shape of an output, what is returned as its answer never contains what it thought. Models that reason
+unasked mark their thoughts in ways of their own; here they are told by the marks that their template or tokenizer
+knows, and spelled `<think>…</think>`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
+THINK, END = "<think>", "</think>"
 _TAG = re.compile(r"(</?(?:think|answer)>)", re.IGNORECASE)
-_FORMAT = ["<think>", "</think>", "<answer>", "</answer>"]
+_FORMAT = [THINK, END, "<answer>", "</answer>"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,96 @@ def parse_attack(text: str) -> ParsedOutput:
     return ParsedOutput(_join(thinking), _join(answer if answered else spoken), well_formed=False)
 
 
+class Spoken(NamedTuple):
+    """What a model said, its reasoning apart.
+
+    Attributes:
+        thinking: Its reasoning; "" if there was none.
+        reply: What a user is shown.
+        ended: Whether the reasoning came to an end; otherwise there is no reply.
+    """
+
+    thinking: str
+    reply: str
+    ended: bool
+
+
+class Marks(NamedTuple):
+    """How a model marks its thoughts.
+
+    Attributes:
+        name: Words by which a model that uses them is told, and with which a thought begins.
+        opens: Pattern of what opens a thought.
+        ends: Pattern of what the reply follows.
+    """
+
+    name: str
+    opens: str
+    ends: str
+
+    def holds(self, token: str) -> bool:
+        """Whether a mark is spelled with this token."""
+        return token in f"{self.opens} {self.ends}".replace("\\", "")
+
+    def spelled(self, text: str) -> str:
+        """The text with `<think>` and `</think>` in place of the model's own marks."""
+        text = re.sub(self.opens, THINK, text)
+        # A reply without a thought may have a mark of its own in front, which ends nothing.
+        return text if self.name == THINK else re.sub(self.ends, END, text).removeprefix(END)
+
+
+_MARKS = (
+    Marks(THINK, "<think>", "</think>"),  # DeepSeek, Qwen, SmolLM, OLMo, Granite 3.3, Phi-4, GLM
+    Marks("[THINK]", r"\[THINK\]", r"\[/THINK\]"),  # Mistral
+    Marks(
+        "<|channel|>analysis",  # gpt-oss
+        r"<\|channel\|>(?:analysis|commentary)<\|message\|>",
+        r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>|<\|end\|>(?:<\|start\|>assistant)?",
+    ),
+    Marks("<|channel>", r"<\|channel>thought\n?", r"<channel\|>"),  # Gemma 4
+    Marks("<|START_THINKING|>", r"<\|START_THINKING\|>", r"<\|END_THINKING\|>(?:<\|START_RESPONSE\|>)?"),  # Cohere
+    Marks("<seed:think>", "<seed:think>", "</seed:think>"),  # Seed-OSS
+    Marks(
+        "Here is my thought process:", "Here(?: is|'s) my thought process:", "Here(?: is|'s) my response:"
+    ),  # Granite 3.2
+)
+
+
+def marks_of(template: str, tokens: Collection[str]) -> Marks | None:
+    """The marks that a chat template or the tokens added to a vocabulary know; None for a model that knows none."""
+    return next((marks for marks in _MARKS if marks.name in template or marks.name in tokens), None)
+
+
+def split_thoughts(text: str) -> Spoken:
+    """Tell a reasoning model's thoughts, with which it begins, from its reply.
+
+    A later block is part of the reply, as a user would be shown it; and only `<think>` begins a thought, so that nobody
+    can talk a model into hiding what it has said by a `</think>` behind it.
+    """
+    thoughts: list[str] = []
+    rest = text
+    while rest.lstrip().startswith(THINK):
+        thought, end, rest = rest.partition(END)
+        thoughts.append(thought.lstrip().removeprefix(THINK))
+        if not end:
+            return Spoken(_join(thoughts), "", ended=False)
+    return Spoken(_join(thoughts), rest.strip() if thoughts else rest, ended=True)
+
+
 def _join(pieces: list[str]) -> str:
     """Pieces of text as one; the blank between them keeps halves of a tag from joining into one."""
     return " ".join(stripped for piece in pieces if (stripped := piece.strip()))
+
+
+# As models write it that a server does not take apart, Seed-OSS and Magistral in marks of their own.
+THOUGHT = re.compile(
+    r"\s*(?:<(?:seed:)?think(?:ing)?>.*?</(?:seed:)?think(?:ing)?>|\[THINK\].*?\[/THINK\])\s*", re.DOTALL
+)
+
+
+def without_thought(text: str) -> str:
+    """An answer without the thought that it begins with, if any; an empty one is a thought too.
+
+    Only one whose opening mark is there: else what an answer repeats of a text could end a thought that never began.
+    """
+    return THOUGHT.sub("", text, count=1) if THOUGHT.match(text) else text

@@ -1,9 +1,9 @@
 """Attention over ids that are stored once and read by every sequence that begins with them.
 
 A packed row attends as its `Layout` says. Decoding keeps two memories (`GroupCache`): the prompt's keys and values, one
-copy a group, and each row's own completion. Scores against both are joined under one softmax, so the result is that
-of ordinary causal attention. Registered with transformers under `SHARED_PREFIX`, so any model built on its attention
-interface can use it.
+copy a group, and each row's own completion. Scores against both are joined under one softmax, in float32, so the
+result is that of ordinary causal attention. Registered with transformers under `SHARED_PREFIX`, so any model built on
+its attention interface can use it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from magic_rl.engines.local.layout import Layout
+from magic_rl.engines.local.layout import Layout, Rule
 
 SHARED_PREFIX = "magic_shared_prefix"
 
@@ -85,15 +85,14 @@ class GroupCache:
         if self._arriving is not None:
             keys, values = self._with_prefix(keys, values, layer_idx)
             # Contiguous, or each step's products would copy them first.
-            prompts = self._arriving.prompts(keys).contiguous(), self._arriving.prompts(values).contiguous()
-            room = (len(prompts[0]), keys.shape[1], self.group, 0, keys.shape[3])
-            empty = keys.new_empty(room), values.new_empty(room)
-            for memory, added in ((self._prompt, prompts), (self._completion, empty)):
+            prompts = [_kept(self._arriving.prompts(part)).contiguous() for part in (keys, values)]
+            empty = [part.new_empty(*part.shape[:2], self.group, 0, part.shape[3]) for part in prompts]
+            for memory, (new_keys, new_values) in ((self._prompt, prompts), (self._completion, empty)):
                 if len(memory) <= layer_idx:
-                    memory.append(added)
+                    memory.append((new_keys, new_values))
                 else:
                     keys_so_far, values_so_far = memory[layer_idx]
-                    memory[layer_idx] = _stacked(keys_so_far, added[0]), _stacked(values_so_far, added[1])
+                    memory[layer_idx] = _stacked(keys_so_far, new_keys), _stacked(values_so_far, new_values)
             return keys, values
         if self._written >= self._completion[layer_idx][0].shape[-2]:
             self._completion[layer_idx] = _grown(self._completion[layer_idx][0]), _grown(self._completion[layer_idx][1])
@@ -144,7 +143,8 @@ class GroupCache:
                 hidden = hidden | (self._lengths + self._written - self._starts - places >= window)
             columns = torch.arange(self._written + 1, device=device)[-(window or 0) :]
             hidden = torch.cat([hidden, columns < self._starts], dim=-1)
-            self._hidden[window] = hidden if hidden.any() else None
+            # Elsewhere than on a CPU the question would wait for all that was begun; a mask too many costs less.
+            self._hidden[window] = hidden if device.type != "cpu" or hidden.any() else None
         return self._hidden[window]
 
     def in_place(self, rows: Tensor) -> Tensor:
@@ -181,6 +181,23 @@ class GroupCache:
         self._lengths, self._starts = self._lengths[groups], self._starts[groups]
 
 
+def _kept(memory: Tensor) -> Tensor:
+    """Keys or values in the precision that decoding reads them in.
+
+    A score of two bfloat16 vectors is not to be rounded to bfloat16: some families have scores of thousands. CUDA can
+    leave it in float32; elsewhere the vectors must be in float32 themselves.
+    """
+    return memory if memory.device.type == "cuda" else memory.float()
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """Products (..., Lq, Lk) of queries (..., Lq, d) and keys (..., Lk, d), in float32."""
+    if queries.dtype == torch.float32:
+        return queries @ keys.transpose(-1, -2)
+    flat = torch.bmm(queries.flatten(0, -3), keys.flatten(0, -3).transpose(1, 2), out_dtype=torch.float32)
+    return flat.view(*queries.shape[:-1], -1)
+
+
 def _grown(memory: Tensor) -> Tensor:
     """Memory (..., columns, d) with as many empty columns again, 32 at least."""
     return torch.nn.functional.pad(memory, (0, 0, 0, max(32, memory.shape[-2])))
@@ -198,7 +215,6 @@ def shared_prefix_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
     group_cache: GroupCache | None = None,
@@ -216,9 +232,9 @@ def shared_prefix_attention(
     Raises:
         NotImplementedError: If a model asks for anything else.
     """
-    if softcap is not None or s_aux is not None or attention_mask is not None:
-        raise NotImplementedError("attention with capped scores, sinks or a mask of the model's own")
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if attention_mask is not None:
+        raise NotImplementedError("attention with a mask of the model's own")
+    rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
     if layout is None:
         if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.running.sum():
             raise NotImplementedError("attention over anything but packed rows and decoding steps")
@@ -226,43 +242,37 @@ def shared_prefix_attention(
             key, value = key[..., -sliding_window:, :], value[..., -sliding_window:, :]
         hidden = group_cache.hidden(module.layer_idx, sliding_window)
         prompt = group_cache.prompt(module.layer_idx)
-        out = _decode_step(group_cache.in_place(query), key, value, scale, *prompt, hidden)
-        return group_cache.of_running(out), None
-    return layout.attend(query, key, value, sliding_window, scale=scale, dropout_p=dropout), None
+        out = _decode_step(_kept(group_cache.in_place(query)), (key, value), prompt, hidden, rule)
+        return group_cache.of_running(out).to(query.dtype), None
+    return layout.attend(query, key, value, rule), None
 
 
 def _decode_step(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    prompt_key: Tensor,
-    prompt_value: Tensor,
-    hidden: Tensor | None,
+    query: Tensor, own: tuple[Tensor, Tensor], prompt: tuple[Tensor, Tensor], hidden: Tensor | None, rule: Rule
 ) -> Tensor:
     """One new token a row: query (P*G, H, 1, d) -> (P*G, 1, H, d).
 
     Args:
-        key, value: What the rows own, shape (P, Hkv, G, t, d).
-        prompt_key, prompt_value: Shape (P, Hkv, Lp, d).
+        own: Keys and values of the rows, shape (P, Hkv, G, t, d) each.
+        prompt: Those of the prompts, shape (P, Hkv, Lp, d) each.
         hidden: What is not attended to, shape (P, 1, 1, Lp + t), or None.
     """
     rows, heads, _, dim = query.shape
-    groups, kv_heads, group, _, _ = key.shape
-    share, prompt_length = heads // kv_heads, prompt_key.shape[2]
+    groups, kv_heads, group, _, _ = own[0].shape
+    share, prompt_length = heads // kv_heads, prompt[0].shape[2]
     # All queries that read one prompt's key/value head stand in one matrix, (P, Hkv, G*share, d).
     queries = query.view(groups, group, kv_heads, share, dim).transpose(1, 2)
     queries = queries.reshape(groups, kv_heads, group * share, dim)
 
-    to_prompt = queries @ prompt_key.transpose(2, 3)
-    to_own = queries.view(groups, kv_heads, group, share, dim) @ key.transpose(3, 4)
-    scores = torch.cat([to_prompt, to_own.view(groups, kv_heads, group * share, -1)], dim=-1)
-    if hidden is not None:
-        scores = scores.masked_fill_(hidden, float("-inf"))
-    weights = scores.float().mul_(scale).softmax(-1).to(query.dtype)
+    to_own = _scores(queries.view(groups, kv_heads, group, share, dim), own[0])
+    scores = torch.cat([_scores(queries, prompt[0]), to_own.view(groups, kv_heads, group * share, -1)], dim=-1)
+    sinks = (
+        None if rule.sinks is None else rule.sinks.view(kv_heads, 1, share).repeat(1, group, 1).flatten(1)[..., None]
+    )
+    weights = rule.weights(scores, hidden, sinks).to(query.dtype)
 
-    out = weights[..., :prompt_length] @ prompt_value
-    from_own = weights[..., prompt_length:].view(groups, kv_heads, group, share, -1) @ value
+    out = weights[..., :prompt_length] @ prompt[1]
+    from_own = weights[..., prompt_length:].view(groups, kv_heads, group, share, -1) @ own[1]
     out = out.view(groups, kv_heads, group, share, dim) + from_own
     return out.transpose(1, 2).reshape(rows, 1, heads, dim)
 

@@ -10,27 +10,32 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
+from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
+from magic_rl.engines.local.models import fingerprint, load_base, load_renderer
+from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.reading import reading
-from magic_rl.engines.local.scoring import recomputable, share_prompts
+from magic_rl.engines.local.scoring import recomputable
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 from magic_rl.text.chat import ChatRenderer
+from magic_rl.types import Message, Tokens
 
 _log = logging.getLogger(__name__)
 
@@ -70,18 +75,15 @@ class LocalEngine:
         self.tokens_per_batch = config.tokens_per_batch or (small if self.device.type == "cpu" else 8192)
         self.folder = folder
         self._run_seed = run_seed
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        tokenizer.chat_template = chat_template or tokenizer.chat_template
-        self._tokenizer = tokenizer
-        self._renderer = ChatRenderer(tokenizer)
-        base = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=self.dtype,
-            trust_remote_code=config.trust_remote_code,
-        )
+        self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        if getattr(settings, "quantization_config", None):
+            raise UserError(f"{folder}: its weights are quantised; take the model as it was before that")
+        base = load_base(folder, self.dtype, trust_remote_code=config.trust_remote_code)
         if config.recompute_above and not recomputable(base):
             raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
-        self.shares = share_prompts(base.requires_grad_(False).to(self.device).eval(), folder.name)
+        self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))
+        _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", folder.name, self.path)
         targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
         self.peft_config = PeftLoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
@@ -90,16 +92,34 @@ class LocalEngine:
             self.model = get_peft_model(base, self.peft_config).to(self.device).eval()
         except ValueError as error:
             raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
+        _refuse_untrained(self.model, folder)
         self._slot = _adapter_slot(self.model)
-        self._adapted = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        self._adapted = [module for module in self.model.modules() if isinstance(module, PeftLinear)]
+
+    @cached_property
+    def identity(self) -> str:
+        """See `Engine.identity`."""
+        return fingerprint(self.folder)
 
     @property
     def renderer(self) -> ChatRenderer:
         """Renderer of this model's chat template."""
         return self._renderer
 
-    def renderer_with(self, variables: Mapping[str, str]) -> ChatRenderer:
-        """Renderer that gives the chat template some variables it asks for."""
+    def _dialogue(self, model: Any) -> tuple[list[Tokens], Tokens]:
+        """Prompts and a reply that say how exactly the model can be computed; see `parity`."""
+        try:
+            prompts = [self._renderer.prompt([Message("user", question)]) for question in QUESTIONS]
+        except UserError:  # a template for something else than chat, such as a guard's
+            prompts = [self._renderer.completion(question)[:-1] for question in QUESTIONS]
+        answer = self._renderer.completion(ANSWER)
+        size = model.get_input_embeddings().weight.shape[0]
+        if max(map(max, (*prompts, answer))) >= size:
+            raise UserError(f"{self.folder}: its tokenizer has ids beyond the model's {size}; use the model's own")
+        return prompts, answer
+
+    def renderer_with(self, variables: Mapping[str, object]) -> ChatRenderer:
+        """See `Engine.renderer_with`."""
         return self._renderer.given(variables)
 
     def new_policy(self, name: str) -> LocalPolicy:
@@ -143,22 +163,20 @@ class LocalEngine:
             yield self.model
 
     @contextlib.contextmanager
-    def merged(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
-        """Fold a policy's adapter into the weights it adapts, for sampling; the base's own come back after.
+    def speaking(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
+        """Let the model compute as a policy does, laid out for few rows and no gradients; see `reading`.
 
-        Saves two small products a linear layer and token, for one more copy of the adapted weights meanwhile.
+        On a CPU this takes one more copy of the adapted weights meanwhile.
         """
         with self.holding(parameters), self.model.disable_adapter(), contextlib.ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
             for layer in self._adapted:
-                base = layer.get_base_layer()
-                weight = base.weight.detach()
-                if parameters:
-                    weight = (weight.float() + layer.get_delta_weight(_SLOT).detach()).to(weight.dtype)
-                stack.enter_context(reading(base, weight))
+                up = layer.lora_B[_SLOT].weight * layer.scaling[_SLOT]
+                adapter = (layer.lora_A[_SLOT].weight, up) if parameters else ()
+                stack.enter_context(reading(layer.get_base_layer(), *adapter))
             head = self.model.get_base_model().get_output_embeddings()
-            if isinstance(head, nn.Linear):
-                stack.enter_context(reading(head, head.weight.detach()))
+            if type(head) is nn.Linear:
+                stack.enter_context(reading(head))
             yield self.model
         if self.device.type == "cpu":
             give_back_freed_memory()
@@ -175,7 +193,7 @@ def _saved_name(key: str) -> str:
 def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Where each adapter parameter lives: full name -> (module, attribute)."""
     for module in model.modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, PeftLinear):
             # Inputs stay in the base's dtype: autocast runs the adapter in it too, with float32 weights at rest.
             module.cast_input_dtype_enabled = False
             streamline(module, _SLOT)
@@ -188,6 +206,19 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         else:
             parameter.requires_grad_(False)
     return slot
+
+
+def _refuse_untrained(model: Any, folder: Path) -> None:
+    """Refuse adapters that this engine would not train, or that no export could hold, before anything is learned."""
+    inputs, head = (model.get_base_model().get_input_embeddings(), model.get_base_model().get_output_embeddings())
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        base, where = layer.get_base_layer(), f"lora.targets: {name.rpartition('.')[2]} of {folder}"
+        if type(layer) is not PeftLinear or type(base) is not nn.Linear:
+            raise UserError(f"{where} is a {type(base).__name__}; only plain linear layers learn, so leave it out")
+        if layer is head and base.weight is inputs.weight:
+            raise UserError(f"{where} shares its weights with the input embedding, which has no adapter; leave it out")
 
 
 def _device(choice: str) -> torch.device:

@@ -9,10 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How scores, products of queries and keys, become weights.
+
+    Attributes:
+        scale: Factor of a score.
+        window: How many tokens one sees, itself included; None: all before it.
+        cap: Scores are squashed into ±cap, as in Gemma 2; None: they are not.
+        sinks: Score of attending to nothing, shape (H,), as in gpt-oss; None: there is no such choice.
+    """
+
+    scale: float
+    window: int | None = None
+    cap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether PyTorch's own kernels do it."""
+        return self.cap is None and self.sinks is None
+
+    def weights(self, scores: Tensor, hidden: Tensor | None, sinks: Tensor | None) -> Tensor:
+        """Args: scores: In float32, shape (..., Lk), overwritten. sinks: Broadcasts to (..., 1). Returns: (..., Lk)."""
+        scores = scores.mul_(self.scale)
+        if self.cap is not None:
+            scores = torch.tanh(scores / self.cap) * self.cap
+        if hidden is not None:
+            scores = scores.masked_fill_(hidden, float("-inf"))
+        if sinks is None:
+            return scores.softmax(-1)
+        column = sinks.float().expand(*scores.shape[:-1], 1)
+        return torch.cat([scores, column], dim=-1).softmax(-1)[..., :-1]
 
 
 class Layout:
@@ -58,7 +92,7 @@ class Layout:
         """From a row (1, H, L, d) to its prompts, filled up to the longest: (T, H, Sp, d)."""
         return _select(row, self._prompts)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None, **settings: Any) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """Attention of a row: query (1, H, Lq, d), key and value (1, Hkv, L, d) -> (1, Lq, H, d).
 
         Queries are those of all tokens but the first ones that are known.
@@ -69,12 +103,12 @@ class Layout:
             query, key, value = query.float(), key.float(), value.float()
         keys, values = self.prompts(key), self.prompts(value)
         asking = _select(query, self._asking)
-        parts = [_attention(asking, keys, values, _causal(asking, keys, window), settings)]
+        parts = [_attention(asking, keys, values, _causal(asking, keys, rule), rule)]
         for block in self._blocks:
             seen_keys = torch.cat([keys.index_select(0, block.owners), _select(key, block.places)], dim=2)
             seen_values = torch.cat([values.index_select(0, block.owners), _select(value, block.places)], dim=2)
-            mask = block.mask(self._prompts.shape[1], window)
-            parts.append(_attention(_select(query, block.asking), seen_keys, seen_values, mask, settings))
+            mask = block.mask(self._prompts.shape[1], rule.window)
+            parts.append(_attention(_select(query, block.asking), seen_keys, seen_values, mask, rule))
         flat = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
         return flat.index_select(0, self._slots)[None].to(dtype)
 
@@ -134,14 +168,14 @@ def _of_similar_length(completions: Sequence[tuple[int, Sequence[int]]]) -> list
     return blocks
 
 
-def _causal(queries: Tensor, keys: Tensor, window: int | None) -> Tensor | None:
-    """Mask (Lq, Lk) of causal attention of the last tokens within a window; None if that is the plain triangle."""
+def _causal(queries: Tensor, keys: Tensor, rule: Rule) -> Tensor | None:
+    """Mask (Lq, Lk) of causal attention of the last tokens within a window; None if a kernel has it."""
     count, size = queries.shape[2], keys.shape[2]
-    if count == size and (window is None or window >= size):
+    if rule.plain and count == size and (rule.window is None or rule.window >= size):
         return None
     places = torch.arange(size, device=keys.device)
     back = places[size - count :, None] - places
-    return back >= 0 if window is None else (back >= 0) & (back < window)
+    return back >= 0 if rule.window is None else (back >= 0) & (back < rule.window)
 
 
 def _padded(parts: Sequence[Sequence[int]]) -> Tensor:
@@ -161,14 +195,20 @@ def _select(row: Tensor, places: Tensor) -> Tensor:
     return row[0].index_select(1, places.flatten()).view(heads, *places.shape, dim).transpose(0, 1)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> Tensor:
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
     """Under a mask, or causal without one. query (B, H, Lq, d); key, value (B, Hkv, Lk, d) -> (B, H, Lq, d)."""
     shared = query.shape[1] != key.shape[1]
-    if mask is not None and query.device.type != "cpu" and shared:
+    if mask is not None and shared and (query.device.type != "cpu" or not rule.plain):
         # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.
         key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
         shared = False
     with torch.autocast(query.device.type, enabled=False):  # which would make it bfloat16 again
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shared, **settings
-        )
+        if mask is None or rule.plain:
+            return torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shared, scale=rule.scale
+            )
+        # No kernel of PyTorch caps scores or has sinks without being compiled first; like transformers' own, this
+        # keeps all scores.
+        sinks = None if rule.sinks is None else rule.sinks[:, None, None]
+        weights = rule.weights(query.float() @ key.float().transpose(2, 3), ~mask, sinks)
+        return weights.to(value.dtype) @ value

@@ -1,8 +1,9 @@
 """The linear layer with an adapter, forwards and backwards, in as few passes over activations as it takes.
 
 PEFT computes `base(x) + scale * up(down(x))` as separate operations, each of which writes a whole activation and is
-remembered for the backward pass. Here the product with `up` is added in place, and the backward pass, known in
-closed form, keeps nothing but the input and the r numbers that `down` makes of each token.
+remembered for the backward pass. Here the backward pass, known in closed form, keeps nothing but the input and the r
+numbers that `down` makes of each token. The sum is rounded once, as a whole: added to an output that is in bfloat16
+already, an update smaller than that output's last digit would vanish.
 """
 
 from __future__ import annotations
@@ -13,14 +14,30 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 
-def streamline(layer: LoraLayer, adapter: str) -> None:
-    """Let a plain LoRA layer compute with `_AdaptedLinear`; other kinds keep PEFT's own forward."""
-    if type(layer) is PeftLinear and type(layer.get_base_layer()) is nn.Linear:
-        layer.forward = partial(_forward, layer, adapter)
+def streamline(layer: PeftLinear, adapter: str) -> None:
+    """Let a LoRA layer on an `nn.Linear` compute with `_AdaptedLinear`."""
+    layer.forward = partial(_forward, layer, adapter)
+
+
+def adapted(x: Tensor, inner: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor) -> Tensor:
+    """x W^T + bias + inner B^T, summed in float32 and rounded once.
+
+    Args:
+        x: Shape (M, I).
+        inner: x A^T, shape (M, r).
+        weight: W, shape (O, I).
+        bias: Shape (O,).
+        up: B with its scale, shape (O, r).
+
+    Returns:
+        Shape (M, O).
+    """
+    if bias is None:  # the accumulator starts from the small product and takes the large one in
+        return (inner @ up.T).addmm_(x, weight.T)
+    return nn.functional.linear(torch.cat((x, inner), 1), torch.cat((weight, up), 1), bias)
 
 
 def _forward(layer: PeftLinear, adapter: str, x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -46,7 +63,7 @@ class _AdaptedLinear(torch.autograd.Function):
         inner = x @ down.T
         ctx.save_for_backward(x, inner, weight, down, up)
         ctx.scale = scale
-        return nn.functional.linear(x, weight, bias).addmm_(inner, up.T)
+        return adapted(x, inner, weight, bias, up)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:

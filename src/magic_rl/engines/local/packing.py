@@ -26,10 +26,10 @@ class Pack:
     """One row for the model, without the first tokens if those are known; only places in `layout` count them.
 
     Attributes:
-        ids: Token ids, shape (1, L).
-        positions: Position of each token along its path, shape (1, L).
-        layout: Where prompts and completions stand, for attention.
-        predict: Index into `ids` of the token whose output predicts each target, shape (M,).
+        ids: Token ids, shape (1, L); (N, L) where each sequence has a row of the model's own.
+        positions: Position of each token along its path, shape as `ids`.
+        layout: Where prompts and completions stand, for attention; None for rows of the model's own.
+        predict: Index into the flat `ids` of the token whose output predicts each target, shape (M,).
         targets: Completion tokens, sequence by sequence, shape (M,).
         sequences: Which sequences the row holds, in the order of `targets`.
         lengths: Number of targets of each of `sequences`.
@@ -37,11 +37,18 @@ class Pack:
 
     ids: Tensor
     positions: Tensor
-    layout: Layout
+    layout: Layout | None
     predict: Tensor
     targets: Tensor
     sequences: list[int]
     lengths: list[int]
+
+    @property
+    def laid_out(self) -> Layout:
+        """The layout of a packed row."""
+        if self.layout is None:
+            raise ValueError("a row of the model's own has no layout")
+        return self.layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Most tokens whose activations exist at one time."""
-        return len(self.stem) + max(row.ids.shape[1] for row in self.rows)
+        return len(self.stem) + max(row.ids.numel() for row in self.rows)
 
 
 _Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
@@ -174,11 +181,49 @@ def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Ba
         yield Batch((), [row.pack()])
 
 
-def one_by_one(sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Batch]:
-    """Each (prompt, completion) pair in a row of its own, sharing nothing; raises as `pack` does."""
-    for prompt, completions in _by_prompt(sequences):
-        for completion in completions:
-            yield Batch((), [_row(prompt, [completion]).pack()])
+def padded(sequences: Sequence[tuple[Tokens, Tokens]], budget: int, *, pads: bool = True) -> Iterator[Batch]:
+    """Each (prompt, completion) pair in a row of the model's own, sharing nothing; rows of similar length side by side.
+
+    They are filled up on the right, where what comes before cannot see it.
+
+    Args:
+        budget: Tokens computed at a time, those that fill up included, unless one sequence alone has more.
+        pads: Whether to fill up at all; if not, only rows of equal length stand side by side.
+
+    Raises:
+        ValueError: If a prompt or completion is empty.
+    """
+    _by_prompt(sequences)  # raises
+    beside: list[int] = []
+
+    def length(index: int) -> int:
+        return len(sequences[index][0]) + len(sequences[index][1]) - 1
+
+    # The longest first: it decides how many fit, and memory is taken once.
+    for index in sorted(range(len(sequences)), key=lambda index: (-length(index), index)):
+        longest = length(beside[0]) if beside else 0
+        if beside and ((len(beside) + 1) * longest > budget or not (pads or length(index) == longest)):
+            yield Batch((), [_filled_up(sequences, beside)])
+            beside = []
+        beside.append(index)
+    if beside:
+        yield Batch((), [_filled_up(sequences, beside)])
+
+
+def _filled_up(sequences: Sequence[tuple[Tokens, Tokens]], chosen: list[int]) -> Pack:
+    whole = [(*sequences[index][0], *sequences[index][1][:-1]) for index in chosen]
+    longest = max(map(len, whole))
+    lengths = [len(sequences[index][1]) for index in chosen]
+    ends = [row * longest + len(ids) for row, ids in enumerate(whole)]
+    return Pack(
+        ids=torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in whole]),
+        positions=torch.arange(longest).expand(len(whole), -1),
+        layout=None,
+        predict=torch.tensor([i for end, own in zip(ends, lengths, strict=True) for i in range(end - own, end)]),
+        targets=torch.tensor([token for index in chosen for token in sequences[index][1]]),
+        sequences=chosen,
+        lengths=lengths,
+    )
 
 
 def side_by_side(prompts: Sequence[Tokens], known: int = 0) -> Pack:

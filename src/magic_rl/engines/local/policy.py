@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from magic_rl.engines.local.packing import Pack, one_by_one, pack
+from magic_rl.engines.local.packing import Pack, pack, padded
 from magic_rl.engines.local.sampling import sample
-from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing
+from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing, scales_with_length
 from magic_rl.engines.losses import token_losses
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 
@@ -45,11 +45,11 @@ class LocalPolicy:
         """See `Policy.sample`."""
         if not prompts:  # every attack of a step may have been cut off, so that none is left to answer
             return []
-        with self._engine.merged(self._parameters) as model:
+        with self._engine.speaking(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
-            rows = self._engine.config.rows_per_batch
             tokens = _UNLEARNED * self._engine.tokens_per_batch
-            return sample(model, prompts, n, params, seed, stops, rows, tokens, shares=self._engine.shares)
+            rows = self._engine.config.rows_per_batch
+            return sample(model, prompts, n, params, seed, stops, rows, tokens, self._engine.path)
 
     @property
     def vocabulary(self) -> int:
@@ -138,9 +138,11 @@ class LocalPolicy:
         above = engine.config.recompute_above if torch.is_grad_enabled() else 0
 
         def computed(model: Any) -> Generator[tuple[Pack, Tensor], None, None]:
-            for batch in pack(sequences, engine.tokens_per_batch) if engine.shares else one_by_one(sequences):
+            shares, budget = engine.path.shares, engine.tokens_per_batch
+            pads = not scales_with_length(model)
+            for batch in pack(sequences, budget) if shares else padded(sequences, budget, pads=pads):
                 with recomputing(model) if 0 < above < batch.tokens else contextlib.nullcontext():
-                    yield from packed_logprobs(model, batch) if engine.shares else plain_logprobs(model, batch)
+                    yield from packed_logprobs(model, batch) if shares else plain_logprobs(model, batch)
 
         with engine.holding(self._parameters) as model, contextlib.closing(computed(model)) as rows:
             yield rows

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
 from magic_rl.rng import uniforms
 from magic_rl.types import Finish, Sample, SamplingParams, Tokens
 
+# Tokens sampled between two looks at what has stopped. A CPU has the ids at hand; from anywhere else, asking for them
+# waits until all that was begun is done, so rows that have stopped go on unseen for some tokens instead.
+_UNCHECKED, _UNCHECKED_ELSEWHERE = {"cpu": 1}, 8
 _BLOCK = 256  # ids summed together when a draw is turned into an id; about the square root of a vocabulary
 
 
@@ -31,20 +35,20 @@ def sample(
     stop_ids: frozenset[int],
     rows_per_batch: int,
     tokens_per_batch: int,
-    *,
-    shares: bool,
+    path: ComputePath,
 ) -> list[list[Sample]]:
     """Draw `n` samples for each prompt; see `Policy.sample`.
 
     Args:
         rows_per_batch: Rows decoded side by side. As prompts are done with, waiting ones take their places.
         tokens_per_batch: Tokens of the prompts encoded in one forward pass, unless one alone has more.
-        shares: Whether the model can encode a prompt once for its whole group.
+        path: How the model decodes.
     """
-    groups = max(1, rows_per_batch // n) if shares else 1
-    decoder: Decoder = SharedDecoder(model, n, _alike(prompts)) if shares else PlainDecoder(model, n)
+    groups = max(1, rows_per_batch // n)
+    decoder: Decoder = (
+        SharedDecoder(model, n, alike(prompts)) if path.shares else PlainDecoder(model, n, pads=path.kind == "padded")
+    )
     draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens)).float()
-    stops = torch.tensor(sorted(stop_ids), device=model.device)
     tokens: list[list[int]] = [[] for _ in draws]
     logprobs: list[list[float]] = [[] for _ in draws]
     finish: list[Finish] = ["length"] * len(tokens)
@@ -60,17 +64,19 @@ def sample(
             first = decoder.admit([prompts[p] for p in arriving])
             logits = torch.cat([logits, first]) if len(running) else first
             running = torch.cat([running, torch.tensor([p * n + i for p in arriving for i in range(n)])])
-        steps = torch.tensor([len(tokens[row]) for row in running.tolist()])
-        chosen, chosen_logprobs = choose(logits, draws[running, steps].to(logits.device), params)
-        ended = torch.isin(chosen, stops).cpu()
-        for row, token, logprob, stop in zip(
-            running.tolist(), chosen.tolist(), chosen_logprobs.tolist(), ended.tolist(), strict=True
-        ):
-            tokens[row].append(token)
-            logprobs[row].append(logprob)
-            if stop:
-                finish[row] = "stop"
-        finished = ended | (steps + 1 == params.max_tokens)
+        done = [len(tokens[row]) for row in running.tolist()]
+        unchecked = min(_UNCHECKED.get(model.device.type, _UNCHECKED_ELSEWHERE), params.max_tokens - max(done))
+        columns = torch.tensor(done)[:, None] + torch.arange(unchecked)
+        drawn = _draw(decoder, logits, draws[running[:, None], columns].to(model.device), params)
+        ids, scores = (torch.stack(parts, dim=1).tolist() for parts in zip(*drawn, strict=True))
+        finished = torch.zeros(len(running), dtype=torch.bool)
+        for i, row in enumerate(running.tolist()):
+            kept = next((k + 1 for k, token in enumerate(ids[i]) if token in stop_ids), 0)
+            tokens[row] += ids[i][: kept or unchecked]
+            logprobs[row] += scores[i][: kept or unchecked]
+            finish[row] = "stop" if kept else "length"
+            finished[i] = bool(kept) or len(tokens[row]) == params.max_tokens
+        chosen = drawn[-1][0]
         if finished.any():
             decoder.drop(finished, more=bool(waiting))
             running, chosen = running[~finished], chosen[~finished.to(chosen.device)]
@@ -83,6 +89,14 @@ def sample(
         ]
         for p, prompt in enumerate(prompts)
     ]
+
+
+def _draw(decoder: Decoder, logits: Tensor, draws: Tensor, params: SamplingParams) -> list[tuple[Tensor, Tensor]]:
+    """The next tokens of all running rows and their log-probabilities, one step for each column of draws (R, steps)."""
+    drawn = [choose(logits, draws[:, 0], params)]
+    for step in range(1, draws.shape[1]):
+        drawn.append(choose(decoder.go_on(drawn[-1][0]), draws[:, step], params))
+    return drawn
 
 
 def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -108,7 +122,7 @@ def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tenso
     return picked, _at(probabilities, picked).log()
 
 
-def _alike(prompts: Sequence[Tokens]) -> int:
+def alike(prompts: Sequence[Tokens]) -> int:
     """How many tokens all prompts begin with alike, the last of each not counted."""
     one, other = min(prompts), max(prompts)  # whatever these two share, all do
     pairs = zip(one[:-1], other[:-1], strict=False)

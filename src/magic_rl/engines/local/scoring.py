@@ -1,11 +1,9 @@
-"""Log-probabilities of packed rows, with shared prompts or plainly, and whether a model can take the former."""
+"""Log-probabilities of rows of sequences: packed, so that prompts are shared, or each in a row of the model's own."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,17 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from magic_rl.engines.local.attention import SHARED_PREFIX
-from magic_rl.engines.local.decoding import SharedDecoder
-from magic_rl.engines.local.packing import Batch, Pack, one_by_one, pack
+from magic_rl.engines.local.packing import Batch, Pack
 from magic_rl.engines.local.stem import Stem, continuing
 
 _CHUNK = 256  # positions whose logits exist at one time
-
-_log = logging.getLogger(__name__)
-
-# What a model that can take the packed path differs by at most, in nats; one that cannot is off by whole nats.
-_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
 
 
 def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
@@ -40,10 +31,10 @@ def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
 
 
 def plain_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
-    """The same for rows that hold one sequence each, asking nothing special of the model."""
+    """The same for rows of the model's own, asking nothing special of it."""
     for row in batch.rows:
-        logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits[0]
-        yield row, _of_targets(logits[row.predict.to(model.device)], row)
+        logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits.flatten(0, 1)
+        yield row, _of_targets(logits.index_select(0, row.predict.to(logits.device)), row)
 
 
 def _row_logprobs(base: Any, row: Pack, stem: Stem | None) -> Tensor:
@@ -52,7 +43,7 @@ def _row_logprobs(base: Any, row: Pack, stem: Stem | None) -> Tensor:
     inputs = {
         "input_ids": row.ids.to(device),
         "position_ids": row.positions.to(device),
-        "layout": row.layout.to(device),
+        "layout": row.laid_out.to(device),
         "past_key_values": stem,
         "use_cache": False,
     }
@@ -62,6 +53,14 @@ def _row_logprobs(base: Any, row: Pack, stem: Stem | None) -> Tensor:
     hidden = base.base_model(**inputs).last_hidden_state[0].index_select(0, predict)
     apply: Callable[..., Tensor] = _TargetLogprobs.apply
     return apply(hidden, head.weight, row.targets.to(device))
+
+
+def scales_with_length(model: Any) -> bool:
+    """Whether positions are scaled by the longest sequence of a pass, so that others must not be beside it."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return any(
+        part.get("rope_type") in {"dynamic", "longrope"} for part in (rope, *rope.values()) if isinstance(part, dict)
+    )
 
 
 def recomputable(model: nn.Module) -> list[nn.Module]:
@@ -124,91 +123,9 @@ def _linear_head(model: Any) -> nn.Linear | None:
     config = model.config.get_text_config()
     scaled = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+    plain = plain and not head._forward_pre_hooks
     return head if plain and not scaled and model.base_model is not model else None
 
 
 def _of_targets(logits: Tensor, row: Pack) -> Tensor:
     return -nn.functional.cross_entropy(logits.float(), row.targets.to(logits.device), reduction="none")
-
-
-@torch.inference_mode()
-def share_prompts(model: Any, name: str) -> bool:
-    """Switch a model to our attention if it then gives the same numbers as before; says so in the log if not.
-
-    Tried on short random sequences: packed scoring, and decoding with a shared prompt.
-
-    Args:
-        model: As transformers loaded it. Left with its own attention if it cannot take ours.
-        name: For the log.
-
-    Returns:
-        Whether prompts can be shared within a group.
-    """
-    own = model.config._attn_implementation
-    try:
-        reason = _difference(model)
-    except torch.OutOfMemoryError:
-        raise  # says nothing of the model's kind
-    except (KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError) as error:
-        reason = f"its forward pass cannot ({error})"
-    if reason:
-        model.set_attn_implementation(own)
-        _log.warning("%s: prompts are not shared within a group, which is slower: %s", name, reason)
-    return not reason
-
-
-def _difference(model: Any) -> str:
-    """Why the model cannot share prompts; "" if it can."""
-    layers = _layers(model)
-    if not layers <= {"full_attention", "sliding_attention"}:
-        return f"it has layers of {', '.join(sorted(layers))}"
-    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
-    if kinds & {"dynamic", "longrope"}:
-        return "its positions depend on the longest sequence of a pass"
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    drawn = iter(torch.randint(vocabulary, (32,), generator=torch.Generator().manual_seed(0)).tolist())
-    one, two, *completions = (tuple(itertools.islice(drawn, length)) for length in (7, 4, 5, 3, 4))
-    sequences = list(zip((one, one, two), completions, strict=True))
-    forced = torch.tensor([completion[0] for completion in (*completions, completions[0])], device=model.device)
-    branches = [(*prompt, int(token)) for prompt, token in zip((one, one, two, two), forced, strict=True)]
-
-    scored = _scores(plain_logprobs, model, one_by_one(sequences))
-    plain = torch.stack(
-        [
-            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
-            for ids in (one, one, two, two, *branches)
-        ]
-    )
-    model.set_attn_implementation(SHARED_PREFIX)
-    gaps = [_scores(packed_logprobs, model, pack(sequences, budget)) - scored for budget in (1, 10**6)]
-    decoder = SharedDecoder(model, 2)
-    decoded = torch.cat([decoder.admit((one, two)), decoder.go_on(forced)])
-    likely = plain.topk(min(50, vocabulary)).indices
-    ours, theirs = (logits.float().log_softmax(-1).gather(1, likely) for logits in (decoded, plain))
-    gap = torch.cat([*gaps, (ours - theirs).flatten()]).abs().max().item()  # NaN if any is, which is not within
-    if "sliding_attention" in layers and not any(decoder.windows):
-        return "its layers do not say how far they see"
-    tolerance = _TOLERANCE[next(model.parameters()).dtype]
-    return "" if gap <= tolerance else f"log-probabilities would be off by up to {gap:.2g}"
-
-
-def _scores(
-    logprobs: Callable[[Any, Batch], Iterator[tuple[Pack, Tensor]]], model: Any, batches: Iterable[Batch]
-) -> Tensor:
-    """Of all targets, sequence by sequence in the order that batches number them."""
-    found: dict[int, Tensor] = {}
-    for batch in batches:
-        for row, scores in logprobs(model, batch):
-            found.update(zip(row.sequences, torch.split(scores, row.lengths), strict=True))
-    return torch.cat([found[index] for index in sorted(found)])
-
-
-def _layers(model: Any) -> set[str]:
-    """Kinds of attention in a model's layers."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds:
-        return kinds
-    slides = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return {"sliding_attention" if slides else "full_attention"}

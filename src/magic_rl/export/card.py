@@ -1,0 +1,213 @@
+"""The model card of an exported defender: what it was made from, how, what was measured, and what was not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magic_rl.config import Config, PlayerConfig
+from magic_rl.prompts import load_prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a merged model is stored, and what that cost.
+
+    Attributes:
+        dtype: The narrowest precision of its weights.
+        share: Of the trained update that is in the weights; see `weights.merge`.
+        requests: Held-out requests, a reply each, that were compared.
+        mean_gap: Mean distance of log-probabilities of reply tokens from the trained policy's, in nats.
+        largest_gap: The largest one.
+    """
+
+    dtype: str
+    share: float
+    requests: int
+    mean_gap: float
+    largest_gap: float
+
+    def __str__(self) -> str:
+        return (
+            f"stored in {self.dtype}, which keeps {self.share:.1%} of the trained update; log-probabilities of replies "
+            f"to {self.requests} held-out requests are {self.mean_gap:.2g} nats from the trained policy's on average, "
+            f"{self.largest_gap:.2g} at most"
+        )
+
+
+def model_card(
+    config: Config,
+    base: Path,
+    number: int,
+    evaluation: dict[str, Any] | None,
+    *,
+    checked: dict[str, Any] | None = None,
+    stored: Stored | None = None,
+) -> str:
+    """The model card, in the hub's format: data, judge, metrics with intervals, limits.
+
+    A card is made to be passed on, so local folders and files appear by their names alone.
+
+    Args:
+        base: Folder of the base model.
+        number: Round of the defender.
+        evaluation: evaluation.json, if the run as it stands was evaluated.
+        checked: What was checked before training; see `learning.preflight`.
+        stored: Of a merged model; None for the adapter alone.
+    """
+    game, learning, player = config.game, config.learning, config.defender
+    schedule, rewards = game.schedule, game.rewards
+    model = public_name(player, base)
+    metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
+    judge = evaluation["judge"] if evaluation else ", ".join(m.kind for m in config.judge.members or (config.judge,))
+    told = _told(config)
+    weights = f"Weights: {stored}." if stored else f"Weights: an adapter for PEFT; it needs {model}. It is whole."
+    warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
+    return f"""---
+library_name: {"transformers" if stored else "peft"}
+pipeline_tag: text-generation
+tags: [safety, adversarial-training, grpo, magic-rl]
+{metadata}---
+
+# {model}, trained with MAGIC
+
+A chat model trained by the game of MAGIC (arXiv 2602.01539): {_trained_by(config)}
+to refuse what is harmful and to answer what is not.
+This is the defender after round {number} (round 0 is before the game). No attacker is part of this folder.
+
+## Training
+
+- Base model: {model}.
+- Licence: that of the base model, which was not looked up. Check it before you use or share this model.
+- Seeds: {_data(config)}, half harmful, half benign. {_held_out(checked)}
+- Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
+  {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
+- GRPO, {config.seeds_per_step("defender")} seeds × {learning.group} samples per step, baseline `{learning.baseline}`,
+  {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {learning.target.compliance},
+  learning rate {player.optimiser.lr:g}, KL weight {learning.kl:g}, LoRA rank {player.lora.rank},
+  {game.turns} turn(s) a conversation, seed {config.seed}.
+- Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
+- Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
+- {weights}
+{told}
+## Measured
+
+{_measured(evaluation, number)}
+
+## Limits
+
+{_limits(evaluation, number)}
+- A lower attack success rate is no guarantee. Use further safeguards where harm is possible.
+- General ability was not measured.
+"""
+
+
+def _trained_by(config: Config) -> str:
+    if not config.game.rewrite:
+        return "without an attacker, on requests\nas they are, it learned"
+    if not config.game.schedule.attacker_steps:
+        return "a fixed attacker\nrewrote requests into deceptive prompts; the defender, this model, learned"
+    return "an attacker learned to rewrite\nrequests into deceptive prompts while this model, the defender, learned"
+
+
+def _held_out(checked: dict[str, Any] | None) -> str:
+    """What is known of held-out seeds and training: what was looked at, and no more."""
+    if not checked:
+        return "Whether\n  held-out seeds occur in what was trained on was not checked."
+    places = ", ".join(["training seeds", *checked["searched"]])
+    known = f"; {checked['repeated_in_training']} are nearly repeated by training seeds" * bool(
+        checked["repeated_in_training"]
+    )
+    return (
+        f"{checked['held_out']} seeds were set\n  aside, and looked for by their words in: {places}. "
+        f"{'None' if not known else 'No others'} were found{known}."
+    )
+
+
+def _limits(evaluation: dict[str, Any] | None, number: int) -> str:
+    if not evaluation or number not in _rounds(evaluation):
+        return "- Neither attack success nor over-refusal was measured."
+    return (
+        "- The numbers are those of the judge named above, on the seeds named above, and of attacks by the attackers\n"
+        "  of this run. Attacks of another kind, other languages and longer conversations were not measured.\n"
+        "- Over-refusal was measured on benign seeds of the same set only."
+    )
+
+
+def _rounds(evaluation: dict[str, Any]) -> list[int]:
+    return [int(name.split()[1]) for name in evaluation["defenders"]]
+
+
+def public_name(player: PlayerConfig, base: Path) -> str:
+    """What a model is called to others: its hub id, or its folder's name alone."""
+    return player.model if _is_hub_id(player) else base.resolve().name
+
+
+def _told(config: Config) -> str:
+    """What the exported chat template adds to a conversation, as training did."""
+    prompts = load_prompts(config.game.prompts)
+    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
+    around = prompts.defender("…")
+    lines = [f"- System prompt in training: “{system}” The chat template gives it where a conversation has none."]
+    wrapped = " ".join(around.split())
+    lines.append(f"- User messages stood in other words in training: “{wrapped}” The chat template puts them there.")
+    return "".join(f"{line}\n" for line, is_so in zip(lines, (system, around != "…"), strict=True) if is_so)
+
+
+def _is_hub_id(player: PlayerConfig) -> bool:
+    """Whether the model was named by its hub id; see `resolve_model`."""
+    name = player.model
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def _data(config: Config) -> str:
+    """The sources by name, files without their folders: those are nobody's business."""
+    sources = (source.strip() for source in config.data.seeds.split(","))
+    return ", ".join(
+        f"`{name}{colon}{Path(rest).name}`" if colon else f"`{_file_name(name)}`"
+        for name, colon, rest in (source.partition(":") for source in sources)
+    )
+
+
+def _file_name(source: str) -> str:
+    path = Path(source)
+    return path.name if path.suffix else source
+
+
+def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
+    """The exported defender beside the starting one; the rows of summary.json, which knows only the last defender."""
+    rounds = _rounds(evaluation) if evaluation else []
+    if not evaluation or number not in rounds:
+        return "Not evaluated: `magic-rl evaluate` had not been run on this defender when this card was written."
+    held_out, attackers = evaluation["held_out"], len(evaluation["attackers"])
+    categories = ", ".join(" ".join(category.split()) for category in held_out["categories"])
+    rows = [("asr", 0, "Attack success, vanilla seeds"), ("compliance", 0, "Benign compliance, vanilla seeds")]
+    if attackers > 1:
+        rows += [
+            ("asr", 1, "Attack success, SFT attacker"),
+            ("asr", attackers - 1, "Attack success, last attacker"),
+            ("compliance", attackers - 1, "Benign compliance, rewritten by the last attacker"),
+        ]
+    split = evaluation.get("split", "held_out").replace("_", "-")
+    lines = [
+        f"On {split} seeds ({held_out['harmful']} harmful, {held_out['benign']} benign; categories: "
+        f"{categories or 'none'}); rates with 95 % Wilson intervals. Attack success: lower is better.",
+        "",
+        "| | defender at the start | this defender |",
+        "|---|---|---|",
+    ]
+    for measure, attacker, title in sorted(rows):
+        cells = evaluation[measure][attacker]
+        lines.append(f"| {title} | {_rate(cells[0])} | {_rate(cells[rounds.index(number)])} |")
+    replies = evaluation.get("replies") or [{}]
+    if "degenerate" in replies[0]:
+        cells = (replies[place]["degenerate"] for place in (0, rounds.index(number)))
+        lines.append(f"| Replies that are no language any more | {' | '.join(map(_rate, cells))} |")
+    return "\n".join(lines)
+
+
+def _rate(rate: dict[str, float]) -> str:
+    if not rate["n"]:
+        return "–"
+    return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}], n = {rate['n']}"

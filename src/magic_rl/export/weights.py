@@ -1,0 +1,112 @@
+"""A base's weight files with an adapter added: the adapted tensors change, every other one stays as it was stored.
+
+A sum that the stored precision cannot hold lies between two numbers that it can. It becomes the one or the other by
+chance, the nearer the likelier, so that the mean is kept: rounded to the nearest, an update smaller than half of a
+weight's last digit would be lost from all weights alike, and with it what was learned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from magic_rl.engines.local.models import WEIGHT_INDEX, weight_files
+from magic_rl.errors import UserError
+from magic_rl.rng import derive
+
+_Update = tuple[Tensor, Tensor]  # A (r, I) and B with its scale (O, r)
+
+
+def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None) -> float:
+    """Write a base's weight files, and the index of several, with an adapter added.
+
+    Args:
+        adapter: Folder that `LocalPolicy.save` wrote.
+        dtype: Of all floating-point weights written; None keeps each tensor's own.
+
+    Returns:
+        Share of the update that is in the written weights: the projection of their change onto it. Rounding of the
+        base itself, in a `dtype` narrower than its own, counts as lost.
+
+    Raises:
+        UserError: If an adapted layer is not stored as a weight of its own.
+    """
+    files, size, kept, whole = weight_files(base), 0, 0.0, 0.0
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})  # noqa: SIM118
+    updates = _updates(adapter, shapes, base)
+    generator = torch.Generator().manual_seed(derive(0, 0, "rounding"))
+    for file in files:
+        tensors = {}
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - no mapping
+                tensor = stored.get_tensor(name)
+                target = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+                tensors[name] = tensor.to(target)
+                if name in updates:
+                    down, up = updates[name]
+                    change = up @ down
+                    tensors[name] = rounded(tensor.float() + change, target, generator)
+                    kept += ((tensors[name].float() - tensor.float()) * change).sum(dtype=torch.float64).item()
+                    whole += change.square().sum(dtype=torch.float64).item()
+            size += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+            save_file(tensors, out / file.name, metadata=stored.metadata() or {"format": "pt"})
+    if len(files) > 1 or not (base / "model.safetensors").exists():
+        index = json.loads((base / WEIGHT_INDEX).read_text(encoding="utf-8"))
+        index["metadata"] = {**index.get("metadata", {}), "total_size": size}
+        (out / WEIGHT_INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    return kept / whole if whole else 1.0
+
+
+def rounded(exact: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Float32 numbers in `dtype`, each as one of its two neighbours there, by chances that keep the mean."""
+    near = exact.to(dtype)
+    rest = exact - near.float()
+    if dtype not in (torch.bfloat16, torch.float16):
+        return near
+    # Numbers of one sign are in the order of their bits, so the neighbour away from zero is one more.
+    away = (rest > 0) == (near > 0)
+    other = (near.view(torch.int16) + away.to(torch.int16) * 2 - 1).view(dtype)
+    chance = rest / (other.float() - near.float())
+    flips = torch.rand(exact.shape, generator=generator) < chance.where((near != 0) & (rest != 0), 0.0)
+    return torch.where(flips, other, near)
+
+
+def _updates(adapter: Path, stored: Mapping[str, list[int]], base: Path) -> dict[str, _Update]:
+    """By name of the tensor that each belongs to; those that are nothing are left out."""
+    settings: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    found = {}
+    for name, down in tensors.items():
+        up = tensors[name.replace(".lora_A.", ".lora_B.")] * (settings["lora_alpha"] / settings["r"])
+        if ".lora_A." in name and up.any():
+            module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
+            weight = _stored_name(module, stored)
+            if weight is None or stored[weight] != [len(up), down.shape[1]]:
+                raise UserError(f"{base}: stores no weight of its own for {module}; export --adapter needs none")
+            found[weight] = down.float(), up.float()
+    return found
+
+
+def _stored_name(module: str, stored: Iterable[str]) -> str | None:
+    """What files call a module's weight: the name that ends alike and shares the most with it.
+
+    Files of models that see as well put other words first than transformers does: `language_model.model.layers…` for
+    `model.language_model.layers…`.
+    """
+    parts = module.split(".")
+    for first in range(len(parts)):
+        tail = ".".join([*parts[first:], "weight"])
+        alike = [name for name in stored if name == tail or name.endswith(f".{tail}")]
+        if alike:
+            return max(alike, key=lambda name: len(set(parts) & set(name.split("."))))
+    return None

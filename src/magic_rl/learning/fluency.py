@@ -1,0 +1,106 @@
+"""Whether replies are still language: a defender of word salad breaks nothing and refuses nothing, so no rate shows it.
+
+The yardstick is what the untouched model itself says in the same seat. A reply is degenerate that this model finds
+less likely than the worst of its own, and nearer to its own with their tokens shuffled than to its own as they are; or
+that repeats itself more than the worst of its own, with less than half of their distinct trigrams. Refusals, odd as
+they may be in the eyes of a model that never refuses, are on the right side of that. A sample of the replies is scored,
+which takes one pass of the model without gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Protocol, runtime_checkable
+
+from magic_rl.rng import generator
+from magic_rl.text.renderer import Speaks
+from magic_rl.types import Sample, Tokens
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """A policy, as far as it is asked here; see `engines.base.Policy`."""
+
+    def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
+        """Log-probability in nats of each completion token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fluency:
+    """What a sample of replies is like. Means over replies of means over tokens; all None without any reply.
+
+    Attributes:
+        degenerate: For each reply, whether it is no language any more.
+        logprob: Log-probability per token under the untouched model, in nats.
+        kl: KL(π ‖ untouched model) per token in nats, estimated by log π − log π_untouched on the replies.
+        distinct: Share of distinct ones among a reply's token trigrams.
+    """
+
+    degenerate: tuple[bool, ...] = ()
+    logprob: float | None = None
+    kl: float | None = None
+    distinct: float | None = None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """As metrics of a step."""
+        rate = fmean(self.degenerate) if self.degenerate else None
+        return {
+            "degenerate_rate": rate,
+            "reply_logprob": self.logprob,
+            "reply_kl": self.kl,
+            "reply_distinct": self.distinct,
+        }
+
+
+class Yardstick:
+    """The untouched model and the limits that its own replies set."""
+
+    def __init__(self, untouched: Scores, own: Sequence[Sample]) -> None:
+        """Set the limits.
+
+        Args:
+            untouched: The base model without an adapter.
+            own: Its replies.
+        """
+        self._untouched = untouched
+        rng = generator(0, 0, "shuffled replies")
+        own = [sample for sample in own if sample.tokens]
+        shuffled = [(sample.prompt, tuple(rng.permutation(sample.tokens).tolist())) for sample in own]
+        as_they_are = [fmean(each) for each in untouched.logprobs([(s.prompt, s.tokens) for s in own])]
+        salad = [fmean(each) for each in untouched.logprobs(shuffled)]
+        distinct = [distinct_trigrams(sample.tokens) for sample in own]
+        self._least_logprob = min(*as_they_are, (fmean(as_they_are) + fmean(salad)) / 2) if own else float("-inf")
+        self._least_distinct = min(*distinct, fmean(distinct) / 2) if own else 0.0
+
+    def measure(self, replies: Sequence[Sample], policy: Speaks | None = None) -> Fluency:
+        """Measure replies.
+
+        Args:
+            policy: Who said them; None takes the log-probabilities of the samples, which are those of the policy where
+                it was sampled at temperature 1.
+        """
+        replies = [sample for sample in replies if sample.tokens]
+        if not replies:
+            return Fluency()
+        sequences = [(sample.prompt, sample.tokens) for sample in replies]
+        base = [fmean(each) for each in self._untouched.logprobs(sequences)]
+        said = policy.logprobs(sequences) if isinstance(policy, Scores) else [sample.logprobs for sample in replies]
+        distinct = [distinct_trigrams(sample.tokens) for sample in replies]
+        return Fluency(
+            tuple(
+                not logprob >= self._least_logprob or share < self._least_distinct  # not a number is degenerate too
+                for logprob, share in zip(base, distinct, strict=True)
+            ),
+            fmean(base),
+            fmean(fmean(own) - logprob for own, logprob in zip(said, base, strict=True)),
+            fmean(distinct),
+        )
+
+
+def distinct_trigrams(tokens: Sequence[int]) -> float:
+    """Share of distinct ones among the trigrams of a sequence, 0–1; 1 where it has none."""
+    trigrams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return len(set(trigrams)) / len(trigrams) if trigrams else 1.0

@@ -1,0 +1,80 @@
+"""What a run was begun with, in a few digests (`inputs.json`), so that it does not go on, and is not measured, with
+anything else: swapped labels, another split, prompts or pool of another wording, a base model that was trained further.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from magic_rl.config import CHANGEABLE, Config, differences, dump_config
+from magic_rl.errors import UserError
+from magic_rl.learning.setup import Setup
+from magic_rl.store.run import INPUTS_FILE, RunDirectory
+
+
+def digests(setup: Setup) -> dict[str, str]:
+    """A digest of each thing that a run is made of, by the setting that names it; files that are gone have none."""
+    config, split = setup.config, setup.split
+    sides = {"training": split.train, "held out": split.held_out, "validation": split.validation}
+    found = {
+        "data.seeds": _digest({name: [asdict(seed) for seed in side] for name, side in sides.items()}),
+        "game.prompts": _digest(asdict(setup.prompts)),
+        **{f"{role}.model": engine.identity for role, engine in setup.engines.items()},
+    }
+    files = {
+        "attacker.pool": config.attacker.pool,
+        "attacker.sft.examples": config.attacker.sft.examples,
+        "defender.sft.examples": config.defender.sft.examples,
+    }
+    for key, name in files.items():
+        if name and Path(name).is_file():
+            found[key] = hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]
+    return found
+
+
+def compare(run: RunDirectory, found: Mapping[str, str]) -> None:
+    """See that what was loaded is what the run was begun with.
+
+    Raises:
+        UserError: If anything is not.
+    """
+    for key, before in ((run.read_json(INPUTS_FILE) or {}).get("digests") or {}).items():
+        if found.get(key, before) != before:
+            what = "seeds, labels or split are" if key == "data.seeds" else "what it names is"
+            raise UserError(
+                f"{key}: {what} not what {run.path} was begun with; put it back as it was, or train a new run"
+            )
+
+
+def compare_settings(run: RunDirectory, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ from those the run was begun or last resumed with.
+
+    Raises:
+        UserError: If one of them may not change; see `config.CHANGEABLE`.
+    """
+    before = (run.read_json(INPUTS_FILE) or {}).get("config") or {}
+    changed = differences(before, config.model_dump(mode="json"))
+    for key, (old, new) in changed.items():
+        if not any(key == may or key.startswith(f"{may}.") for may in CHANGEABLE):
+            raise UserError(
+                f"{run.path}: {key} is {new!r}, but the run was begun with {old!r}; train a new run for that. "
+                f"What may change is {', '.join(CHANGEABLE)}"
+            )
+    return changed
+
+
+def record_settings(run: RunDirectory, config: Config, changed: Mapping[str, tuple[Any, Any]], step: int) -> None:
+    """Make changed settings those of the run, and keep a note of the step from which they hold."""
+    inputs = run.read_json(INPUTS_FILE) or {}
+    changes = [*inputs.get("changes", ()), {"after_step": step, "settings": {k: list(v) for k, v in changed.items()}}]
+    run.write_config(dump_config(config))
+    run.write_json(INPUTS_FILE, {**inputs, "config": config.model_dump(mode="json"), "changes": changes})
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
