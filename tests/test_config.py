@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magic_rl.cli.options import preset_overrides
-from magic_rl.config import PRESETS, Config, PresetName, dump_config, load_config
+from magic_rl.config import PRESETS, Config, PresetName, differences, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.prompts import load_prompts
 
@@ -48,6 +49,25 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Flat:
 def test_settings_that_would_drop_each_other_are_one_line(overrides: list[str], complaint: str) -> None:
     with pytest.raises(UserError, match=re.escape(complaint)):
         load_config(None, overrides)
+
+
+@pytest.mark.parametrize(("one", "other"), [("", "false"), ("true", "false"), ("false", "")])
+def test_a_template_variable_that_is_added_or_dropped_is_a_difference(one: str, other: str) -> None:
+    key = "defender.chat_template_kwargs"
+    trees = [
+        load_config(None, [f"{key}.enable_thinking={v}"] if v else []).model_dump(mode="json") for v in (one, other)
+    ]
+    assert differences(*trees).keys() == {key}
+
+
+@pytest.mark.parametrize("name", ["", "brief", "paper"])
+def test_prompts_that_are_built_in_are_never_a_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x")
+    assert load_config(None, [f"game.prompts={json.dumps(name)}"]).game.prompts == name
 
 
 def test_presets_differ_in_what_their_names_say() -> None:

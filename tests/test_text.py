@@ -365,7 +365,7 @@ def test_a_system_prompt_without_a_role_begins_the_first_user_message(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fitted_template_prints_the_same_with_no_help(family: str) -> None:
-    variables = {"enable_thinking": False} if family == "qwen3" else {}
+    variables = {"enable_thinking": False} if family == "qwen3" else {"tone": "kind 😀"}
     renderer = ChatRenderer(_tokenizer(family), template_kwargs=variables, date=datetime.date(2026, 2, 3))
     system = Message("system", 'Say "no" \\ twice.\nThat is all.')
     for messages in ([Message("user", "Hi")], [system, Message("user", "Hi")], [system]):

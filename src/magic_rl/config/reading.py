@@ -28,7 +28,7 @@ _PATHS = frozenset(
         *(f"{role}.{key}" for role in ("judge.endpoint", "attacker.writer") for key in ("model", "tokenizer")),
     )
 )
-_WORDS = ("", "default", "demo", "brief", "off")  # which are no paths, whatever lies in the current directory
+_WORDS = ("", "default", "demo", "brief", "paper", "off")  # which are no paths, whatever lies in the current directory
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -58,7 +58,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
 
     def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and key != "chat_template_kwargs":  # whose keys are the user's
                 yield from flat(value, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key}", value

@@ -66,12 +66,12 @@ def fitted(template: str, variables: Mapping[str, object], date: datetime.date, 
         folds: Whether a system prompt is folded into the first user message.
     """
     parts = [
-        f"{{%- if {name} is not defined -%}}{{%- set {name} = {json.dumps(value)} -%}}{{%- endif -%}}"
+        f"{{%- if {name} is not defined -%}}{{%- set {name} = {_literal(value)} -%}}{{%- endif -%}}"
         for name, value in variables.items()
     ]
     if _CLOCK in template:
         days = {spelling: date.strftime(spelling) for _, spelling in _FORMAT.findall(template)}
-        parts.append(f"{{%- macro {_CLOCK}(format) -%}}{{{{- {json.dumps(days)}[format] -}}}}{{%- endmacro -%}}")
+        parts.append(f"{{%- macro {_CLOCK}(format) -%}}{{{{- {_literal(days)}[format] -}}}}{{%- endmacro -%}}")
     if folds:
         parts.append(_FOLD)
     # An expression last: behind a block, environments that trim would take the template's first line break.
