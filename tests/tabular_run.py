@@ -12,10 +12,11 @@ from magic_rl.config import Config
 from magic_rl.data.split import Split
 from magic_rl.engines.tabular import TabularEngine, TabularGame, TabularJudge
 from magic_rl.evaluation import crossplay
-from magic_rl.evaluation.outcomes import measured
+from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN
 from magic_rl.learning import train
 from magic_rl.learning.setup import Setup
 from magic_rl.prompts import load_prompts
+from magic_rl.store import manifest
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Label, Seed
 from tests.study_runs import results
@@ -49,8 +50,16 @@ def main() -> None:
     """As `magic-rl`; a fresh attacker's results are made up."""
     if sys.argv[1] == "attack":
         run = RunDirectory.open(Path(sys.argv[2]))
-        defenders = list(measured(run)["defenders"].values())
-        run.write_json("attack.json", {**results(0)["attack.json"], "measured": [defenders[0], defenders[-1]]})
+        own = "--attacker-from" not in sys.argv
+        source = run if own else RunDirectory.open(Path(sys.argv[sys.argv.index("--attacker-from") + 1]))
+        (run.path / ATTACK_PLAN).parent.mkdir(exist_ok=True)
+        met = [manifest.fingerprint(path) for _, path in run.players("defender")]
+        plan = {
+            "attacker": manifest.fingerprint(source.player("attacker", 0)),
+            "defenders": {"0": met[0], "1": met[-1]},
+        }
+        run.write_json(ATTACK_PLAN, plan)
+        run.write_json(ATTACK_FILE, results(0)["attack.json"])
         return
     train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
     child.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,6 @@ def test_inputs_that_changed_since_the_start_are_refused(own: Path, tmp_path: Pa
 def test_a_base_model_trained_further_is_refused_everywhere(
     tmp_path: Path, tiny_config: Path, tiny_model: Path
 ) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")
@@ -238,6 +237,20 @@ def test_a_stale_evaluation_is_not_shown_and_is_no_claim_of_a_card(tmp_path: Pat
     assert is_evaluated(run)
     config = run.path / "config.toml"
     config.write_text(config.read_text().replace("max_reply_tokens = 12", "max_reply_tokens = 8"))
+    assert not is_evaluated(run)
+
+
+def test_an_evaluation_without_hashes_counts_until_a_round_is_added(tmp_path: Path, tiny_config: Path) -> None:
+    run = run_of(tiny_config, tmp_path)
+    evaluate(run, Silent())
+    for name in ("summary.json", "evaluation.json"):
+        document = run.read_json(name)
+        del document["measured"]
+        run.write_json(name, document)
+    assert is_evaluated(run)
+    assert "not shown" not in write_report(run).read_text()
+    (number, last) = run.players("defender")[-1]
+    shutil.copytree(last, last.with_name(last.name.replace(f"{number:02}", f"{number + 1:02}")))
     assert not is_evaluated(run)
 
 

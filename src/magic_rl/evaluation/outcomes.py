@@ -45,7 +45,13 @@ def is_evaluated(run: RunDirectory) -> bool:
 
 def is_current(document: Mapping[str, Any] | None, run: RunDirectory) -> bool:
     """Whether a document of an evaluation is of the players and settings that the run has now."""
-    return document is not None and bool(document.get("measured") == measured(run))
+    if document is None or "measured" in document:
+        return document is not None and bool(document["measured"] == measured(run))
+    # Of a version that kept no hashes: every round has players of its own, so their number tells a later round.
+    evaluation = run.read_json("evaluation.json") or {"attackers": [], "defenders": []}
+    found = len(evaluation["attackers"]) - 1, len(evaluation["defenders"])  # the first row is played without any
+    is_whole = "verdict" in (run.read_json("summary.json") or {})
+    return is_whole and found == (len(run.players("attacker")), len(run.players("defender")))
 
 
 def measured(run: RunDirectory) -> dict[str, Any]:

@@ -35,8 +35,9 @@ def attack_result(run: RunDirectory) -> dict[str, Any] | None:
     found: dict[str, Any] | None = run.read_json(ATTACK_FILE)
     if found is None or not (run.path / "players").exists():  # the small files of a run were current when exported
         return found
+    met = [each[:16] for each in ((run.read_json(ATTACK_PLAN) or {}).get("defenders") or {}).values()]
     defenders = list(measured(run)["defenders"].values())
-    return found if defenders and found.get("measured") == [defenders[0], defenders[-1]] else None
+    return found if defenders and met == [defenders[0], defenders[-1]] else None
 
 
 def finished_runs(folder: Path) -> list[RunDirectory]:
