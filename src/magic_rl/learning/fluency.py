@@ -1,14 +1,15 @@
 """Whether replies are still language: a defender of word salad breaks nothing and refuses nothing, so no rate shows it.
 
 The yardstick is what the untouched model itself says in the same seat. A reply is degenerate that this model finds
-less likely than the worst of its own, and nearer to its own with their tokens shuffled than to its own as they are; or
-that repeats itself more than the worst of its own, with less than half of their distinct trigrams. Refusals, odd as
-they may be in the eyes of a model that never refuses, are on the right side of that. A sample of the replies is scored,
-which takes one pass of the model without gradients.
+less likely than nine in ten of its own, and nearer to its own with their tokens shuffled than to its own as they are;
+or that repeats itself more than nine in ten of its own, with less than half of their distinct trigrams. Not all of its
+own: one that loops would excuse every loop. Refusals, odd as they may be in the eyes of a model that never refuses, are
+on the right side of that. A sample of the replies is scored, which takes one pass of the model without gradients.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -33,7 +34,7 @@ class Fluency:
     """What a sample of replies is like. Means over replies of means over tokens; all None without any reply.
 
     Attributes:
-        degenerate: For each reply, whether it is no language any more.
+        degenerate: For each reply, whether it is no longer language.
         logprob: Log-probability per token under the untouched model, in nats.
         kl: KL(π ‖ untouched model) per token in nats, estimated by log π − log π_untouched on the replies.
         distinct: Share of distinct ones among a reply's token trigrams.
@@ -72,8 +73,8 @@ class Yardstick:
         as_they_are = [fmean(each) for each in untouched.logprobs([(s.prompt, s.tokens) for s in own])]
         salad = [fmean(each) for each in untouched.logprobs(shuffled)]
         distinct = [distinct_trigrams(sample.tokens) for sample in own]
-        self._least_logprob = min(*as_they_are, (fmean(as_they_are) + fmean(salad)) / 2) if own else float("-inf")
-        self._least_distinct = min(*distinct, fmean(distinct) / 2) if own else 0.0
+        self._least_logprob = min(_worst(as_they_are), (fmean(as_they_are) + fmean(salad)) / 2) if own else -math.inf
+        self._least_distinct = min(_worst(distinct), fmean(distinct) / 2) if own else 0.0
 
     def measure(self, replies: Sequence[Sample], policy: Speaks | None = None) -> Fluency:
         """Measure replies.
@@ -98,6 +99,11 @@ class Yardstick:
             fmean(fmean(own) - logprob for own, logprob in zip(said, base, strict=True)),
             fmean(distinct),
         )
+
+
+def _worst(own: Sequence[float]) -> float:
+    """What nine in ten of the untouched model's replies reach."""
+    return sorted(own)[len(own) // 10]
 
 
 def distinct_trigrams(tokens: Sequence[int]) -> float:

@@ -79,8 +79,8 @@ def _check_targets(setup: Setup) -> None:
         if not player.sft.steps or (role == "defender" and not player.sft.examples):
             continue  # a warm-up made here is of single sentences
         made = setup.examples(role) if player.sft.examples else attacker_examples(setup.pool(), setup.prompts)
-        renderer, most = setup.engines[role].renderer, player.sampling.max_tokens
-        lengths = [len(renderer.completion(example.completion)) for example in evenly(made, _TARGETS)]
+        renderer, most = setup.renderer(role), player.sampling.max_tokens
+        lengths = [len(renderer.completion(e.completion, tagged=e.tagged)) for e in evenly(made, _TARGETS)]
         longer = sum(length > most for length in lengths)
         if exceeds(longer, len(lengths), setup.config.learning.max_cut_off):
             raise UserError(

@@ -144,9 +144,9 @@ def measure_fluency(outcomes: Sequence[Outcome], table: Table, config: Config) -
     as_sampled = (spoken.temperature, spoken.top_p) == (1.0, 1.0)
     found = table.yardstick.measure(evenly(samples, SCORED), None if as_sampled else table.defender.policy)
     count, n = sum(found.degenerate), len(found.degenerate)
-    if exceeds(count, n, config.learning.max_degenerate):
+    if count > max(1, config.learning.max_degenerate * n):  # so few are measured that `exceeds` would know half only
         raise DegenerateError(
-            f"defender: {count} of {n} replies are no language any more (log-probability per token under the untouched "
+            f"defender: {count} of {n} replies are no longer language (log-probability per token under the untouched "
             f"model {found.logprob:.1f}, distinct trigrams {found.distinct:.0%}); learning.max_degenerate allows "
             f"{config.learning.max_degenerate:.0%}. Train again with a smaller defender.optimiser.lr (or "
             "defender.sft.lr), or with learning.kl above 0"
