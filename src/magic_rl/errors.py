@@ -16,4 +16,4 @@ class TooManyCutOffError(UserError):
 
 
 class DegenerateError(UserError):
-    """A policy speaks no language any more: what is measured of it, and learned from it, means nothing."""
+    """A policy no longer speaks a language: what is measured of it, and learned from it, means nothing."""

@@ -80,11 +80,11 @@ def _replies(replies: Mapping[str, Any], width: int) -> list[str]:
     ]
     for who, title in zip(("untouched", "start", "trained"), _HEAD, strict=False):
         numbers = [replies[who][name] for name in ("logprob", "kl", "distinct")]
-        shown = ["–" if number is None else f"{number:.2f}" for number in numbers]
+        shown = ["–" if number is None else f"{number:z.2f}" for number in numbers]
         rows.append((title, *(_rate(replies[who][name]) for name in ("degenerate", "cut_off")), *shown))
     lines = (
-        "degenerate: no language any more, by what the untouched model says to the same; p: of its replies under the "
-        "untouched model."
+        "degenerate: no longer language, compared with what the untouched model says to the same attacks; log p: of "
+        "the replies, under the untouched model."
     )
     return [_laid_out(rows, width), textwrap.fill(lines, width), ""]
 

@@ -324,7 +324,7 @@ class LearningConfig(Node):
         0.5,
         ge=0,
         le=1,
-        description="share of a step's sampled replies that are no language any more, measured by the untouched model, "
+        description="share of a step's sampled replies that are no longer language, measured by the untouched model, "
         "above which the run stops; 1: never",
     )
 

@@ -43,7 +43,7 @@ class ComputePath:
         """One line for a log."""
         if self.kind == "exact":
             return "exact"
-        numbers = f"{self.parity:.2g} nats from wider precision, as the model's own attention is by {self.own:.2g}"
+        numbers = f"within {self.parity:.2g} nats of a wider precision; the model's own attention: {self.own:.2g}"
         if self.shares:
             return f"shared prompts ({numbers})"
         return (

@@ -63,7 +63,7 @@ def aggregate(results: Sequence[RunResult]) -> dict[str, Any]:
         `{"presets": {NAME: {"rng_seeds", "split", "held_out", "asr", "compliance", "j", "change", "attackers",
         "attack"}}}`: everything below "asr" and so on is as in summary.json and attack.json with `OverRuns.as_dict` for
         each number; changes also say in how many runs the whole interval is "below" 0 and in how many "above".
-        "attackers", "degenerate" (replies that are no language any more) and "attack" are there if all runs of the
+        "attackers", "degenerate" (replies that are no longer language) and "attack" are there if all runs of the
         preset have them, points of a curve if all were measured.
 
     Raises:

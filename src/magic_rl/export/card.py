@@ -203,7 +203,7 @@ def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
     replies = evaluation.get("replies") or [{}]
     if "degenerate" in replies[0]:
         cells = (replies[place]["degenerate"] for place in (0, rounds.index(number)))
-        lines.append(f"| Replies that are no language any more | {' | '.join(map(_rate, cells))} |")
+        lines.append(f"| Replies that are no longer language | {' | '.join(map(_rate, cells))} |")
     return "\n".join(lines)
 
 

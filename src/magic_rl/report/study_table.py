@@ -139,7 +139,7 @@ def _notes(preset: Mapping[str, Any]) -> Iterator[str]:
             yield f"attacks of the {ATTACKERS.get(attacker, attacker)}: {', '.join(shown)}"
     for who, rate in preset.get("degenerate", {}).items():
         if rate and rate["mean"]:
-            yield f"{_DEFENDERS.get(who, who)}: {_percent(rate).shown} of the replies are no language any more"
+            yield f"{_DEFENDERS.get(who, who)}: {_percent(rate).shown} of the replies are no longer language"
 
 
 def _percent(number: Number | None) -> Entry:

@@ -287,8 +287,8 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
         if isinstance(error, torch.OutOfMemoryError):
             raise
         full = any(str(error).count(os.strerror(code)) for code in _FULL)
-        mend = "the disk is full" if full else "is it complete, and of a kind that this transformers knows?"
-        raise UserError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:200]}; {mend}") from error
+        advice = "the disk is full" if full else "is it complete, and of a kind that this transformers knows?"
+        raise UserError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:200]}; {advice}") from error
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"{folder}: lacks {len(missing)} of the model's weights, such as {missing[0]}; fetch it again")
     loaded: PreTrainedModel = model
