@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from magic_rl.config import EngineConfig, LoraConfig, load_config
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.models import INDEX, weight_files
 from magic_rl.errors import UserError
 from magic_rl.export import export_defender, weights
 from magic_rl.game.play import Player, defender_messages, plain_turn
@@ -26,7 +27,7 @@ from magic_rl.store.run import RunDirectory
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.template import introduced
 from magic_rl.types import Sample, SamplingParams
-from tests.family_templates import FAMILIES, family_folder, tokenizer_of
+from tests.families import CHATS, family_folder, tokenizer_of
 from tests.test_export import Adapter, a_run, logits
 
 SEEN = [{"role": "user", "content": "Why, 1 + 1?"}]
@@ -85,16 +86,14 @@ def test_any_base_that_loads_is_exported_with_its_own_files(
     assert {path.name for path in out.iterdir()} - {"README.md", "generation_config.json"} == files - {
         "generation_config.json"
     }
-    written = {file.name: load_file(file) for file in weights.weight_files(out)}
-    for file in weights.weight_files(base):
+    written = {file.name: load_file(file) for file in weight_files(out)}
+    for file in weight_files(base):
         before = load_file(file)
         assert before.keys() == written[file.name].keys()
         for name, tensor in before.items():
             adapted = name.endswith("_proj.weight")
             assert torch.equal(tensor, written[file.name][name]) != adapted, name
-    for name in (
-        files - {"config.json", "tokenizer_config.json", weights.INDEX} - {file.name for file in out.glob("*.s*")}
-    ):
+    for name in files - {"config.json", "tokenizer_config.json", INDEX} - {file.name for file in out.glob("*.s*")}:
         assert (out / name).read_bytes() == (base / name).read_bytes()
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in out.iterdir())
 
@@ -181,7 +180,7 @@ def ids_of(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHATS)
 @pytest.mark.parametrize(
     ("folder", "system", "thinks"),
     [

