@@ -1,8 +1,8 @@
 """How much memory a config will need with a model, from the model's shape alone, before its weights are loaded.
 
-Weights, adapters and optimiser states are counted. Activations are estimated from the widths of the linear layers, as
-their inputs and outputs are most of what a backward pass keeps; the factor between the two was measured. Keys and
-values are what they come to if all prompts and replies are as long as they may be.
+Weights, adapters and optimiser states are counted. Of activations it counts what a backward pass keeps most of: inputs
+and outputs of linear layers, and norms and attention in float32; what autograd really keeps of tiny models is within a
+third of that. Keys and values are what they come to if all prompts and replies are as long as they may be.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from magic_rl.engines.local.parity import unfit
 from magic_rl.engines.local.scoring import CHUNK
 from magic_rl.types import Role
 
-# Bytes that learning keeps, by those of all linear layers' inputs and outputs: 1.56 were counted of SmolLM2-135M in
-# bfloat16, 1.2 to 2.1 of tiny models of all families; beside them there are norms, products and attention in float32.
-_KEPT = 1.6
 _TRAINED = 16  # bytes an adapter's number takes: itself, its gradient and two moments of AdamW, in float32
 _DRAWN = 16  # bytes that a logit takes while a token is drawn: probabilities and their sums in float32
 _PROCESS = 500_000_000  # bytes that Python, torch and transformers take by themselves
@@ -81,11 +78,15 @@ def footprint(
         for name, module in base.named_modules()
         if type(module) is nn.Linear and module is not head and ".lora_" not in name
     ]
-    tokens, kept = batch_tokens(config.engine, device, dtype), _KEPT * wide * sum(map(_width, linear))
-    shares, vocabulary = not unfit(base), base.config.get_text_config().vocab_size
+    tokens = batch_tokens(config.engine, device, dtype)
+    kept = wide * sum(module.in_features + module.out_features for module in linear) + _beside(base, tokens)
+    text, shares = base.config.get_text_config(), not unfit(base)
     activations = tokens * kept
     if 0 < config.engine.recompute_above < tokens:
-        activations = tokens * (kept / _layers(base) + _layers(base) * base.config.get_text_config().hidden_size * wide)
+        layers = text.num_hidden_layers
+        activations = tokens * (
+            kept // layers + layers * text.hidden_size * wide
+        )  # inputs of all, and one of them whole
     rows, cache = _decoded(base, config, roles, shares=shares, wide=wide)
     laid_out = sum(module.weight.numel() for module in [*linear, *([head] if type(head) is nn.Linear else [])])
     learners = 1 if config.game.shared_parameters else len(roles)
@@ -94,27 +95,34 @@ def footprint(
         base=wide * sum(numbers.values()),
         adapters=adapter * (_TRAINED * learners + 4 * kept_versions),
         loading=2 * wide * max(numbers.values()),
-        learning=int(activations + (CHUNK if shares else tokens) * vocabulary * (wide + 4)),
-        sampling=(wide * laid_out if device.type == "cpu" else 0) + rows * vocabulary * _DRAWN,
+        learning=activations + (CHUNK if shares else tokens) * text.vocab_size * (wide + 4),
+        sampling=(wide * laid_out if device.type == "cpu" else 0) + rows * text.vocab_size * _DRAWN,
         cache=cache,
         process=_PROCESS if device.type == "cpu" else 0,
     )
 
 
-def _width(layer: nn.Linear) -> int:
-    return layer.in_features + layer.out_features
+def _heads(text: Any) -> tuple[int, int]:
+    """Widths of all queries and of all keys; nothing in a model without attention."""
+    queries = getattr(text, "num_attention_heads", None) or 0
+    size = getattr(text, "head_dim", None) or text.hidden_size // max(1, queries)
+    return queries * size, (getattr(text, "num_key_value_heads", None) or queries) * size
 
 
-def _layers(model: Any) -> int:
-    return int(model.config.get_text_config().num_hidden_layers)
+def _beside(model: Any, tokens: int) -> int:
+    """Bytes of a token that learning keeps beside what linear layers read and write: in float32, of each layer."""
+    text = model.config.get_text_config()
+    queries, keys = _heads(text)
+    numbers = 2 * text.hidden_size + 2 * (queries + 2 * keys)
+    if getattr(text, "attn_logit_softcapping", None) or text.model_type == "gpt_oss":  # no kernel, so scores are kept
+        numbers += 2 * text.num_attention_heads * tokens
+    return 4 * text.num_hidden_layers * numbers
 
 
 def _decoded(model: Any, config: Config, roles: tuple[Role, ...], *, shares: bool, wide: int) -> tuple[int, int]:
     """The most rows decoded side by side, and the bytes of their keys and values if they are as long as they may be."""
     text, group = model.config.get_text_config(), config.learning.group
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    a_token = 2 * text.num_hidden_layers * heads * size * wide
+    a_token = 2 * text.num_hidden_layers * _heads(text)[1] * wide
     rows = min(max(map(config.seeds_per_step, roles)) * group, max(1, config.engine.rows_per_batch // group) * group)
     spoken = [config.player(role).sampling for role in roles]
     prompts = rows // group if shares else rows  # copies of a prompt
