@@ -83,10 +83,8 @@ def footprint(
     text, shares = base.config.get_text_config(), not unfit(base)
     activations = tokens * kept
     if 0 < config.engine.recompute_above < tokens:
-        layers = text.num_hidden_layers
-        activations = tokens * (
-            kept // layers + layers * text.hidden_size * wide
-        )  # inputs of all, and one of them whole
+        layers = text.num_hidden_layers  # of which one is whole at a time, and all keep their inputs
+        activations = tokens * (kept // layers + layers * text.hidden_size * wide)
     rows, cache = _decoded(base, config, roles, shares=shares, wide=wide)
     laid_out = sum(module.weight.numel() for module in [*linear, *([head] if type(head) is nn.Linear else [])])
     learners = 1 if config.game.shared_parameters else len(roles)
@@ -116,7 +114,7 @@ def _beside(model: Any, tokens: int) -> int:
     numbers = 2 * text.hidden_size + 2 * (queries + 2 * keys)
     if getattr(text, "attn_logit_softcapping", None) or text.model_type == "gpt_oss":  # no kernel, so scores are kept
         numbers += 2 * text.num_attention_heads * tokens
-    return 4 * text.num_hidden_layers * numbers
+    return int(4 * text.num_hidden_layers * numbers)
 
 
 def _decoded(model: Any, config: Config, roles: tuple[Role, ...], *, shares: bool, wide: int) -> tuple[int, int]:
