@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from magic_rl.config import EngineConfig, LoraConfig, load_config
 from magic_rl.engines.local.engine import LocalEngine
-from magic_rl.engines.local.models import INDEX, weight_files
+from magic_rl.engines.local.models import WEIGHT_INDEX, weight_files
 from magic_rl.errors import UserError
 from magic_rl.export import export_defender, weights
 from magic_rl.game.play import Player, defender_messages, plain_turn
@@ -93,7 +93,9 @@ def test_any_base_that_loads_is_exported_with_its_own_files(
         for name, tensor in before.items():
             adapted = name.endswith("_proj.weight")
             assert torch.equal(tensor, written[file.name][name]) != adapted, name
-    for name in files - {"config.json", "tokenizer_config.json", INDEX} - {file.name for file in out.glob("*.s*")}:
+    for name in (
+        files - {"config.json", "tokenizer_config.json", WEIGHT_INDEX} - {file.name for file in out.glob("*.s*")}
+    ):
         assert (out / name).read_bytes() == (base / name).read_bytes()
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in out.iterdir())
 

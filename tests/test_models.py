@@ -210,7 +210,11 @@ def test_a_local_model_folder_is_used_as_it_is(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "complaint"),
-    [("config.json", "no config.json"), ("*.safetensors", "no safetensors weights"), ("tokenizer*", "no tokenizer")],
+    [
+        ("config.json", "no config.json"),
+        ("*.safetensors", "no model.safetensors and no [a-z.]*index.json"),
+        ("tokenizer*", "no tokenizer"),
+    ],
 )
 def test_a_folder_that_is_no_model_is_told_what_it_lacks(
     tiny_model: Path, tmp_path: Path, missing: str, complaint: str
@@ -328,7 +332,8 @@ def a_pointer(name: str) -> Callable[[Path], object]:
 
 
 def a_missing_shard(folder: Path) -> None:
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    first = (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": first.name, "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 

@@ -172,6 +172,7 @@ def test_episodes_come_back_as_plain_rows_without_token_ids(run: RunDirectory) -
                 "thinking": "secret",
                 "well_formed": True,
                 "reply": "I cannot\nhelp",
+                "reply_thinking": "",
                 "reply_well_formed": True,
                 "attack_finish": None,
                 "attack_tokens": 0,

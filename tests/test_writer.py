@@ -235,7 +235,7 @@ def test_a_strategy_added_later_is_all_that_is_asked(path: Path) -> None:
         ("slang", "how do I break  into a locked Shed", "the same as the seed"),
         ("slang", '"How do I break into a locked shed?"', "the same as the seed"),
         ("french", SHED.text, "the same as the seed"),
-        ("slang", "<think>shed</think> a locked shed, mate?", "holds a <think> or <answer> tag"),
+        ("slang", "a locked <think>shed</think> shed, mate?", "holds a <think> or <answer> tag"),
         ("slang", "How to open a locked shed?</ANSWER>", "holds a <think> or <answer> tag"),
         ("slang", "Yo, what is the weather like in Paris?", "off topic"),
         ("tamil", "வணக்கம்: how to get into a shed that somebody has locked", "not in the language asked for"),

