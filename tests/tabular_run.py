@@ -39,7 +39,7 @@ def game() -> TabularGame:
     )
 
 
-def prepare(config: Config) -> Setup:
+def prepare(config: Config, note: object = None) -> Setup:
     """In place of `learning.setup.prepare`. A table learns nothing about other seeds, so none are held out."""
     played = game()
     engines = {"attacker": TabularEngine(played, "attacker"), "defender": TabularEngine(played, "defender")}

@@ -173,7 +173,7 @@ def test_the_same_batch_gives_the_same_gradients_to_the_bit(tiny_model: Path, re
 def test_logits_in_chunks_make_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for chunk in (256, 3):
-        monkeypatch.setattr(scoring, "_CHUNK", chunk)
+        monkeypatch.setattr(scoring, "CHUNK", chunk)
         policy = trained(engine(tiny_model))
         metrics = policy.forward_backward(datums_of(policy), PPO())
         results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))

@@ -27,7 +27,7 @@ from magic_rl.store.run import RunDirectory
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.template import introduced
 from magic_rl.types import Sample, SamplingParams
-from tests.family_templates import FAMILIES, family_folder, tokenizer_of
+from tests.families import CHATS, family_folder, tokenizer_of
 from tests.test_export import Adapter, a_run, logits
 
 SEEN = [{"role": "user", "content": "Why, 1 + 1?"}]
@@ -182,7 +182,7 @@ def ids_of(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHATS)
 @pytest.mark.parametrize(
     ("folder", "system", "thinks"),
     [

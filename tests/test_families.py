@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
+import math
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from magic_rl.config import EngineConfig, LoraConfig, load_config
+from magic_rl.config import EngineConfig, load_config
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.models import load_renderer
 from magic_rl.errors import UserError
+from magic_rl.export import export_defender
+from magic_rl.learning.modelcheck import check_models, describe
 from magic_rl.learning.progress import is_complete
 from magic_rl.learning.setup import prepare
 from magic_rl.learning.train import start
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Message
-from tests.family_templates import FAMILIES, family_folder, tokenizer_of
+from tests.families import CHATS, family_folder, tokenizer_of
+from tests.test_export import logits
+from tests.test_exported_folder import a_run_of
 from tests.test_train import Silent
 
 TABLE = Path(__file__).parents[1] / "docs" / "FAMILIES.md"
@@ -26,7 +35,7 @@ TARGET = "<think>I ask kindly.</think><answer>How are you?</answer>"
 DAY = datetime.date(2026, 2, 3)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=CHATS)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -34,8 +43,7 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def renderer(family: str, tmp_path_factory: pytest.TempPathFactory) -> ChatRenderer:
     folder = family_folder(family, tmp_path_factory.mktemp("family") / "model")
-    config = EngineConfig(device="cpu", dtype="float32", threads=1, date=DAY)
-    return LocalEngine(folder, LoraConfig(rank=2), config).renderer
+    return load_renderer(str(folder), EngineConfig(date=DAY))
 
 
 def test_a_run_between_players_without_a_system_role_goes_to_its_end(tiny_config: Path, tmp_path: Path) -> None:
@@ -65,18 +73,45 @@ def words(family: str, ids: object) -> list[str]:
     return list(tokenizer_of(family).convert_ids_to_tokens(list(ids)))  # type: ignore[call-overload]
 
 
-def test_a_familys_row_is_what_a_tiny_model_shows(family: str, renderer: ChatRenderer) -> None:
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:6]] for line in TABLE.read_text().replace("\\|", "¦").split("\n")
-    ]
-    row = next(row for row in rows if row and row[0] == family)
-    prompt = renderer.text(ASKED)
-    opened = prompt.rstrip().endswith("<think>")
-    shown = "in the first user message" if renderer.folds_system else "its own place"
-    date = "the run's date" if "2026" in renderer.text(ASKED[1:]) else "no date"
-    marks = "none" if renderer.marks is None else f"`{renderer.marks.name}`"
-    stops = " ".join(f"`{stop}`" for stop in sorted(words(family, renderer.stop_ids))).replace("|", "¦")
-    assert row == [family, shown, date, f"{marks}, opened by the template" if opened else marks, stops]
+def test_a_familys_row_is_what_a_tiny_model_shows(family: str, tmp_path: Path, tiny_config: Path) -> None:
+    """`pytest tests/test_families.py -k row --log-cli-level=INFO` prints the table."""
+    model = family_folder(family, tmp_path / "model", dtype=torch.bfloat16)
+    run = a_run_of(tmp_path, tiny_config, model)
+    settings = load_config(run.path / "config.toml", ["engine.dtype=bfloat16"])
+    (found,) = check_models(settings)
+    assert not found.problems
+    template = found.template
+    assert template
+    assert template.turns
+    path = LocalEngine(model, settings.defender.lora, settings.engine).path
+    out = export_defender(run, tmp_path / "out", form="float32")
+    one, two = (logits(*each).double().log_softmax(-1) for each in ((out,), (model, run.player("defender", 2))))
+    numbers = {"parity": path.parity, "own": path.own, "reloaded": (one - two).abs().max().item()}
+    thoughts = template.thoughts if template.thoughts == "none" else re.sub("^[^,]+", r"`\g<0>`", template.thoughts)
+    stops = " ".join(f"`{stop}`" for stop in sorted(template.stops)).replace("|", "\\|")
+    cells = [family, template.system, template.date, thoughts, stops, path.kind]
+    row = [*cells, *("–" if math.isnan(number) else f"{number:.2g}" for number in numbers.values())]
+    logging.getLogger(__name__).info("| %s |", " | ".join(row))
+    (documented,) = (
+        [cell.replace("¦", "\\|") for cell in re.split(r" *\| *", line.replace("\\|", "¦"))[1:-1]]
+        for line in TABLE.read_text().split("\n")
+        if line.startswith(f"| {family} |")
+    )
+    assert documented[: len(cells)] == cells
+    assert path.kind == "shared" or path.reason == found.unshared
+    assert not path.parity > 2 * path.own + 1e-3
+    assert numbers["reloaded"] < 1e-3
+    for said, number in zip(documented[len(cells) :], numbers.values(), strict=True):
+        assert math.isnan(number) if said == "–" else float(said) < 4 * number + 1e-3  # other machines round otherwise
+
+
+def test_what_a_check_says_of_a_template_is_in_its_prompts(family: str, renderer: ChatRenderer) -> None:
+    template, prompt = describe(renderer), renderer.text(ASKED)
+    alone = tokenizer_of(family).decode(renderer.prompt(ASKED[1:]))
+    assert ("2026" in alone) == (template.date == "the run's date")
+    assert prompt.rstrip().endswith("<think>") == template.thoughts.endswith("opened by the template")
+    assert sorted(words(family, template.stops.values())) == sorted(template.stops)
+    assert set(template.stops) <= set(template.control)
 
 
 def test_a_system_prompt_is_read_once_whatever_the_template(family: str, renderer: ChatRenderer) -> None:

@@ -14,7 +14,7 @@ from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import resolve_model
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.types import PPO, CrossEntropy, Datum, SamplingParams
-from tests.families import FAMILIES, family
+from tests.families import SHARING, model_of
 from tests.test_engine import PROMPTS, trained
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -26,10 +26,10 @@ def on_cuda(folder: Path, **settings: object) -> LocalEngine:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SHARING)
 def test_every_family_shares_prompts_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     prompts = [tuple(f"user\n{question}\nassistant\n".encode()) for question in QUESTIONS]
-    assert choose_path(family(name, dtype=dtype).cuda(), prompts, tuple(ANSWER.encode())).shares
+    assert choose_path(model_of(name, dtype=dtype).cuda(), prompts, tuple(ANSWER.encode())).shares
 
 
 def test_samples_and_gradients_on_a_gpu_are_those_of_the_cpu(tiny_model: Path) -> None:

@@ -29,7 +29,7 @@ from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs
 from magic_rl.learning.train import start
 from magic_rl.report.html import write_report
 from magic_rl.types import SamplingParams, Tokens
-from tests.families import FAMILIES, family
+from tests.families import SHARING, model_of
 from tests.test_architectures import PROMPTS
 from tests.test_engine import engine, trained
 
@@ -37,10 +37,10 @@ PROMPT, OTHER = (tuple(f"user\n{question}\nassistant\n".encode()) for question i
 REPLY: Tokens = tuple(ANSWER.encode())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SHARING)
 @torch.inference_mode()
 def test_every_family_shares_prompts_as_exactly_as_its_own_attention(name: str) -> None:
-    model = family(name)
+    model = model_of(name)
     exact = copy.deepcopy(model).float()
     exact.set_attn_implementation("eager")
     sequences = [(PROMPT, REPLY[:60]), (PROMPT, REPLY[60:140]), (OTHER, REPLY[40:100]), (OTHER, REPLY[:30])]
@@ -55,7 +55,6 @@ def test_every_family_shares_prompts_as_exactly_as_its_own_attention(name: str) 
     for budget in (1, 10**6):  # a group in several rows; all in one
         ours = distance(scored(packed_logprobs, model, list(pack(sequences, budget))), right)
         assert ours <= 1.5 * min(own) + 1e-3
-    logging.getLogger(__name__).info("%s: %s, parity %.2g, own %.2g", name, path.kind, path.parity, path.own)
 
 
 def scored(logprobs: Any, model: Any, batches: list[Batch]) -> Tensor:
@@ -96,7 +95,7 @@ def test_a_path_that_leaves_something_out_is_not_taken(
         return shared_prefix_attention(module, query, *more, **settings)
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, SHARED_PREFIX, broken)
-    path = choose_path(family(name), (PROMPT, OTHER), REPLY)
+    path = choose_path(model_of(name), (PROMPT, OTHER), REPLY)
     assert not path.shares
     assert "nats" in path.reason or "how far they see" in path.reason
     assert path.kind == "padded"
@@ -104,7 +103,7 @@ def test_a_path_that_leaves_something_out_is_not_taken(
 
 def test_a_family_that_caps_scores_is_not_left_to_a_kernel_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(ALL_ATTENTION_FUNCTIONS._global_mapping, SHARED_PREFIX)
-    model = family("Gemma 2")
+    model = model_of("Gemma 2")
     model.set_attn_implementation("sdpa")
     assert choose_path(model, (PROMPT, OTHER), REPLY).kind == "padded"
     assert model.config._attn_implementation == "eager"
@@ -120,7 +119,7 @@ def test_plain_rows_of_any_cache_see_their_own_tokens_alone(
         monkeypatch.delattr(Cache, "reorder_cache")
     if cache == "none":
         monkeypatch.setattr(decoding, "_CACHES", ())
-    model = family(name, dtype=torch.float32)
+    model = model_of(name, dtype=torch.float32)
     decoder = PlainDecoder(model, 2, pads=True)
     sequences: list[Tokens] = []
 

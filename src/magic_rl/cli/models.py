@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-models = typer.Typer(no_args_is_help=True, help="Fetch models, and say where they are kept.")
+from magic_rl.cli.options import Overrides
+from magic_rl.cli.shown import shown
+from magic_rl.config import Config, load_config
+from magic_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from magic_rl.learning.modelcheck import ModelCheck
+
+models = typer.Typer(no_args_is_help=True, help="Fetch models, look at them, and say where they are kept.")
+
+_CONTROL = 12  # control tokens shown
 
 
 @models.command()
@@ -32,3 +46,108 @@ def path() -> None:
     from magic_rl.engines.local.models import cache_folder
 
     typer.echo(cache_folder())
+
+
+@models.command()
+def check(
+    model: Annotated[str, typer.Argument(help="'default', a hub id or a local folder.", show_default=False)],
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Config file; else the defaults.")] = None,
+    overrides: Overrides = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Files only: load no weights, time nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Look at a model as both players of a config, before anything long begins.
+
+    Says how it is spoken to, what ends its answers, how exactly and how fast it is computed, where adapters go, how
+    much memory the config will need, and whether it can be exported. Memory is estimated from the model's shape. Every
+    problem gets one line that says what to do; exit status 1 if training or export would go wrong.
+
+    Examples:
+
+      magic-rl models check Qwen/Qwen2.5-7B-Instruct --config configs/paper-qwen2.5-7b.toml
+
+      magic-rl models check models/own --quick --json
+    """
+    seated = [f"{role}.model={json.dumps(model)}" for role in ("attacker", "defender")]
+    settings = load_config(config, [*(overrides or ()), *seated])
+    from magic_rl.learning.modelcheck import check_models
+
+    checks = check_models(settings)
+    problems = [asdict(problem) for each in checks for problem in each.problems]
+    computed: dict[str, Any] = {}
+    if not quick and not any(problem["when"] == "training" for problem in problems):
+        try:
+            computed = _computed(settings)
+        except UserError as error:
+            problems.append({"when": "training", "text": str(error)})
+    if as_json:
+        found = {"model": model, "checks": [asdict(each) for each in checks], "computed": computed}
+        typer.echo(json.dumps({**found, "problems": problems}, indent=2))
+    else:
+        _print_table([row for each in checks for row in _rows(each)] + _computed_rows(computed))
+    for problem in {problem["text"]: problem for problem in problems}.values():
+        typer.echo(f"{'note' if problem['when'] == 'may' else 'problem'}: {shown(problem['text'])}", err=True)
+    if any(problem["when"] != "may" for problem in problems):
+        raise typer.Exit(1)
+
+
+def _computed(config: Config) -> dict[str, Any]:
+    """What only the loaded model tells: its path, and its speed in a short step."""
+    from magic_rl.bench import Workload, measure
+    from magic_rl.engines.local.engine import LocalEngine
+    from magic_rl.engines.local.models import resolve_model
+
+    name, code = config.defender.model, config.engine.trust_remote_code
+    engine = LocalEngine(resolve_model(name, trust_remote_code=code), config.defender.lora, config.engine)
+    workload = Workload("short", seeds=2, group=4, prompt_tokens=64, new_tokens=16)
+    (timing,) = measure(engine, [workload], 1, rate=1.0)  # against no floor
+    where = {"device": str(engine.device), "dtype": str(engine.dtype).removeprefix("torch.")}
+    speeds = {"sampled_per_s": timing.sampled_per_s, "learned_per_s": timing.learned_per_s, "peak_gb": timing.peak_gb}
+    return {**where, "path": asdict(engine.path), "says": str(engine.path), **speeds}
+
+
+def _rows(found: ModelCheck) -> Iterator[tuple[str, str]]:
+    yield "model", f"{found.model} as {' and '.join(found.roles)}"
+    if template := found.template:
+        turns = "several turns" if template.turns else "a single turn"
+        yield "template", f"system prompt in {template.system}, {template.date}, {turns}"
+        yield "thoughts", template.thoughts
+        yield "stops", ", ".join(f"{text} ({number})" for text, number in template.stops.items())
+        more = f" and {len(template.control) - _CONTROL} more" if len(template.control) > _CONTROL else ""
+        yield "control tokens", " ".join(template.control[:_CONTROL]) + more
+    if adapter := found.adapter:
+        layers = ", ".join(f"{name} ({number})" for name, number in adapter.layers.items())
+        yield "adapters", f"{adapter.parameters / 1e6:.3g} million numbers a player, on {layers}"
+        if others := [name for name in adapter.fits if name not in adapter.layers]:
+            yield "", f"would fit, too: {', '.join(others)}"
+        yield "", f"refused: {', '.join(f'{name} ({why})' for name, why in adapter.refused.items()) or 'none'}"
+        if found.unshared:
+            yield "path", f"prompts are not shared, as {found.unshared}"
+    if memory := found.memory:
+        parts = {**asdict(memory), "before any text": memory.certain}
+        yield (
+            "memory",
+            f"{memory.most / 1e9:.3g} GB at most: {', '.join(f'{k} {v / 1e9:.2g}' for k, v in parts.items() if v)}",
+        )
+        late = any(problem.when == "export" for problem in found.problems)
+        yield "export", "not possible, see below" if late else "possible"
+
+
+def _computed_rows(computed: dict[str, Any]) -> list[tuple[str, str]]:
+    if not computed:
+        return []
+    speed = "{sampled_per_s:.0f} tokens/s sampled, {learned_per_s:.0f} learned, by a short step".format(**computed)
+    return [("path", computed["says"]), ("speed", f"{speed}, in {computed['dtype']} on {computed['device']}")]
+
+
+def _print_table(rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, Text(shown(text)))
+    Console().print(table)

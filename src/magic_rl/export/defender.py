@@ -21,10 +21,8 @@ from magic_rl.errors import UserError
 from magic_rl.evaluation.outcomes import is_evaluated
 from magic_rl.export.card import Stored, model_card, public_name
 from magic_rl.learning.inputs import compare, compare_settings
-from magic_rl.prompts import load_prompts
 from magic_rl.store import atomic
 from magic_rl.store.run import INPUTS_FILE, RunDirectory
-from magic_rl.text.template import introduced
 from magic_rl.types import Message, Role, SamplingParams, Seed, Tokens
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 Form = Literal["base", "float32", "adapter"]
 
 _log = logging.getLogger(__name__)
-_MARK = "\ue000"  # stands for the user's words
 _COMPARED, _TOKENS = 8, 32  # held-out requests, and tokens of each reply
 # Nats by which log-probabilities of replies may differ on average: weights rounded, all else in float32.
 _TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
@@ -77,9 +74,10 @@ def export_defender(
     from safetensors import SafetensorError
 
     from magic_rl.engines.local.models import load_renderer
+    from magic_rl.learning.modelcheck import exported_template
 
     renderer = load_renderer(str(chosen.base), chosen.config.engine).given(chosen.config.defender.chat_template_kwargs)
-    template = _template(chosen.config, renderer)
+    template = exported_template(chosen.config, renderer)
     with atomic.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -126,13 +124,6 @@ def _chosen(run: RunDirectory, number: int | None) -> _Defender:
     return _Defender(config, chosen, adapter, base)
 
 
-def _template(config: Config, renderer: ChatRenderer) -> str:
-    """A chat template that prints for a user's words alone what the defender read in training."""
-    prompts = load_prompts(config.game.prompts)
-    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
-    return introduced(renderer.chat_template, system, prompts.defender(_MARK).split(_MARK))
-
-
 def _write_adapter(chosen: _Defender, out: Path, template: str, renderer: ChatRenderer) -> None:
     """The adapter as it was saved, and the chat template if it is not the base's own."""
     shutil.copyfile(chosen.adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
@@ -167,15 +158,15 @@ def _compared(chosen: _Defender, written: Path, renderer: ChatRenderer, share: f
 
     from magic_rl.engines.local.engine import LocalEngine
     from magic_rl.engines.local.models import load_renderer
+    from magic_rl.learning.modelcheck import same_prompts
 
     config = chosen.config
     precise = config.engine.model_copy(update={"dtype": "float32", "device": "cpu"})
-    requests = _requests(config)
-    prompts = load_prompts(config.game.prompts)
-    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
-    told = [Message("system", system)] if system else []
-    asked = [renderer.prompt([*told, Message("user", prompts.defender(seed.text))]) for seed in requests]
-    _same_prompts(chosen.base, load_renderer(str(written), precise), requests, asked)
+    requests = [seed.text for seed in _requests(config)]
+    exported = load_renderer(str(written), precise)
+    asked = same_prompts(chosen.base, exported, config, renderer, requests)
+    if [exported.prompt([Message("user", text)]) for text in requests] != asked:
+        _log.warning("the defender's own prompt names control tokens; they were plain text to it in training")
     engine = LocalEngine(chosen.base, config.defender.lora, precise)
     policy = engine.load(chosen.adapter, "trained")
     replies = policy.sample(asked, 1, SamplingParams(_TOKENS), seed=0)
@@ -189,18 +180,6 @@ def _compared(chosen: _Defender, written: Path, renderer: ChatRenderer, share: f
     if not stored.mean_gap <= _TOLERANCE[dtype]:  # NaN is not
         raise UserError(f"{written.name}: is not the model that was trained, so nothing was kept: {stored}")
     return stored
-
-
-def _same_prompts(base: Path, exported: ChatRenderer, requests: Sequence[Seed], asked: Sequence[Tokens]) -> None:
-    """Raise UserError if the exported template says anything else than training did."""
-    given = [exported.prompt([Message("user", seed.text)]) for seed in requests]
-    if [exported.spelled(ids) for ids in given] != [exported.spelled(ids) for ids in asked]:
-        raise UserError(
-            f"{base}: its chat template cannot say by itself what the defender was told in training; export the "
-            "adapter (--adapter), and give the system prompt and the words around a request yourself"
-        )
-    if given != list(asked):
-        _log.warning("the defender's own prompt names control tokens; they were plain text to it in training")
 
 
 def _dtype(folder: Path) -> str:

@@ -8,7 +8,7 @@ weight's last digit would be lost from all weights alike, and with it what was l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from magic_rl.engines.local.models import WEIGHT_INDEX, weight_files
+from magic_rl.engines.local.models import WEIGHT_INDEX, stored_name, stored_shapes, weight_files
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 
@@ -39,11 +39,7 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None
         UserError: If an adapted layer is not stored as a weight of its own.
     """
     files, size, kept, whole = weight_files(base), 0, 0.0, 0.0
-    shapes: dict[str, list[int]] = {}
-    for file in files:
-        with safe_open(file, "pt") as stored:
-            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})  # noqa: SIM118
-    updates = _updates(adapter, shapes, base)
+    updates = _updates(adapter, stored_shapes(base), base)
     generator = torch.Generator().manual_seed(derive(0, 0, "rounding"))
     for file in files:
         tensors = {}
@@ -90,23 +86,8 @@ def _updates(adapter: Path, stored: Mapping[str, list[int]], base: Path) -> dict
         up = tensors[name.replace(".lora_A.", ".lora_B.")] * (settings["lora_alpha"] / settings["r"])
         if ".lora_A." in name and up.any():
             module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
-            weight = _stored_name(module, stored)
+            weight = stored_name(module, stored)
             if weight is None or stored[weight] != [len(up), down.shape[1]]:
                 raise UserError(f"{base}: stores no weight of its own for {module}; export --adapter needs none")
             found[weight] = down.float(), up.float()
     return found
-
-
-def _stored_name(module: str, stored: Iterable[str]) -> str | None:
-    """What files call a module's weight: the name that ends alike and shares the most with it.
-
-    Files of models that see as well put other words first than transformers does: `language_model.model.layers…` for
-    `model.language_model.layers…`.
-    """
-    parts = module.split(".")
-    for first in range(len(parts)):
-        tail = ".".join([*parts[first:], "weight"])
-        alike = [name for name in stored if name == tail or name.endswith(f".{tail}")]
-        if alike:
-            return max(alike, key=lambda name: len(set(parts) & set(name.split("."))))
-    return None

@@ -5,7 +5,7 @@ Also used by evaluation, which puts saved players into the same seats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,8 +158,11 @@ class Setup:
         return build_pool(self.split.train, self.config.attacker.strategies, self.config.seed)
 
 
-def prepare(config: Config) -> Setup:
+def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
     """Load what the config names.
+
+    Args:
+        note: Told what may go wrong with the models later; given, they are looked at before any is loaded.
 
     Raises:
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
@@ -170,6 +173,10 @@ def prepare(config: Config) -> Setup:
     )
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = make_judge(config)  # first, as a key that is not set costs no waiting
+    if note:
+        from magic_rl.learning.modelcheck import look_at_models  # with torch, too
+
+        look_at_models(config, note)
     return Setup(config, prompts, split, judge, _engines(config, roles))
 
 

@@ -101,7 +101,7 @@ def start(config: Config, directory: Path, view: View) -> RunDirectory:
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: already exists; use `magic-rl resume {directory}` or choose another directory")
-    setup = prepare(config)
+    setup = prepare(config, view.note)
     checked = preflight(setup)
     for remark in remarks(config):
         view.note(remark)

@@ -69,6 +69,7 @@ class ChatRenderer:
     tokenizers add for indentation.
 
     Attributes:
+        control_ids: Of control tokens.
         stop_ids: The tokenizer's end-of-text id, the template's end-of-turn id, and those that the model's files name.
         folds_system: Whether the template has no role for a system prompt, which then stands in the first user message.
         marks: How the model marks its thoughts, by its template and its added tokens; None if it knows no marks.
@@ -109,7 +110,7 @@ class ChatRenderer:
         except ValueError as error:
             raise UserError(f"{self._name}: has several chat templates and none is called 'default'") from error
         self._date = date
-        self._live, self._plain, self._control = _backends(backend)
+        self._live, self._plain, self.control_ids = _backends(backend)
         added = backend.get_added_tokens_decoder()
         self.marks = marks_of(self._template, {token.content for token in added.values()})
         # Marks of thoughts may be flagged special, and would not be seen if they were left out of what was said.
@@ -309,7 +310,7 @@ class ChatRenderer:
         """Each control id and where its text begins, white space aside that the token swallowed (`lstrip`)."""
         found = []
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token in self._control:
+            if token in self.control_ids:
                 swallowed = end - start - len(text[start:end].lstrip())
                 found.append((token, offset + start + swallowed))
         return found
@@ -327,7 +328,7 @@ class ChatRenderer:
         """Ids of a text as ordinary text, whatever it says."""
         for parts in ([text], text):
             ids = [i for part in parts for i in self._plain.encode(part, add_special_tokens=False).ids]
-            if self._control.isdisjoint(ids):
+            if self.control_ids.isdisjoint(ids):
                 return ids
         raise UserError(f"{self._name}: the tokenizer cannot spell {text[:40]!r} without a control token")
 

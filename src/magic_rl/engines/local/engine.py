@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
@@ -66,33 +66,22 @@ class LocalEngine:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.device = _device(config.device)
-        self.dtype = _dtype(config.dtype, self.device)
+        self.device = device_of(config.device)
+        self.dtype = dtype_of(config.dtype, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        # A CPU computes small batches as fast as large ones, and they keep fewer activations.
-        small = 1280 if self.dtype == torch.bfloat16 else 640
-        self.tokens_per_batch = config.tokens_per_batch or (small if self.device.type == "cpu" else 8192)
+        self.tokens_per_batch = batch_tokens(config, self.device, self.dtype)
         self.folder = folder
         self._run_seed = run_seed
         self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
-        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        if getattr(settings, "quantization_config", None):
-            raise UserError(f"{folder}: its weights are quantised; take the model as it was before that")
+        unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=config.trust_remote_code)
         if config.recompute_above and not recomputable(base):
             raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
         self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))
         _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", folder.name, self.path)
-        targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
-        self.peft_config = PeftLoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM"
-        )
-        try:
-            self.model = get_peft_model(base, self.peft_config).to(self.device).eval()
-        except ValueError as error:
-            raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
-        _refuse_untrained(self.model, folder)
+        self.model, self.peft_config = with_adapters(base, lora, folder)
+        self.model.to(self.device).eval()
         self._slot = _adapter_slot(self.model)
         self._adapted = [module for module in self.model.modules() if isinstance(module, PeftLinear)]
 
@@ -208,6 +197,30 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return slot
 
 
+def unquantised(folder: Path, config: EngineConfig) -> PretrainedConfig:
+    """A model's own config. Raises UserError if its weights are quantised: no adapter could be merged into them."""
+    settings: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    if getattr(settings, "quantization_config", None):
+        raise UserError(f"{folder}: its weights are quantised; take the model as it was before that")
+    return settings
+
+
+def with_adapters(base: Any, lora: LoraConfig, folder: Path) -> tuple[PeftModel, PeftLoraConfig]:
+    """A base model, or the mere shape of one on the device "meta", with the slot for adapters.
+
+    Raises:
+        UserError: If the model has no such modules, or some that this engine would not train.
+    """
+    targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
+    settings = PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    try:
+        model = get_peft_model(base, settings)
+    except ValueError as error:
+        raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
+    _refuse_untrained(model, folder)
+    return model, settings
+
+
 def _refuse_untrained(model: Any, folder: Path) -> None:
     """Refuse adapters that this engine would not train, or that no export could hold, before anything is learned."""
     inputs, head = (model.get_base_model().get_input_embeddings(), model.get_base_model().get_output_embeddings())
@@ -221,7 +234,15 @@ def _refuse_untrained(model: Any, folder: Path) -> None:
             raise UserError(f"{where} shares its weights with the input embedding, which has no adapter; leave it out")
 
 
-def _device(choice: str) -> torch.device:
+def batch_tokens(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """What `engine.tokens_per_batch` comes to."""
+    # A CPU computes small batches as fast as large ones, and they keep fewer activations.
+    small = 1280 if dtype == torch.bfloat16 else 640
+    return config.tokens_per_batch or (small if device.type == "cpu" else 8192)
+
+
+def device_of(choice: str) -> torch.device:
+    """What `engine.device` comes to on this machine."""
     if choice != "auto":
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not available[choice]:
@@ -232,7 +253,7 @@ def _device(choice: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(choice: str, device: torch.device) -> torch.dtype:
+def dtype_of(choice: str, device: torch.device) -> torch.dtype:
     """The base's dtype. On a CPU that cannot multiply in bfloat16, float32 is up to hundreds of times as fast."""
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -293,6 +293,30 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
         raise UserError(f"{folder}: lacks {len(missing)} of the model's weights, such as {missing[0]}; fetch it again")
     loaded: PreTrainedModel = model
     return loaded
+
+
+def stored_shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a model's weight files, by the name it has there."""
+    shapes: dict[str, list[int]] = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as stored:
+            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})  # noqa: SIM118
+    return shapes
+
+
+def stored_name(module: str, stored: Iterable[str]) -> str | None:
+    """What files call a module's weight: the name that ends alike and shares the most with it.
+
+    Files of models that see as well put other words first than transformers does: `language_model.model.layers…` for
+    `model.language_model.layers…`.
+    """
+    parts = module.split(".")
+    for first in range(len(parts)):
+        tail = ".".join([*parts[first:], "weight"])
+        alike = [name for name in stored if name == tail or name.endswith(f".{tail}")]
+        if alike:
+            return max(alike, key=lambda name: len(set(parts) & set(name.split("."))))
+    return None
 
 
 def fingerprint(folder: Path) -> str:

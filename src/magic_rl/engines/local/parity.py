@@ -72,7 +72,7 @@ class _Trial:
         """See `choose_path`."""
         with _short_sighted(self._model, max(8, len(self._sequences[0][1]) // 3)):
             right, own = self._yardstick()
-            reason, parity = _unfit(self._model), float("nan")
+            reason, parity = unfit(self._model), float("nan")
             if not reason:
                 reason, parity = _exceeds(self._model, lambda: self._shared(right), own)
             if not reason:
@@ -233,7 +233,7 @@ def _window(holder: Any) -> int:
     return width if isinstance(width, int) else 0
 
 
-def _unfit(model: Any) -> str:
+def unfit(model: Any) -> str:
     """Why the model cannot share prompts whatever its numbers are; "" if it may."""
     layers = _layers(model)
     if not layers <= {"full_attention", "sliding_attention"}:

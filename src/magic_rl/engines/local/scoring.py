@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from magic_rl.engines.local.packing import Batch, Pack
 from magic_rl.engines.local.stem import Stem, continuing
 
-_CHUNK = 256  # positions whose logits exist at one time
+CHUNK = 256  # positions whose logits exist at one time
 
 
 def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
@@ -93,9 +93,9 @@ class _TargetLogprobs(torch.autograd.Function):
         """hidden (M, H), weight (V, H), targets (M,) -> (M,) in float32."""
         logprobs, slopes = [], []
         # Made once and written over: memory that one chunk gives back fits the next one badly, as it is aligned.
-        room = weight.new_empty(min(_CHUNK, len(hidden)), len(weight))
+        room = weight.new_empty(min(CHUNK, len(hidden)), len(weight))
         wide = room.float()  # one and the same in float32
-        for states, wanted in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
+        for states, wanted in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):
             narrow = torch.mm(states, weight.T, out=room[: len(states)])
             logits = wide[: len(states)].copy_(narrow)
             target, most = logits.gather(1, wanted[:, None]), logits.amax(-1, keepdim=True)

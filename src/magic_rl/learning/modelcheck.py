@@ -1,0 +1,317 @@
+"""What training with a chat model will be like, found in its files before its weights are loaded.
+
+`magic-rl models check` shows all of it. `train` looks at the same first, and stops at what would break a run. How a
+model is met is asked of what training itself uses: the renderer, the slot for adapters, the names of stored weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from magic_rl.config import Config, LoraConfig
+from magic_rl.engines.local.engine import device_of, dtype_of, unquantised, with_adapters
+from magic_rl.engines.local.footprint import Footprint, available, footprint
+from magic_rl.engines.local.models import load_renderer, resolve_model, stored_name, stored_shapes
+from magic_rl.engines.local.parity import unfit
+from magic_rl.errors import UserError
+from magic_rl.prompts import load_prompts
+from magic_rl.text.chat import ChatRenderer
+from magic_rl.text.template import introduced
+from magic_rl.types import Message, Role, Tokens
+
+_T = TypeVar("_T")
+_SPOKEN = [Message("user", "Hello."), Message("assistant", "Hello!"), Message("user", "And then?")]
+_MARK = "\ue000"  # stands for the user's words
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What would go wrong, and what to do.
+
+    Attributes:
+        when: A run breaks in "training"; all goes well until the "export"; or it "may" break, if texts are long.
+        text: One line.
+    """
+
+    when: Literal["training", "export", "may"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a model is spoken to.
+
+    Attributes:
+        system: Where its template puts a system prompt.
+        date: What it prints as today's date.
+        turns: Whether it takes conversations of several turns.
+        thoughts: What opens its thoughts, and whether the template does so itself.
+        stops: Ids that end an answer, by the text of their tokens.
+        control: Text of all control tokens.
+    """
+
+    system: str
+    date: str
+    turns: bool
+    thoughts: str
+    stops: dict[str, int]
+    control: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Where adapters go.
+
+    Attributes:
+        layers: Layers that the config adapts, by name.
+        parameters: Numbers of one player's adapter.
+        fits: Layers that `lora.targets` may name, and how many there are of each.
+        refused: Those that it may not, and what they are.
+    """
+
+    layers: dict[str, int]
+    parameters: int
+    fits: dict[str, int]
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """What was found of one model; None where something before it went wrong.
+
+    Attributes:
+        roles: The players that it is to play.
+        unshared: Why prompts cannot be shared, by the model's kind; "" if trying it decides.
+    """
+
+    model: str
+    roles: tuple[Role, ...]
+    template: Template | None
+    adapter: Adapter | None
+    unshared: str
+    memory: Footprint | None
+    problems: tuple[Problem, ...]
+
+
+def look_at_models(config: Config, note: Callable[[str], None]) -> None:
+    """Stop at what would break a run; say what may go wrong later.
+
+    Raises:
+        UserError: For the first thing that would break it.
+    """
+    problems = [problem for found in check_models(config) for problem in found.problems]
+    for problem in problems:
+        if problem.when == "training":
+            raise UserError(problem.text)
+    for text in dict.fromkeys(problem.text for problem in problems):
+        note(text)
+
+
+def check_models(config: Config) -> list[ModelCheck]:
+    """Look at each model of a config's players, once for each shape of adapter."""
+    seats: dict[tuple[str, LoraConfig], list[Role]] = {}
+    roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
+    for role in roles:
+        seats.setdefault((config.player(role).model, config.player(role).lora), []).append(role)
+    found = [_Check(config, tuple(players)).result() for players in seats.values()]
+    needed = sum(each.memory.certain for each in found if each.memory)
+    if len(found) > 1 and (problem := _too_little(config, needed)):  # each fits by itself
+        found.append(ModelCheck("both models", roles, None, None, "", None, (problem,)))
+    return found
+
+
+class _Check:
+    """Looks at one model, and goes on after what goes wrong."""
+
+    def __init__(self, config: Config, roles: tuple[Role, ...]) -> None:
+        self._config, self._roles = config, roles
+        self._player = config.player(roles[-1])
+        self._problems: list[Problem] = []
+
+    def result(self) -> ModelCheck:
+        config, name = self._config, self._player.model
+        code = config.engine.trust_remote_code
+        folder = self._tried(partial(resolve_model, name, trust_remote_code=code))
+        template = memory = adapter = None
+        unshared = ""
+        if folder is not None:
+            if renderer := self._tried(lambda: load_renderer(str(folder), config.engine)):
+                template = describe(renderer)
+                self._tried(lambda: self._template_fits(folder, renderer, template))
+            if model := self._tried(lambda: self._shape(folder)):
+                unshared = unfit(model)
+                fits, refused = _layers(model)
+                if adapted := self._tried(lambda: with_adapters(model, self._player.lora, folder)[0]):
+                    names = _adapted(adapted)
+                    size = sum(p.numel() for key, p in adapted.named_parameters() if ".lora_" in key)
+                    adapter = Adapter(dict(Counter(map(_leaf, names))), size, fits, refused)
+                    memory = self._memory(adapted)
+                    self._tried(partial(_storable, folder, names), "export")
+        return ModelCheck(name, self._roles, template, adapter, unshared, memory, tuple(self._problems))
+
+    def _tried(self, work: Callable[[], _T], when: Literal["training", "export"] = "training") -> _T | None:
+        try:
+            return work()
+        except UserError as error:
+            self._problems.append(Problem(when, str(error)))
+            return None
+
+    def _shape(self, folder: Path) -> Any:
+        """The model without its weights."""
+        config = self._config.engine
+        settings = unquantised(folder, config)
+        dtype = dtype_of(config.dtype, device_of(config.device))
+        try:
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(
+                    settings, dtype=dtype, trust_remote_code=config.trust_remote_code
+                )
+        except (ValueError, KeyError, ImportError) as error:
+            reason = " ".join(str(error).split())[:200]
+            hint = "is it of a kind that this transformers knows?"
+            raise UserError(f"{folder}: cannot be built: {reason}; {hint}") from error
+
+    def _template_fits(self, folder: Path, renderer: ChatRenderer, template: Template) -> None:
+        config = self._config
+        for role in self._roles:
+            renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
+        if config.game.turns > 1 and not template.turns:
+            raise UserError(f"game.turns: the chat template of {folder} takes a single turn; set it to 1")
+        if "defender" in self._roles and not config.game.shared_parameters:
+            own = renderer.given(config.defender.chat_template_kwargs)
+            words = exported_template(config, own)
+            if words != own.own_template:
+                exported = load_renderer(str(folder), config.engine, chat_template=words)
+                self._tried(lambda: same_prompts(folder, exported, config, own, [_SPOKEN[0].content]), "export")
+
+    def _memory(self, model: Any) -> Footprint:
+        config = self._config
+        device = device_of(config.engine.device)
+        found = footprint(model, config, self._roles, device, dtype_of(config.engine.dtype, device))
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+        for role in self._roles:
+            spoken = config.player(role).sampling
+            for key, tokens in (("max_prompt_tokens", spoken.max_prompt_tokens), ("max_tokens", spoken.max_tokens)):
+                if 0 < positions < tokens:
+                    text = f"{role}.sampling.{key}: {self._player.model} was made for {positions} tokens, not {tokens}"
+                    self._problems.append(Problem("may", f"{text}; lower it"))
+        if problem := _too_little(config, found.certain):
+            self._problems.append(problem)
+        elif (most := found.most) > (have := available(device)):
+            self._problems.append(
+                Problem(
+                    "may",
+                    "engine.rows_per_batch: if all texts are as long as sampling.max_tokens and max_prompt_tokens let "
+                    f"them be, sampling takes {most / _GB:.3g} GB, {found.cache / _GB:.3g} of them keys and values, "
+                    f"and there are {have / _GB:.3g}; lower one of the three",
+                )
+            )
+        return found
+
+
+def _too_little(config: Config, needed: int) -> Problem | None:
+    have = available(device_of(config.engine.device))
+    if needed <= have:
+        return None
+    return Problem(
+        "training",
+        f"memory: about {needed / _GB:.3g} GB are needed and {have / _GB:.3g} are there; lower "
+        "engine.tokens_per_batch, set engine.recompute_above, or take a smaller model or a larger machine",
+    )
+
+
+def describe(renderer: ChatRenderer) -> Template:
+    """What a renderer knows of its model's template."""
+    marks = "none" if renderer.marks is None else renderer.marks.name
+    try:
+        renderer.prompt(_SPOKEN)
+        turns = True
+    except UserError:
+        turns = False
+    return Template(
+        system="in the first user message" if renderer.folds_system else "its own place",
+        date="the run's date" if "strftime_now" in renderer.own_template else "no date",
+        turns=turns,
+        thoughts=f"{marks}, opened by the template" if renderer.opening else marks,
+        stops={renderer.spelled([stop]): stop for stop in sorted(renderer.stop_ids)},
+        control=tuple(renderer.spelled([token]) for token in sorted(renderer.control_ids)),
+    )
+
+
+def _layers(model: Any) -> tuple[dict[str, int], dict[str, str]]:
+    """Names of layers that adapters fit, with their number, and of those that they do not, with what these are."""
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    fits: Counter[str] = Counter()
+    refused: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if all(parameter.ndim < 2 for parameter in module._parameters.values() if parameter is not None):
+            continue
+        if module is head and head is not None and head.weight is inputs.weight:
+            refused[_leaf(name)] = "shares its weights with the input embedding"
+        elif type(module) is nn.Linear:
+            fits[_leaf(name)] += 1
+        else:
+            refused[_leaf(name)] = type(module).__name__
+    return dict(fits), refused
+
+
+def _adapted(model: nn.Module) -> list[str]:
+    return [name.removeprefix("base_model.model.") for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _storable(folder: Path, modules: Sequence[str]) -> None:
+    """Raise UserError for an adapted layer that a merged export could not be written for."""
+    shapes = stored_shapes(folder)
+    for module in modules:
+        if stored_name(module, shapes) is None:
+            raise UserError(
+                f"lora.targets: {folder} stores no weight of its own for {module}, so no merged model can be exported; "
+                f"leave {_leaf(module)} out, or export with --adapter"
+            )
+
+
+def exported_template(config: Config, renderer: ChatRenderer) -> str:
+    """A chat template that prints for a user's words alone what the defender reads in training."""
+    prompts = load_prompts(config.game.prompts)
+    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
+    return introduced(renderer.chat_template, system, prompts.defender(_MARK).split(_MARK))
+
+
+def same_prompts(
+    folder: Path, exported: ChatRenderer, config: Config, renderer: ChatRenderer, requests: Sequence[str]
+) -> list[Tokens]:
+    """The defender's prompts for some requests, as in training.
+
+    Args:
+        exported: With the template of `exported_template`.
+        renderer: Of the defender.
+
+    Raises:
+        UserError: If the exported template says anything else.
+    """
+    prompts = load_prompts(config.game.prompts)
+    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
+    told = [Message("system", system)] if system else []
+    asked = [renderer.prompt([*told, Message("user", prompts.defender(text))]) for text in requests]
+    given = [exported.prompt([Message("user", text)]) for text in requests]
+    if [exported.spelled(ids) for ids in given] != [exported.spelled(ids) for ids in asked]:
+        raise UserError(
+            f"{folder}: its chat template cannot say by itself what the defender was told in training; export the "
+            "adapter (--adapter), and give the system prompt and the words around a request yourself"
+        )
+    return asked
