@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from tests.test_text import LLAMA_TOKENS, PHI_TOKENS, QWEN3_WORDS, _byte_level, _template
+from tests.small_tokenizers import LLAMA_TOKENS, PHI_TOKENS, QWEN3_WORDS, byte_level, template
 
 SMOLLM3 = (
     "{%- set mode = '/think' if enable_thinking is not defined or enable_thinking else '/no_think' -%}"
@@ -252,10 +252,10 @@ SHARING = [name for name in FAMILIES if name != "Phi-4-mini"]  # its positions d
 def tokenizer_of(name: str) -> Any:
     """A tiny tokenizer with a family's control tokens and template."""
     family = FAMILIES[name]
-    tokenizer = _byte_level(list(dict.fromkeys(family.tokens)), family.words)
+    tokenizer = byte_level(list(dict.fromkeys(family.tokens)), family.words)
     if not family.template:
         return tokenizer
-    tokenizer.chat_template = _template(family.template) if family.template.isidentifier() else family.template
+    tokenizer.chat_template = template(family.template) if family.template.isidentifier() else family.template
     tokenizer.eos_token, tokenizer.bos_token = family.tokens[0], family.begins
     return tokenizer
 

@@ -109,10 +109,10 @@ def test_a_server_that_no_proxy_names_is_asked_directly(left_out: str, proxies: 
     ("named", "said"),
     [
         ({"ALL_PROXY": "socks5://u:hush@localhost:1"}, "all_proxy .*`pip install socksio`.* model.test in no_proxy"),
-        ({"http_proxy": "socks4://u:hush@localhost:1"}, "http_proxy .*mend it, or name model.test in no_proxy"),
-        ({"http_proxy": "http://u:hush@localhost:99999"}, "http_proxy .*mend it"),
-        ({"http_proxy": "http://u:hush"}, "http_proxy .*mend it"),
-        ({"http_proxy": "http://"}, "http_proxy .*mend it"),
+        ({"http_proxy": "socks4://u:hush@localhost:1"}, "http_proxy .*fix it, or name model.test in no_proxy"),
+        ({"http_proxy": "http://u:hush@localhost:99999"}, "http_proxy .*fix it"),
+        ({"http_proxy": "http://u:hush"}, "http_proxy .*fix it"),
+        ({"http_proxy": "http://"}, "http_proxy .*fix it"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_one_line_that_names_its_variable(

@@ -205,7 +205,7 @@ class Writer:
         Raises:
             UserError: If some could not be asked, or more calls failed than are allowed.
         """
-        # What could not be used is asked again: whatever was wrong with the writer may have been put right since.
+        # What could not be used is asked again: the writer may have been repaired since.
         waiting = [task for task in tasks if not self._answer(stage, task) or self._reject(stage, task)]
         self._progress.stage(stage, len(tasks), len(tasks) - len(waiting))
         allowed = self._max_failed * len(tasks)

@@ -34,11 +34,11 @@ from magic_rl.cli.version import version
 from magic_rl.errors import UserError
 
 # Trouble of the machine, not of the program: no space, no permission.
-_MENDABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+_FIXABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class _Commands(TyperGroup):
-    """Turns what the user can mend into one line on stderr and exit status 2."""
+    """Turns what the user can fix into one line on stderr and exit status 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -46,7 +46,7 @@ class _Commands(TyperGroup):
         except UserError as error:
             message = str(error)
         except OSError as error:
-            if error.errno not in _MENDABLE:
+            if error.errno not in _FIXABLE:
                 raise
             message = f"{error.filename or 'disk'}: {error.strerror}"
         except Exception as error:

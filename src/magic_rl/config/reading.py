@@ -28,7 +28,7 @@ _PATHS = frozenset(
         *(f"{role}.{key}" for role in ("judge.endpoint", "attacker.writer") for key in ("model", "tokenizer")),
     )
 )
-_WORDS = ("", "default", "demo", "brief", "paper", "off")  # which are no paths, whatever lies in the current directory
+_WORDS = ("", "default", "demo", "brief", "paper", "off")  # which are no paths, though a folder may have such a name
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -71,8 +71,8 @@ def read_hub(
     except Exception as error:  # network, hub and file readers raise what they like; the cause is chained
         if _gated(error):
             raise UserError(f"{name}: is gated; {how_to_get_access(name)}") from error
-        begin, mend = failed
-        raise UserError(f"{begin} cannot be fetched as a data set ({reason(error)}); {mend}") from error
+        begin, remedy = failed
+        raise UserError(f"{begin} cannot be fetched as a data set ({reason(error)}); {remedy}") from error
     columns = list(choose(name, rows.column_names))
     if columns != rows.column_names:
         # Decoding what nobody reads takes most of the time, and of images and sound it needs further packages.

@@ -1,7 +1,7 @@
 """Loading seeds, and refusing data that would spoil a run.
 
 Every row of one's own data is checked and nothing is skipped: it is either usable as it stands, or it is one error
-that names the first problems by file and line and says how many more there are. A public set cannot be mended by its
+that names the first problems by file and line and says how many more there are. A public set cannot be fixed by its
 reader: its rows without text or label, and texts given twice, are left out and counted.
 """
 
@@ -225,8 +225,8 @@ def _own_rows(name: str, data: DataConfig) -> tuple[str, Iterable[Row]]:
     if "/" not in name:
         raise unknown_name(name)
     hub, _, subset = name.partition(":")
-    mend = "check the name, data.split and the connection; a subset is named as in owner/name:subset"
-    return name, read_hub(hub, data.split, choose, (f"data.seeds: {name!r} is no file, and", mend), config=subset)
+    remedy = "check the name, data.split and the connection; a subset is named as in owner/name:subset"
+    return name, read_hub(hub, data.split, choose, (f"data.seeds: {name!r} is no file, and", remedy), config=subset)
 
 
 def _read_named(named: NamedSet, place: str) -> Source:
@@ -234,8 +234,8 @@ def _read_named(named: NamedSet, place: str) -> Source:
     package = named.package
     if not place:
         gate = f"; it is gated: {how_to_get_access(named.hub)}" if named.gated else ""
-        mend = f"check the connection, or read a copy: data.seeds='{named.name}:FILE' with {named.file}{gate}"
-        failed = (f"{named.name}: {named.hub}", mend)
+        remedy = f"check the connection, or read a copy: data.seeds='{named.name}:FILE' with {named.file}{gate}"
+        failed = (f"{named.name}: {named.hub}", remedy)
         where = f"{named.name} from {named.where}"
         rows = read_hub(
             named.hub, named.split, named.choose_columns, failed, config=named.config, **dict(named.options)

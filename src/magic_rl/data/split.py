@@ -49,13 +49,13 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = (), valid
     if held_out or min(map(len, of_class)) > 1:
         chosen = set(held_out) or {name for names in of_class for name in names[-_fifth(len(names)) :]}
         out = {seed.id for seed in seeds if seed.category in chosen}
-        mend = f"with {', '.join(sorted(chosen))} held out; name other categories in data.held_out_categories"
+        remedy = f"with {', '.join(sorted(chosen))} held out; name other categories in data.held_out_categories"
     else:
         out = set()
         for label in _LABELS:
             ids = sorted((seed.id for seed in seeds if seed.label == label), key=_hash)
             out.update(ids[: _fifth(len(ids))])
-        mend = "split by id as a class lacks two categories; give at least two seeds of each class"
+        remedy = "split by id as a class lacks two categories; give at least two seeds of each class"
     split = Split(
         train=tuple(seed for seed in seeds if seed.id not in out),
         held_out=tuple(seed for seed in seeds if seed.id in out),
@@ -64,7 +64,7 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = (), valid
     for name, side in {"training": split.train, "held-out": split.held_out}.items():
         for label in _LABELS:
             if not any(seed.label == label for seed in side):
-                raise UserError(f"data.held_out_categories: the {name} side has no {label} seeds, {mend}")
+                raise UserError(f"data.held_out_categories: the {name} side has no {label} seeds, {remedy}")
     for label in _LABELS:
         if validation and not any(seed.label == label for seed in aside):
             raise UserError(f"data.validation_categories: no {label} seeds among {', '.join(validation)}; name more")

@@ -21,7 +21,7 @@ Use = Literal["train", "evaluate"]
 
 
 class LeftOut(Enum):
-    """Why a row of a published set is no seed. Its reader cannot mend the set, so these are counted, not refused."""
+    """Why a row of a published set is no seed. Its reader cannot fix the set, so these are counted, not refused."""
 
     SUBSET = "of another subset"
     LABEL = "without a label"

@@ -42,8 +42,7 @@ def proxy_of(url: str) -> httpx2.Proxy | None:
         usable = False
     if not usable:
         raise UserError(
-            f"{kind}_proxy of the environment: is no address like http://proxy:8080; mend it, or name {host} "
-            "in no_proxy"
+            f"{kind}_proxy of the environment: is no address like http://proxy:8080; fix it, or name {host} in no_proxy"
         )
     if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise UserError(

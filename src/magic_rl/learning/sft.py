@@ -29,7 +29,7 @@ from magic_rl.types import Adam, CrossEntropy, Datum, Episode, Message, Seed
 
 _log = logging.getLogger(__name__)
 
-# The marks of Chinese and Japanese end a sentence whatever follows; the others are Arabic, Urdu, Indic, Burmese, Khmer,
+# The marks of Chinese and Japanese end a sentence by themselves; the others are Arabic, Urdu, Indic, Burmese, Khmer,
 # Armenian and Ethiopic.
 _SENTENCE = re.compile(r"\s*(.+?(?:[。！？]|[.!?؟۔।॥။៕។։።](?=\s|$)))", re.DOTALL)
 _UNSPACED = re.compile("[\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")

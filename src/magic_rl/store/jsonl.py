@@ -82,7 +82,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for number, line in enumerate(lines, start=1):
         row = _parse(line)
         if row is None:
-            raise UserError(f"{path}:{number}: not a row of JSON with a step; mend or remove this line")
+            raise UserError(f"{path}:{number}: not a row of JSON with a step; fix or remove this line")
         yield line, row
     if (row := _parse(torn)) is not None:  # torn just before the end of the line: nothing is missing
         yield torn, row

@@ -1,6 +1,6 @@
 """Reading `<think>…</think><answer>…</answer>` (METHOD §4, R_fmt), strictly for the reward and safely for the game.
 
-Whatever the shape of an output, what is returned as its answer never contains what it thought. Models that reason
+For an output of any shape, what is returned as its answer never contains what it thought. Models that reason
 unasked mark their thoughts in ways of their own; here they are told by the marks that their template or tokenizer
 knows, and spelled `<think>…</think>`.
 """

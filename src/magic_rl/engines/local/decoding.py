@@ -112,7 +112,7 @@ class SharedDecoder:
 
 
 class PlainDecoder:
-    """Whatever cache the model has of its own: prompts that are admitted together fill one up to the longest."""
+    """The model's own cache, of any kind: prompts that are admitted together fill one up to the longest."""
 
     def __init__(self, model: Any, n: int, *, pads: bool) -> None:
         """Args: pads: Whether prompts of different lengths may be side by side; else those of equal length are."""

@@ -38,6 +38,7 @@ _NOISY = 0.1  # nats; where rounding alone moves numbers more than this it could
 _SHRINKS = 0.1  # by which, at least, what rounding does shrinks in a wider precision
 _NEGLIGIBLE = 1e-3  # nats; what differs by less changes neither a sample nor a gradient that anyone would see
 _WIDER = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
+# What the forward pass of a model that was not built for it has been seen to raise.
 _CANNOT = (KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError)
 
 _Sequences = Sequence[tuple[Tokens, Tokens]]  # prompts and completions, the same number for each prompt
@@ -234,7 +235,7 @@ def _window(holder: Any) -> int:
 
 
 def unfit(model: Any) -> str:
-    """Why the model cannot share prompts whatever its numbers are; "" if it may."""
+    """Why the model cannot share prompts, told without looking at its numbers; "" if it may."""
     layers = _layers(model)
     if not layers <= {"full_attention", "sliding_attention"}:
         return f"it has layers of {', '.join(sorted(layers))}"
