@@ -61,7 +61,7 @@ def main() -> None:
         run.write_json(ATTACK_PLAN, plan)
         run.write_json(ATTACK_FILE, results(0)["attack.json"])
         return
-    train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined,assignment]  # stands in for it
+    train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
     child.main()
 
 
