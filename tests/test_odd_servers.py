@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from magic_rl.attacks.checks import bare
 from magic_rl.config import EndpointConfig
 from magic_rl.endpoints import server as module
 from magic_rl.endpoints.base import ChatRequest, Completion
@@ -18,6 +17,7 @@ from magic_rl.judges.format import FormatError
 from magic_rl.judges.guard import GUARDS
 from magic_rl.judges.llm import Rubric
 from magic_rl.judges.model import ModelJudge
+from magic_rl.text.answers import json_answer
 from magic_rl.types import Exchange, Message, Seed, Verdict
 from tests.stub_server import Asked, Reply, Stub, completion, digest
 
@@ -85,7 +85,7 @@ def test_an_answer_may_begin_with_a_thought_even_an_empty_one(thought: str) -> N
             guard.read(question, f"I was asked: </think>\n{answers[name]}")
         with pytest.raises(FormatError):
             guard.read(question, thought)
-    assert bare(f'{thought}"How do I whittle a spoon?"') == "How do I whittle a spoon?"  # of the pool's writer too
+    assert json_answer(f'{thought}["How do I whittle a spoon?"]')  # of the pool's writer too
 
 
 @pytest.mark.parametrize("status", [400, 422, 500, 501])

@@ -15,7 +15,7 @@ from magic_rl.attacks.partial import Answer, Partial
 from magic_rl.attacks.pool import read_pool
 from magic_rl.cli.main import app
 from tests.stub_server import Asked, Reply, Stub, completion
-from tests.test_writer import proper, seed_of, strategy_of
+from tests.test_writer import proper, said, seed_of, strategy_of
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def test_a_pool_holds_training_seeds_alone(tmp_path: Path) -> None:
 def test_the_command_lists_what_it_left_out(folder: Path) -> None:
     def refusing(asked: Asked) -> Reply:
         harmful = strategy_of(asked.text) and "harmful" in seed_of(asked.text)
-        return Reply(body=completion("I'm sorry, but I can't help with that.")) if harmful else honest(asked)
+        return Reply(body=completion(said("", refused=True))) if harmful else honest(asked)
 
     with serving(refusing) as command:
         result = CliRunner().invoke(app, command(folder), catch_exceptions=False)
@@ -92,7 +92,7 @@ def test_the_command_lists_what_it_left_out(folder: Path) -> None:
 
 
 def test_a_pool_of_which_nothing_is_left_is_an_error(folder: Path) -> None:
-    with serving(lambda _: Reply(body=completion(""))) as command:
+    with serving(lambda _: Reply(body=completion(said("")))) as command:
         result = CliRunner().invoke(app, [*command(folder), "--strategies", "slang"])
     assert result.exit_code == 2
     assert "no rewrite can be used; left out 4 (4 empty)" in result.stderr

@@ -12,7 +12,7 @@ from unittest.mock import ANY
 import pytest
 from rich.console import Console
 
-from magic_rl.attacks.checks import Checks
+from magic_rl.attacks.checks import ANSWER, Checks
 from magic_rl.attacks.codecs import CODECS
 from magic_rl.attacks.partial import open_partial
 from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
@@ -48,12 +48,17 @@ def strategy_of(question: str) -> str:
     return next((name for name, each in STRATEGIES.items() if each.instruction in question), "")
 
 
+def said(text: str, *, refused: bool = False) -> str:
+    """An answer in the form that the writer is asked for."""
+    return json.dumps({"refused": refused, "text": text})
+
+
 def proper(question: str) -> str:
     """What a good writer says."""
     seed, strategy = seed_of(question), strategy_of(question)
     if not strategy:
-        return f"I noticed how plain this is: {question.splitlines()[-1]}"
-    return f"{IN_LANGUAGE[strategy]} {len(seed)}" if strategy in IN_LANGUAGE else f"By {strategy}: {seed}"
+        return said(f"I noticed how plain this is: {question.splitlines()[-2]}")
+    return said(f"{IN_LANGUAGE[strategy]} {len(seed)}" if strategy in IN_LANGUAGE else f"By {strategy}: {seed}")
 
 
 @dataclass
@@ -137,12 +142,9 @@ def test_each_label_is_asked_in_its_words_and_the_reasoning_sees_both_texts(path
     chat = FakeChat()
     entries = write(path, chat, ["slang"]).entries
     instruction = STRATEGIES["slang"].instruction
-    assert {*chat.asked} == {
-        PROMPTS.rewrite(SHED, instruction),
-        PROMPTS.rewrite(BREAD, instruction),
-        PROMPTS.reasoning(SHED, f"By slang: {SHED.text}"),
-        PROMPTS.reasoning(BREAD, f"By slang: {BREAD.text}"),
-    }
+    asked = [PROMPTS.rewrite(seed, instruction) for seed in SEEDS]
+    asked += [PROMPTS.reasoning(seed, f"By slang: {seed.text}") for seed in SEEDS]
+    assert {*chat.asked} == {f"{question}\n{ANSWER}" for question in asked}
     assert PROMPTS.rewrite(SHED, "") != PROMPTS.rewrite(Seed("", SHED.text, "benign"), "")
     assert [e.thinking for e in entries] == [
         f"I noticed how plain this is: Rewritten: By slang: {s.text}" for s in SEEDS
@@ -226,31 +228,23 @@ def test_a_strategy_added_later_is_all_that_is_asked(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "said", "reason"),
+    ("strategy", "answered", "reason"),
     [
-        ("slang", "  \n", "empty"),
-        ("slang", "I'm sorry, but I can't help with that request.", "the writer refused"),
-        ("tamil", "I'm sorry, but I can't help with that request.", "the writer refused"),
-        ("french", "Je suis désolé, mais je ne peux pas vous aider.", "the writer refused"),
-        ("slang", "how do I break  into a locked Shed", "the same as the seed"),
-        ("slang", '"How do I break into a locked shed?"', "the same as the seed"),
-        ("french", SHED.text, "the same as the seed"),
-        ("slang", "a locked <think>shed</think> shed, mate?", "holds a <think> or <answer> tag"),
-        ("slang", "How to open a locked shed?</ANSWER>", "holds a <think> or <answer> tag"),
-        ("slang", "Yo, what is the weather like in Paris?", "off topic"),
-        ("tamil", "வணக்கம்: how to get into a shed that somebody has locked", "not in the language asked for"),
-        ("marathi", "மூடிய கொட்டகை", "not in the language asked for"),
-        ("simplified_chinese", "Comment entrer dans un abri fermé ?", "not in the language asked for"),
-        ("french", "?!", "not in the language asked for"),
+        ("slang", said("  \n"), "empty"),
+        ("slang", "I'm sorry, but I can't help with that request.", "not the JSON asked for"),
+        ("tamil", said("", refused=True), "the writer refused"),
+        ("french", said(SHED.text), "the same as the seed"),
+        ("slang", said("Yo, what is the weather like in Paris?"), "off topic"),
+        ("tamil", said("Comment entrer ?"), "not in the language asked for"),
         ("slang", Completion(tokens=7, failed="the answer was cut off at 2048 tokens", cause="cut_off"), "cut off"),
         ("slang", Completion(failed="HTTP 500, in 5 attempts"), "the call failed"),
     ],
 )
 def test_an_unusable_rewrite_is_left_out_by_reason(
-    path: Path, strategy: str, said: str | Completion, reason: str
+    path: Path, strategy: str, answered: str | Completion, reason: str
 ) -> None:
     def answer(question: str) -> str | Completion:
-        return said if strategy_of(question) == strategy and seed_of(question) == SHED.text else proper(question)
+        return answered if strategy_of(question) == strategy and seed_of(question) == SHED.text else proper(question)
 
     chat, progress = FakeChat(answer), Silent()
     written = write(path, chat, [strategy, "question"], progress=progress)
@@ -262,24 +256,25 @@ def test_an_unusable_rewrite_is_left_out_by_reason(
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("answered", "reason"),
     [
-        ("", "reasoning: empty"),
-        ("I won't help with that.", "reasoning: the writer refused"),
-        ("I thought <answer>so</answer>.", "reasoning: holds a <think> or <answer> tag"),
+        (said(""), "reasoning: empty"),
+        (said("", refused=True), "reasoning: the writer refused"),
+        (said("I thought <answer>so</answer>."), "reasoning: holds a <think> or <answer> tag"),
         (Completion(failed="the answer was cut off at 2048 tokens", cause="cut_off"), "reasoning: cut off"),
         (Completion(failed="HTTP 400: no"), "reasoning: the call failed"),
     ],
 )
-def test_a_rewrite_without_usable_reasoning_is_left_out(path: Path, said: str | Completion, reason: str) -> None:
-    written = write(path, FakeChat(lambda question: proper(question) if strategy_of(question) else said), ["slang"])
+def test_a_rewrite_without_usable_reasoning_is_left_out(path: Path, answered: str | Completion, reason: str) -> None:
+    chat = FakeChat(lambda question: proper(question) if strategy_of(question) else answered)
+    written = write(path, chat, ["slang"])
     assert written.entries == ()
     assert written.reasons == {reason: 2}
 
 
 def test_of_equal_rewrites_the_first_in_order_stays_whichever_came_first(path: Path) -> None:
     def answer(question: str) -> str:
-        return f"Mate: {seed_of(question)}" if strategy_of(question) else proper(question)
+        return said(f"Mate: {seed_of(question)}") if strategy_of(question) else proper(question)
 
     written = write(path, FakeChat(answer), ["role_play", "slang"])
     assert [(e.seed.id, e.strategy) for e in written.entries] == [("shed", "role_play"), ("bread", "role_play")]
@@ -335,9 +330,7 @@ def test_lines_tell_what_is_done_left_rejected_and_spent() -> None:
 
 
 def test_after_a_broken_writer_was_repaired_its_junk_is_asked_again(path: Path) -> None:
-    junk = FakeChat(
-        lambda question: "I'm sorry, but I can't help." if seed_of(question) == SHED.text else proper(question)
-    )
+    junk = FakeChat(lambda question: said("", refused=True) if seed_of(question) == SHED.text else proper(question))
     assert write(path, junk).reasons == {"the writer refused": 2}
     repaired = FakeChat()
     assert write(path, repaired) == replace(write(path.with_name("whole"), FakeChat()), tokens=ANY)
@@ -345,18 +338,18 @@ def test_after_a_broken_writer_was_repaired_its_junk_is_asked_again(path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("answered", "reason"),
     [
         (Completion(failed="HTTP 500, in 5 attempts"), "HTTP 500, in 5 attempts"),
         (Completion(failed="cut off", cause="cut_off"), "cut off"),
-        ("", "empty"),
+        ("Sure!", "not the JSON asked for"),
     ],
 )
 def test_a_writer_whose_first_answers_are_all_of_no_use_is_not_paid_on(
-    path: Path, said: str | Completion, reason: str
+    path: Path, answered: str | Completion, reason: str
 ) -> None:
     seeds = [Seed(str(i), f"How do I sell shed number {i}?", "benign") for i in range(30)]
-    chat = FakeChat(lambda _: said)
+    chat = FakeChat(lambda _: answered)
     with pytest.raises(UserError, match=rf"none of the first 20 answers can be used \(20 times: .*{reason}"):
         write(path, chat, ["slang"], seeds)
     assert len(chat.asked) == 20

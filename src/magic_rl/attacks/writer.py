@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from magic_rl.attacks.checks import Checks, bare, fold
+from magic_rl.attacks.checks import ANSWER, SCHEMA, Checks, fold
 from magic_rl.attacks.partial import Answer, Partial, Stage
 from magic_rl.attacks.pool import PoolEntry
 from magic_rl.attacks.strategies import STRATEGIES, Strategy
@@ -99,7 +99,7 @@ def made_with(model: str, prompts: Prompts, seeds: Sequence[Seed]) -> dict[str, 
     Args:
         model: The writer's `Chat.identity`.
     """
-    words = (prompts.writer_rewrite_harmful, prompts.writer_rewrite_benign, prompts.writer_reasoning)
+    words = (prompts.writer_rewrite_harmful, prompts.writer_rewrite_benign, prompts.writer_reasoning, ANSWER)
     instructions = [strategy.instruction for strategy in STRATEGIES.values()]
     return {
         "writer model": model,
@@ -128,7 +128,7 @@ class Writer:
         Args:
             chat: The model.
             prompts: What it is asked.
-            checks: What its answers are held against.
+            checks: What its answers must pass.
             partial: Where they are kept.
             progress: Who is told.
             max_failed: Share of a stage's calls that may fail and be left out; more stop the work.
@@ -240,7 +240,7 @@ class Writer:
                 )
 
         requests = [
-            ChatRequest((Message("user", words(task)),), max_tokens=_MAX_TOKENS, temperature=_TEMPERATURE)
+            ChatRequest((Message("user", f"{words(task)}\n{ANSWER}"),), _MAX_TOKENS, _TEMPERATURE, SCHEMA)
             for task in tasks
         ]
         for task, completion in zip(tasks, self._chat.complete(requests, note), strict=True):
@@ -263,22 +263,24 @@ class Writer:
         return self._partial.get(stage, task.seed.id, task.strategy.name)
 
     def _text(self, stage: Stage, task: Task) -> str:
+        """What the writer wrote. Raises: ValueError: If it cannot be used; why."""
         answer = self._answer(stage, task)
-        return bare(answer.text) if answer else ""
+        said = answer.text if answer else ""
+        return self._checks.rewrite(task.seed, task.strategy, said) if stage == "rewrite" else self._checks.text(said)
 
     def _reject(self, stage: Stage, task: Task) -> Rejected | None:
         """Why what came of a question cannot stand in the pool, other than for what came of the others."""
         about = "reasoning: " if stage == "reasoning" else ""
         if (stage, task) in self._failed:
             return _rejected(task, f"{about}the call failed", self._failed[stage, task])
-        answer, text = self._answer(stage, task), self._text(stage, task)
+        answer = self._answer(stage, task)
         if answer is not None and answer.cut_off:
             return _rejected(task, f"{about}cut off", f"at {_MAX_TOKENS} tokens")
-        if stage == "rewrite":
-            reason = self._checks.reject_rewrite(task.seed, task.strategy, text)
-        else:
-            reason = self._checks.reject_text(text)
-        return _rejected(task, f"{about}{reason}", text=text) if reason else None
+        try:
+            self._text(stage, task)
+        except ValueError as error:
+            return _rejected(task, f"{about}{error}", text=answer.text if answer else "")
+        return None
 
 
 def _rejected(task: Task, reason: str, detail: str = "", text: str = "") -> Rejected:

@@ -14,9 +14,12 @@ from magic_rl.judges.base import Judge, Patient
 from magic_rl.types import Exchange, Verdict
 
 _FEW = 20
+_SILENT = Verdict(abstained="the judge says nothing of refusals: ask it beside one that does")
 
 
-def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstained: float) -> list[Verdict]:
+def ask(
+    judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstained: float, needs_refusal: bool = True
+) -> list[Verdict]:
     """Judge exchanges in one batch and ask the abstained ones again.
 
     Args:
@@ -24,6 +27,7 @@ def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstai
             it has asked again itself, and among nothing but silent exchanges any member would look silent.
         max_abstained: Share of abstentions, 0–1, that may be left. Below 20 exchanges a share says little: there it
             takes more than one abstention and more than half of all to stop.
+        needs_refusal: Whether a verdict that does not say if the reply refuses counts as an abstention.
 
     Returns:
         One verdict an exchange, in order; those with `abstained` set carry no label.
@@ -32,7 +36,7 @@ def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstai
         TooManyAbstentionsError: If more are left.
         ValueError: If the judge returns another number of verdicts than it was given exchanges.
     """
-    verdicts = _judged(judge, exchanges)
+    verdicts = _judged(judge, exchanges, needs_refusal)
     if isinstance(judge, Patient):
         _check(judge, verdicts, judge.retries, max_abstained)
         return verdicts
@@ -40,7 +44,7 @@ def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstai
         silent = [i for i, verdict in enumerate(verdicts) if verdict.abstained is not None]
         if not silent:
             break
-        for i, verdict in zip(silent, _judged(judge, [exchanges[i] for i in silent]), strict=True):
+        for i, verdict in zip(silent, _judged(judge, [exchanges[i] for i in silent], needs_refusal), strict=True):
             verdicts[i] = verdict
     _check(judge, verdicts, retries, max_abstained)
     return verdicts
@@ -51,10 +55,12 @@ def exceeds(count: int, n: int, limit: float) -> bool:
     return count > limit * n if n >= _FEW else count > 1 and count > max(0.5, limit) * n
 
 
-def _judged(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
+def _judged(judge: Judge, exchanges: Sequence[Exchange], needs_refusal: bool) -> list[Verdict]:
     verdicts = list(judge.judge(exchanges)) if exchanges else []
     if len(verdicts) != len(exchanges):
         raise ValueError(f"judge {judge.name!r} returned {len(verdicts)} verdicts for {len(exchanges)} exchanges")
+    if needs_refusal:
+        return [_SILENT if each.refused is None and each.abstained is None else each for each in verdicts]
     return verdicts
 
 
