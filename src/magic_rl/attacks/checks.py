@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from magic_rl.attacks.strategies import Strategy
+from magic_rl.chat.memory import UnusableError
 from magic_rl.text.answers import json_answer
 from magic_rl.text.language import language
 from magic_rl.types import Seed
@@ -49,30 +50,30 @@ class Checks:
         """What the writer wrote.
 
         Raises:
-            ValueError: If it cannot stand in the pool; the reason, in words that many have in common.
+            UnusableError: If it cannot stand in the pool; the reason, in words that many have in common.
         """
         try:
             said = _Said.model_validate(json_answer(answer))
         except ValueError as error:
-            raise ValueError("not the JSON asked for") from error
+            raise UnusableError("not the JSON asked for") from error
         if said.refused or self.refuses(said.text):
-            raise ValueError("the writer refused")
+            raise UnusableError("the writer refused")
         if not said.text:
-            raise ValueError("empty")
+            raise UnusableError("empty")
         if _TAG.search(said.text):
-            raise ValueError("holds a <think> or <answer> tag")
+            raise UnusableError("holds a <think> or <answer> tag")
         return said.text
 
     def rewrite(self, seed: Seed, strategy: Strategy, answer: str) -> str:
         """As `text`, for a rewrite."""
         text = self.text(answer)
         if fold(text) == fold(seed.text):
-            raise ValueError("the same as the seed")
+            raise UnusableError("the same as the seed")
         if strategy.family == "translation":
             if not _in_language(text, strategy.name):
-                raise ValueError("not in the language asked for")
+                raise UnusableError("not in the language asked for")
         elif not self.same_topic(seed.text, text):
-            raise ValueError("off topic")
+            raise UnusableError("off topic")
         return text
 
 

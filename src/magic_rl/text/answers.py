@@ -8,7 +8,7 @@ from typing import Any
 
 from magic_rl.text.think import without_thought
 
-FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}) *\w*\s*(?P<inside>\{.*\})\s*(?P=fence)", re.DOTALL)  # json, JSON, json5
+_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}) *\w*\s*(?P<inside>\{.*\})\s*(?P=fence)", re.DOTALL)  # json, JSON, json5
 
 
 def json_answer(text: str) -> object:
@@ -18,7 +18,7 @@ def json_answer(text: str) -> object:
         ValueError: If it is none, or an object has a field twice: it contradicts itself, or would if nobody looked.
     """
     answer = without_thought(text).strip()
-    fenced = FENCE.fullmatch(answer)
+    fenced = _FENCE.fullmatch(answer)
     try:
         return json.loads(fenced["inside"] if fenced else answer, object_pairs_hook=_once)
     except RecursionError as error:  # nesting beyond what is read
