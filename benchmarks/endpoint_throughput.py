@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from magic_rl.chat.base import ChatRequest
-from magic_rl.chat.line import Endpoint
+from magic_rl.chat.base import ChatRequest, Endpoint
 from magic_rl.chat.server import Server
 from magic_rl.types import Message
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from magic_rl.chat.base import ChatRequest, Completion, Done
-from magic_rl.chat.line import Endpoint
+from magic_rl.chat.base import ChatRequest, Completion, Done, Endpoint
 from magic_rl.chat.server import Server
 from magic_rl.types import Message
 from tests.stub_server import Stub, digest

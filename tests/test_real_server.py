@@ -16,9 +16,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from magic_rl.chat.base import ChatRequest, Completion
+from magic_rl.chat.base import ChatRequest, Completion, Endpoint
 from magic_rl.chat.harmless import harmless
-from magic_rl.chat.line import Endpoint
 from magic_rl.chat.local import LocalChat
 from magic_rl.chat.server import Server
 from magic_rl.config import EngineConfig, LoraConfig

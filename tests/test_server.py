@@ -248,7 +248,7 @@ def test_it_can_be_asked_where_an_event_loop_runs_already() -> None:
 BATCH = """
 import asyncio, sys
 from magic_rl.chat.base import ChatRequest
-from magic_rl.chat.line import Endpoint
+from magic_rl.chat.base import Endpoint
 from magic_rl.chat.server import Server
 from magic_rl.types import Message
 server = Server(Endpoint(sys.argv[1], "m"))

@@ -58,6 +58,33 @@ class Completion:
     remembered: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is served, and how much may be asked of it.
+
+    Attributes:
+        url: Of an OpenAI-compatible server, ending in /v1.
+        model: Its name there.
+        key: Sent as bearer token; "" sends none.
+        concurrency: Calls under way at once.
+        timeout: Seconds for one call.
+        total_timeout: Seconds for one batch; None: no limit.
+        attempts: Tries of a call before it counts as failed.
+        max_calls: Calls that may be made, retries included; None: no limit.
+        max_total_tokens: Tokens that may be used; None: no limit.
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    concurrency: int = 16
+    timeout: float = 60.0
+    total_timeout: float | None = None
+    attempts: int = 5
+    max_calls: int | None = None
+    max_total_tokens: int | None = None
+
+
 Done = Callable[[int, Completion], None]
 
 

@@ -12,7 +12,6 @@ import ipaddress
 import json
 import ssl
 import time
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatch
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ import httpx2
 from openai import AsyncOpenAI
 from pydantic import ValidationError
 
+from magic_rl.chat.base import Endpoint
 from magic_rl.chat.body import Answer, error_of, refused_feature
 from magic_rl.errors import ChatError
 
@@ -30,33 +30,6 @@ _LONGEST_WISH = 120.0  # seconds of Retry-After that the client waits for; of a 
 _HEADERS = frozenset(
     {b"host", b"content-type", b"content-length", b"accept", b"accept-encoding", b"connection", b"user-agent"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a model is served, and how much may be asked of it.
-
-    Attributes:
-        url: Of an OpenAI-compatible server, ending in /v1.
-        model: Its name there.
-        key: Sent as bearer token; "" sends none.
-        concurrency: Calls under way at once.
-        timeout: Seconds for one call.
-        total_timeout: Seconds for one batch; None: no limit.
-        attempts: Tries of a call before it counts as failed.
-        max_calls: Calls that may be made, retries included; None: no limit.
-        max_total_tokens: Tokens that may be used; None: no limit.
-    """
-
-    url: str
-    model: str
-    key: str = field(default="", repr=False)
-    concurrency: int = 16
-    timeout: float = 60.0
-    total_timeout: float | None = None
-    attempts: int = 5
-    max_calls: int | None = None
-    max_total_tokens: int | None = None
 
 
 class SpentError(Exception):
@@ -114,7 +87,7 @@ class Line(httpx2.AsyncBaseTransport):
         self.reached = True
         if b'"error"' in response.content:
             response.status_code, _ = error_of(response.status_code, response.content)
-        if response.status_code == 200:
+        if response.is_success:
             self._count(response)
         elif response.status_code == 429 or response.status_code >= 500:
             await self._listen(request, response)
@@ -205,7 +178,7 @@ def proxy_of(url: str) -> httpx2.Proxy | None:
         proxy = httpx2.Proxy(address if "://" in address else f"http://{address}")
         if not proxy.url.host or (proxy.url.port or 0) > 65535:
             raise ValueError
-        httpx2.AsyncHTTPTransport(verify=False, proxy=proxy)
+        httpx2.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), proxy=proxy)  # raises for some
     except (ValueError, ImportError, httpx2.InvalidURL):
         raise ChatError(
             f"{kind}_proxy of the environment cannot be used: it must be like http://proxy:8080 (one with socks5:// "

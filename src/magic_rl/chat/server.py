@@ -17,9 +17,9 @@ import httpx2
 from anyio.from_thread import start_blocking_portal
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
-from magic_rl.chat.base import ChatRequest, Completion, Done
+from magic_rl.chat.base import ChatRequest, Completion, Done, Endpoint
 from magic_rl.chat.body import Answer, error_of, features, make_body, message_of, refused_feature
-from magic_rl.chat.line import Endpoint, Line, SpentError
+from magic_rl.chat.line import Line, SpentError
 from magic_rl.errors import ChatError
 from magic_rl.text.renderer import TextRenderer
 

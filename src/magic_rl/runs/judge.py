@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
-from magic_rl.chat.base import Chat, ChatRequest, Completion, Done
+from magic_rl.chat.base import Chat, ChatRequest, Completion, Done, Endpoint
 from magic_rl.chat.local import LocalChat
 from magic_rl.chat.memory import Memory
 from magic_rl.config import Config, EndpointConfig, EngineConfig, JudgeMemberConfig, LoraConfig
@@ -107,8 +107,7 @@ class _Served:
     """A server whose errors say which settings they are about. Implements `chat.base.Chat`."""
 
     def __init__(self, endpoint: EndpointConfig, key: str, renderer: TextRenderer | None = None) -> None:
-        from magic_rl.chat.line import Endpoint  # the client takes half a second to import
-        from magic_rl.chat.server import Server
+        from magic_rl.chat.server import Server  # the client takes half a second to import
 
         self._place = key
         made = Endpoint(
