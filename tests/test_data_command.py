@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from magic_rl.data.named import GROUPS, NAMED
+from magic_rl.data.registry import GROUPS, NAMED
 from tests.test_named_data import SETS, hub, published
 
 
@@ -91,7 +91,7 @@ def test_check_prints_what_there_is_of_a_set_that_cannot_be_played_alone(
     hub(monkeypatch, lambda: datasets.Dataset.from_list(SETS["sorry-bench"][0][0]))
     code, out, err = run("data", "check", "sorry-bench")
     assert code == 2
-    assert "1 of 3 rows; left out 2 of another subset" in out
+    assert "1 of 3 rows; left out 2 (another subset)" in out
     assert re.search(r"^all +1 +0$", out, re.MULTILINE)
     assert err.splitlines()[0].startswith("error: sorry-bench from sorry-bench/sorry-bench-202503 (train): holds no be")
 
@@ -109,7 +109,19 @@ def test_check_refuses_in_one_line(name: str) -> None:
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
-def test_check_names_problems_by_line(tmp_path: Path) -> None:
-    rows = [{"text": "Paint?", "label": "benign"}, {"text": "paint?", "label": "benign"}]
+def test_check_names_the_first_faults_by_row_and_with_all_every_one(tmp_path: Path) -> None:
+    rows = [{"text": "Paint?", "label": "benign"}, *({"text": "paint?", "label": "maybe"} for _ in range(20))]
     path = published(tmp_path / "own.csv", rows)
-    assert f"{path}:3: has the same text as {path}:2" in run("data", "check", str(path))[2]
+    code, _, err = run("data", "check", str(path))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert err.endswith("; and 17 more\n")
+    code, out, err = run("data", "check", str(path), "--all")
+    assert (code, out, len(err.splitlines())) == (2, "", 20)
+    for row, line in enumerate(err.splitlines(), start=2):
+        assert line.startswith(f"error: {path}: row {row}: column 'label' is 'maybe'")
+
+
+def test_check_names_the_setting_that_is_to_blame(tmp_path: Path) -> None:
+    path = published(tmp_path / "own.csv", [{"q": "Paint?", "label": "benign"}])
+    assert "error: data.text_column, data.label_column: " in run("data", "check", str(path))[2]
+    assert "error: data.held_out_categories: " in run("data", "check", "--set", "data.held_out_categories=['x']")[2]

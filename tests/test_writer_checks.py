@@ -6,7 +6,6 @@ import pytest
 
 from magic_rl.attacks.checks import Checks, bare
 from magic_rl.attacks.strategies import STRATEGIES
-from magic_rl.config import DataConfig
 from magic_rl.data.seeds import load_seeds
 from magic_rl.runs.writer import refuses, same_topic
 from magic_rl.types import Seed
@@ -158,7 +157,7 @@ def test_what_is_not_french_is_no_french_translation(text: str) -> None:
 
 
 def test_no_english_seed_passes_for_french_or_for_a_refusal() -> None:
-    for seed in load_seeds(DataConfig()):
+    for seed in load_seeds():
         assert reason("french", seed.text) == "not in the language asked for"
         assert not refuses(seed.text)
 
