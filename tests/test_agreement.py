@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from magic_rl.data.labelled import Columns, load_labelled
+from magic_rl.data.labelled import load_labelled
 from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import agreement, cohens_kappa
 
@@ -107,7 +107,7 @@ def test_labels_of_the_usual_spellings_are_read(tmp_path: Path, value: object, r
 def test_columns_by_any_name_and_the_label_of_the_request(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text('q,a,kind,bad\n"How?","Like\nthis.",unharmful,harmful\nWhy?,,harmful,safe\n')
-    columns = Columns(request="q", reply="a", label="kind", harmful="bad")
+    columns = {"request": "q", "reply": "a", "label": "kind", "harmful": "bad"}
     first, second = load_labelled(path, columns).rows
     assert first.place == f"{path}: row 1"
     assert (first.exchange.seed.label, first.refused, first.harmful) == ("benign", None, True)
@@ -155,15 +155,15 @@ def test_many_bad_rows_are_one_short_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "says"),
     [
-        ([{"q": "x", "response": "y", "refused": "no"}], Columns(), "holds the request"),
-        ([{"prompt": "x", "response": "y"}], Columns(), "holds the label"),
-        ([row()], Columns(reply="answer"), "no column 'answer'"),
-        ([row(refused="")], Columns(), "holds no labelled reply"),
-        ([3], Columns(), "labelled.jsonl:1: expected a JSON object"),
+        ([{"q": "x", "response": "y", "refused": "no"}], {}, "holds the request"),
+        ([{"prompt": "x", "response": "y"}], {}, "holds a label"),
+        ([row()], {"reply": "answer"}, "no column 'answer'"),
+        ([row(refused="")], {}, "holds no labelled reply"),
+        ([3], {}, "labelled.jsonl:1: expected a JSON object"),
     ],
 )
 def test_a_file_that_lacks_what_is_needed_says_what(
-    tmp_path: Path, rows: list[object], columns: Columns, says: str
+    tmp_path: Path, rows: list[object], columns: dict[str, str], says: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         load_labelled(written(tmp_path, *rows), columns)

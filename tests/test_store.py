@@ -86,7 +86,7 @@ def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_
     before = contents(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     for taken in ("empty", "file"):
-        with pytest.raises(UserError, match="already exists; use `magic-rl resume"):
+        with pytest.raises(UserError, match="already exists; choose another"):
             RunDirectory.create(tmp_path / taken, "other", {})
     assert contents(tmp_path) == {**before, "file": b""}
 

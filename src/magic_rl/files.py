@@ -22,41 +22,20 @@ _T = TypeVar("_T")
 Row = tuple[str, Mapping[str, Any] | str]
 
 NO_UNICODE = "holds a character that is no valid Unicode"  # half a surrogate pair, which JSON can spell
-_BEGINNINGS = {
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"\x1f\x8b": "compressed by gzip",
-    b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"PAR1": "Parquet",
-}
 
 
 def read_text(path: Path) -> str:
     """The text of a file, its line ends as they are. Raises: DataError: If it cannot be read or is no UTF-8."""
-    return decode(path, read_bytes(path))
-
-
-def read_bytes(path: Path) -> bytes:
-    """What a file holds. Raises: DataError: If it cannot be read."""
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
+        if (at := content.find(b"\0")) < 0:  # as text in UTF-16 has, with or without a mark
+            return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        content, at = error.object, error.start
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from error
-
-
-def decode(path: Path, content: bytes) -> str:
-    """The text of a file that holds this. Raises: DataError: If it is no UTF-8 text."""
-    for beginning, what in _BEGINNINGS.items():
-        if content.startswith(beginning):
-            raise DataError(f"{path}: is {what}; save it as text in UTF-8")
-    if (at := content.find(b"\0")) >= 0:
-        line = content[:at].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: holds a NUL byte, as UTF-16 does and no text in UTF-8; save it as such")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: is not UTF-8; save the file in that encoding") from error
+    line = content[:at].count(b"\n") + 1
+    raise DataError(f"{path}:{line}: is not UTF-8; save the file as plain text in that encoding, not compressed")
 
 
 def read_jsonl(where: str, text: str) -> Iterator[Row]:

@@ -65,11 +65,12 @@ def check(
     """
     # Silence is measured here, so no share of it stops the check: neither a judge's nor that of a panel's member.
     settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
-    from magic_rl.data.labelled import Columns, load_labelled
+    from magic_rl.data.labelled import load_labelled
     from magic_rl.judges.asking import ask
     from magic_rl.runs.judge import make_judge
 
-    columns = Columns(request_column, reply_column, label_column, refused_column, harmful_column)
+    columns = {"request": request_column, "reply": reply_column, "label": label_column}
+    columns |= {"refused": refused_column, "harmful": harmful_column}
     try:
         labelled = load_labelled(file, columns, requests=requests, skip=skip or ())
     except DataError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +19,13 @@ from magic_rl.types import Exchange, Label, Seed
 
 _YES, _NO = frozenset({"yes", "true", "1", "1.0"}), frozenset({"no", "false", "0", "0.0"})
 _HARM = (_YES | {"harmful", "unsafe"}, _NO | {"benign", "harmless", "unharmful", "safe"})
-# Of every question, the values that mean yes and no.
-_VALUES = {
-    "label": _HARM,
-    "refused": (
-        _YES | {"refusal", "refused", "refuses", "full_refusal"},
-        _NO | {"compliance", "complied", "complies", "full_compliance"},
-    ),
-    "harmful": _HARM,
-}
+_REFUSAL = (
+    _YES | {"refusal", "refused", "refuses", "full_refusal"},
+    _NO | {"compliance", "complied", "complies", "full_compliance"},
+)
+_VALUES = {"label": _HARM, "refused": _REFUSAL, "harmful": _HARM}  # of every question, what means yes and no
+_USUAL = {"request": ("prompt", "seed"), "reply": ("response", "reply")}  # names of columns
 _RANK = re.compile(r"^\d+_(?=\D)")  # "2_full_refusal"
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Names of the columns. Empty: the first of the usual names that the file has, or none.
-
-    Attributes:
-        request: What was asked. Usual names: prompt, seed.
-        reply: What the model answered. Usual names: response, reply.
-        label: Whether the request is harmful or benign. Usual name: label.
-        refused: Whether the reply refuses. Usual name: refused.
-        harmful: Whether the reply is harmful. Usual name: harmful.
-    """
-
-    request: str = ""
-    reply: str = ""
-    label: str = ""
-    refused: str = ""
-    harmful: str = ""
-
-
-_USUAL = {"request": ("prompt", "seed"), "reply": ("response", "reply")}
 
 
 class _ReplyRow(CheckedRow):
@@ -80,25 +55,26 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """All of a file.
-
-    Attributes:
-        rows: Those with a label, in order.
-        left_out: How many have none.
-    """
+    """The rows of a file that have a label, in order, and how many have none."""
 
     rows: tuple[Labelled, ...]
     left_out: int
 
 
 def load_labelled(
-    path: Path, columns: Columns | None = None, *, requests: Label = "harmful", skip: Collection[str] = ()
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    requests: Label = "harmful",
+    skip: Collection[str] = (),
 ) -> LabelledSet:
     """Read labelled replies.
 
     Args:
         path: A .jsonl, .csv, .tsv or .parquet file.
-        columns: Names of its columns.
+        columns: Names of its columns, where they are not the usual ones: `request` (what was asked; usually prompt or
+            seed), `reply` (what was answered; response or reply), `label` (whether the request is harmful or benign),
+            `refused` and `harmful` (whether the reply is).
         requests: What requests are where no column says so.
         skip: Label values that are no answer, such as "3_partial_refusal": as an empty cell, no label.
 
@@ -109,7 +85,7 @@ def load_labelled(
     rows = list(read_file(path))
     # Lines of .jsonl name their own columns, and a label may first come late.
     found = list(dict.fromkeys(column for _, row in rows if not isinstance(row, str) for column in row))
-    used = _columns(str(path), found, columns or Columns()) if found else {}
+    used = _columns(str(path), found, columns or {}) if found else {}
 
     def read(place: str, row: Mapping[str, Any]) -> Labelled:
         cells = _ReplyRow.read(row, used)
@@ -120,11 +96,9 @@ def load_labelled(
         for question, (yes, no) in _VALUES.items():
             value = _plain(getattr(cells, question))
             if value and value not in yes | no | skipped:
+                known = ", ".join(sorted(yes | no))
                 given = brief(row[used[question]])
-                raise ValueError(
-                    f"column {used[question]!r} is {given}, expected one of {', '.join(sorted(yes | no))}, or a value "
-                    "that is skipped"
-                )
+                raise ValueError(f"column {used[question]!r} is {given}, expected one of {known}, or one to skip")
             answers[question] = None if not value or value in skipped else value in yes
         label: Label = requests if answers["label"] is None else "harmful" if answers["label"] else "benign"
         exchange = Exchange(Seed(place, request, label), request, cells.reply)
@@ -137,20 +111,19 @@ def load_labelled(
     return LabelledSet(labelled, len(everything) - len(labelled))
 
 
-def _columns(where: str, found: Sequence[str], wanted: Columns) -> dict[str, str]:
+def _columns(where: str, found: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
     """The column of each field that has one, as named or by the usual names."""
     chosen: dict[str, str] = {}
-    for field, name in asdict(wanted).items():
+    for field in _ReplyRow.model_fields:
+        name = wanted.get(field)
         if name and name not in found:
             raise DataError(f"{where}: has no column {name!r}, only {names(found)}", about=field)
         if column := name or next((usual for usual in _USUAL.get(field, (field,)) if usual in found), ""):
             chosen[field] = column
-        elif field in _USUAL:
-            raise DataError(f"{where}: which of {names(found)} holds the {field}? Name it", about=field)
-    if not {"refused", "harmful"} & set(chosen):
-        raise DataError(
-            f"{where}: which of {names(found)} holds the label, refused or harmful? Name it", about="refused"
-        )
+    for field in ("request", "reply", *(() if {"refused", "harmful"} & set(chosen) else ("refused",))):
+        if field not in chosen:
+            what = f"the {field}" if field in _USUAL else "a label, whether the reply is refused or harmful"
+            raise DataError(f"{where}: which of {names(found)} holds {what}? Name it", about=field)
     return chosen
 
 

@@ -146,13 +146,13 @@ class Package(_Facts):
 
     Attributes:
         name: For pip and for import.
-        files: Inside it, as `rows.read_package` takes them.
+        file: Inside it, as `rows.read_package` takes it.
         form: Columns of those files.
         note: How it differs from the set itself.
     """
 
     name: str
-    files: tuple[str, ...]
+    file: str
     form: Form
     note: str
 

