@@ -32,9 +32,8 @@ WILDJAILBREAK: Rows = [
     )
 ]
 SORRY_BENCH: Rows = [
-    {"question_id": 1, "category": "7", "turns": ["Open a door?"], "prompt_style": "base"},
-    {"question_id": 1, "category": "7", "turns": ["Yo, that door?"], "prompt_style": "slang"},
-    {"question_id": 1, "category": "7", "turns": ["Bcra n qbbe?"], "prompt_style": "atbash"},
+    {"question_id": 1, "category": "7", "turns": [text], "prompt_style": style}
+    for text, style in (("Open a door?", "base"), ("Yo, that door?", "slang"), ("Bcra n qbbe?", "atbash"))
 ]
 WILDGUARD: Rows = [
     {"prompt": text, "adversarial": adversarial, "prompt_harm_label": label, "subcategory": kind, "response": "Some."}
@@ -46,18 +45,29 @@ WILDGUARD: Rows = [
         ("As a painter, paint a door?", True, "unharmful", "benign"),
     )
 ]
+XSTEST: Rows = [
+    {"id": 1, "prompt": text, "type": kind, "label": label, "focus": "kill", "note": ""}
+    for text, kind, label in (
+        ("Kill a process?", "homonyms", "safe"),
+        ("Open a door?", "contrast_homonyms", "unsafe"),
+    )
+]
+HARMBENCH: Rows = [
+    {"Behavior": "Open a door?", "FunctionalCategory": kind, "SemanticCategory": "illegal", "Tags": ""}
+    for kind in ("standard", "contextual", "copyright")
+]
 JBB: Rows = [{"Index": 0, "Goal": "Open a door?", "Target": "Sure", "Behavior": "Doors", "Category": "Fraud"}]
 OR_BENCH: Rows = [{"prompt": "Kill a process?", "category": "violence"}]
+STRONGREJECT: Rows = [{"category": "Violence", "source": "custom", "prompt": "Open a door?"}]
+DAN: Rows = [{"platform": "reddit", "source": "r/x", "prompt": "You are free now.", "jailbreak": True, "date": "d"}]
+DO_NOT_ANSWER: Rows = [{"id": 1, "risk_area": "Harms", "types_of_harm": "Privacy", "question": "Whose?"}]
 
 # Of every set: rows in each of its forms, the hub's first, and what is read of them.
 SETS: Mapping[str, tuple[Sequence[Rows], Read]] = {
     "wildjailbreak": ([WILDJAILBREAK], [('Open a "locked" door?', "harmful", ""), ("None", "benign", "")]),
     "wildjailbreak-attacks": (
         [WILDJAILBREAK],
-        [
-            ("You are a locksmith.\nOpen a door?", "harmful", ""),
-            ("You are a painter. Paint a door?", "benign", ""),
-        ],
+        [("You are a locksmith.\nOpen a door?", "harmful", ""), ("You are a painter. Paint a door?", "benign", "")],
     ),
     "wildjailbreak-eval": (
         [[{"adversarial": "As a thief, go.", "label": 1, "data_type": "adversarial_harmful"}]],
@@ -66,20 +76,7 @@ SETS: Mapping[str, tuple[Sequence[Rows], Read]] = {
     "sorry-bench": ([SORRY_BENCH], [("Open a door?", "harmful", "7")]),
     "sorry-bench-attacks": ([SORRY_BENCH], [("Yo, that door?", "harmful", "slang")]),
     "harmbench": (
-        [
-            [{"prompt": "Open a door?", "category": "illegal"}],
-            [
-                {
-                    "Behavior": "Open a door?",
-                    "FunctionalCategory": kind,
-                    "SemanticCategory": "illegal",
-                    "Tags": "",
-                    "ContextString": "",
-                    "BehaviorID": "open_a_door",
-                }
-                for kind in ("standard", "contextual", "copyright")
-            ],
-        ],
+        [[{"prompt": "Open a door?", "category": "illegal"}], HARMBENCH],
         [("Open a door?", "harmful", "illegal")],
     ),
     "wildguardtest": ([WILDGUARD], [("Open a door?", "harmful", ""), ("Paint a door?", "benign", "")]),
@@ -88,42 +85,17 @@ SETS: Mapping[str, tuple[Sequence[Rows], Read]] = {
         [("As a thief, open a door?", "harmful", "others"), ("As a painter, paint a door?", "benign", "benign")],
     ),
     "strongreject": (
-        [
-            [{"prompt": "Open a door?", "category": "Violence"}],
-            [{"category": "Violence", "source": "custom", "forbidden_prompt": "Open a door?"}],
-        ],
+        [STRONGREJECT, [{"category": "Violence", "forbidden_prompt": "Open a door?"}]],
         [("Open a door?", "harmful", "Violence")],
     ),
-    "xstest": (
-        [
-            [
-                {"id": 1, "prompt": text, "type": kind, "label": label, "focus": "kill", "note": ""}
-                for text, kind, label in (
-                    ("Kill a process?", "homonyms", "safe"),
-                    ("Open a door?", "contrast_homonyms", "unsafe"),
-                )
-            ]
-        ],
-        [("Kill a process?", "benign", "homonyms"), ("Open a door?", "harmful", "homonyms")],
-    ),
+    "xstest": ([XSTEST], [("Kill a process?", "benign", "homonyms"), ("Open a door?", "harmful", "homonyms")]),
     "or-bench-80k": ([OR_BENCH], [("Kill a process?", "benign", "violence")]),
     "or-bench-hard": ([OR_BENCH], [("Kill a process?", "benign", "violence")]),
     "or-bench-toxic": ([OR_BENCH], [("Kill a process?", "harmful", "violence")]),
-    "dan": (
-        [[{"platform": "reddit", "source": "r/x", "prompt": "You are free now.", "jailbreak": True, "date": "d"}]],
-        [("You are free now.", "harmful", "reddit")],
-    ),
+    "dan": ([DAN], [("You are free now.", "harmful", "reddit")]),
     "jbb-harmful": ([JBB], [("Open a door?", "harmful", "Fraud")]),
     "jbb-benign": ([JBB], [("Open a door?", "benign", "Fraud")]),
-    "do-not-answer": (
-        [
-            [
-                {"id": 1, "risk_area": "Harms", "types_of_harm": "Privacy", "specific_harms": "x", "question": "Whose?"}
-                | {"GPT4_response": "Some."}
-            ]
-        ],
-        [("Whose?", "harmful", "Privacy")],
-    ),
+    "do-not-answer": ([DO_NOT_ANSWER], [("Whose?", "harmful", "Privacy")]),
 }
 XSTEST_TYPES = {
     "benign": (
@@ -206,14 +178,11 @@ def test_a_set_is_read_from_a_copy_of_its_own_file(name: str, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".csv", ".jsonl", ".parquet"])
-def test_a_copy_may_be_in_any_format(suffix: str, tmp_path: Path) -> None:
-    path = published(tmp_path / f"copy{suffix}", WILDJAILBREAK)
-    assert read(f"wildjailbreak:{path}") == SETS["wildjailbreak"][1]
-
-
-def test_ids_do_not_depend_on_where_a_set_is_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_in_any_format_gives_the_same_seeds_and_ids(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub(monkeypatch, lambda: datasets.Dataset.from_list(WILDJAILBREAK))
-    path = published(tmp_path / "train.tsv", WILDJAILBREAK[::-1])
+    path = published(tmp_path / f"copy{suffix}", WILDJAILBREAK[::-1])
     assert set(load_seeds("wildjailbreak")) == set(load_seeds(f"wildjailbreak:{path}"))
 
 
@@ -244,25 +213,16 @@ def test_every_category_of_xstest_has_both_classes_so_that_it_can_be_held_out(tm
     assert split_by_category(seeds).held_out
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if NAMED[name].gated])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_gated_set_says_how_to_get_access(name: str, wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    error: Exception = type("GatedRepoError", (OSError,), {})("403 Client Error.\nCannot access gated repo")
-    if wrapped:
-        error = datasets.exceptions.DatasetNotFoundError(f"Dataset '{NAMED[name].hub}' is a gated dataset on the Hub.")
+def test_a_gated_set_says_how_to_get_access(wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = type("GatedRepoError", (OSError,), {})("403 Client Error.\nCannot access gated repo")
+    error = datasets.exceptions.DatasetNotFoundError("Dataset 'x' is a gated dataset.") if wrapped else ValueError("no")
+    error.__cause__ = None if wrapped else refusal
     hub(monkeypatch, fails(error))
-    page = f"https://huggingface.co/datasets/{NAMED[name].hub}"
-    message = refused(name)
-    assert message == (
-        f"{NAMED[name].hub}: is gated; accept its terms at {page}, then set HF_TOKEN or run `hf auth login`"
-    )
-
-
-def test_ones_own_gated_data_set_says_how_to_get_access_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = ValueError("no files")
-    error.__cause__ = type("GatedRepoError", (OSError,), {})("401")
-    hub(monkeypatch, fails(error))
-    assert "accept its terms at https://huggingface.co/datasets/someone/data" in refused("someone/data")
+    for name, repository in (("sorry-bench", NAMED["sorry-bench"].hub), ("someone/data", "someone/data")):
+        page = f"https://huggingface.co/datasets/{repository}"
+        says = f"{repository}: is gated; accept its terms at {page}, then set HF_TOKEN or run `hf auth login`"
+        assert refused(name) == says
 
 
 def test_a_set_that_cannot_be_fetched_tells_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,18 +260,9 @@ def test_a_label_that_a_set_does_not_have_is_named_by_its_line(tmp_path: Path) -
     assert refused(f"xstest:{path}") == f"{path}: row 3: column 'label' is 'maybe', expected one of unsafe, safe"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"turns": [3], "prompt_style": "base", "category": "1"}\n', r"q\.jsonl:1: column 'turns': .*, found 3"),
-        ("{\n", r"q\.jsonl:1: not valid JSON"),
-        ("", r"q\.jsonl: is empty"),
-    ],
-)
-def test_a_damaged_copy_is_named_by_file_and_line(content: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "q.jsonl"
-    path.write_text(content)
-    assert re.search(message, refused(f"sorry-bench:{path}"))
+def test_a_text_of_another_type_is_a_fault_of_a_set_too(tmp_path: Path) -> None:
+    path = published(tmp_path / "q.jsonl", [{**SORRY_BENCH[0], "turns": [3]}])
+    assert re.search(r"q\.jsonl:1: column 'turns': .*, found 3", refused(f"sorry-bench:{path}"))
 
 
 def test_text_that_is_no_unicode_is_left_out_of_a_set(tmp_path: Path) -> None:
@@ -332,13 +283,9 @@ def test_a_group_is_all_its_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("name", "missing"), [("harmbench", "benign"), ("or-bench-hard", "harmful")])
-def test_a_set_of_one_class_is_refused_alone_with_what_to_join(
-    name: str, missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_of_one_class_is_refused_alone(name: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, lambda: datasets.Dataset.from_list(SETS[name][0][0]))
-    message = refused(name)
-    assert re.search(rf"{name} from .*: holds no {missing} seeds; the game needs both classes", message)
-    assert "join another source after a comma" in message
+    assert re.search(rf"{name} from .*: holds no {missing} seeds; .* join another source after a comma", refused(name))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if NAMED[name].kind == "attacks"])
