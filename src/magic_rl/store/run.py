@@ -362,3 +362,12 @@ def _saved_after(player: Path, step: int) -> bool:
 
 def _json(data: Any) -> bytes:
     return json.dumps(data, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def open_run(path: str | Path) -> RunDirectory:
+    """A run that exists, to be evaluated or looked at.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    return RunDirectory.open(Path(path))
