@@ -88,7 +88,7 @@ def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_
     before = contents(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     for taken in ("empty", "file"):
-        with pytest.raises(StoreError, match="already exists; choose another"):
+        with pytest.raises(StoreError, match="already exists"):
             RunDirectory.create(tmp_path / taken, "other", {})
     assert contents(tmp_path) == {**before, "file": b""}
 

@@ -120,7 +120,7 @@ class RunDirectory:
         target = path.resolve()
         with atomic.writing(path):
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise StoreError(f"{path}: already exists; choose another directory, or go on with the run in it")
+                raise StoreError(f"{path}: already exists", "resume or elsewhere", run=path)
             if target == Path.cwd():  # renaming over it would leave the user's shell in a deleted directory
                 raise StoreError(f"{path}: is the current directory; name a new directory for the run")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -327,7 +327,7 @@ class RunDirectory:
         """
         path = self._player(role, number)
         if not path.is_dir():
-            raise StoreError(f"{path}: no such player; train the run further")
+            raise StoreError(f"{path}: no such player", "resume", run=self.path)
         try:
             manifest.verify(path)
         except CorruptedError as error:
