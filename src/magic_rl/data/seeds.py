@@ -206,7 +206,7 @@ def _open_named(named: NamedSet, place: str) -> Opened:
         rows = read_hub((named.hub, named.subset, named.split), named.choose_columns, remedy, named.options)
         return f"{named.name} from {named.where}", named, rows
     if package and place == package.name:
-        carried = named.model_copy(update={"forms": (package.form,)})
+        carried = NamedSet(**{**dict(named), "forms": (package.form,)})  # a copy would keep what was cached
         rows = read_package(package.name, package.file, package.form.text)
         return f"{named.name} from the package {package.name}", carried, rows
     path = _path(place)
