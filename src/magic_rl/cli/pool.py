@@ -65,11 +65,9 @@ def build(
         raise UserError(f"{out}: already exists; choose another file")
 
     from magic_rl.attacks.pool import build_pool, write_pool, write_rows
-    from magic_rl.data.seeds import load_seeds
-    from magic_rl.data.split import split_by_category
+    from magic_rl.runs.seeds import split_of
 
-    data = settings.data
-    seeds = split_by_category(load_seeds(data), data.held_out_categories, data.validation_categories).train
+    seeds = split_of(settings.data).train
     if not writer.model:
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
         write_pool(out, entries)
