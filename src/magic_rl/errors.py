@@ -7,6 +7,19 @@ class UserError(Exception):
     """Something the user can fix: says what was wrong, where, and what to do. Never shown as a traceback."""
 
 
+class ConfigError(UserError):
+    """A setting that is unknown, impossible, without effect, or contradicts another.
+
+    Attributes:
+        override: Whether it was set beside the config file, as by the command line.
+    """
+
+    def __init__(self, text: str, *, override: bool = False, place: object = None) -> None:
+        """Args: text: The key, and what is wrong. place: The file that it stands in, if it does."""
+        super().__init__(text if override or place is None else f"{place}: {text}")
+        self.override = override
+
+
 class TooManyAbstentionsError(UserError):
     """The judge gave no verdict on too large a share of episodes for the numbers to be believed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -86,9 +87,8 @@ def check(
     from magic_rl.data.seeds import check_classes, read_seeds
     from magic_rl.data.split import split_by_category
 
-    settings = load_config(config, overrides or ()).data
-    if source:
-        settings = settings.model_copy(update={"seeds": source})
+    named = [f"data.seeds={json.dumps(source, ensure_ascii=False)}"] if source else []
+    settings = load_config(config, [*(overrides or ()), *named]).data
     found = read_seeds(settings)
     typer.echo("\n".join(_sources(found)))
     if any(each.kind == "attacks" for each in found.sources):

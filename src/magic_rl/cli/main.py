@@ -24,6 +24,7 @@ from magic_rl.cli.export import export
 from magic_rl.cli.init import init
 from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
+from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
@@ -31,18 +32,31 @@ from magic_rl.cli.shown import shown
 from magic_rl.cli.study import study
 from magic_rl.cli.train import train
 from magic_rl.cli.version import version
-from magic_rl.errors import UserError
+from magic_rl.errors import ConfigError, UserError
 
 # Trouble of the machine, not of the program: no space, no permission.
 _FIXABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class _Commands(TyperGroup):
-    """Turns what the user can fix into one line on stderr and exit status 2."""
+    """Takes `--section.key value` for a setting; turns what the user can fix into one line and exit status 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        command: Any = self
+        for name in args:
+            command = getattr(command, "commands", {}).get(name, command)
+        if any("--set" in parameter.opts for parameter in command.params):
+            try:
+                args = list(spelled_out(args))
+            except UserError as error:
+                ctx.fail(str(error))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except ConfigError as error:
+            message = f"--set {error}" if error.override else str(error)
         except UserError as error:
             message = str(error)
         except OSError as error:
@@ -64,7 +78,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Try it: [bold]magic-rl train configs/demo.toml --run runs/demo[/bold]",
+    epilog="Try it: [bold]magic-rl train demo --run runs/demo[/bold]",
 )
 for _command in (init, train, resume, evaluate, attack, report, export, study, bench, version):
     app.command()(_command)

@@ -124,8 +124,6 @@ class Server:
         """
         if not config.url:
             raise UserError("endpoint.url: name the server, such as http://localhost:8000/v1")
-        if not config.model:
-            raise UserError(f"endpoint.model: name the model that {config.url} serves")
         self._config, self._renderer, self._transport = config, renderer, transport
         try:
             self._urls = {path: httpx2.URL(config.url.rstrip("/") + path) for path in PATHS}
@@ -186,7 +184,7 @@ class Server:
 
             workers = [asyncio.create_task(work()) for _ in range(min(config.concurrency, len(requests)))]
             try:
-                async with asyncio.timeout(config.total_timeout or None) as limit:
+                async with asyncio.timeout(config.total_timeout) as limit:
                     await asyncio.gather(*workers)
             except TimeoutError:
                 if not limit.expired():
@@ -267,7 +265,7 @@ class Server:
         if self._config.max_total_tokens and not self.tokens:
             raise UserError(
                 f"endpoint.max_total_tokens: {self._config.url} does not say how many tokens an answer takes, so they "
-                "cannot be limited; set it to 0, and limit endpoint.max_calls in its place"
+                "cannot be limited; leave it out, and limit endpoint.max_calls in its place"
             )
         if choice.finish_reason == "length" and not (request.beginning and text):  # no text: it was still thinking
             reason = f"the answer was cut off at {request.max_tokens} tokens"

@@ -42,7 +42,7 @@ class VerdictCache:
             self._base.execute("PRAGMA synchronous = NORMAL")
             self._base.execute("CREATE TABLE IF NOT EXISTS labels (key TEXT PRIMARY KEY, labels TEXT) WITHOUT ROWID")
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"judge.cache: {path}: {error}; name another file, or 'off'") from error
+            raise UserError(f"judge.cache: {path}: {error}; name another file, or false") from error
 
     def recall(self, judge: str, questions: Sequence[Question]) -> dict[Question, Labels]:
         """What the judge has said to these questions, as far as it is known."""

@@ -75,15 +75,17 @@ def coevolve(
         sampled = time.monotonic()
         fluency = measure_fluency(outcomes, table, config)
 
-        learned = choose_groups(outcomes, learner, config.seeds_per_step(learner))
+        learned = choose_groups(outcomes, learner, config.player(learner).batch_size)
         weights = target.weights() if target and learner == "defender" else None
         advantages = advantages_of(learned, config, learner, weights)
-        datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
+        datums = build_datums(
+            learned, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl_coef > 0
+        )
         update = learn(table, datums, config, schedule, number)
 
         summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
-        if target and learner == "defender":
+        if target and learning.target and learner == "defender":
             target = target.advance(summary["compliance"], learning.target)
             metrics |= {"compliance_target": target.compliance, "benign_multiplier": target.multiplier}
         schedule = schedule.advance(summary["safe_rate"], game.schedule)

@@ -26,14 +26,14 @@ def make_judge(config: Config) -> Judge:
         UserError: For a model that cannot be loaded, a key that is not set, or a cache that cannot be written.
     """
     judge, rewards = config.judge, config.game.rewards
-    members = judge.members or (judge,)
+    members = judge.judges
     asks_a_model = any(member.kind != "rules" for member in members)
-    cache = _cache(judge.cache) if asks_a_model and judge.cache != "off" else None
+    cache = _cache(judge.cache) if asks_a_model and judge.cache is not False else None
     prompts = rewards.request_label == "judge" or rewards.label > 0
     # What rules know of helpfulness is little: they are asked only where nobody knows better.
     topic = rewards.quality > 0 and all(member.kind != "llm" for member in members)
     made = [_one(member, config.engine, prompts=prompts, topic=topic, cache=cache) for member in members]
-    if not judge.members:
+    if judge.kind != "panel":
         return made[0]
     return Panel(
         made,
@@ -47,7 +47,7 @@ def make_judge(config: Config) -> Judge:
 def _one(
     member: JudgeMemberConfig, engine: EngineConfig, *, prompts: bool, topic: bool, cache: VerdictCache | None
 ) -> Judge:
-    if member.kind == "rules":
+    if member.kind == "rules" or member.endpoint is None:
         return RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
     form = Rubric() if member.kind == "llm" else GUARDS[member.kind]
     chat = make_chat(member.endpoint, engine, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
@@ -63,12 +63,13 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
     Raises:
         UserError: If it, or its tokenizer, cannot be loaded, or the server's key is not set.
     """
-    if endpoint.url and not endpoint.tokenizer:
+    tokenizer = endpoint.tokenizer
+    if endpoint.url and tokenizer is None:
         return Server(endpoint)
     from magic_rl.engines.local.models import load_renderer, resolve_model  # torch takes seconds to import
 
-    if endpoint.url:
-        return Server(endpoint, renderer=load_renderer(endpoint.tokenizer, engine, chat_template=chat_template))
+    if tokenizer is not None:
+        return Server(endpoint, renderer=load_renderer(tokenizer, engine, chat_template=chat_template))
     from magic_rl.engines.local.engine import LocalEngine
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
@@ -81,13 +82,13 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str
     )
 
 
-def _cache(name: str) -> VerdictCache:
+def _cache(name: bool | str) -> VerdictCache:
     from magic_rl.engines.local.models import cache_folder
 
-    if not name:
+    if isinstance(name, bool):
         return VerdictCache(cache_folder() / "verdicts.sqlite")
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:
-        raise UserError(f"judge.cache: {name}: there is no such user's folder; name another file, or 'off'") from error
+        raise UserError(f"judge.cache: {name}: there is no such user's folder; name another file, or false") from error
     return VerdictCache(path)

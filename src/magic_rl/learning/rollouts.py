@@ -59,7 +59,7 @@ def sample_outcomes(table: Table, config: Config, schedule: Schedule, number: in
         The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
     """
     game, learning, learner = config.game, config.learning, schedule.learner
-    count = config.seeds_per_step(learner)
+    count = config.player(learner).batch_size
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
         episodes = play(
@@ -69,7 +69,7 @@ def sample_outcomes(table: Table, config: Config, schedule: Schedule, number: in
             table.prompts,
             turns=game.turns,
             learner=learner,
-            group=learning.group,
+            group=learning.group_size,
             run_seed=config.seed,
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,
@@ -149,7 +149,7 @@ def measure_fluency(outcomes: Sequence[Outcome], table: Table, config: Config) -
             f"defender: {count} of {n} replies are no longer language (log-probability per token under the untouched "
             f"model {found.logprob:.1f}, distinct trigrams {found.distinct:.0%}); learning.max_degenerate allows "
             f"{config.learning.max_degenerate:.0%}. Train again with a smaller defender.optimiser.lr (or "
-            "defender.sft.lr), or with learning.kl above 0"
+            "defender.sft.lr), or with learning.kl_coef above 0"
         )
     return found
 

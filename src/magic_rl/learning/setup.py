@@ -72,7 +72,7 @@ class Setup:
 
     def load_references(self, folders: Mapping[Role, Path]) -> None:
         """Set π_ref of each role as `learning.reference` says: the saved start, or the base (the default)."""
-        if self.config.learning.kl and self.config.learning.reference == "start":
+        if self.config.learning.kl_coef and self.config.learning.reference == "start":
             for role, folder in folders.items():
                 self.references[role] = self.engines[role].load(folder, f"{role}-reference").snapshot("reference")
 
@@ -93,7 +93,7 @@ class Setup:
             renderer=self.renderer(role),
             sampling=sampling or SamplingParams(spoken.max_tokens, spoken.temperature, spoken.top_p),
             max_prompt=spoken.max_prompt_tokens,
-            system=self.config.defender.system_prompt,
+            system=self.config.defender.system_prompt or "",
             thinks=role == "defender" and self.config.game.defender_thinks,
         )
 
@@ -149,7 +149,9 @@ class Setup:
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
         base = self.player("defender", self.engines["defender"].base())
-        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch)
+        return warmup_examples(
+            self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch_size
+        )
 
     def pool(self) -> list[PoolEntry]:
         """The attack pool: the configured file, or written offline for the training seeds."""

@@ -39,13 +39,13 @@ def learn(table: Table, datums: Sequence[Datum], config: Config, schedule: Sched
         # The ratio compares policies at temperature 1; these were sampled from a sharpened distribution.
         scored = policy.logprobs(sequences)
         datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
-    if learning.kl:
+    if learning.kl_coef:
         scored = table.references[learner].logprobs(sequences)
         datums = [replace(datum, reference=ref) for datum, ref in zip(datums, scored, strict=True)]
     updates = []
     for epoch in range(learning.epochs):
         for part in minibatches(datums, learning.minibatches, generator(config.seed, number, "minibatches", epoch)):
-            metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl))
+            metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl_coef))
             updates.append({**metrics, **policy.optim_step(adam)})
     return {**{key: fmean(update[key] for update in updates) for key in updates[0]}, "lr": adam.lr}
 

@@ -11,7 +11,7 @@ from magic_rl.attacks.partial import open_partial
 from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
 from magic_rl.attacks.writer import Progress, Writer, Written, made_with
 from magic_rl.config import Config
-from magic_rl.errors import UserError
+from magic_rl.errors import ConfigError, UserError
 from magic_rl.judges import reading
 from magic_rl.judges.acts import Act, act_of
 from magic_rl.judges.rules import detect_refusal
@@ -32,6 +32,8 @@ def have_written(config: Config, seeds: Sequence[Seed], path: Path, progress: Pr
             at `path` were made with something else.
     """
     endpoint = config.attacker.writer
+    if endpoint is None:
+        raise ConfigError("attacker.writer.model: must be given, as it writes the pool")
     chosen = choose_strategies(config.attacker.strategies or tuple(STRATEGIES))
     prompts = load_prompts(config.game.prompts)
     chat = make_chat(endpoint, config.engine)
