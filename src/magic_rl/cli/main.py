@@ -49,7 +49,8 @@ class _Commands(TyperGroup):
             try:
                 args = list(spelled_out(args))
             except UserError as error:
-                ctx.fail(str(error))
+                typer.echo(f"error: {shown(str(error))}", err=True)
+                raise typer.Exit(2) from error
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

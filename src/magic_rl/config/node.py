@@ -50,7 +50,7 @@ def paths(section: type[Node], prefix: str = "") -> Iterator[str]:
 def values(node: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting by its dotted path; a section that is not there is None."""
     for name in type(node).model_fields:
-        value = getattr(node, name)
+        value = getattr(node, name, None)  # what must be given is not there in a section of defaults
         yield from values(value, f"{prefix}{name}.") if isinstance(value, Node) else ((f"{prefix}{name}", value),)
 
 

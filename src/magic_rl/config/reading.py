@@ -7,6 +7,7 @@ resolved tree is written into the run, so a run directory alone says what was do
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -140,7 +141,8 @@ def _explained(errors: Sequence[ErrorDetails]) -> tuple[_Keys, str]:
         return keys, (f"{path}: " if path else "") + first["msg"].removeprefix("Value error, ")
     # All kinds that a setting may be of have an error of their own.
     said = [_says(error) for error in errors if _keys(error["loc"]) == keys]
-    return keys, f"{path}: {first['input']!r}: must be {' or '.join(dict.fromkeys(said))}"
+    wrong = "" if first["type"] == "string_pattern_mismatch" else f"{first['input']!r}: "  # it may be a key itself
+    return keys, f"{path}: {wrong}must {' or '.join(dict.fromkeys(said))}"
 
 
 def _keys(location: Sequence[int | str]) -> _Keys:
@@ -159,9 +161,9 @@ def _keys(location: Sequence[int | str]) -> _Keys:
 
 def _says(error: ErrorDetails) -> str:
     if error["type"] == "tuple_type" and isinstance(error["input"], str):
-        return f"a list, such as [{json.dumps(error['input'])}]"
-    kinds = (text for begin, text in _EXPECTED.items() if error["type"].startswith(begin))
-    return next(kinds, error["msg"].removeprefix("Input should be ").removeprefix("a valid "))
+        return f"be a list, such as [{json.dumps(error['input'])}]"
+    kinds = (f"be {text}" for begin, text in _EXPECTED.items() if error["type"].startswith(begin))
+    return next(kinds, re.sub(r"^\w+ should ", "", error["msg"]))
 
 
 def _suggestion(path: str) -> str:

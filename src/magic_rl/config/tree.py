@@ -39,9 +39,14 @@ PRESETS: Mapping[PresetName, Tree] = {
     "self-play": {"game": {"shared_parameters": True}},
 }
 
-# What may change when a run is resumed: how players speak and step from here on, who judges, where it is computed, and
-# what is measured or only read before training. All else says what the run is: what was learned would not fit it.
+# What may change when a run is resumed: how players speak and step from here on, who judges, where it is computed, what
+# is measured, and where things are whose content is compared with what the run was begun with. All else says what the
+# run is: what was learned would not fit it.
 CHANGEABLE = (
+    "data",
+    "game.prompts",
+    "attacker.model",
+    "defender.model",
     *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("sampling", "optimiser", "batch_size")),
     "attacker.writer",
     *(f"learning.{key}" for key in ("group_size", "epochs", "minibatches", "clip_low", "clip_high", "kl_coef")),

@@ -189,12 +189,12 @@ class Server:
             except TimeoutError:
                 if not limit.expired():
                     raise  # of the caller's `done`
-                _LOG.warning("%s: the batch took longer than %g s", self.name, config.total_timeout)
+                _LOG.warning("%s: the batch took longer than %s s", self.name, config.total_timeout)
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
-        late = Completion(failed=f"the batch took longer than {config.total_timeout:g} s", cause="spent")
+        late = Completion(failed=f"the batch took longer than {config.total_timeout} s", cause="spent")
         return [late if completion is None else completion for completion in out]
 
     async def _answer(self, client: httpx2.AsyncClient, request: ChatRequest) -> Completion:
