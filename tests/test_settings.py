@@ -15,19 +15,17 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import datasets
 import pytest
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
 from magic_rl.config import Config, JudgeMemberConfig, Node, PresetName, load_config, paths, section_of
-from magic_rl.data.seeds import load_seeds
 from magic_rl.errors import ConfigError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.exploit import exploit, make_plan
-from magic_rl.runs.judge import make_judge
 from magic_rl.runs.train import start
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Exchange, Seed
 from tests.conftest import TINY_CONFIG
 from tests.stub_server import Reply, Stub, completion
 from tests.test_train import Silent
@@ -68,7 +66,7 @@ KINDS = {
     "turns": Kind(("game.turns=2", "game.defender_thinks=true")),
     "untaught": Kind(preset="magic-base"),
     "still": Kind(preset="defender-only"),
-    "alone": Kind(preset="no-game"),
+    "alone": Kind(("game.schedule.defender_steps=2",), "no-game"),
     "shared": Kind(preset="self-play"),
     "attacked": Kind(("game.schedule.defender_steps=0", "defender.batch_size=64")),
 }
@@ -86,7 +84,8 @@ def noted() -> Iterator[set[str]]:
         module, function = caller.f_globals["__name__"], caller.f_code.co_name
         checks = module.startswith("magic_rl.config.") and (function.startswith("_") or not module.endswith(".asked"))
         if name in type(self).model_fields and not checks:
-            path = where.get(id(self), "judge." if isinstance(self, JudgeMemberConfig) else "") + name
+            root = {Config: "", JudgeMemberConfig: "judge."}  # which are made anew, where another may have been before
+            path = root.get(type(self), where.get(id(self), "")) + name
             seen.add(path)
             if isinstance(value, Node):
                 where[id(value)] = f"{path}."
@@ -171,26 +170,30 @@ def whole_run(file: Path, settings: tuple[str, ...], preset: PresetName | None, 
     if run.players("defender")[1:]:
         exploit(run, make_plan(run, steps=1, source=source), Silent())
     if preset != "no-game":
-        pool(file, settings, preset, folder)
+        pool(file, (*settings, *([f"preset={preset}"] if preset else [])), None, folder)
 
 
 def pool(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
-    given = [part for item in (*settings, *([f"preset={preset}"] if preset else [])) for part in ("--set", item)]
-    args = ["pool", "build", "--config", str(file), "--out", f"{folder}.pool.jsonl", *given, "--strategies", "question"]
-    CliRunner().invoke(app, args)  # what the stub says is no rewrite, which comes out late enough
+    """What the stub says is no rewrite, which is found late enough."""
+    command("pool", "build", "--config", file, "--out", f"{folder}.jsonl", "--strategies", "question", given=settings)
 
 
 def judged(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
-    make_judge(load_config(file, settings)).judge([Exchange(Seed("s", "How do I pry?", "harmful"), "How?", "No.")])
+    labelled = folder.with_suffix(".csv")
+    labelled.write_text("prompt,response,label,refused\nHow do I pry?,No.,harmful,yes\n")
+    command("judge", "check", labelled, "--config", file, given=settings)
 
 
 def listed(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
-    import datasets
-
     rows = [{"text": f"{label} request", "label": label, "category": "c"} for label in ("harmful", "benign")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows))
-        load_seeds(load_config(file, settings).data)
+        command("data", "check", "--config", file, given=settings)
+
+
+def command(*args: object, given: tuple[str, ...]) -> None:
+    sets = (part for item in given for part in ("--set", item))
+    CliRunner().invoke(app, [*map(str, args), *sets])
 
 
 ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], None]] = {
@@ -202,15 +205,16 @@ ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], No
 
 def accepted(file: Path, kind: Kind, path: str) -> bool | None:
     """Whether a run takes another value of one setting; None if there is no other."""
-    wanted = other(path, value_at(load_config(file, kind.settings, kind.preset), path))
+    config = load_config(file, kind.settings, kind.preset)
+    wanted = other(path, value_at(config, path))
     if wanted is None:
         return None
     try:
-        load_config(file, [*kind.settings, f"{path}={wanted}"], kind.preset)
-    except ConfigError as error:
-        assert any(part in str(error) for part in path.split(".")), error
-        return False
-    return True
+        changed = load_config(file, [*kind.settings, f"{path}={wanted}"], kind.preset)
+    except ConfigError as refusal:
+        named = any(part in str(refusal) for part in path.split("."))
+        return not named  # a refusal that names something else would be no answer
+    return path != "preset" or changed.model_copy(update={"preset": config.preset}) == config  # but its settings
 
 
 def acts(path: str, seen: set[str], config: Config) -> bool:
@@ -232,4 +236,4 @@ def test_every_setting_acts_in_some_kind_of_run(read: dict[str, tuple[Path, Kind
     idle = set(paths(Config))
     for file, kind, seen in read.values():
         idle -= {path for path in idle & seen if accepted(file, kind, path)}
-    assert idle == {"engine.kind"}  # which has no other value yet
+    assert idle == {"preset", "engine.kind"}  # whose settings are looked at; which has no other value yet

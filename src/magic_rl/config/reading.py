@@ -64,7 +64,7 @@ def load_config(
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     given = [_parse(item) for item in overrides]
-    chosen = preset or next((value for keys, value in reversed(given) if keys == ("preset",)), None)
+    chosen = next((value for keys, value in reversed(given) if keys == ("preset",)), preset)
     low = chosen or tree.get("preset", "magic")
     if low not in PRESETS:
         raise ConfigError(f"preset: {low!r} is none of {', '.join(PRESETS)}", override=bool(chosen), place=file)
@@ -72,7 +72,7 @@ def load_config(
     above: Tree = {"preset": chosen, **PRESETS[low]} if chosen else {}
     whole = _merge(without, above)
     for keys, value in given:
-        whole = _put(whole, keys, value)
+        whole = whole if keys == ("preset",) else _put(whole, keys, value)
     if wins == "preset":
         whole = _merge(whole, above)
     try:
