@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_refused_by_its_path_and_says_what_to_write(override:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     assert str(caught.value).startswith(said)
-    assert caught.value.override
+    assert caught.value.facts["override"]
     assert "\n" not in str(caught.value)
 
 
@@ -98,7 +98,7 @@ def test_the_one_who_set_a_thing_wrongly_is_blamed(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError) as caught:
             load_config(path, overrides)
-        assert (caught.value.override, str(path) in str(caught.value)) == (whose, not whose), overrides
+        assert (caught.value.facts["override"], str(path) in str(caught.value)) == (whose, not whose), overrides
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from magic_rl.config import Config, JudgeMemberConfig, Node, PresetName, load_co
 from magic_rl.errors import ConfigError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.exploit import exploit, make_plan
-from magic_rl.runs.train import start
+from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from tests.conftest import TINY_CONFIG
 from tests.stub_server import Reply, Stub, completion
@@ -164,7 +164,7 @@ def replaced(text: str, words: dict[str, str]) -> str:
 
 
 def whole_run(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
-    run = start(load_config(file, settings, preset), folder, Silent())
+    run = train(load_config(file, settings, preset), folder, Silent())
     evaluate(run, Silent())
     source = RunDirectory.open(folder.parent / "plain") if preset == "no-game" else None
     if run.players("defender")[1:]:

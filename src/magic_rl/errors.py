@@ -7,20 +7,23 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can fix: says what was wrong, where, and what to do. Never shown as a traceback."""
+    """Something the user can fix: says what was wrong and where. Never shown as a traceback.
+
+    Attributes:
+        remedy: Name of what would help, which the command line puts into words; "" if the text says it.
+        facts: What those words need, such as a path.
+    """
+
+    def __init__(self, text: str, remedy: str = "", **facts: object) -> None:
+        super().__init__(text)
+        self.remedy, self.facts = remedy, facts
 
 
 class ConfigError(UserError):
     """A setting that is unknown, impossible, without effect, or contradicts another.
 
-    Attributes:
-        override: Whether it was set beside the config file, as by the command line.
+    `facts["override"]` is true for one that was set beside the config file.
     """
-
-    def __init__(self, text: str, *, override: bool = False, place: object = None) -> None:
-        """Args: text: The key, and what is wrong. place: The file that it stands in, if it does."""
-        super().__init__(text if override or place is None else f"{place}: {text}")
-        self.override = override
 
 
 class DataError(UserError):
@@ -32,7 +35,17 @@ class ModelError(UserError):
 
 
 class ChatError(UserError):
-    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget."""
+    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget.
+
+    Attributes:
+        reason: What is wrong.
+        url: The server; "" if none was asked.
+        status: HTTP status of its answer; None if there was none.
+    """
+
+    def __init__(self, reason: str, *, url: str = "", status: int | None = None) -> None:
+        super().__init__(f"{url}: {reason}" if url else reason)
+        self.reason, self.url, self.status = reason, url, status
 
 
 class JudgeError(UserError):

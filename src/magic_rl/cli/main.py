@@ -26,13 +26,14 @@ from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
+from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
 from magic_rl.cli.shown import shown
 from magic_rl.cli.study import study
 from magic_rl.cli.train import train
 from magic_rl.cli.version import version
-from magic_rl.errors import ConfigError, UserError
+from magic_rl.errors import UserError
 
 # Trouble of the machine, not of the program: no space, no permission.
 _FIXABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
@@ -56,10 +57,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except ConfigError as error:
-            message = f"--set {error}" if error.override else str(error)
         except UserError as error:
-            message = str(error)
+            message = in_words(error)
         except OSError as error:
             if error.errno not in _FIXABLE:
                 raise

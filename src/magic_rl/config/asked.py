@@ -18,6 +18,7 @@ from pydantic import (
 from magic_rl.config.node import Node, Place, unlike_default, whole_path
 
 JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
+_SILENT_ON_REFUSALS: frozenset[JudgeKind] = frozenset({"llama-guard", "shieldgemma"})
 _Threshold = Annotated[
     float, Field(gt=0, le=1, description="llm: score (0-1) from which a harmful request counts as met")
 ]
@@ -132,6 +133,9 @@ class JudgeConfig(Node):
             raise ValueError("kind is 'panel': name its judges in members")
         if self.kind == "panel" and (self.endpoint is not None or self.threshold != 0.5):
             raise ValueError("kind is 'panel': endpoint and threshold are its members' own")
-        if self.cache is not True and all(judge.kind == "rules" for judge in self.judges):
-            raise ValueError("cache remembers what models said, and no judge here asks one")
+        if {judge.kind for judge in self.judges} <= _SILENT_ON_REFUSALS:
+            raise ValueError(
+                "no judge here labels refusals (llama-guard and shieldgemma do not); make it one of the members of a "
+                "kind 'panel', beside one that does: rules, qwen3guard, wildguard or llm"
+            )
         return self

@@ -67,7 +67,7 @@ def load_config(
     chosen = next((value for keys, value in reversed(given) if keys == ("preset",)), preset)
     low = chosen or tree.get("preset", "magic")
     if low not in PRESETS:
-        raise ConfigError(f"preset: {low!r} is none of {', '.join(PRESETS)}", override=bool(chosen), place=file)
+        raise _wrong(f"preset: {low!r} is none of {', '.join(PRESETS)}", bool(chosen), file)
     without = _merge(PRESETS[low], tree)
     above: Tree = {"preset": chosen, **PRESETS[low]} if chosen else {}
     whole = _merge(without, above)
@@ -85,7 +85,7 @@ def load_config(
         return Config.model_validate(whole)
     except ValidationError as error:
         keys, text = _explained(error.errors())
-        raise ConfigError(text, override=_blamed(keys, given, without), place=file) from error
+        raise _wrong(text, _blamed(keys, given, without), file) from error
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -115,6 +115,10 @@ def shipped(name: str) -> Path:
 
 def _found(file: Path) -> Path:
     return shipped(file.name) if str(file) in SHIPPED and not file.exists() else file
+
+
+def _wrong(text: str, override: bool, file: Path | None) -> ConfigError:
+    return ConfigError(text if override or file is None else f"{file}: {text}", override=override)
 
 
 def _blamed(keys: _Keys, given: Sequence[tuple[_Keys, Any]], without: Tree) -> bool:
