@@ -119,7 +119,7 @@ def broken(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -
         ]
 
     monkeypatch.setattr(LocalPolicy, "sample", stammering)
-    settings = ["learning.seeds_per_step=4", "learning.group=4", "evaluation.temperature=1"]
+    settings = ["attacker.batch_size=4", "defender.batch_size=4", "learning.group_size=4", "evaluation.temperature=1"]
     return lambda *more: train(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
 
 

@@ -124,7 +124,7 @@ def test_a_run_named_by_relative_paths_goes_on_from_elsewhere(
 
 @pytest.mark.parametrize(
     ("changed", "key"),
-    [("labels", "data.seeds"), ("prompts", "game.prompts"), ("pool", "attacker.pool"), ("config", "learning.group")],
+    [("labels", "data.seeds"), ("prompts", "game.prompts"), ("pool", "attacker.pool"), ("config", "learning.baseline")],
 )
 def test_inputs_that_changed_since_the_start_are_refused(own: Path, tmp_path: Path, changed: str, key: str) -> None:
     run = stopped(own, tmp_path, 2)
@@ -137,7 +137,7 @@ def test_inputs_that_changed_since_the_start_are_refused(own: Path, tmp_path: Pa
             file.write((tmp_path / "pool.jsonl").read_text())
     else:
         settings = run.path / "config.toml"
-        settings.write_text(settings.read_text().replace("group = 2", "group = 4"))
+        settings.write_text(settings.read_text().replace('baseline = "group"', 'baseline = "label"'))
     with pytest.raises(UserError, match=key):
         resume(run.path, Silent())
     with pytest.raises(UserError, match=key):
@@ -168,7 +168,7 @@ def test_a_base_model_trained_further_is_refused_everywhere(
 def test_a_step_of_cut_off_outputs_stops_and_resume_takes_a_longer_limit(
     role: str, tmp_path: Path, tiny_config: Path
 ) -> None:
-    tight = [f"{role}.sampling.max_tokens=1", "attacker.sft.steps=0", "learning.seeds_per_step=4"]
+    tight = [f"{role}.sampling.max_tokens=1", "attacker.sft.steps=0", "attacker.batch_size=4", "defender.batch_size=4"]
     with pytest.raises(TooManyCutOffError, match=rf"{role}\.sampling\.max_tokens: \d+ of 8 episodes were cut off"):
         run_of(tiny_config, tmp_path, *tight, "learning.max_cut_off=0.5")
     with pytest.raises(TooManyCutOffError):  # and again, before anything is changed

@@ -59,9 +59,10 @@ def test_what_learning_keeps_is_what_was_estimated(name: str, dtype: str, tmp_pa
 @pytest.mark.slow
 def test_peak_memory_of_the_default_model_is_near_the_estimate() -> None:
     """In a process of its own, whose peak is that of this work alone."""
-    settings = ["learning.seeds_per_step=4", "learning.group=8", "engine.tokens_per_batch=512", "engine.device=cpu"]
+    settings = ["learning.group_size=8", "engine.tokens_per_batch=512", "engine.device=cpu"]
     for role in ("attacker", "defender"):
         settings += [f"{role}.sampling.max_tokens=8", f"{role}.sampling.max_prompt_tokens=80", f"{role}.lora.rank=4"]
+        settings += [f"{role}.batch_size=4"]
     work = f"""
 from magic_rl.bench import Workload, _step, peak_memory
 from magic_rl.config import load_config
@@ -103,8 +104,8 @@ def under_other_names(base: Path) -> None:
         (quantised, [], "its weights are quantised", True),
         (of_a_single_turn, ["game.turns=2"], "game.turns: the chat template of .* takes a single turn", True),
         (without_template, [], "no chat template", True),
-        (None, ["defender.lora.targets=embed_tokens"], "embed_tokens .* leave it out", True),
-        (None, ["defender.lora.targets=nothing"], "lora.targets: 'nothing' does not fit", True),
+        (None, ["defender.lora.target_modules=['embed_tokens']"], "embed_tokens .* leave it out", True),
+        (None, ["defender.lora.target_modules=['nothing']"], r"lora.target_modules: \['nothing'\] does not fit", True),
         (None, ["defender.chat_template_kwargs.thinking=true"], "has no such variable", True),
         (None, ["memory"], "memory: about .* GB are needed", True),
         (under_other_names, [], "stores no weight of its own for .*q_proj", False),

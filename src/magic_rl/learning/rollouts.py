@@ -33,7 +33,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
         The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
     """
     settings, learner = arena.settings, schedule.learner
-    game, learning, count = settings.game, settings.learning, settings.seeds_of(learner)
+    game, learning, count = settings.game, settings.learning, settings.batch_size[learner]
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
         episodes = play(
@@ -43,7 +43,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
             arena.prompts,
             turns=game.turns,
             learner=learner,
-            group=learning.group,
+            group=learning.group_size,
             run_seed=settings.rng_seed,
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,

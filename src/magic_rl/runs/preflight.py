@@ -121,17 +121,11 @@ def try_judge(judge: Judge) -> None:
 
 
 def remarks(config: Config) -> Iterator[str]:
-    """What a user should know before a long run: a judge that is for the demo, and settings without effect."""
-    if all(member.kind == "rules" for member in config.judge.members or (config.judge,)):
+    """What a user should know before a long run: a judge that is for the demo, an untaught attacker."""
+    if all(member.kind == "rules" for member in config.judge.judges):
         yield "judge: rules, which are made for the demo; before you rely on a number, name a guard model in judge.kind"
     if config.game.rewrite and not config.attacker.sft.steps and config.preset != "magic-base":
         yield "attacker.sft.steps is 0: the attacker is taught nothing before the game, which is preset magic-base"
-    attacker, defender = config.attacker.sft, config.defender.sft
-    if config.attacker.pool and not (attacker.steps and not attacker.examples) and not defender.steps:
-        yield "attacker.pool has no effect: no supervised stage learns from it (attacker.sft, defender.sft)"
-    for role, stage in (("attacker", attacker), ("defender", defender)):
-        if stage.examples and not stage.steps:
-            yield f"{role}.sft.examples has no effect: {role}.sft.steps is 0"
 
 
 def _brief(player: Player) -> Player:
