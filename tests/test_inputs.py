@@ -164,6 +164,20 @@ def test_a_base_model_trained_further_is_refused_everywhere(
             use()
 
 
+def test_a_run_that_says_nothing_of_its_inputs_is_refused(own: Path, tmp_path: Path) -> None:
+    """Else what words stood around an attack, for one, would be anybody's guess."""
+    run = stopped(own, tmp_path, 4, "game.schedule.rounds=2")
+    (run.path / "inputs.json").unlink()
+    for use in (
+        lambda: resume(run.path, Silent()),
+        lambda: evaluate(run, Silent()),
+        lambda: exploit(run, make_plan(run), Silent()),
+        lambda: export_defender(run, tmp_path / "out"),
+    ):
+        with pytest.raises(UserError, match=r"inputs\.json, so nothing tells what it was begun with"):
+            use()
+
+
 @pytest.mark.parametrize("role", ["attacker", "defender"])
 def test_a_step_of_cut_off_outputs_stops_and_resume_takes_a_longer_limit(
     role: str, tmp_path: Path, tiny_config: Path
@@ -260,9 +274,6 @@ def test_a_card_states_what_was_checked_and_no_more(tmp_path: Path, tiny_config:
     assert "4 seeds were set\n  aside, and looked for by their words in: training seeds" in card
     assert "an attacker learned" not in card
     assert "Neither attack success nor over-refusal was measured" in card
-    (run.path / "inputs.json").unlink()
-    card = (export_defender(run, tmp_path / "other") / "README.md").read_text()
-    assert "was not checked" in card
 
 
 @pytest.mark.parametrize(
