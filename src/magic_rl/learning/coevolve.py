@@ -73,7 +73,7 @@ def coevolve(
         learner = schedule.learner
         outcomes = sample_outcomes(table, config, schedule, number)
         sampled = time.monotonic()
-        fluency = measure_fluency(outcomes, table, config)
+        fluency = measure_fluency(outcomes, table, config, number)
 
         learned = choose_groups(outcomes, learner, config.seeds_per_step(learner))
         weights = target.weights() if target and learner == "defender" else None
