@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magic_rl.config import load_config
+from magic_rl.config import LearningConfig, load_config
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.errors import DegenerateError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.metrics import Difference, Rate
 from magic_rl.evaluation.verdict import verdict
 from magic_rl.game.play import plain_turn
+from magic_rl.learning.arena import LoopSettings
 from magic_rl.learning.fluency import Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
-from magic_rl.learning.train import start
+from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Outcome, Sample, SamplingParams, Seed, Tokens
 from tests.test_train import Silent
@@ -127,7 +128,7 @@ def broken(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(LocalPolicy, "sample", stammering)
     settings = ["learning.seeds_per_step=4", "learning.group=4", "evaluation.temperature=1"]
-    return lambda *more: start(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
+    return lambda *more: train(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.1])
@@ -158,9 +159,9 @@ def found_in_a_step(replies: Sequence[Sample], limit: float) -> int:
     outcomes = [Outcome(Episode(Seed("s", "?", "benign"), (turn,), 0), None, None) for turn in turns]
     yardstick = Yardstick(Counting(), [fluent(begin) for begin in range(1, 17)])
     defender = SimpleNamespace(policy=Counting(), sampling=SamplingParams(12))
-    table: Any = SimpleNamespace(yardstick=yardstick, defender=defender)
-    config = load_config(None, [f"learning.max_degenerate={limit}"])
-    return sum(measure_fluency(outcomes, table, config, 1).degenerate)
+    settings = LoopSettings(learning=LearningConfig(max_degenerate=limit))
+    arena: Any = SimpleNamespace(yardstick=yardstick, defender=defender, settings=settings)
+    return sum(measure_fluency(outcomes, arena, 1).degenerate)
 
 
 def test_a_limit_below_one_half_counts_for_the_few_that_are_measured() -> None:
