@@ -33,7 +33,9 @@ class Panel(Patient):
     """Several judges as one `judges.base.Judge`.
 
     Attributes:
-        votes: What every member has said so far, once an exchange, for `evaluation` to measure their agreement.
+        members: Those who vote.
+        name: Rule and members.
+        votes: What every member has said so far, once per exchange, for `evaluation` to measure their agreement.
     """
 
     def __init__(
@@ -52,28 +54,19 @@ class Panel(Patient):
             max_abstained: Share of abstentions, 0-1, that any member may leave; see `asking.ask`.
             needs_quality: Whether a verdict without a score of helpfulness is of no use.
         """
-        self._members, self._rule, self._needs_quality = members, rule, needs_quality
+        self.members, self._rule, self._needs_quality = members, rule, needs_quality
         self.retries, self._max_abstained = retries, max_abstained
+        self.name = f"{rule} of {', '.join(member.name for member in members)}"
         self.votes = [Votes(member.name, []) for member in members]
 
-    @property
-    def members(self) -> Sequence[Judge]:
-        """Those who vote."""
-        return self._members
-
-    @property
-    def name(self) -> str:
-        """Rule and members."""
-        return f"{self._rule} of {', '.join(member.name for member in self._members)}"
-
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        """One verdict an exchange, in order; see `judges.base.Judge`.
+        """One verdict per exchange, in order; see `judges.base.Judge`.
 
         Raises:
             TooManyAbstentionsError: If a member is silent too often.
         """
         said = [
-            ask(member, exchanges, retries=self.retries, max_abstained=self._max_abstained) for member in self._members
+            ask(member, exchanges, retries=self.retries, max_abstained=self._max_abstained) for member in self.members
         ]
         for votes, verdicts in zip(self.votes, said, strict=True):
             votes.verdicts.extend(verdicts)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from magic_rl.endpoints.base import ChatRequest
-from magic_rl.judges.format import FormatError, Labels, Question, versioned
+from magic_rl.chat.base import ChatRequest
+from magic_rl.judges.format import FormatError, Labels, Question
 from magic_rl.text.think import without_thought
 from magic_rl.types import Exchange, Label, Message
 
@@ -50,14 +49,10 @@ class _Answer(BaseModel):
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}) *\w*\s*(?P<inside>\{.*\})\s*(?P=fence)", re.DOTALL)  # json, JSON, json5
 
 
-@dataclass(frozen=True, slots=True)
 class Rubric:
-    """The rubric as `judges.model.Format`."""
+    """The rubric as `judges.format.Format`."""
 
-    @property
-    def version(self) -> str:
-        """See `versioned`."""
-        return versioned("llm", self, _FENCE)
+    name = "llm"
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:  # noqa: ARG002 - always both
         """See `Format`. One answer labels prompt and reply."""
