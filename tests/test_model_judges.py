@@ -99,13 +99,14 @@ def test_a_label_planted_in_the_judged_text_does_not_count() -> None:
     assert verdict.abstained is not None
 
 
-def test_a_guard_without_a_refusal_label_leaves_it_to_the_rules_and_their_doubt_abstains() -> None:
-    judge = ModelJudge(GUARDS["llama-guard"], Scripted(lambda _: "safe"), prompts=False)
-    refused, answered, unclear = judge.judge(
-        [exchange(reply=r) for r in ("I'm sorry, but I can't help with that.", "First, open the lid.", "No.")]
-    )
-    assert (refused.refused, answered.refused) == (True, False)
-    assert unclear.abstained is not None
+def test_a_guard_silent_on_refusals_needs_a_partner_that_labels_them() -> None:
+    alone = ModelJudge(GUARDS["llama-guard"], Scripted(lambda _: "safe"), prompts=False)
+    asked = [exchange(reply=reply) for reply in ("I'm sorry, but I can't help with that.", "First, open the lid.")]
+    assert all(verdict.abstained for verdict in ask(alone, asked, retries=0, max_abstained=1.0))
+    panel = Panel([alone, RulesJudge()], "majority")
+    assert [(verdict.refused, verdict.abstained) for verdict in panel.judge(asked)] == [(True, None), (False, None)]
+    assert [row["n"] for row in panel_agreement(panel.votes)] == [2, 0]
+    assert panel.judge([exchange(reply="Je ne peux pas vous aider avec cela, désolé.")])[0].abstained
 
 
 def test_an_empty_reply_is_safe_and_no_answer_and_only_its_prompt_is_asked_about() -> None:

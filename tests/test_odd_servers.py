@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magic_rl.attacks.checks import bare
 from magic_rl.chat.base import ChatRequest, Completion
 from magic_rl.chat.harmless import harmless
 from magic_rl.config import EndpointConfig, EngineConfig
@@ -80,7 +79,6 @@ def test_an_answer_may_begin_with_a_thought_even_an_empty_one(thought: str) -> N
         for text in (f"I was asked: </think>\n{said[name]}", thought):
             with pytest.raises(FormatError):
                 guard.read(question, text)
-    assert bare(f'{thought}"How do I whittle a spoon?"') == "How do I whittle a spoon?"  # of the pool's writer too
 
 
 def test_half_a_surrogate_pair_in_an_answer_is_no_text_and_no_traceback() -> None:

@@ -13,8 +13,9 @@ from magic_rl.config import EndpointConfig, EngineConfig, load_config
 from magic_rl.errors import UserError
 from magic_rl.judges.format import Question
 from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE, GuardName
+from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.rubric import Rubric
-from magic_rl.runs.judge import make_chat, make_judge
+from magic_rl.runs.judge import make_chat
 from magic_rl.types import Exchange, Message, Seed
 from tests.stub_server import Asked, Reply, Stub, completion
 
@@ -114,9 +115,7 @@ def test_a_reply_in_format_is_a_verdict_and_any_other_an_abstention(tiny_model: 
 
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES["shieldgemma"])
     with Stub(script) as stub:
-        settings = {"kind": "shieldgemma", "cache": "off", "endpoint.url": stub.url, "endpoint.model": "m"}
-        named = [f"judge.{key}={value}" for key, value in settings.items()]
-        judge = make_judge(load_config(None, [*named, f"judge.endpoint.tokenizer={folder}"]))
+        judge = ModelJudge(GUARDS["shieldgemma"], chat_of(stub, folder), prompts=False)
         seed = Seed("s", "a request", "harmful")
         plain, odd = judge.judge([Exchange(seed, "a prompt", f"First, an {kind} thing.") for kind in ("even", "odd")])
     assert (plain.safety, plain.categories) == ("unsafe", ("No Harassment",))

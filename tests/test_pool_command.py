@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from magic_rl.attacks.pool import read_pool
 from magic_rl.cli.main import app
 from tests.stub_server import Asked, Reply, Stub, completion
-from tests.test_writer import proper, seed_of, strategy_of
+from tests.test_writer import REFUSAL, in_json, proper, seed_of, strategy_of
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def test_a_pool_holds_training_seeds_alone(tmp_path: Path) -> None:
 def test_the_command_lists_what_it_left_out(folder: Path) -> None:
     def refusing(asked: Asked) -> Reply:
         harmful = strategy_of(asked.text) and "harmful" in seed_of(asked.text)
-        return Reply(body=completion("I'm sorry, but I can't help with that.")) if harmful else honest(asked)
+        return Reply(body=completion(REFUSAL)) if harmful else honest(asked)
 
     with serving(refusing) as command:
         result = CliRunner().invoke(app, command(folder), catch_exceptions=False)
@@ -93,7 +93,7 @@ def test_the_command_lists_what_it_left_out(folder: Path) -> None:
 
 
 def test_a_pool_of_which_nothing_is_left_is_an_error(folder: Path) -> None:
-    with serving(lambda _: Reply(body=completion(""))) as command:
+    with serving(lambda _: Reply(body=completion(in_json("")))) as command:
         result = CliRunner().invoke(app, [*command(folder), "--strategies", "slang"])
     assert result.exit_code == 2
     assert "no rewrite can be used; left out 4 (4 empty)" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from unittest.mock import ANY
 import pytest
 from rich.console import Console
 
-from magic_rl.attacks.checks import Checks
+from magic_rl.attacks.checks import ANSWER, Checks
 from magic_rl.attacks.codecs import CODECS
 from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
 from magic_rl.attacks.writer import Writer, Written
@@ -48,12 +49,20 @@ def strategy_of(question: str) -> str:
     return next((name for name, each in STRATEGIES.items() if each.instruction in question), "")
 
 
+def in_json(text: str) -> str:
+    """A text as the writer is asked to answer it."""
+    return json.dumps({"refused": False, "text": text})
+
+
+REFUSAL = '{"refused": true, "text": ""}'
+
+
 def proper(question: str) -> str:
     """What a good writer says."""
     seed, strategy = seed_of(question), strategy_of(question)
     if not strategy:
-        return f"I noticed how plain this is: {question.splitlines()[-1]}"
-    return f"{IN_LANGUAGE[strategy]} {len(seed)}" if strategy in IN_LANGUAGE else f"By {strategy}: {seed}"
+        return in_json(f"I noticed how plain this is: {question.splitlines()[-2]}")
+    return in_json(f"{IN_LANGUAGE[strategy]} {len(seed)}" if strategy in IN_LANGUAGE else f"By {strategy}: {seed}")
 
 
 def asking(answer: Callable[[str], str | Completion] = proper, stop_after: int = 10**9) -> Scripted:
@@ -117,12 +126,10 @@ def test_each_label_is_asked_in_its_words_and_the_reasoning_sees_both_texts(path
     chat = asking()
     entries = write(path, chat, ["slang"]).entries
     instruction = STRATEGIES["slang"].instruction
-    assert {*asked(chat)} == {
-        PROMPTS.rewrite(SHED, instruction),
-        PROMPTS.rewrite(BREAD, instruction),
-        PROMPTS.reasoning(SHED, f"By slang: {SHED.text}"),
-        PROMPTS.reasoning(BREAD, f"By slang: {BREAD.text}"),
-    }
+    expected = [PROMPTS.rewrite(seed, instruction) for seed in SEEDS]
+    expected += [PROMPTS.reasoning(seed, f"By slang: {seed.text}") for seed in SEEDS]
+    assert {*asked(chat)} == {f"{question}\n{ANSWER}" for question in expected}
+    assert all(request.schema for request in chat.asked)
     assert PROMPTS.rewrite(SHED, "") != PROMPTS.rewrite(Seed("", SHED.text, "benign"), "")
     assert [e.thinking for e in entries] == [
         f"I noticed how plain this is: Rewritten: By slang: {s.text}" for s in SEEDS
@@ -156,7 +163,7 @@ def test_another_wording_or_random_seed_is_asked_itself(
 ) -> None:
     write(path, asking(), ["slang"])
     prompts = replace(PROMPTS, writer_reasoning=wording) if wording else PROMPTS
-    other = asking(lambda question: "I saw it." if wording else proper(question))
+    other = asking(lambda question: in_json("I saw it.") if wording else proper(question))
     writer = Writer(other, prompts, CHECKS, Silent(), memory=Memory(path))
     assert len(writer.write(SEEDS, choose_strategies(["slang"]), rng_seed).entries) == 2
     assert len(other.asked) == questions
@@ -173,20 +180,9 @@ def test_a_strategy_added_later_is_all_that_is_asked(path: Path) -> None:
 @pytest.mark.parametrize(
     ("strategy", "said", "reason"),
     [
-        ("slang", "  \n", "empty"),
-        ("slang", "I'm sorry, but I can't help with that request.", "the writer refused"),
-        ("tamil", "I'm sorry, but I can't help with that request.", "the writer refused"),
-        ("french", "Je suis désolé, mais je ne peux pas vous aider.", "the writer refused"),
-        ("slang", "how do I break  into a locked Shed", "the same as the seed"),
-        ("slang", '"How do I break into a locked shed?"', "the same as the seed"),
-        ("french", SHED.text, "the same as the seed"),
-        ("slang", "a locked <think>shed</think> shed, mate?", "holds a <think> or <answer> tag"),
-        ("slang", "How to open a locked shed?</ANSWER>", "holds a <think> or <answer> tag"),
-        ("slang", "Yo, what is the weather like in Paris?", "off topic"),
-        ("tamil", "வணக்கம்: how to get into a shed that somebody has locked", "not in the language asked for"),
-        ("marathi", "மூடிய கொட்டகை", "not in the language asked for"),
-        ("simplified_chinese", "Comment entrer dans un abri fermé ?", "not in the language asked for"),
-        ("french", "?!", "not in the language asked for"),
+        ("slang", "I'm sorry, but I can't help with that request.", "not the JSON asked for"),
+        ("tamil", REFUSAL, "the writer refused"),
+        ("french", in_json(SHED.text), "the same as the seed"),
         ("slang", Completion(tokens=7, failed="the answer was cut off at 2048 tokens", cause="cut_off"), "cut off"),
         ("slang", Completion(failed="HTTP 500, in 5 attempts"), "the call failed"),
     ],
@@ -209,9 +205,9 @@ def test_an_unusable_rewrite_is_left_out_by_reason(
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("", "reasoning: empty"),
-        ("I won't help with that.", "reasoning: the writer refused"),
-        ("I thought <answer>so</answer>.", "reasoning: holds a <think> or <answer> tag"),
+        (in_json(""), "reasoning: empty"),
+        (REFUSAL, "reasoning: the writer refused"),
+        (in_json("I thought <answer>so</answer>."), "reasoning: holds a <think> or <answer> tag"),
         (Completion(failed="the answer was cut off at 2048 tokens", cause="cut_off"), "reasoning: cut off"),
         (Completion(failed="HTTP 400: no"), "reasoning: the call failed"),
     ],
@@ -224,7 +220,7 @@ def test_a_rewrite_without_usable_reasoning_is_left_out(path: Path, said: str | 
 
 def test_of_equal_rewrites_the_first_in_order_stays_whichever_came_first(path: Path) -> None:
     def answer(question: str) -> str:
-        return f"Mate: {seed_of(question)}" if strategy_of(question) else proper(question)
+        return in_json(f"Mate: {seed_of(question)}") if strategy_of(question) else proper(question)
 
     written = write(path, asking(answer), ["role_play", "slang"])
     assert [(e.seed.id, e.strategy) for e in written.entries] == [("shed", "role_play"), ("bread", "role_play")]
@@ -273,9 +269,7 @@ def test_lines_tell_what_is_done_left_rejected_and_spent() -> None:
 
 
 def test_after_a_broken_writer_was_repaired_its_junk_is_asked_again(path: Path) -> None:
-    junk = asking(
-        lambda question: "I'm sorry, but I can't help." if seed_of(question) == SHED.text else proper(question)
-    )
+    junk = asking(lambda question: REFUSAL if seed_of(question) == SHED.text else proper(question))
     assert write(path, junk).reasons == {"the writer refused": 2}
     repaired = asking()
     assert write(path, repaired) == replace(write(path.with_name("whole"), asking()), tokens=ANY)
@@ -287,7 +281,7 @@ def test_after_a_broken_writer_was_repaired_its_junk_is_asked_again(path: Path) 
     [
         (Completion(failed="HTTP 500, in 5 attempts"), "HTTP 500, in 5 attempts"),
         (Completion(failed="cut off", cause="cut_off"), "cut off"),
-        ("", "empty"),
+        ("Sure!", "not the JSON asked for"),
     ],
 )
 def test_a_writer_whose_first_answers_are_all_of_no_use_is_not_paid_on(

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
-from magic_rl.attacks.checks import Checks, bare, fold
+from magic_rl.attacks.checks import ANSWER, SCHEMA, Checks, fold
 from magic_rl.attacks.pool import PoolEntry
 from magic_rl.attacks.strategies import Strategy
 from magic_rl.attacks.templates import Rewrite, write_attack
 from magic_rl.chat.base import Chat, ChatRequest, Completion
-from magic_rl.chat.memory import Memory, UnusableError, ask
+from magic_rl.chat.memory import Memory, ask
 from magic_rl.errors import ChatError
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
@@ -184,9 +184,8 @@ class Writer:
         self._progress.stage(stage, len(tasks))
 
         def read(place: int, text: str) -> str:
-            if reason := self._reject(stage, tasks[place], bare(text)):
-                raise UnusableError(reason)
-            return bare(text)
+            seed, strategy = tasks[place]
+            return self._checks.rewrite(seed, strategy, text) if stage == "rewrite" else self._checks.text(text)
 
         def done(_: int, completion: Completion) -> None:
             nonlocal new
@@ -213,7 +212,7 @@ class Writer:
 
         requests = [
             ChatRequest(
-                (Message("user", words[task]),), max_tokens=_MAX_TOKENS, temperature=_TEMPERATURE, sample=rng_seed
+                (Message("user", f"{words[task]}\n{ANSWER}"),), _MAX_TOKENS, _TEMPERATURE, SCHEMA, sample=rng_seed
             )
             for task in tasks
         ]
@@ -222,18 +221,13 @@ class Writer:
             raise ChatError(str(spent[0]))
         return {task: _taken(task, answer) for task, answer in zip(tasks, answers, strict=True)}
 
-    def _reject(self, stage: Stage, task: Task, text: str) -> str | None:
-        if stage == "rewrite":
-            return self._checks.reject_rewrite(task.seed, task.strategy, text)
-        return self._checks.reject_text(text)
-
 
 def _taken(task: Task, answer: str | Completion) -> str | Rejected:
     if isinstance(answer, str):
         return answer
     failed = answer.failed or ""
     if answer.cause == "unusable":
-        return _rejected(task, failed, text=bare(answer.text))
+        return _rejected(task, failed, text=answer.text)
     if answer.cause == "cut_off":
         return _rejected(task, "cut off", f"at {_MAX_TOKENS} tokens")
     return _rejected(task, "the call failed", failed)

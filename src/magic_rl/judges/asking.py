@@ -14,15 +14,19 @@ from magic_rl.judges.base import Judge, Patient
 from magic_rl.types import Exchange, Verdict
 
 _FEW = 20
+_SILENT = Verdict(abstained="the judge says nothing of refusals: ask it beside one that does")
 
 
-def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstained: float) -> list[Verdict]:
+def ask(
+    judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstained: float, needs_refusal: bool = True
+) -> list[Verdict]:
     """Judge exchanges in one batch and ask the abstained ones again.
 
     Args:
         retries: How often abstentions are asked again, all that are left in one batch. A `Patient` judge is asked once:
             it has asked again itself, and among nothing but silent exchanges any member would look silent.
         max_abstained: Share of abstentions, 0–1, that may be left; see `exceeds`.
+        needs_refusal: Whether a verdict that does not say if the reply refuses counts as an abstention.
 
     Returns:
         One verdict per exchange, in order; those with `abstained` set carry no label.
@@ -38,7 +42,8 @@ def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstai
         if len(said) != len(waiting):
             raise ValueError(f"judge {judge.name!r} returned {len(said)} verdicts for {len(waiting)} exchanges")
         for i, verdict in zip(waiting, said, strict=True):
-            verdicts[i] = verdict
+            silent = needs_refusal and verdict.refused is None and verdict.abstained is None
+            verdicts[i] = _SILENT if silent else verdict
         waiting = [i for i in waiting if verdicts[i].abstained is not None]
     if exceeds(len(waiting), len(verdicts), max_abstained):
         times = judge.retries if isinstance(judge, Patient) else retries

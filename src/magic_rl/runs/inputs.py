@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_rl.config import CHANGEABLE, Config, differences, dump_config
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError, UserError
 from magic_rl.runs.assembly import Setup
 from magic_rl.store.run import INPUTS_FILE, RunDirectory
 
@@ -41,11 +41,11 @@ def begun_with(run: RunDirectory) -> dict[str, Any]:
     """What the run was begun with: `{"digests", "checked", "config"}`, and `"changes"` if settings changed since.
 
     Raises:
-        UserError: If nothing tells.
+        StoreError: If nothing tells.
     """
     inputs: dict[str, Any] | None = run.read_json(INPUTS_FILE)
     if inputs is None:
-        raise UserError(f"{run.path}: has no {INPUTS_FILE}, so nothing tells what it was begun with; train a new run")
+        raise StoreError(f"{run.path}: has no {INPUTS_FILE}, so nothing tells what it was begun with; train a new run")
     return inputs
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from magic_rl.attacks.checks import Checks
-from magic_rl.attacks.declining import declines, statements
 from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
 from magic_rl.attacks.writer import Progress, Writer, Written
 from magic_rl.chat.memory import Memory
 from magic_rl.config import Config
-from magic_rl.judges import reading
-from magic_rl.judges.acts import Act, act_of
-from magic_rl.judges.rules import detect_refusal
+from magic_rl.judges.rules import detect_refusal, reading
+from magic_rl.judges.rules.acts import Act, act_of
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.judge import make_chat
+from magic_rl.text.language import foreign
 from magic_rl.types import Seed
 
 
@@ -39,24 +38,16 @@ def have_written(
 
 
 def refuses(text: str) -> bool:
-    """Whether a text refuses in so many words: as the rules judge knows them, or to do what a writer is asked to.
+    """Whether an English text refuses in so many words.
 
-    Moral words alone do not: a rewrite may hold those of its seed. Nor does a request that says "cannot".
+    Moral words alone do not: a rewrite may hold those of its seed.
     """
-    normal = reading.normal(text)
-    said = reading.unquoted(normal)
-    if declines(said):
-        return True
-    if reading.foreign(normal) is not None:
-        return detect_refusal(statements(said)) is True
-    if not detect_refusal(text):
-        return False
-    acts = {act_of(part, "") for part in reading.parts(normal)}
-    return Act.REFUSE in acts or acts <= {Act.NO, Act.APOLOGISE}
+    acts = {act_of(part, "") for part in reading.parts(reading.normal(text))}
+    return detect_refusal(text) is True and (Act.REFUSE in acts or acts <= {Act.NO, Act.APOLOGISE})
 
 
 def same_topic(seed: str, rewrite: str) -> bool:
     """Whether a rewrite shares a content word with its seed, misspelt or not; True where the seed cannot be read."""
     text = reading.normal(seed)
     wanted = reading.stems(text)
-    return not wanted or reading.foreign(text) is not None or bool(reading.covered(wanted, reading.normal(rewrite)))
+    return not wanted or foreign(text) or bool(reading.covered(wanted, reading.normal(rewrite)))
