@@ -40,8 +40,11 @@ class ChatError(UserError):
         status: HTTP status of its answer; None if there was none.
     """
 
-    def __init__(self, reason: str, *, url: str = "", status: int | None = None) -> None:
-        super().__init__(f"{url}: {reason}" if url else reason)
+    def __init__(
+        self, reason: str, *, url: str = "", status: int | None = None, place: str = "", remedy: str = ""
+    ) -> None:
+        """Args: place: What whoever made the connection calls it, such as a setting."""
+        super().__init__(": ".join(filter(None, (place, url, reason))), remedy, place=place)
         self.reason, self.url, self.status = reason, url, status
 
 

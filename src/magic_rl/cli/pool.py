@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magic_rl.cli.options import Overrides
+from magic_rl.cli.remedies import in_words
 from magic_rl.config import load_config
 from magic_rl.errors import ChatError, UserError
 
@@ -87,7 +88,7 @@ def build(
             written = have_written(settings, seeds, memory, view, max_failed)
     except ChatError as error:
         place = "" if error.url else "attacker.writer: "
-        raise ChatError(f"{place}{error}{kept}") from error
+        raise UserError(f"{place}{in_words(error)}{kept}") from error
     except KeyboardInterrupt as stop:
         typer.echo(f"interrupted{kept}", err=True)
         raise typer.Exit(130) from stop
