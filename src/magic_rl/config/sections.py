@@ -287,7 +287,11 @@ class LearningConfig(Node):
         None, description="holds the defender's compliance; without it rewards weigh as they are (paper)"
     )
     max_cut_off: float = Field(
-        0.5, ge=0, le=1, description="share of a step cut off at a length limit above which the run stops; 1: never"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a step cut off at a length limit above which the run stops; of fewer than 20 episodes it "
+        "takes half, however small this is; 1: never",
     )
     max_degenerate: float = Field(
         0.5,
