@@ -57,8 +57,7 @@ KINDS = {
     "held": Kind(
         (
             *TARGET,
-            "game.schedule.kind=metric",
-            "game.schedule.window=1",
+            "game.schedule={kind='metric', rounds=1, window=1, high=1.0, low=0.1, defender_steps=2, attacker_steps=3}",
             "game.rewards.length=0.1",
             "defender.sft.examples=FOLDER/e.jsonl",
         )
@@ -97,8 +96,8 @@ def noted() -> Iterator[set[str]]:
         yield seen
 
 
-def other(path: str, now: Any) -> str | None:
-    """Another value that a setting may have, as TOML; None if there is no other."""
+def others(path: str, now: Any) -> list[str]:
+    """Other values that a setting may have by itself, as TOML."""
     section: type[Node] = Config
     *above, name = path.split(".")
     for part in above:
@@ -111,13 +110,13 @@ def other(path: str, now: Any) -> str | None:
     elif isinstance(now, int | float):
         found += [now + 1 if isinstance(now, int) else now / 2 or 0.5]
     elif isinstance(now, date):
-        return (now + timedelta(1)).isoformat()
+        return [(now + timedelta(1)).isoformat()]
     elif isinstance(now, dict):
-        return "{ key = true }"
+        return ["{ key = true }"]
     elif isinstance(now, str) and not choices:
         found.append(f"{now}-2")
     plain = list(now) if isinstance(now, tuple) else now
-    return next((toml(value) for value in found if value != plain), None)
+    return [toml(value) for value in found if value != plain]
 
 
 def literals(kind: Any) -> tuple[Any, ...]:
@@ -204,14 +203,15 @@ ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], No
 }
 
 
-def accepted(file: Path, kind: Kind, path: str) -> bool | None:
-    """Whether a run takes another value of one setting; None if there is no other."""
+def accepted(file: Path, kind: Kind, path: str) -> bool:
+    """Whether a run takes another value of one setting."""
     config = load_config(file, kind.settings, kind.preset)
-    wanted = other(path, value_at(config, path))
-    if wanted is None:
-        return None
+    return any(takes(file, kind, path, value, config) for value in others(path, value_at(config, path)))
+
+
+def takes(file: Path, kind: Kind, path: str, value: str, config: Config) -> bool:
     try:
-        changed = load_config(file, [*kind.settings, f"{path}={wanted}"], kind.preset)
+        changed = load_config(file, [*kind.settings, f"{path}={value}"], kind.preset)
     except ConfigError as refusal:
         named = any(part in str(refusal) for part in path.split("."))
         return not named  # a refusal that names something else would be no answer

@@ -20,9 +20,7 @@ from magic_rl.plugins import is_brought
 
 _BUILT_IN = ("rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm")
 _SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma"})
-_Threshold = Annotated[
-    float, Field(gt=0, le=1, description="llm: score (0-1) from which a harmful request counts as met")
-]
+_Threshold = Annotated[float, Field(gt=0, le=1, description="llm: score from which a harmful request counts as met")]
 
 
 def _judge(kind: str) -> str:
@@ -51,9 +49,7 @@ class EndpointConfig(Node):
         description="of an OpenAI-compatible server, ending in /v1; without one the model runs in this process",
     )
     model: Annotated[str, AfterValidator(_whole_if_here)] = Field(
-        min_length=1,
-        examples=["NAME"],
-        description="its name at the server; in this process a hub id or a local folder",
+        min_length=1, examples=["NAME"], description="its name at the server; here a hub id or a local folder"
     )
     tokenizer: Place | None = Field(
         None,
@@ -71,12 +67,8 @@ class EndpointConfig(Node):
     timeout: PositiveFloat = Field(60.0, description="seconds for one call")
     total_timeout: PositiveFloat | None = Field(None, examples=[600.0], description="seconds for one batch of calls")
     attempts: PositiveInt = Field(5, description="tries of a call before it counts as failed")
-    max_calls: PositiveInt | None = Field(
-        None, examples=[10000], description="calls that one process may make, retries included"
-    )
-    max_total_tokens: PositiveInt | None = Field(
-        None, examples=[1000000], description="tokens that one process may use"
-    )
+    max_calls: PositiveInt | None = Field(None, examples=[10000], description="most calls of a process, with retries")
+    max_total_tokens: PositiveInt | None = Field(None, examples=[1000000], description="most tokens of a process")
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -155,14 +147,11 @@ class JudgeConfig(Node):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
-        if self.kind != "panel" and self.members:
-            raise ValueError(f"members are for kind 'panel'; kind {self.kind!r} is a single judge")
-        if self.kind != "panel" and self.rule != "majority":
-            raise ValueError(f"rule is how a panel comes to one verdict; kind {self.kind!r} is a single judge")
-        if self.kind == "panel" and not self.members:
-            raise ValueError("kind is 'panel': name its judges in members")
-        if self.kind == "panel" and (self.endpoint is not None or self.threshold != 0.5 or self.options):
-            raise ValueError("kind is 'panel': endpoint, threshold and options are its members' own")
+        if self.kind != "panel" and (self.members or self.rule != "majority"):
+            raise ValueError(f"members and rule are for kind 'panel'; kind {self.kind!r} is a single judge")
+        own = self.endpoint is not None or self.threshold != 0.5 or self.options
+        if self.kind == "panel" and (not self.members or own):
+            raise ValueError("kind is 'panel': name its judges in members, each with its own endpoint and threshold")
         if {judge.kind for judge in self.judges} <= _SILENT_ON_REFUSALS:
             raise ValueError(
                 "no judge here labels refusals (llama-guard and shieldgemma do not); make it one of the members of a "
