@@ -184,7 +184,7 @@ def test_a_step_of_cut_off_outputs_stops_and_resume_takes_a_longer_limit(
     role: str, tmp_path: Path, tiny_config: Path
 ) -> None:
     tight = [f"{role}.sampling.max_tokens=1", "attacker.sft.steps=0", "attacker.batch_size=4", "defender.batch_size=4"]
-    with pytest.raises(TooManyCutOffError, match=rf"{role}\.sampling\.max_tokens: \d+ of 8 episodes were cut off"):
+    with pytest.raises(TooManyCutOffError, match=rf"\d+ of 8 episodes were cut off.*{role}'s max_tokens"):
         run_of(tiny_config, tmp_path, *tight, "learning.max_cut_off=0.5")
     with pytest.raises(TooManyCutOffError):  # and again, before anything is changed
         resume(tmp_path / "run", Silent())
