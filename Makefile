@@ -5,7 +5,6 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
 RUN ?= runs/demo
-CONFIG ?= configs/demo.toml
 PYTEST ?=
 
 bin := $(VENV)/bin
@@ -21,12 +20,8 @@ serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/ser
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-# The second `evaluate` finds everything up to date and only prints the table, so that the demo ends with it.
-demo: $(VENV)/model ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
-	@if [ -f $(RUN)/config.toml ]; then $(magic_rl) resume $(RUN); else $(magic_rl) train $(CONFIG) --run $(RUN); fi
-	@$(magic_rl) evaluate $(RUN) >/dev/null
-	@$(magic_rl) report $(RUN)
-	@$(magic_rl) evaluate $(RUN)
+demo: $(VENV)/installed ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
+	@$(magic_rl) demo --run $(RUN)
 
 test: lint unit ## Everything that must hold: linters, types, import rules, tests
 

@@ -218,14 +218,14 @@ PAPER = {
 @pytest.mark.parametrize("config", ["demo.toml", *PAPER])
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_named_on_the_command_line_takes_effect_on_every_shipped_config(config: str, name: PresetName) -> None:
-    chosen = flat(load_config(ROOT / "configs" / config, preset_overrides(name)).model_dump())
+    chosen = flat(load_config(ROOT / "src" / "magic_rl" / "configs" / config, preset_overrides(name)).model_dump())
     assert chosen["preset"] == name
     assert {key: chosen[key] for key in flat(dict(PRESETS[name]))} == flat(dict(PRESETS[name]))
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_paper_config_has_the_papers_numbers_and_an_adapters_step(name: str) -> None:
-    config = load_config(ROOT / "configs" / name)
+    config = load_config(ROOT / "src" / "magic_rl" / "configs" / name)
     schedule, learning, rewards = config.game.schedule, config.learning, config.game.rewards
     assert (rewards.harm, rewards.refusal, rewards.format) == (1.0, 0.5, 0.5)
     assert (schedule.kind, schedule.defender_steps, schedule.attacker_steps) == ("ratio", 15, 15)
@@ -245,7 +245,7 @@ def test_a_paper_config_has_the_papers_numbers_and_an_adapters_step(name: str) -
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_paper_config_uses_no_option_beyond_the_paper(name: str) -> None:
-    config = load_config(ROOT / "configs" / name)
+    config = load_config(ROOT / "src" / "magic_rl" / "configs" / name)
     assert load_prompts(config.game.prompts).defender("Hi?") == "Question:\nHi?"
     learning, game = config.learning, config.game
     assert (learning.baseline, learning.scale_by_std, learning.epochs, learning.minibatches) == ("group", True, 1, 1)

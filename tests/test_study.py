@@ -50,7 +50,7 @@ def test_a_study_goes_on_with_its_settings_or_not_at_all(tmp_path: Path) -> None
 
 def test_a_run_is_not_taken_for_the_directory_of_a_study(tmp_path: Path) -> None:
     (tmp_path / "config.toml").touch()
-    demo = str(ROOT / "configs" / "demo.toml")
+    demo = str(ROOT / "src" / "magic_rl" / "configs" / "demo.toml")
     for arguments_ in (["study", demo, "--out", str(tmp_path)], ["study", "--rebuild", str(tmp_path)]):
         done = CliRunner().invoke(app, arguments_)
         assert done.exit_code == 2
@@ -71,7 +71,7 @@ def test_a_new_run_is_trained_and_a_begun_one_resumed(tmp_path: Path) -> None:
 
 def test_runs_without_attacker_sft_come_last_and_borrow_an_attacker(tmp_path: Path) -> None:
     presets: tuple[PresetName, ...] = ("no-game", "magic", "magic-base", "defender-only")
-    path = ROOT / "configs" / "demo.toml"
+    path = ROOT / "src" / "magic_rl" / "configs" / "demo.toml"
     planned = {(p, s): load_config(path, [*preset_overrides(p), f"seed={s}"]) for s in (0, 1) for p in presets}
     runs = write_plan(tmp_path, planned)
     assert [run.name for run in runs[4:]] == [
@@ -85,7 +85,7 @@ def test_runs_without_attacker_sft_come_last_and_borrow_an_attacker(tmp_path: Pa
 
 
 def test_presets_added_to_a_study_later_meet_the_same_attackers(tmp_path: Path) -> None:
-    path = ROOT / "configs" / "demo.toml"
+    path = ROOT / "src" / "magic_rl" / "configs" / "demo.toml"
     presets: tuple[PresetName, ...] = ("defender-only", "magic", "no-game", "magic-base")
     planned = {(p, 0): load_config(path, preset_overrides(p)) for p in presets}
     for preset in presets:
@@ -104,7 +104,7 @@ def test_a_run_that_nobody_can_attack_is_refused_before_any_begins(tmp_path: Pat
 
 def test_the_presets_of_a_study_give_the_defender_the_same_steps() -> None:
     presets: tuple[PresetName, ...] = ("magic", "no-game", "defender-only", "magic-base")
-    for path in (None, ROOT / "configs" / "demo.toml"):
+    for path in (None, ROOT / "src" / "magic_rl" / "configs" / "demo.toml"):
         schedules = [load_config(path, preset_overrides(preset)).game.schedule for preset in presets]
         assert {schedule.kind for schedule in schedules} == {"ratio"}
         assert len({schedule.rounds * schedule.defender_steps for schedule in schedules}) == 1
