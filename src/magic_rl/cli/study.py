@@ -44,7 +44,7 @@ def study(
 
     Every run is a preset with a seed, in a directory and a process of its own. After Ctrl-C, a kill or a crash the same
     command goes on; finished runs are skipped. A run that fails is named, the others go on, and the exit status is 1.
-    Writes study.json, study.md and study.html.
+    Writes study.json, study.md, study.html and a figure per preset, for example magic.svg.
 
     Examples:
 
