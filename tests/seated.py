@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from magic_rl.config import Config
-from magic_rl.engines.tabular import TabularGame, TabularJudge, TabularPolicy
 from magic_rl.game.play import Player
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, coevolve
 from magic_rl.learning.rollouts import Table
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.prompts import load_prompts
+from magic_rl.theory.tabular import TabularGame, TabularJudge, TabularPolicy
 from magic_rl.types import Role, SamplingParams
 from tests.test_tabular import engines
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magic_rl.config import Config, RewardConfig
-from magic_rl.engines.tabular import TabularGame
-from magic_rl.evaluation.equilibrium import Exploitability, Payoffs, backward_induction, exploitability
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning import coevolve
+from magic_rl.theory.equilibrium import Exploitability, Payoffs, backward_induction, exploitability
+from magic_rl.theory.tabular import TabularGame
 from tests.seated import seat
 from tests.test_tabular import COMPLY, REFUSE, SAFE, ambiguous, duel, engines, games, is_subgame_perfect, perturbed
 

@@ -21,7 +21,7 @@ from magic_rl.evaluation.verdict import verdict
 from magic_rl.game.play import plain_turn
 from magic_rl.learning.fluency import Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
-from magic_rl.learning.train import start
+from magic_rl.runs.train import start
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Outcome, Sample, Seed, Tokens
 from tests.test_train import Silent

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from magic_rl.config import PRESETS, Config, load_config
-from magic_rl.engines.tabular import Table, TabularEngine, TabularGame, TabularPolicy
 from magic_rl.errors import TooManyAbstentionsError, UserError
-from magic_rl.evaluation.equilibrium import Payoffs, exploitability
 from magic_rl.game.play import Player, play
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning import coevolve, rollouts
 from magic_rl.learning.opponents import Opponents, zero_sum_payoff
 from magic_rl.prompts import load_prompts
+from magic_rl.theory.equilibrium import Payoffs, exploitability
+from magic_rl.theory.tabular import Table, TabularEngine, TabularGame, TabularPolicy
 from magic_rl.types import (
     Adam,
     CrossEntropy,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from magic_rl.config import Config
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.datums import build_datums
+from magic_rl.learning.metrics import outcome_metrics, sampled_tokens
 from magic_rl.learning.rollouts import Table, advantages_of, choose_groups, measure_fluency, sample_outcomes
-from magic_rl.learning.summary import outcome_metrics, sampled_tokens
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.learning.updates import learn
 from magic_rl.types import Outcome

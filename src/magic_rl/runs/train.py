@@ -19,14 +19,14 @@ from magic_rl.errors import DegenerateError, UserError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
-from magic_rl.learning.inputs import compare, compare_settings, digests, record_settings
-from magic_rl.learning.interrupt import Interrupt
 from magic_rl.learning.opponents import PAYOFFS_FILE
-from magic_rl.learning.preflight import preflight, remarks, try_judge, try_players
-from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.rng import derive
+from magic_rl.runs.assembly import Setup, prepare
+from magic_rl.runs.inputs import compare, compare_settings, digests, record_settings
+from magic_rl.runs.interrupt import Interrupt
+from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
 from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
 from magic_rl.types import Episode, Exchange, Role, Verdict
 

@@ -17,12 +17,12 @@ from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
 from magic_rl.learning.fluency import Yardstick
-from magic_rl.learning.judge import make_judge
 from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.rollouts import SCORED, Table, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
+from magic_rl.runs.judge import make_judge
 from magic_rl.text.renderer import Renderer
 from magic_rl.types import Episode, Role, SamplingParams
 
@@ -174,7 +174,7 @@ def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = make_judge(config)  # first, as a key that is not set costs no waiting
     if note:
-        from magic_rl.learning.modelcheck import look_at_models  # with torch, too
+        from magic_rl.runs.modelcheck import look_at_models  # with torch, too
 
         look_at_models(config, note)
     return Setup(config, prompts, split, judge, _engines(config, roles))
