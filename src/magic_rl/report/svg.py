@@ -37,7 +37,8 @@ def drawing(width: float, height: float, label: str, shapes: Iterable[Markup]) -
 def standalone(figure: Markup, style: str) -> str:
     """A drawing as a file of its own, which carries its style sheet and follows the reader's light or dark theme."""
     head, _, shapes = str(figure).partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{style}svg {{ background: var(--card); }}\n</style>{shapes}\n'
+    style += "svg { background: var(--card); }\n"
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{style}</style>{shapes}\n'
 
 
 def line(x: tuple[float, float], y: tuple[float, float], style: str) -> Markup:

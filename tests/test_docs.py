@@ -1,0 +1,109 @@
+"""The docs keep their word: their Python runs, their commands and settings exist, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from magic_rl.cli.main import app
+from magic_rl.config import load_config
+from magic_rl.report.study import write_study
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "src" / "magic_rl" / "configs"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+_FENCE = re.compile(r"(<!-- not run -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+def blocks(*languages: str) -> list[Any]:
+    """Code blocks of the docs in a language, each with its place, and whether it is to be run."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in _FENCE.finditer(text):
+            line = text.count("\n", 0, match.start(3)) + 1
+            if match[2] in languages:
+                found.append(pytest.param(match[3], not match[1], id=f"{page.name}:{line}"))
+    return found
+
+
+def commands(block: str) -> Iterator[list[str]]:
+    """The arguments of each `magic-rl` line of a shell block, which may go over several lines."""
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while words and "=" in words[0]:  # variables of that command alone
+            del words[0]
+        if words[:1] == ["magic-rl"]:
+            yield words[1:]
+
+
+def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The command that some words name, whose options must exist, and what is left of the words."""
+    command: Any = typer.main.get_command(app)
+    rest = list(words)
+    while rest and rest[0] in getattr(command, "commands", ()):
+        command = command.commands[rest.pop(0)]
+    known = {option for each in command.params for option in each.opts} | {"--help"}
+    unknown = {word.partition("=")[0] for word in rest if word.startswith("--")} - known
+    assert not unknown, f"{command.name}: {unknown}"
+    return command, rest
+
+
+@pytest.mark.parametrize(("block", "_runs"), blocks("bash", "console"))
+def test_commands_in_the_docs_parse_and_their_settings_exist(block: str, _runs: bool) -> None:
+    for words in commands(block):
+        command, rest = resolved(words)
+        if not hasattr(command, "commands"):
+            given = command.make_context(command.name, rest).params
+            shipped = CONFIGS / f"{given.get('config')}.toml"  # any other is the reader's own
+            load_config(shipped if shipped.is_file() else None, given.get("overrides") or ())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_named_in_the_text_exist_with_their_options(page: Path) -> None:
+    for code in re.findall(r"`(magic-rl [^`]*)`", _FENCE.sub("", page.read_text(encoding="utf-8"))):
+        command, rest = resolved(shlex.split(code)[1:])
+        assert not rest or not hasattr(command, "commands") or rest[0].startswith("--") or rest[0].isupper(), code
+
+
+@pytest.mark.parametrize(("block", "runs"), blocks("python"))
+def test_python_in_the_docs_runs(block: str, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = compile(block, "docs", "exec")
+    if runs:
+        exec(code, {"__name__": "__main__"})  # noqa: S102 - a page of this repository
+
+
+@pytest.mark.parametrize(("block", "_runs"), blocks("toml"))
+def test_settings_in_the_docs_load(block: str, _runs: bool, tmp_path: Path) -> None:
+    path = tmp_path / "docs.toml"
+    path.write_text(block, encoding="utf-8")
+    load_config(path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_links_to_exist(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)", text)
+    targets = [one or other for one, other in links]
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+def test_the_demos_table_and_figure_are_those_of_its_runs(tmp_path: Path) -> None:
+    demo = ROOT / "docs" / "results" / "demo"
+    write_study(demo, tmp_path)
+    for made in tmp_path.iterdir():
+        assert (demo / made.name).read_bytes() == made.read_bytes(), f"magic-rl study --rebuild {demo}"
+
+
+def test_the_readmes_rates_are_those_of_the_demos_table() -> None:
+    table = (ROOT / "docs" / "results" / "demo" / "study.md").read_text(encoding="utf-8")
+    rates = re.findall(r"(\d+\.\d) (\[\d+\.\d, \d+\.\d\])", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert rates
+    assert [rate for rate in rates if not re.search(rf"{rate[0]} ± \S+ {re.escape(rate[1])}", table)] == []
