@@ -55,14 +55,30 @@ def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:
     return command, rest
 
 
-@pytest.mark.parametrize(("block", "_runs"), blocks("bash", "console"))
-def test_commands_in_the_docs_parse_and_their_settings_exist(block: str, _runs: bool) -> None:
+def parse(block: str) -> None:
+    """Parse every command of a shell block, without running it, and read the settings it names."""
     for words in commands(block):
         command, rest = resolved(words)
         if not hasattr(command, "commands"):
             given = command.make_context(command.name, rest).params
             shipped = CONFIGS / f"{given.get('config')}.toml"  # any other is the reader's own
             load_config(shipped if shipped.is_file() else None, given.get("overrides") or ())
+
+
+def help_texts(command: Any) -> list[str]:
+    """The help of a command and of those under it, without indents."""
+    below = [text for each in getattr(command, "commands", {}).values() for text in help_texts(each)]
+    return [re.sub(r"^ +", "", command.help or "", flags=re.M), *below]
+
+
+@pytest.mark.parametrize(("block", "_runs"), blocks("bash", "console"))
+def test_commands_in_the_docs_parse_and_their_settings_exist(block: str, _runs: bool) -> None:
+    parse(block)
+
+
+@pytest.mark.parametrize("text", help_texts(typer.main.get_command(app)), ids=lambda text: text[:30])
+def test_examples_in_help_parse_and_their_settings_exist(text: str) -> None:
+    parse(text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

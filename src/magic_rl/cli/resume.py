@@ -8,10 +8,10 @@ from magic_rl.cli.options import Overrides, Run
 
 
 def resume(run: Run, overrides: Overrides = None) -> None:
-    """Go on with a run that was interrupted or killed. It arrives at the numbers of an unbroken run.
+    """Continue a run that was interrupted or killed. It arrives at the same numbers as an unbroken run.
 
-    How players speak and step, the judge, the engine and what is measured may be changed from here on with --set.
-    Seeds, prompts and models must be those that the run was begun with.
+    With --set you can change how players sample and step, the judge, the engine and what is measured from here on.
+    Seeds, prompts and models must stay the same.
 
     Examples:
 

@@ -22,13 +22,13 @@ def train(
 ) -> None:
     """Train attacker and defender from a config file into a new run directory.
 
-    Ctrl-C finishes the step and saves; `magic-rl resume` goes on from there.
+    Ctrl-C finishes the step and saves; `magic-rl resume` continues from there.
 
     Examples:
 
-      magic-rl train configs/demo.toml --run runs/demo
+      magic-rl train demo --run runs/demo
 
-      magic-rl train configs/demo.toml --run runs/no-game --preset no-game --set seed=1
+      magic-rl train demo --run runs/no-game --preset no-game --set seed=1
     """
     settings = load_config(config, [*preset_overrides(preset), *(overrides or ())])
 
