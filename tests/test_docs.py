@@ -35,12 +35,8 @@ def blocks(*languages: str) -> list[Any]:
 
 def commands(block: str) -> Iterator[list[str]]:
     """The arguments of each `magic-rl` line of a shell block, which may go over several lines."""
-    for line in block.replace("\\\n", " ").splitlines():
-        words = shlex.split(line.removeprefix("$ "), comments=True)
-        while words and "=" in words[0]:  # variables of that command alone
-            del words[0]
-        if words[:1] == ["magic-rl"]:
-            yield words[1:]
+    for line in re.findall(r"^(?:\$ |\w+=\S+ )*magic-rl (.*)", block.replace("\\\n", " "), re.M):
+        yield shlex.split(line, comments=True)
 
 
 def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:
