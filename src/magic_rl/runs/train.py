@@ -246,8 +246,8 @@ class _Training:
         config, schedule = self._setup.config, position.schedule
         assert schedule is not None  # noqa: S101 - the game has begun
         bounds = config.game.schedule
-        table = self._setup.table()
-        opponents = table.opponents
+        arena = self._setup.arena()
+        opponents = arena.opponents
         if opponents:
             rounds = range(schedule.round)
             saved = {role: [self._run.player(role, number) for number in rounds] for role in self._setup.roles()}
@@ -255,7 +255,7 @@ class _Training:
             opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(table, config, schedule, position.number, position.target):
+        for step in coevolve(arena, schedule, position.number, position.target):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)
