@@ -18,6 +18,7 @@ from magic_rl.report.study import write_study
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "src" / "magic_rl" / "configs"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RUN_FOLDERS = {"episodes/", "checkpoints/", "players/", "attacks/", "logs/", "site/"}  # made, not committed
 _FENCE = re.compile(r"(<!-- not run -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
@@ -105,6 +106,14 @@ def test_files_that_a_page_links_to_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)", text)
     targets = [one or other for one, other in links]
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_source_files_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"`([\w/]+\.py|\w+(?:/\w+)*/)`", page.read_text(encoding="utf-8")))
+    places = (ROOT, ROOT / "src" / "magic_rl", ROOT / "src" / "magic_rl" / "engines")
+    missing = {name for name in named if "/" in name and not any((place / name).exists() for place in places)}
+    assert missing - RUN_FOLDERS == set()
 
 
 def test_the_demos_table_and_figure_are_those_of_its_runs(tmp_path: Path) -> None:
