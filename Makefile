@@ -23,7 +23,7 @@ help: ## Say what can be made
 demo: $(VENV)/installed ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
 	@$(magic_rl) demo --run $(RUN)
 
-test: lint unit ## Everything that must hold: linters, types, import rules, tests
+test: lint docs unit ## Everything that must hold: linters, types, import rules, docs, tests
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 	$(bin)/ruff check
