@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 
+import magic_rl
 from magic_rl.cli.main import app
 from magic_rl.config import load_config
 from magic_rl.report.study import write_study
@@ -86,11 +88,23 @@ def test_commands_named_in_the_text_exist_with_their_options(page: Path) -> None
 
 
 @pytest.mark.parametrize(("block", "runs"), blocks("python"))
-def test_python_in_the_docs_runs(block: str, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_in_the_docs_runs_and_prints_what_its_last_comments_say(
+    block: str, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    code = compile(block, "docs", "exec")
+    tree = ast.parse(block)
+    if not runs:
+        tree.body = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom)]
+    exec(compile(tree, "docs", "exec"), {"__name__": "__main__"})  # noqa: S102 - a page of this repository
     if runs:
-        exec(code, {"__name__": "__main__"})  # noqa: S102 - a page of this repository
+        said = re.search(r"(?:^# .*\n)*\Z", block, re.M)
+        assert said
+        assert capsys.readouterr().out == re.sub(r"^# ", "", said[0], flags=re.M)
+
+
+def test_every_public_name_has_its_place_in_the_api_page() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: magic_rl\.(\w+)$", page, re.M)) == sorted(magic_rl.__all__)
 
 
 @pytest.mark.parametrize(("block", "_runs"), blocks("toml"))
