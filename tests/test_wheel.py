@@ -19,7 +19,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built package."""
     out = tmp_path_factory.mktemp("dist")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--wheel-dir", out, ROOT], check=True)
+    subprocess.run([*pip, "--wheel-dir", str(out), str(ROOT)], check=True)
     (built,) = out.iterdir()
     return built
 
@@ -32,8 +32,8 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = sysconfig.get_path("purelib", vars={"base": str(folder)})
     Path(site, "below.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     bin_ = folder / "bin"
-    pip = [bin_ / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, "-c", ROOT / "constraints.txt", wheel], check=True)
+    pip = [str(bin_ / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True)
     return bin_
 
 
