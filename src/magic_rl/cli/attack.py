@@ -57,6 +57,6 @@ def attack(
             result = exploit(directory, plan, view)
     if result is None:
         elsewhere = f" --attacker-from {attacker_from}" if attacker_from else ""
-        typer.echo(f"stopped; go on with `magic-rl attack {run}{elsewhere}`", err=True)
+        typer.echo(f"stopped; continue with `magic-rl attack {run}{elsewhere}`", err=True)
         raise typer.Exit(130)
     typer.echo(attack_table(result))
