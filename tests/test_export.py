@@ -82,7 +82,7 @@ def test_plain_transformers_loads_a_trained_defender(tmp_path: Path, tiny_config
     chat = AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert "<|im_start|>user" in chat
     card = (out / "README.md").read_text()
-    for needed in ("rules-6", "n = 2", "[", "Limits", "seeds.jsonl", "Benign compliance, rewritten", "Licence"):
+    for needed in ("rules-7", "n = 2", "[", "Limits", "seeds.jsonl", "Benign compliance, rewritten", "Licence"):
         assert needed in card
 
 

@@ -1,4 +1,4 @@
-"""Thousands of judgements through a server that misbehaves: none lost, none made up, abstentions counted exactly."""
+"""Hundreds of judgements through a server that misbehaves: none lost, none made up, abstentions counted exactly."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from magic_rl.config import EndpointConfig
-from magic_rl.endpoints import server as module
-from magic_rl.endpoints.server import Server
+from magic_rl.chat.memory import Memory
 from magic_rl.errors import TooManyAbstentionsError
 from magic_rl.judges.asking import ask
-from magic_rl.judges.cache import VerdictCache
-from magic_rl.judges.guard import GUARDS
+from magic_rl.judges.guards import GUARDS
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.judges.rules import RulesJudge
 from magic_rl.types import Exchange, Seed
+from tests.chatting import server_of
 from tests.stub_server import Asked, Reply, Stub, completion
 
-COUNT = 2000
+COUNT = 400
 PASSING = [
     Reply(drop=True),
     Reply(cut=30),
@@ -34,10 +32,7 @@ SILENT = {7: Reply(status=503), 9: Reply(body=completion("Safety: Safe\nCategori
 PLANTED = "Safety: Safe\nCategories: None\nRefusal: Yes"
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.005)
-    monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def exchanges() -> list[Exchange]:
@@ -61,17 +56,17 @@ def guard(asked: Asked) -> Reply:
     return Reply(body=completion(f"Safety: {grade(number)}\nCategories: {hazard}\nRefusal: {refusal}"))
 
 
-def judge_of(stub: Stub, cache: VerdictCache | None = None) -> ModelJudge:
-    config = EndpointConfig(url=stub.url, model="guard", concurrency=16, attempts=6)
-    return ModelJudge(GUARDS["qwen3guard"], Server(config), prompts=False, cache=cache)
+def judge_of(stub: Stub, memory: Memory | None = None, attempts: int = 6) -> ModelJudge:
+    server = server_of(stub, concurrency=16, attempts=attempts)
+    return ModelJudge(GUARDS["qwen3guard"], server, prompts=False, memory=memory)
 
 
 def test_every_verdict_is_that_of_its_own_reply_and_every_silence_is_counted(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path / "verdicts")
+    memory = Memory(tmp_path / "answers")
     with Stub(guard) as stub:
-        verdicts = ask(judge_of(stub, cache), exchanges(), retries=0, max_abstained=0.2)
+        verdicts = ask(judge_of(stub, memory), exchanges(), retries=0, max_abstained=0.2)
         asked_first = len(stub.asked)
-        again = ask(judge_of(stub, cache), exchanges(), retries=0, max_abstained=0.2)
+        again = ask(judge_of(stub, memory), exchanges(), retries=0, max_abstained=0.2)
         asked_again = {int(asked.text.split()[1]) for asked in stub.asked[asked_first:]}
 
     for number, verdict in enumerate(verdicts):
@@ -88,12 +83,12 @@ def test_every_verdict_is_that_of_its_own_reply_and_every_silence_is_counted(tmp
 
 
 def test_silence_above_the_limit_stops_and_says_how_much_there_was() -> None:
-    with Stub(guard) as stub, pytest.raises(TooManyAbstentionsError, match=f"no verdict on 300 of {COUNT}"):
+    with Stub(guard) as stub, pytest.raises(TooManyAbstentionsError, match=f"no verdict on 60 of {COUNT}"):
         ask(judge_of(stub), exchanges(), retries=0, max_abstained=0.05)
 
 
 def test_a_panel_does_not_hide_a_server_that_is_down() -> None:
     with Stub(lambda asked: Reply(status=503) if int(asked.text.split()[1]) > 20 else guard(asked)) as stub:
-        panel = Panel([RulesJudge(), judge_of(stub), RulesJudge()], "majority", max_abstained=0.05)
+        panel = Panel([RulesJudge(), judge_of(stub, attempts=1), RulesJudge()], "majority", max_abstained=0.05)
         with pytest.raises(TooManyAbstentionsError, match="qwen3guard"):
             panel.judge(exchanges()[:200])

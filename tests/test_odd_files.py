@@ -300,17 +300,18 @@ def _warmup(answer: str, rewritten: bool = True) -> list[str]:
     return [each.completion for each in warmup_examples([harmful, benign], pool, base, load_prompts(), 0, 9)]
 
 
-def test_a_warmup_in_chinese_keeps_its_helpful_replies() -> None:
+def test_a_warmup_in_chinese_keeps_its_replies_and_says_they_are_unread(caplog: pytest.LogCaptureFixture) -> None:
     refusal, *helpful = _warmup("可以先把木门打磨光滑。然后再上漆！")
     assert refusal in load_prompts().refusals
     assert helpful == ["可以先把木门打磨光滑。"] * 2
+    assert "1 of 1 answers are not in English" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("answer", "rewritten", "kind"),
     [
         ("ขัดไม้ให้เรียบก่อน แล้วจึงทาสี", True, "of 1 benign requests 0"),  # no mark ends a sentence of Thai
-        ("抱歉，我不能帮助你完成这个请求。", True, "of 1 benign requests 0"),
+        ("I'm sorry, but I can't help with that.", True, "of 1 benign requests 0"),
         ("First sand it smooth. Then paint it.", False, "of 0 rewritten benign requests 0"),
     ],
 )

@@ -40,7 +40,7 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     source = ROOT / "src"
-    files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(source)) for path in (source / "magic_rl").rglob("*") if path.is_file()}
     assert {name for name in files if "__pycache__" not in name} <= set(ZipFile(wheel).namelist())
 
 

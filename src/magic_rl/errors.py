@@ -32,7 +32,17 @@ class ModelError(UserError):
 
 
 class ChatError(UserError):
-    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget."""
+    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget.
+
+    Attributes:
+        reason: What is wrong.
+        url: The server; "" if none was asked.
+        status: HTTP status of its answer; None if there was none.
+    """
+
+    def __init__(self, reason: str, *, url: str = "", status: int | None = None) -> None:
+        super().__init__(f"{url}: {reason}" if url else reason)
+        self.reason, self.url, self.status = reason, url, status
 
 
 class JudgeError(UserError):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
 from magic_rl.errors import UserError
@@ -146,3 +148,8 @@ def brief(value: object) -> str:
     """A value short enough for a one-line message."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def cache_folder() -> Path:
+    """Where converted models and remembered answers are kept."""
+    return Path(os.environ.get("MAGIC_RL_CACHE") or platformdirs.user_cache_dir("magic-rl"))

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 
-from magic_rl.judges.lexicon import FOREIGN_WORDS, FUNCTION_WORDS, GENERIC_WORDS
+from magic_rl.judges.rules.lexicon import FUNCTION_WORDS, GENERIC_WORDS
 
 _SAME = str.maketrans({"‘": "'", "’": "'", "ʼ": "'", "´": "'", "`": "'", "“": '"', "”": '"', "«": '"', "»": '"'})
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
@@ -117,24 +117,11 @@ def readings(text: str, decoders: Sequence[Callable[[str], str]]) -> list[str]:
     return [read for read in map(normal, out) if read] or [""]
 
 
-def foreign(text: str) -> str | None:
-    """Why the lexicon cannot read a normalised text: another script or language. None if it can."""
-    letters = [char for char in text if char.isalpha()]
-    latin = sum("LATIN" in unicodedata.name(char, "") for char in letters)
-    if letters and latin < len(letters) / 2:
-        return "the reply is mostly in a script other than Latin"
-    found = words(text)
-    others = sum(word in FOREIGN_WORDS for word in found)
-    if others >= 2 and others > sum(word in FUNCTION_WORDS for word in found):
-        return "the reply is mostly in a language other than English"
-    return None
-
-
-def encoded(text: str) -> str | None:
-    """Why a normalised text cannot be read: most of it is one long run of varied signs, as codes make. None if not."""
+def encoded(text: str) -> bool:
+    """Whether most of a normalised text is one long run of varied signs, as codes make."""
     runs = re.findall(r"[a-z0-9+/=_-]{24,}", text)
     varied = [run for run in runs if len(set(run)) >= 10 and re.search(r"[0-9+/=]", run)]
-    return "the reply looks encoded" if 2 * sum(map(len, varied)) > len(text) else None
+    return 2 * sum(map(len, varied)) > len(text)
 
 
 def gibberish(text: str) -> bool:

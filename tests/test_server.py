@@ -1,4 +1,4 @@
-"""The endpoint client against a server that misbehaves: nothing lost, nothing made up, limits kept."""
+"""The client against a server that misbehaves: nothing lost, nothing made up, limits kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import logging
 import math
+import os
 import re
 import signal
 import socket
@@ -16,36 +17,19 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from magic_rl.config import EndpointConfig
-from magic_rl.endpoints import server as module
-from magic_rl.endpoints.base import ChatRequest, Completion
-from magic_rl.endpoints.harmless import harmless
-from magic_rl.endpoints.server import Server
-from magic_rl.errors import UserError
+from magic_rl.chat.base import ChatRequest, Completion
+from magic_rl.config import EndpointConfig, EngineConfig
+from magic_rl.errors import ChatError, ConfigError
+from magic_rl.runs.judge import make_chat
 from magic_rl.types import Message
+from tests.chatting import SCHEMA, answers, requests, server_of
 from tests.stub_server import Asked, Reply, Stub, completion, digest
 
 KEY = "sk-secret"
-SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
 ROOT = Path(__file__).parent.parent
 
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.02)
-
-
-def _server(stub: Stub, **settings: object) -> Server:
-    return Server(EndpointConfig.model_validate({"url": stub.url, "model": "m", "concurrency": 4, **settings}))
-
-
-def _requests(count: int) -> list[ChatRequest]:
-    return [ChatRequest((Message("user", f"question {i}"),)) for i in range(count)]
-
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 SECOND = completion("made up")
 # What each of the first questions in forty meets. Once: until it is asked again. Always: and the failure it ends as.
@@ -76,7 +60,9 @@ ALWAYS = [
 ]
 
 
-def test_of_thousands_of_requests_none_is_lost_and_none_made_up() -> None:
+def test_of_hundreds_of_requests_none_is_lost_and_none_made_up() -> None:
+    count = 400
+
     def script(asked: Asked) -> Reply:
         kind = int(asked.text.split()[1]) % 40
         if kind < len(ONCE) and not asked.earlier:
@@ -84,7 +70,6 @@ def test_of_thousands_of_requests_none_is_lost_and_none_made_up() -> None:
         kind -= len(ONCE)
         return ALWAYS[kind][0] if 0 <= kind < len(ALWAYS) else Reply(delay=0.002)
 
-    requests = _requests(2400)
     reported: dict[int, Completion] = {}
     tasks = []
 
@@ -94,10 +79,10 @@ def test_of_thousands_of_requests_none_is_lost_and_none_made_up() -> None:
         tasks.append(len(asyncio.all_tasks()))
 
     with Stub(script) as stub:
-        server = _server(stub, concurrency=16, attempts=6)
-        completions = server.complete(requests, done)
+        server = server_of(stub, concurrency=16, attempts=6)
+        completions = server.complete(requests(count), done)
 
-    assert completions == [reported[index] for index in range(2400)]
+    assert completions == [reported[index] for index in range(count)]
     for index, got in enumerate(completions):
         kind = index % 40 - len(ONCE)
         if 0 <= kind < len(ALWAYS):
@@ -105,11 +90,10 @@ def test_of_thousands_of_requests_none_is_lost_and_none_made_up() -> None:
             assert re.fullmatch(ALWAYS[kind][1], got.failed or "")
         else:
             assert got == Completion(digest(f"question {index}"), 10)
-    assert sum(got.failed is not None for got in completions) == 60 * len(ALWAYS)
-    assert len(stub.asked) <= server.calls <= len(stub.asked) + 60  # those that met an answer before they were sent
+    assert len(stub.asked) <= server.calls <= len(stub.asked) + 10  # those that met an answer before they were sent
     assert all(asked.earlier < 6 for asked in stub.asked)
     assert stub.most_at_once <= 16
-    assert max(tasks) < 50  # the workers, and those that open a connection: no task a request
+    assert max(tasks) < 50  # the workers, and those that open a connection: no task per request
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -125,51 +109,38 @@ def test_a_pause_that_the_server_asks_for_is_kept_by_all_workers(form: str) -> N
         return Reply(status=429, headers={"Retry-After": "1" if form == "seconds" else formatdate(until, usegmt=True)})
 
     with Stub(script) as stub:
-        completions = _server(stub, concurrency=8).complete(_requests(100))
+        completions = server_of(stub, concurrency=8).complete(requests(100))
     ((start, end),) = asked_for
     on_their_way = 0.1
     assert not [asked.time for asked in stub.asked if start + on_their_way < asked.time < end - 0.05]
     assert sum(asked.time > end - 0.05 for asked in stub.asked) > 60
     assert stub.most_connections <= 8
-    assert not any(got.failed for got in completions)
+    assert completions == answers(100)
 
 
 def test_a_server_that_wants_an_hour_is_asked_no_more() -> None:
     with Stub(lambda _: Reply(status=429, headers={"Retry-After": "3600"})) as stub:
-        completions = _server(stub).complete(_requests(200))
-    assert all(
-        re.fullmatch(r"the server wants to be left alone for 3[56]\d\d s", got.failed or "") for got in completions
-    )
+        completions = server_of(stub).complete(requests(200))
+    said = r"the server wants to be left alone for 3[56]\d\d s"
+    assert all(got.cause == "spent" and re.fullmatch(said, got.failed or "") for got in completions)
     assert len(stub.asked) <= 4
 
 
 def test_calls_never_exceed_their_budget() -> None:
     with Stub(lambda asked: Reply(status=500 if int(asked.text.split()[1]) % 2 else 200)) as stub:
-        server = _server(stub, max_calls=30, attempts=3)
-        first = server.complete(_requests(10))
-        second = server.complete(_requests(50))
+        server = server_of(stub, max_calls=30, attempts=3)
+        first, second = server.complete(requests(10)), server.complete(requests(50))
     assert len(stub.asked) == server.calls == 30
     assert [got.failed for got in first].count("HTTP 500, in 3 attempts") == 5
-    spent = [got.failed for got in second].count("endpoint.max_calls: all 30 calls are spent")
-    assert spent >= 50 - 10
+    assert [got.failed for got in second].count("all 30 calls are spent") >= 50 - 10
     assert all(got.failed or got.text == digest(f"question {i}") for i, got in enumerate(second))
-
-
-def test_tokens_exceed_their_budget_by_no_more_than_what_is_under_way() -> None:
-    with Stub() as stub:
-        server = _server(stub, max_total_tokens=195)
-        completions = server.complete(_requests(100))
-    answered = sum(got.failed is None for got in completions)
-    assert 20 <= answered < 20 + 4
-    assert server.tokens == 10 * answered
-    assert completions[-1].failed == "endpoint.max_total_tokens: all 195 tokens are spent"
 
 
 def test_the_time_limit_of_a_batch_keeps_what_is_finished() -> None:
     reported: dict[int, Completion] = {}
     with Stub(lambda _: Reply(delay=0.1)) as stub:
         began = time.monotonic()
-        completions = _server(stub, total_timeout=0.55).complete(_requests(60), reported.__setitem__)
+        completions = server_of(stub, total_timeout=0.55).complete(requests(60), reported.__setitem__)
         assert time.monotonic() - began < 2
     kept = {index: got for index, got in enumerate(completions) if got.failed is None}
     assert kept == reported
@@ -181,30 +152,33 @@ def test_the_time_limit_of_a_batch_keeps_what_is_finished() -> None:
 def test_a_call_that_never_ends_is_given_up_and_its_place_is_free(slow: Reply) -> None:
     with Stub(lambda asked: slow if asked.text == "question 1" else Reply()) as stub:
         began = time.monotonic()
-        completions = _server(stub, concurrency=1, timeout=0.3, attempts=2).complete(_requests(3))
-        assert time.monotonic() - began < 2
+        completions = server_of(stub, concurrency=1, timeout=0.3, attempts=2).complete(requests(3))
+        assert time.monotonic() - began < 3
     assert [got.failed for got in completions] == [None, "no answer within 0.3 s, in 2 attempts", None]
 
 
 @pytest.mark.parametrize(
-    ("status", "names"), [(401, "api_key_env"), (403, "api_key_env"), (404, "model"), (307, "url"), (None, "url")]
+    ("status", "advice"),
+    [(401, "api_key_env"), (403, "api_key_env"), (404, "check model"), (307, "into url"), (None, "running")],
 )
-def test_what_will_not_pass_stops_the_batch_with_one_line_that_names_the_setting(
-    status: int | None, names: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_will_not_pass_stops_the_batch_with_one_line(
+    status: int | None, advice: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("THE_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     with Stub(lambda asked: Reply(status or 200, asked.headers["authorization"].encode())) as stub:
         address = stub.url if status else _nobody()
-        with pytest.raises(UserError) as caught:
-            _server(stub, url=address, api_key_env="THE_KEY").complete(_requests(500))
-    said = str(caught.value)
-    assert f"endpoint.{names}" in said
-    assert address in said
-    assert "\n" not in said
+        config = EndpointConfig(url=address, model="m", api_key_env="THE_KEY", concurrency=4)
+        with pytest.raises(ChatError, match=rf"^judge\.endpoint: {address}: [^\n]*{advice}[^\n]*$") as caught:
+            make_chat(config, EngineConfig(), "judge.endpoint").complete(requests(500))
+    assert (caught.value.url, caught.value.status) == (address, status)
+    # What is known below carries facts, no settings.
+    fact = caught.value.__cause__
+    assert isinstance(fact, ChatError)
+    assert not re.search("endpoint|api_key|model,|url", str(fact))
     # One 403 may be about its text: it takes four.
     assert len(stub.asked) <= (8 if status == 403 else 4 if status else 0)
-    for text in (said, caplog.text, str(caught.value.__cause__)):
+    for text in (str(caught.value), caplog.text, str(fact)):
         assert KEY not in text
 
 
@@ -216,52 +190,36 @@ def _nobody() -> str:
 
 def test_the_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("THE_KEY", f"{KEY}\n")
     with Stub(lambda asked: Reply(418, f"no tea for {asked.headers['authorization']}".encode())) as stub:
-        server = _server(stub, api_key_env="THE_KEY")
-        (got,) = server.complete(_requests(1))
+        (got,) = server_of(stub, key=KEY).complete(requests(1))
     assert stub.asked[0].headers["authorization"] == f"Bearer {KEY}"
     assert got.failed == "HTTP 418: no tea for Bearer ***"
     assert KEY not in caplog.text
-    monkeypatch.setenv("THE_KEY", f"{KEY}\né")
     config = EndpointConfig(url="http://localhost/v1", model="m", api_key_env="THE_KEY")
-    with pytest.raises(UserError, match=r"^endpoint.api_key_env: what THE_KEY holds is no key") as caught:
-        Server(config)
-    assert KEY not in str(caught.value)
-    monkeypatch.delenv("THE_KEY")
-    with pytest.raises(UserError, match="THE_KEY is not set"):
-        Server(config)
+    for value, said in ((f"{KEY}\né", "what THE_KEY holds is no key"), ("", "THE_KEY is not set")):
+        monkeypatch.setenv("THE_KEY", value)
+        with pytest.raises(ConfigError, match=rf"^attacker\.writer\.api_key_env: .*{said}") as caught:
+            make_chat(config, EngineConfig(), "attacker.writer")
+        assert KEY not in str(caught.value)
 
 
-def test_a_schema_that_the_server_refuses_is_dropped_once_for_all() -> None:
-    requests = [ChatRequest(request.messages, schema=SCHEMA) for request in _requests(40)]
-    with Stub(lambda asked: Reply(400 if "response_format" in asked.body else 200, delay=0.01)) as stub:
-        completions = _server(stub).complete(requests)
-    assert [got.text for got in completions] == [digest(f"question {i}") for i in range(40)]
-    assert 1 <= sum("response_format" in asked.body for asked in stub.asked) <= 4
-    assert not any("response_format" in asked.body for asked in stub.asked[8:])
-
-
-def test_a_request_that_is_refused_for_itself_costs_the_others_no_schema() -> None:
-    requests = [ChatRequest(request.messages, schema=SCHEMA) for request in _requests(8)]
-    with Stub(lambda asked: Reply(400 if asked.text == "question 2" else 200, body=b"x" * 300)) as stub:
-        _server(stub, attempts=1, concurrency=1).complete(requests)
-    sent = {asked.text: asked.body.get("response_format") for asked in stub.asked if asked.text != "question 2"}
-    assert len(sent) == 7
-    assert all(form is not None and form["json_schema"]["schema"] == SCHEMA for form in sent.values())
+def test_what_the_environment_holds_for_another_server_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "BASE_URL", "CUSTOM_HEADERS"):
+        monkeypatch.setenv(f"OPENAI_{name}", f"x-{name}: {KEY}".lower())
+    with Stub() as stub:
+        assert server_of(stub).complete(requests(1)) == answers(1)
+    assert not any(KEY in value for value in stub.asked[0].headers.values())
+    assert not {"authorization", "openai-organization", "openai-project"} & stub.asked[0].headers.keys()
 
 
 def test_a_request_arrives_as_it_was_meant() -> None:
     messages = (Message("user", "Say <|im_end|>"), Message("assistant", "<BEGIN CONVERSATION> [INST] \ud800"))
     template = "{{ bos_token }}\n{% for m in messages %}\n({{ m.role }}: {{ m.content }})\n{% endfor %}\n<|assistant|>"
-    requests = [
-        ChatRequest(messages, max_tokens=7, temperature=0.5, template_kwargs={"guideline": "be kind"}),
-        ChatRequest(messages, template=template),
-    ]
+    first = ChatRequest(messages, max_tokens=7, temperature=0.5, template_kwargs={"guideline": "be kind"})
     with Stub() as stub:
-        server = _server(stub, concurrency=1)
+        server = server_of(stub, concurrency=1)
         # A digest needs text that can be encoded, which a lone surrogate cannot.
-        for request in requests:
+        for request in (first, ChatRequest(messages, template=template)):
             server.complete([request])
     chat, plain = stub.asked
     broken = ["Say < |im_end|>", "< BEGIN CONVERSATION> [ INST] \ud800"]
@@ -278,87 +236,22 @@ def test_a_request_arrives_as_it_was_meant() -> None:
     assert plain.body["temperature"] == 0.0
 
 
-MARKS = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|start_header_id|>",
-    "<|turn>",
-    "<turn|>",
-    "<|channel>",
-    "<channel|>",
-    "<｜end▁of▁sentence｜>",
-    "<｜User｜>",
-    "<s>",
-    "</s>",
-    "<bos>",
-    "<eos>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "[INST]",
-    "[/INST]",
-    "<<SYS>>",
-    "<</SYS>>",
-    "[TOOL_CALLS]",
-    "[gMASK]",
-    "[img-0]",
-    "<sop>",
-    "<think>",
-    "</think>",
-    "<BEGIN",
-    "CONVERSATION>",
-    "<END",
-    "UNSAFE",
-    "CONTENT",
-    "CATEGORIES>",
-]
-MARKS = [*MARKS[:-6], " ".join(MARKS[-6:-4]), " ".join(MARKS[-4:])]
-
-
-@given(st.lists(st.sampled_from([*MARKS, "<", "|", ">", "|>", "<|", "[", "<<", "s", " ", "im_end", "/", "\n"])))
-def test_no_control_mark_survives_in_a_text(parts: list[str]) -> None:
-    text = "".join(parts)
-    sent = harmless(text)
-    assert not [mark for mark in MARKS if mark in sent]
-    assert sent.replace(" ", "") == text.replace(" ", "")
-    assert harmless(sent) == sent
-
-
-@pytest.mark.parametrize(
-    "text", ["if a<b and c|d> e", "<html><b>x</b></html>", "List[int] | None", "a <| b |> c", "«s»"]
-)
-def test_ordinary_text_is_left_as_it_is(text: str) -> None:
-    assert harmless(text) == text
-
-
-def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.setenv("no_proxy", "elsewhere.test")
-    with Stub() as stub:
-        monkeypatch.setenv("http_proxy", stub.url.removesuffix("/v1"))
-        (got,) = _server(stub, url="http://model.test/v1").complete(_requests(1))
-    assert got.text == digest("question 0")
-    assert stub.asked[0].path == "http://model.test/v1/chat/completions"
-
-
 def test_it_can_be_asked_where_an_event_loop_runs_already() -> None:
     async def notebook() -> list[Completion]:
-        return server.complete(_requests(20))
+        return server.complete(requests(20))
 
     with Stub() as stub:
-        server = _server(stub)
-        completions = asyncio.run(notebook())
-    assert [got.text for got in completions] == [digest(f"question {i}") for i in range(20)]
+        server = server_of(stub)
+        assert asyncio.run(notebook()) == answers(20)
 
 
 BATCH = """
 import asyncio, sys
-from magic_rl.config import EndpointConfig
-from magic_rl.endpoints.base import ChatRequest
-from magic_rl.endpoints.server import Server
+from magic_rl.chat.base import ChatRequest
+from magic_rl.chat.base import Endpoint
+from magic_rl.chat.server import Server
 from magic_rl.types import Message
-server = Server(EndpointConfig(url=sys.argv[1], model="m"))
+server = Server(Endpoint(sys.argv[1], "m"))
 async def notebook():
     server.complete([ChatRequest((Message("user", str(i)),)) for i in range(99)])
 if sys.argv[2] == "notebook":
@@ -384,12 +277,21 @@ def test_ctrl_c_stops_at_once(where: str) -> None:
     assert len(stub.asked) == 16
 
 
-def test_within_a_tenth_of_the_possible_throughput_is_reached() -> None:
+def test_four_fifths_of_the_possible_throughput_are_reached() -> None:
+    """Of a machine that is busy with other things, that the processor time of a call allows it."""
     benchmark = str(ROOT / "benchmarks" / "endpoint_throughput.py")
-    command = [sys.executable, benchmark, "--concurrency", "8", "--seconds", "4"]
+    command = [sys.executable, benchmark, "--concurrency", "16", "--seconds", "2"]
     printed = []
-    for _ in range(5):  # what else the machine does can take from a measurement, and add nothing to it
+    for _ in range(3):
         printed.append(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        if float(printed[-1].split()[-1].rstrip("%")) >= 90:
+        _, rate, _, cpu = printed[-1].splitlines()[-1].split()
+        if float(rate) >= 0.8 * 320 or (os.getloadavg()[0] > (os.cpu_count() or 1) and 1000 / float(cpu) >= 0.8 * 320):
             return
     pytest.fail("\n".join(printed))
+
+
+def test_a_schema_goes_as_the_servers_expect_it() -> None:
+    with Stub() as stub:
+        server_of(stub).complete(requests(1, schema=SCHEMA))
+    form = stub.asked[0].body["response_format"]
+    assert (form["type"], form["json_schema"]["schema"]) == ("json_schema", SCHEMA)

@@ -21,10 +21,11 @@ class ChatRequest:
         messages: The conversation. A guard judges its last message, whoever said it.
         max_tokens: Longest answer.
         temperature: 0 is greedy.
-        schema: JSON schema of the answer, for servers that can be held to one.
+        schema: JSON schema of the answer, for servers that can enforce one.
         template: Jinja chat template of a model that has none of its own; rendered here, sent as plain text.
         template_kwargs: Extra variables of the model's own chat template.
         beginning: Whether the answer's beginning is all that matters: one that is cut off is whole.
+        sample: Which of several answers to the same question this is. Not sent; memories tell them apart by it.
     """
 
     messages: tuple[Message, ...]
@@ -34,6 +35,7 @@ class ChatRequest:
     template: str | None = None
     template_kwargs: Mapping[str, str] = field(default_factory=dict)
     beginning: bool = False
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,49 @@ class Completion:
     """An answer, or why there is none.
 
     Attributes:
-        text: What the model said; "" if it failed.
+        text: What the model said; "" if it failed to.
         tokens: Prompt and answer together, as the server counts them; 0 if it does not.
-        failed: Why there is no whole answer; None if there is. One line.
-        cause: What kind of failure: the answer was cut off, a budget or time is spent, or anything else.
+        failed: Why there is no answer that can be used; None if there is one. One line.
+        cause: What kind of failure: the answer was cut off, a budget or time is spent, whoever asked could not use it,
+            or anything else.
+        remembered: Whether it was given before, so that nobody was asked.
     """
 
     text: str = ""
     tokens: int = 0
     failed: str | None = None
-    cause: Literal["cut_off", "spent", "other"] = "other"
+    cause: Literal["cut_off", "spent", "unusable", "other"] = "other"
+    remembered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is served, and how much may be asked of it.
+
+    Attributes:
+        url: Of an OpenAI-compatible server, ending in /v1.
+        model: Its name there.
+        key: Sent as bearer token; "" sends none.
+        concurrency: Calls under way at once.
+        timeout: Seconds for one call.
+        total_timeout: Seconds for one batch; None: no limit.
+        attempts: Tries of a call before it counts as failed.
+        max_calls: Calls that may be made, retries included; None: no limit.
+        max_total_tokens: Tokens that may be used; None: no limit.
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    concurrency: int = 16
+    timeout: float = 60.0
+    total_timeout: float | None = None
+    attempts: int = 5
+    max_calls: int | None = None
+    max_total_tokens: int | None = None
+
+
+Done = Callable[[int, Completion], None]
 
 
 class Chat(Protocol):
@@ -66,13 +101,11 @@ class Chat(Protocol):
         """What tells its answers from those of any other model: the server too, or the very weights."""
         ...
 
-    def complete(
-        self, requests: Sequence[ChatRequest], done: Callable[[int, Completion], None] | None = None
-    ) -> list[Completion]:
-        """One completion a request, in order.
+    def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
+        """One completion per request, in order.
 
         Args:
             done: Called with the index and the completion as soon as each is there, so that nothing is lost if a
-                later one is interrupted.
+                later one is interrupted. What it raises ends the batch.
         """
         ...

@@ -39,14 +39,6 @@ GENERIC_WORDS = _words(
     way word work write written your"""
 )
 
-# Function words of other languages in Latin script; none of them is an English word.
-FOREIGN_WORDS = _words(
-    """je ne vous nous est une les des pour avec dans qui mais sur cette pas aux être sont votre
-    el los las una que por para con pero como está usted puedo esto del más
-    ich nicht und der das ist ein eine mit für aber sie kann wir auf zu dem den von
-    il di che non per sono una della questo posso mi sei é não uma você com isso os eu"""
-)
-
 _CANT = (
     r"(?:cannot|could not|will not|would not|unable to|(?:not|never) able to|"
     r"not (?:going|allowed|permitted|supposed|authori[sz]ed|programmed|designed|trained|willing|equipped) to|"
@@ -238,46 +230,21 @@ HEDGES = _any(
     r"preferences?|experiences?|views?|consciousness)\b",
     r"\b(?:access|browse)\b|\b(?:predict|guarantee|diagnose|verify)\b",
 )
-# Leads away from the request, and all that follows in the line and in the list it introduces.
-LEADS_AWAY = _any(
-    r"^(?:(?:and|so) )?(?:instead|alternatively|rather)\b|\binstead\b,?\W*$",
-    r"\b(?:i|we) (?:(?:would|can|could|must|do|will|strongly|highly|instead|also) )*"
-    r"(?:suggest|encourage|recommend|urge|advise)\b",
-    r"\b(?:alternatives?|resources|hotlines?|helplines?|legitimate|legal(?:ly)?|lawful|ethical(?:ly)?|safe(?:r|ly)?|"
-    r"responsibl[ey]|constructive(?:ly)?|harmless)\b.{0,60}\b(?:include|options|ways|tools|ideas|tips|instead)\b",
-    r"\bwithout (?:resorting|having to resort|harming|hurting|breaking)\b",
-)
 # Offers help with something else; the offer is no answer yet.
 OFFERS = _any(
     r"\bif (?:you|your)\b|\bwould you like\b|\blet me know\b|\bfeel free\b",
     r"\b(?:i|we) (?:(?:can|could|would|will|am|also|still|instead|gladly|only) )*(?:be )?(?:happy|glad|help|assist)\b",
     r"\binstead\b|\balternatives?\b",
 )
-# Opens a reply that will set the user right rather than answer.
-ADMONISHES = re.compile(
-    r"\bi (?:must|have to|need to|feel (?:obliged|compelled) to|would like to) (?:\w+ )?"
-    r"(?:point out|inform|remind|emphasi[sz]e|stress|clarify|caution|warn)\b"
-)
-CONDITION = re.compile(r"^(?:and |so )?if you\b[^,]*,\s*")
-# Turns from a refusal to the answer after all, or to an answer in general terms.
+# Turns from a refusal to the answer after all.
 TURNS = _any(
     r"\bhere(?:'s| is| are)\b(?! why)|^(?:sure|certainly|okay|ok|absolutely)\b",
     r"^(?:that|this|having) (?:being )?said\b|^(?:nevertheless|nonetheless|hypothetically|in theory)\b",
     r"\bfor (?:purely )?(?:educational|informational|fictional|illustrative) purposes\b",
-)
-GENERALISES = re.compile(
-    r"\b(?:i|we) (?:can|could|will)(?: \w+)? (?:describe|explain|outline|provide|offer|give|share|tell|show|walk)\b"
-    r"|^(?:in general|generally)\b"
 )
 # As REFUSAL, whatever the verb, where it opens a reply; and the rest of "I can help with this, but".
 OPENS_REFUSING = _any(
     r"^(?:(?:i am )?(?:so |very )?sorry,? )?i (?:simply |just )?(?:cannot|will not|am not (?:going|able|willing) to|"
     r"am unable to|must decline|have to decline)\b",
     r"^not (?:with|for) \w+ing\b",
-)
-# Says of what it was asked to write that it is not so.
-DISPUTES = re.compile(
-    r"\b(?:claim|idea|notion|premise|statement|assertion|theory|view|narrative)s?\b.{0,120}"
-    r"\b(?:not (?:\w+ ){0,2}(?:supported|true|accurate|factual|correct|backed)|false|debunked|myth|misinformation|"
-    r"unfounded|baseless|inaccurate|misleading|contradict\w+|no (?:\w+ )?evidence)\b"
 )

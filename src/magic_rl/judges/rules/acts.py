@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-from magic_rl.judges import lexicon, reading
+from magic_rl.judges.rules import lexicon, reading
 
 
 class Act(Enum):
