@@ -14,11 +14,11 @@ import typer
 
 import magic_rl
 from magic_rl.cli.main import app
-from magic_rl.config import load_config
+from magic_rl.cli.options import spelled_out
+from magic_rl.config import SHIPPED, Config, Node, load_config, section_of
 from magic_rl.report.study import write_study
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "src" / "magic_rl" / "configs"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 RUN_FOLDERS = {"episodes/", "checkpoints/", "players/", "attacks/", "logs/", "site/"}  # made, not committed
 _FENCE = re.compile(r"(<!-- not run -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -45,7 +45,7 @@ def commands(block: str) -> Iterator[list[str]]:
 def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:
     """The command that some words name, whose options must exist, and what is left of the words."""
     command: Any = typer.main.get_command(app)
-    rest = list(words)
+    rest = list(spelled_out(words))
     while rest and rest[0] in getattr(command, "commands", ()):
         command = command.commands[rest.pop(0)]
     known = {option for each in command.params for option in each.opts} | {"--help"}
@@ -60,8 +60,9 @@ def parse(block: str) -> None:
         command, rest = resolved(words)
         if not hasattr(command, "commands"):
             given = command.make_context(command.name, rest).params
-            shipped = CONFIGS / f"{given.get('config')}.toml"  # any other is the reader's own
-            load_config(shipped if shipped.is_file() else None, given.get("overrides") or ())
+            config = given.get("config") if str(given.get("config")) in SHIPPED else None  # or the reader's own
+            seeds = [f"data.seeds={given['source']}"] if command.name == "check" and given.get("source") else []
+            load_config(config, [*seeds, *(given.get("overrides") or ())], given.get("preset"))
 
 
 def help_texts(command: Any) -> list[str]:
@@ -112,6 +113,22 @@ def test_settings_in_the_docs_load(block: str, _runs: bool, tmp_path: Path) -> N
     path = tmp_path / "docs.toml"
     path.write_text(block, encoding="utf-8")
     load_config(path)
+
+
+def settings(section: type[Node] = Config, path: str = "") -> Iterator[str]:
+    """The path of every setting and section."""
+    for name, field in section.model_fields.items():
+        yield f"{path}{name}"
+        if inner := section_of(field):
+            yield from settings(inner, f"{path}{name}.")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_settings_that_a_page_names_exist(page: Path) -> None:
+    known = set(settings())
+    top = "|".join(name for name in Config.model_fields if f"{name}." in " ".join(known))
+    named = re.findall(rf"`((?:{top})\.[a-z_.]+)(?: = [^`]*)?`", page.read_text(encoding="utf-8"))
+    assert {name for name in named if not name.endswith((".json", ".py", ".toml"))} <= known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

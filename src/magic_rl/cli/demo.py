@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,9 @@ from magic_rl.cli.options import Overrides
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
 from magic_rl.cli.train import train
+from magic_rl.config import shipped
 
-CONFIG = Path(str(files("magic_rl") / "configs" / "demo.toml"))
+CONFIG = shipped("demo")
 
 
 def demo(

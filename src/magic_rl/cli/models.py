@@ -68,8 +68,9 @@ def check(
 
       magic-rl models check models/own --quick --json
     """
-    seated = [f"{role}.model={json.dumps(model)}" for role in ("attacker", "defender")]
-    settings = load_config(config, [*(overrides or ()), *seated])
+    given = overrides or []
+    roles = ("attacker", "defender") if load_config(config, given).game.rewrite else ("defender",)
+    settings = load_config(config, [*given, *(f"{role}.model={json.dumps(model)}" for role in roles)])
     from magic_rl.runs.modelcheck import check_models
 
     checks = check_models(settings)

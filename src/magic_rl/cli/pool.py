@@ -59,8 +59,6 @@ def build(
     chosen_override = [f"attacker.strategies={json.dumps(chosen)}"] if chosen else []
     settings = load_config(config, [*(overrides or ()), *chosen_override])
     writer = settings.attacker.writer
-    if writer.url and not writer.model:
-        raise UserError(f"attacker.writer.model: name the model that {writer.url} serves")
     if out.exists():
         raise UserError(f"{out}: already exists; choose another file")
 
@@ -68,7 +66,7 @@ def build(
     from magic_rl.runs.seeds import split_of
 
     seeds = split_of(settings.data).train
-    if not writer.model:
+    if writer is None:
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
         write_pool(out, entries)
         typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(seeds)} seeds)")

@@ -89,7 +89,7 @@ class Setup:
 
     def load_references(self, folders: Mapping[Role, Path]) -> None:
         """Set π_ref of each role as `learning.reference` says: the saved start, or the base (the default)."""
-        if self.config.learning.kl and self.config.learning.reference == "start":
+        if self.config.learning.kl_coef and self.config.learning.reference == "start":
             for role, folder in folders.items():
                 self.references[role] = self.engines[role].load(folder, f"{role}-reference").snapshot("reference")
 
@@ -110,7 +110,7 @@ class Setup:
             renderer=self.renderer(role),
             sampling=sampling or SamplingParams(spoken.max_tokens, spoken.temperature, spoken.top_p),
             max_prompt=spoken.max_prompt_tokens,
-            system=self.config.defender.system_prompt,
+            system=self.config.defender.system_prompt or "",
             thinks=role == "defender" and self.config.game.defender_thinks,
         )
 
@@ -164,7 +164,9 @@ class Setup:
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
         base = self.player("defender", self.engines["defender"].base())
-        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch)
+        return warmup_examples(
+            self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch_size
+        )
 
     def pool(self) -> list[PoolEntry]:
         """The attack pool: the configured file, or written offline for the training seeds."""
@@ -180,7 +182,7 @@ def loop_settings(config: Config) -> LoopSettings:
         game=config.game,
         learning=config.learning,
         optimisers={role: config.player(role).optimiser for role in roles},
-        seeds_per_step={role: config.seeds_per_step(role) for role in roles},
+        batch_size={role: config.player(role).batch_size for role in roles},
         retries=config.judge.retries,
         max_abstained=config.judge.max_abstained,
         rng_seed=config.seed,
