@@ -1,8 +1,4 @@
-"""The sections of the settings, each a model that refuses unknown keys and impossible values.
-
-None is what a setting is that nobody set: a file has no word for it and leaves the line out, `none` on the command line
-brings it back. `examples` are values for those.
-"""
+"""The sections of the settings, each a model that refuses unknown keys and impossible values."""
 
 from __future__ import annotations
 
@@ -23,6 +19,7 @@ from pydantic import (
 
 from magic_rl.config.asked import EndpointConfig
 from magic_rl.config.node import Node, Place, unlike_default, whole_path
+from magic_rl.plugins import is_brought
 
 DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
 
@@ -77,9 +74,7 @@ class GameConfig(Node):
     shared_parameters: bool = Field(False, description="one policy plays both roles (self-play)")
     defender_thinks: bool = Field(False, description="the defender thinks first, with a format reward (defender-cot)")
     prompts: Place | None = Field(
-        None,
-        examples=["brief"],
-        description="'brief' or 'paper' (built in), or a folder of prompt files that replace the built-in ones",
+        None, examples=["brief"], description="'brief' or 'paper', or a folder of files in place of the built-in ones"
     )
     rewards: RewardConfig = RewardConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -164,9 +159,7 @@ class AttackerConfig(PlayerConfig):
         (), examples=[["slang"]], description="strategies in the pool; empty: all that its writer can write"
     )
     pool: Place | None = Field(
-        None,
-        examples=["pool.jsonl"],
-        description="attack pool (JSONL) from `magic-rl pool build`; else templates write it from the seeds",
+        None, examples=["pool.jsonl"], description="from `magic-rl pool build`; else templates write it from the seeds"
     )
     sft: AttackerSftConfig = AttackerSftConfig()
     writer: EndpointConfig | None = Field(
@@ -177,11 +170,8 @@ class AttackerConfig(PlayerConfig):
 class DefenderConfig(PlayerConfig):
     """The defender. Its `sft` stage is the refusal warm-up, off for real chat models."""
 
-    system_prompt: str | None = Field(
-        None,
-        min_length=1,
-        examples=["Answer in one short sentence."],
-        description="replaces the model's own default system prompt",
+    system_prompt: Annotated[str, Field(min_length=1)] | None = Field(
+        None, examples=["Answer in one short sentence."], description="in place of the model's own default one"
     )
 
 
@@ -199,24 +189,19 @@ class DataConfig(Node):
     seeds: Annotated[str, AfterValidator(_whole_sources)] = Field(
         "demo",
         description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id (owner/name, or owner/name:subset), or a "
-        "named set (`magic-rl data list`); "
-        "several are joined by commas",
+        "named set (`magic-rl data list`); several are joined by commas",
     )
     split: str = Field("train", min_length=1, description="split of a datasets id")
     text_column: str = "text"
     label_column: str = "label"
     category_column: str = "category"
-    harmful_values: tuple[str, ...] = Field(
-        ("harmful",), examples=[["1"]], description="label values that mean harmful"
-    )
-    benign_values: tuple[str, ...] = Field(("benign",), examples=[["0"]], description="label values that mean benign")
+    harmful_values: tuple[str, ...] = Field(("harmful",), examples=[["1"]], description="labels that mean harmful")
+    benign_values: tuple[str, ...] = Field(("benign",), examples=[["0"]], description="labels that mean benign")
     held_out_categories: tuple[str, ...] = Field(
         (), examples=[["fraud"]], description="categories never trained on; empty: a fifth of them"
     )
     validation_categories: tuple[str, ...] = Field(
-        (),
-        examples=[["fraud"]],
-        description="categories neither trained on nor held out: for choosing settings (evaluation.split)",
+        (), examples=[["fraud"]], description="neither trained on nor held out: to choose settings (evaluation.split)"
     )
 
     @model_validator(mode="after")
@@ -240,10 +225,8 @@ class TargetConfig(Node):
         description="rate (0-1) of benign requests that the defender goes on answering, or 'start': what it answers at "
         "its first step",
     )
-    gain: NonNegativeFloat = Field(
-        8.0, description="how much the present gap, target − measured rate, adds to the multiplier's logarithm"
-    )
-    rate: NonNegativeFloat = Field(0.5, description="how much each step's gap adds to that logarithm for good")
+    gain: NonNegativeFloat = Field(8.0, description="what the present gap adds to the multiplier's logarithm")
+    rate: NonNegativeFloat = Field(0.5, description="what each step's gap adds to it for good")
     max_multiplier: float = Field(
         8.0, gt=1, description="most that benign requests may weigh relative to harmful ones; its inverse is the least"
     )
@@ -280,8 +263,7 @@ class LearningConfig(Node):
     )
     dynamic_sampling: NonNegativeInt = Field(
         0,
-        description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO); "
-        'needs baseline = "group"',
+        description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO)",
     )
     target: TargetConfig | None = Field(
         None, description="holds the defender's compliance; without it rewards weigh as they are (paper)"
@@ -302,15 +284,23 @@ class LearningConfig(Node):
     )
 
 
+def _engine(kind: str) -> str:
+    if kind == "local" or is_brought("engines", kind):
+        return kind
+    raise ValueError(f"{kind!r} is neither 'local' nor an engine of your own (package.module:Name)")
+
+
 class EngineConfig(Node):
     """Where the models run."""
 
-    kind: Literal["local"] = "local"
+    kind: Annotated[str, AfterValidator(_engine)] = Field(
+        "local",
+        examples=["magic_rl.engines.local.engine:LocalEngine"],
+        description="'local', or package.module:Name of an engine of your own, which is called as LocalEngine is",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto",
-        description="of the frozen base, adapters being float32; auto: bfloat16 if this machine multiplies in it, else "
-        "float32",
+        "auto", description="of the frozen base; auto: bfloat16 if this machine multiplies in it, else float32"
     )
     threads: PositiveInt | None = Field(None, examples=[4], description="CPU threads; torch's own choice if not set")
     tokens_per_batch: PositiveInt | None = Field(
@@ -320,9 +310,7 @@ class EngineConfig(Node):
         "be half as many; sampling takes 8 times as many of prompts; else 1280 on a CPU (640 in float32), or 8192",
     )
     recompute_above: PositiveInt | None = Field(
-        None,
-        examples=[4096],
-        description="more tokens than these at a time keep no activations but compute them again; else all keep them",
+        None, examples=[4096], description="tokens at a time above which activations are not kept but computed again"
     )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")

@@ -43,23 +43,13 @@ PRESETS: Mapping[PresetName, Tree] = {
 # is measured, and where things are whose content is compared with what the run was begun with. All else says what the
 # run is: what was learned would not fit it.
 CHANGEABLE = (
-    "data",
-    "game.prompts",
-    "attacker.model",
-    "defender.model",
-    *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("sampling", "optimiser", "batch_size")),
-    "attacker.writer",
+    *("data", "game.prompts", "judge", "store", "evaluation", "attacker.writer"),
+    *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sampling", "optimiser", "batch_size")),
     *(f"learning.{key}" for key in ("group_size", "epochs", "minibatches", "clip_low", "clip_high", "kl_coef")),
     *(f"learning.{key}" for key in ("reference", "reduction", "max_cut_off", "max_degenerate")),
-    "judge",
-    *(f"engine.{key}" for key in ("device", "dtype", "threads", "tokens_per_batch", "recompute_above")),
-    *(f"engine.{key}" for key in ("rows_per_batch", "trust_remote_code")),
-    "store",
-    "evaluation",
+    *(f"engine.{key}" for key in EngineConfig.model_fields if key not in ("kind", "date")),
 )
-
 LENIENT = "lenient"  # context of a validation that lets settings stand that have no effect
-
 
 # What settings need to have an effect. How an attacker learns has one even where it is frozen in the game: a fresh
 # attacker learns by it afterwards. Its strategies and writer have one in writing a pool.
@@ -118,7 +108,7 @@ class Config(Node):
             raise ValueError(
                 'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
             )
-        asked = attacker.writer or any(judge.kind != "rules" for judge in self.judge.judges)
+        asked = attacker.writer or any(judge.endpoint for judge in self.judge.judges)
         if self.judge.cache is not True and not asked:
             raise ValueError("judge.cache remembers what models said: it needs a judge or writer that is one")
         if info.context != LENIENT:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
@@ -20,6 +21,7 @@ from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.rollouts import SCORED, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
+from magic_rl.plugins import find
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge
@@ -219,13 +221,14 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         role: resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
         for role in roles
     }
-    loaded: dict[object, LocalEngine] = {}
+    made = LocalEngine if config.engine.kind == "local" else find("engines", config.engine.kind)
+    loaded: dict[object, Any] = {}
     engines: dict[Role, Engine] = {}
     for role in roles:
         lora = config.player(role).lora
         key = (folders[role], lora)
         if key not in loaded:
-            loaded[key] = LocalEngine(folders[role], lora, config.engine, run_seed=config.seed)
+            loaded[key] = made(folders[role], lora, config.engine, run_seed=config.seed)
         loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
         engines[role] = loaded[key]
     return engines

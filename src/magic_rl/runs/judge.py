@@ -18,6 +18,7 @@ from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.judges.rubric import Rubric
 from magic_rl.judges.rules import RulesJudge
+from magic_rl.plugins import find
 
 
 def make_judge(config: Config) -> Judge:
@@ -28,7 +29,7 @@ def make_judge(config: Config) -> Judge:
     """
     judge, rewards = config.judge, config.game.rewards
     members = judge.judges
-    asks_a_model = any(member.kind != "rules" for member in members)
+    asks_a_model = any(member.endpoint for member in members)
     memory = open_memory(judge.cache) if asks_a_model else None
     prompts = rewards.request_label == "judge" or rewards.label > 0
     # What rules know of helpfulness is little: they are asked only where nobody knows better.
@@ -58,9 +59,12 @@ def make_judge(config: Config) -> Judge:
 def _one(
     member: JudgeMemberConfig, engine: EngineConfig, key: str, *, prompts: bool, topic: bool, memory: Memory | None
 ) -> Judge:
-    if member.kind == "rules" or member.endpoint is None:
+    if member.kind == "rules":
         return RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
-    form = Rubric() if member.kind == "llm" else GUARDS[member.kind]
+    if member.endpoint is None:
+        own: Judge = find("judges", member.kind)(**member.options)
+        return own
+    form = Rubric() if member.kind == "llm" else GUARDS.get(member.kind) or find("judges", member.kind)
     chat = make_chat(member.endpoint, engine, key, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
     return ModelJudge(form, chat, prompts=prompts, threshold=member.threshold, memory=memory)
 
