@@ -22,6 +22,7 @@ from magic_rl.cli.table import summary_table
 from magic_rl.config import SHIPPED, Config, load_config, paths
 
 COMMANDS = (
+    "demo",
     "init",
     "train",
     "resume",
@@ -374,3 +375,16 @@ def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> 
     again = CliRunner().invoke(app, ["evaluate", str(run)])
     assert again.stdout == printed.stdout, again.output
     assert "already exists" in refused(train, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_demo_is_a_whole_run_and_then_only_its_table(
+    tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_rl.cli.demo.CONFIG", tiny_config)
+    run = tmp_path / "run"
+    whole, again = (CliRunner().invoke(app, ["demo", "--run", str(run)], catch_exceptions=False) for _ in range(2))
+    assert (whole.exit_code, again.exit_code) == (0, 0), whole.output
+    assert whole.stdout.endswith(CliRunner().invoke(app, ["evaluate", str(run)]).stdout)
+    assert again.stdout == whole.stdout
+    assert (run / "report.html").is_file()
