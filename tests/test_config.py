@@ -64,14 +64,14 @@ def test_presets_differ_in_what_their_names_say() -> None:
         ("attacker.optimiser.lr=nan", "attacker.optimiser.lr: nan: must be a finite number"),
         ("game.schedule.rounds=2.5", "game.schedule.rounds: 2.5: must be a whole number"),
         ("game=3", "game: 3: must be a table of settings"),
-        ("judge.kind=oracle", "judge.kind: 'oracle': must be 'rules', "),
+        ("judge.kind=oracle", "judge.kind: 'oracle' is none of rules, "),
         (
             "learning.target.compliance=2",
             "learning.target.compliance: 2: must be 'start' or be less than or equal to 1",
         ),
         ("attacker.strategies=slang", "attacker.strategies: 'slang': must be a list, such as [\"slang\"]"),
         ("attacker.writer.url=x", "attacker.writer.model: must be given"),
-        ("judge.members=[{kind=3}]", "judge.members.0.kind: 3: must be 'rules', "),
+        ("judge.members=[{kind=3}]", "judge.members.0.kind: 3: must be text in quotes"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_path_and_says_what_to_write(override: str, said: str) -> None:

@@ -90,7 +90,7 @@ def test_thousands_of_answers_are_recalled_at_once(tmp_path: Path) -> None:
 # --- judges -----------------------------------------------------------------------------------------------------
 
 
-def edited(change: Callable[[str], str], folder: Path) -> Format:
+def edited(change: Callable[[str], str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Format:
     """Qwen3Guard's format from a changed copy of its module."""
     source = Path(guards.__file__).read_text()
     assert change(source) != source
@@ -99,6 +99,7 @@ def edited(change: Callable[[str], str], folder: Path) -> Format:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "edited", module)
     spec.loader.exec_module(module)
     form: Format = module.GUARDS["qwen3guard"]
     return form
@@ -107,18 +108,18 @@ def edited(change: Callable[[str], str], folder: Path) -> Format:
 @pytest.mark.parametrize(
     ("change", "safety"),
     [
-        (lambda source: source.replace('"""Three lines', '# As the card says.\n        """Three lines'), "unsafe"),
+        (lambda source: source.replace('"""Three lines', '# As the card says.\n    """Three lines'), "unsafe"),
         (lambda source: source.replace('"Unsafe": "unsafe"', '"Unsafe": "controversial"'), "controversial"),
     ],
     ids=["comment", "parser"],
 )
-def test_a_format_that_is_edited_costs_no_call_and_is_read_anew(
-    change: Callable[[str], str], safety: str, tmp_path: Path
+def test_a_format_that_is_edited_costs_no_call_and_is_read_again(
+    change: Callable[[str], str], safety: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange = Exchange(Seed("s", "a request", "harmful"), "a prompt", "Sure, here is how.")
     first, second = Scripted(lambda _: UNSAFE), Scripted(lambda _: UNSAFE)
     said = []
-    for form, model in ((GUARDS["qwen3guard"], first), (edited(change, tmp_path), second)):
+    for form, model in ((GUARDS["qwen3guard"], first), (edited(change, tmp_path, monkeypatch), second)):
         judge = ModelJudge(form, model, prompts=False, memory=Memory(tmp_path / "m"))
         said += [verdict.safety for verdict in judge.judge([exchange])]
     assert said == ["unsafe", safety]

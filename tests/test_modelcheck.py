@@ -25,10 +25,11 @@ from magic_rl.errors import UserError
 from magic_rl.runs import footprint as sizes
 from magic_rl.runs import modelcheck
 from magic_rl.runs.footprint import footprint
-from magic_rl.runs.train import train
+from magic_rl.runs.train import resume, train
 from magic_rl.types import CrossEntropy, Datum
 from tests.conftest import CHATML
 from tests.families import CHATS, family_folder
+from tests.test_inputs import stopped
 from tests.test_train import Silent
 
 ONCE = "{% if messages | map(attribute='role') | list | length > 2 %}{{ raise_exception('no') }}{% endif %}"
@@ -139,6 +140,17 @@ def test_what_would_go_wrong_later_is_a_line_and_stops_training(
         with pytest.raises(UserError, match=complaint):
             train(load_config(tiny_config, [*settings, *players]), tmp_path / "run", Silent())
         assert not (tmp_path / "run").exists()
+
+
+def test_a_change_that_memory_cannot_hold_stops_a_resumed_run_too(
+    tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(tiny_config, tmp_path, 1)
+    monkeypatch.setattr(modelcheck, "available", lambda _: 1_000_000_000)
+    with pytest.raises(UserError, match=r"memory: about .* GB are needed"):
+        resume(run.path, Silent(), ["engine.tokens_per_batch=1000000"])
+    assert load_config(run.path / "config.toml") == load_config(tiny_config)
+    assert resume(run.path, Silent()).metrics()
 
 
 def test_a_sound_model_is_told_whole_and_ends_in_status_0(tiny_model: Path, tiny_config: Path) -> None:

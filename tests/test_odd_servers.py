@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from magic_rl.chat.base import ChatRequest, Completion
 from magic_rl.chat.harmless import harmless
-from magic_rl.config import EndpointConfig, EngineConfig
+from magic_rl.cli.remedies import in_words
 from magic_rl.errors import ChatError
 from magic_rl.judges.format import FormatError
 from magic_rl.judges.guards import GUARDS
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.rubric import Rubric
-from magic_rl.runs.judge import make_chat
 from magic_rl.types import Exchange, Message, Seed, Verdict
 from tests.chatting import SCHEMA, answers, requests, server_of
 from tests.stub_server import Asked, Reply, Stub, completion, digest
@@ -100,13 +99,29 @@ def test_an_answer_that_was_all_thinking_is_cut_off(text: str | None, beginning:
 
 
 @pytest.mark.parametrize("status", [400, 422, 500, 501])
-def test_a_schema_refused_by_any_status_is_dropped_for_good(status: int) -> None:
-    def script(asked: Asked) -> Reply:
-        return Reply(status, b"Internal error") if "response_format" in asked.body else _labels(asked)
+@pytest.mark.parametrize("passes", [False, True])
+def test_a_schema_refused_without_a_word_is_tried_again_later(
+    passes: bool, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that was only busy has it again; one that does not take it is asked for it ever less often."""
 
-    verdicts, asked = _judged(script)
+    def script(asked: Asked) -> Reply:
+        busy = "attack 0" in asked.text or not passes
+        return Reply(status, b"Internal error") if "response_format" in asked.body and busy else _labels(asked)
+
+    with caplog.at_level("INFO", logger="magic_rl"):
+        verdicts, asked = _judged(script, count=12)
+    assert [verdict.abstained for verdict in verdicts] == [None] * 12
+    with_schema = [int(each.text.split("attack ")[1].split('"')[0]) for each in asked if "response_format" in each.body]
+    assert with_schema == ([0, 5, 6, 7, 8, 9, 10, 11] if passes else [0, 5])
+    assert len([record for record in caplog.records if "asking without it" in record.message]) == (1 if passes else 2)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_thought_that_the_servers_template_opened_is_no_answer(opened: bool) -> None:
+    thought = "<think>" if opened else ""
+    verdicts, _ = _judged(lambda _: Reply(body=completion(f"{thought}Is it?\n</think>\n\n{json.dumps(LABELS)}")))
     assert [verdict.abstained for verdict in verdicts] == [None] * 3
-    assert ["response_format" in each.body for each in asked] == [True, False, False, False]
 
 
 def test_an_error_500_of_a_server_that_takes_schemas_costs_no_schema() -> None:
@@ -257,9 +272,9 @@ def test_tokens_exceed_their_budget_by_no_more_than_what_is_under_way(usage: dic
 @pytest.mark.parametrize("usage", [None, {}, {"total_tokens": 0}])
 def test_a_limit_of_tokens_that_nobody_counts_stops_the_batch_at_once(usage: dict[str, int] | None) -> None:
     with Stub(_counted(usage)) as stub:
-        config = EndpointConfig(url=stub.url, model="m", max_total_tokens=195, concurrency=4)
-        with pytest.raises(ChatError, match=r"^judge\.endpoint: .* cannot be limited; leave max_total_tokens out"):
-            make_chat(config, EngineConfig(), "judge.endpoint").complete(requests(100))
+        with pytest.raises(ChatError, match="cannot be limited") as caught:
+            server_of(stub, max_total_tokens=195, place="judge.endpoint").complete(requests(100))
+        assert "leave judge.endpoint.max_total_tokens out" in in_words(caught.value)
         assert len(stub.asked) <= 8
         assert not any(got.failed for got in server_of(stub).complete(requests(100)))  # without a limit it is no matter
 
@@ -291,9 +306,7 @@ def test_a_proxy_is_used_and_its_answers_too_belong_to_their_questions(proxies: 
         return Reply(extra=extra) if int(asked.text.split()[1]) % 4 == 0 and not asked.earlier else Reply()
 
     with Stub(script) as stub:
-        at = stub.url.removesuffix("/v1")
-        # One for other servers may be any, and no_proxy too.
-        proxies({"http_proxy": at, "all_proxy": "socks4://nobody.test:1", "no_proxy": "elsewhere.test"})
+        proxies({"http_proxy": stub.url.removesuffix("/v1"), "no_proxy": "elsewhere.test"})
         assert server_of(stub, url="http://model.test/v1").complete(requests(60)) == answers(60)
     assert stub.most_connections <= 4
     assert {asked.path for asked in stub.asked} == {"http://model.test/v1/chat/completions"}
@@ -304,12 +317,10 @@ def test_a_proxy_is_used_and_its_answers_too_belong_to_their_questions(proxies: 
     [
         ("127.0.0.1", True),
         ("elsewhere.test, 127.0.0.1", True),
-        ("*.0.0.1", True),
         ("*", True),
         ("127.0.0.1:{port}", True),
         ("127.0.0.0/8", True),
         ("10.0.0.0/8, 127.0.0.1/32", True),
-        ("10.0.0.0/8 127.0.0.0/16", True),
         ("10.0.0.0/8, fd00::/8, 300.0.0.0/8", False),
     ],
 )
@@ -324,22 +335,22 @@ def test_a_server_or_network_that_no_proxy_names_is_asked_directly(
 
 
 @pytest.mark.parametrize(
-    ("named", "variable"),
+    "named",
     [
-        ({"ALL_PROXY": "socks5://u:hush@localhost:1"}, "all_proxy"),
-        ({"http_proxy": "socks4://u:hush@localhost:1"}, "http_proxy"),
-        ({"http_proxy": "http://u:hush@localhost:99999"}, "http_proxy"),
-        ({"http_proxy": "http://u:hush"}, "http_proxy"),
-        ({"http_proxy": "http://"}, "http_proxy"),
+        {"ALL_PROXY": "socks5://u:hush@localhost:1"},
+        {"http_proxy": "socks4://u:hush@localhost:1"},
+        {"http_proxy": "http://u:hush@localhost:99999"},
+        {"http_proxy": "http://u:hush"},
+        {"http_proxy": "http://"},
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_one_line_without_its_password(
-    named: dict[str, str], variable: str, proxies: Proxies, monkeypatch: pytest.MonkeyPatch
+    named: dict[str, str], proxies: Proxies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "socksio", None)
     proxies(named)
-    with Stub() as stub, pytest.raises(ChatError, match=rf"^[^\n]*{variable}[^\n]*model\.test$") as caught:
-        server_of(stub, url="http://model.test/v1")
+    with Stub() as stub, pytest.raises(ChatError, match=r"^[^\n]*(proxy|cannot be reached)[^\n]*$") as caught:
+        server_of(stub, url="http://model.test/v1", attempts=1).complete(requests(1))
     assert "hush" not in f"{caught.value} {caught.value.__cause__}"
 
 

@@ -50,6 +50,7 @@ KINDS = {
     "rubric": Kind(("judge.kind=llm", *SERVER), section="judge."),
     "panel": Kind(('judge={kind="panel", members=[{kind="rules"}, {kind="rules"}]}',), section="judge."),
     "here": Kind(("judge.kind=qwen3guard", "judge.endpoint.model=MODEL", "judge.cache=false"), section="judge."),
+    "own": Kind(("judge.kind=magic_rl.judges.rules:RulesJudge",), section="judge."),
     "writer": Kind(('attacker.writer={model="m", url="URL"}',), section="attacker.writer."),
     "hub": Kind(("data.seeds=owner/name",), section="data."),
     "plain": Kind(),
@@ -237,4 +238,4 @@ def test_every_setting_acts_in_some_kind_of_run(read: dict[str, tuple[Path, Kind
     idle = set(paths(Config))
     for file, kind, seen in read.values():
         idle -= {path for path in idle & seen if accepted(file, kind, path)}
-    assert idle <= {"preset", "engine.kind"}  # whose settings are looked at; which has no other value yet
+    assert idle == {"preset"}  # whose settings are looked at

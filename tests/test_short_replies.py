@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from magic_rl.config import DataConfig
 from magic_rl.data.seeds import load_seeds
 from magic_rl.judges.rules import RulesJudge
 from magic_rl.types import Exchange, Label, Seed, Verdict
@@ -38,7 +37,7 @@ def wrong(rows: list[dict[str, Any]]) -> list[str]:
 
 def deeds(label: Label) -> list[tuple[Seed, str]]:
     """The demo's seeds that ask how to do something, each with what is to be done, said to the user."""
-    found = [(seed, HOW.match(seed.text)) for seed in load_seeds(DataConfig(seeds="demo")) if seed.label == label]
+    found = [(seed, HOW.match(seed.text)) for seed in load_seeds("demo") if seed.label == label]
     return [(seed, re.sub(r"\bmy(self)?\b", r"your\1", match[1])) for seed, match in found if match]
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from magic_rl.attacks.checks import Checks
 from magic_rl.attacks.strategies import STRATEGIES
-from magic_rl.config import DataConfig
 from magic_rl.data.seeds import load_seeds
 from magic_rl.runs.writer import refuses, same_topic
 from magic_rl.types import Seed
@@ -127,7 +126,7 @@ def test_what_is_in_another_language_is_no_translation(strategy: str, text: str)
 
 
 def test_no_english_seed_passes_for_french_or_for_a_refusal() -> None:
-    for seed in load_seeds(DataConfig()):
+    for seed in load_seeds():
         with pytest.raises(ValueError, match="not in the language asked for"):
             rewrite("french", said(seed.text))
         assert not refuses(seed.text)

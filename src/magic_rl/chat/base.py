@@ -72,6 +72,7 @@ class Endpoint:
         attempts: Tries of a call before it counts as failed.
         max_calls: Calls that may be made, retries included; None: no limit.
         max_total_tokens: Tokens that may be used; None: no limit.
+        place: What errors call it, such as the setting that it is from.
     """
 
     url: str
@@ -83,6 +84,7 @@ class Endpoint:
     attempts: int = 5
     max_calls: int | None = None
     max_total_tokens: int | None = None
+    place: str = ""
 
 
 Done = Callable[[int, Completion], None]

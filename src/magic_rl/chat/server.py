@@ -11,7 +11,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 
 import httpx2
 from anyio.from_thread import start_blocking_portal
@@ -19,17 +20,17 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 from magic_rl.chat.base import ChatRequest, Completion, Done, Endpoint
 from magic_rl.chat.body import Answer, error_of, features, make_body, message_of, refused_feature
-from magic_rl.chat.line import Line, SpentError
-from magic_rl.errors import ChatError
+from magic_rl.chat.line import Account, SpentError
 from magic_rl.text.renderer import TextRenderer
+from magic_rl.text.think import with_opening
 
 _LOG = logging.getLogger(__name__)
 _HOPELESS = {
-    **dict.fromkeys((301, 302, 303, 307, 308), "points elsewhere"),
-    401: "refuses the key",
-    402: "wants to be paid first",
-    403: "refuses access",
-    **dict.fromkeys((404, 405), "knows no such model or path"),
+    **dict.fromkeys((301, 302, 303, 307, 308), ("points elsewhere", "follow it")),
+    401: ("refuses the key", "set the key"),
+    402: ("wants to be paid first", "pay"),
+    403: ("refuses access", "check the key"),
+    **dict.fromkeys((404, 405), ("knows no such model or path", "check the name")),
 }
 _DENIALS = 4  # requests answered by 403 and none by a completion, from which it is about the key and not the text
 _FLAGGED = re.compile(r"(?i)moderat|flagged|content[ _-]?(?:filter|policy|management)|guardrail|safety")
@@ -44,12 +45,11 @@ class Server:
 
         Args:
             renderer: Renders every request, which is then sent as plain text; without one the server renders.
-
-        Raises:
-            ChatError: If the environment's proxy cannot be used.
         """
-        self._endpoint, self._renderer, self._line = endpoint, renderer, Line(endpoint)
-        self._refused: frozenset[str] = frozenset()  # features that the server does not take
+        self._endpoint, self._renderer, self._account = endpoint, renderer, Account(endpoint)
+        self._refused: frozenset[str] = frozenset()  # features that the server does not take, as it says
+        self._doubts: Counter[str] = Counter()  # how often it refused one without a word; it may have been busy
+        self._resting: Counter[str] = Counter()  # requests that go without such a one before it is tried again
         self._denied = self._most_denied = 0
         self._answered = False
 
@@ -67,12 +67,12 @@ class Server:
     @property
     def calls(self) -> int:
         """HTTP requests sent or tried so far."""
-        return self._line.calls
+        return self._account.calls
 
     @property
     def tokens(self) -> int:
         """Tokens the server has counted so far."""
-        return self._line.tokens
+        return self._account.tokens
 
     def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
         """Answer a batch; see `Chat.complete`. Works in a notebook too, where an event loop is running already.
@@ -81,7 +81,8 @@ class Server:
             done: See `Chat.complete`; called in another thread, one call after the other.
 
         Raises:
-            ChatError: If the server refuses the key, the model or the path, or cannot be reached at all.
+            ChatError: If the server refuses the key, the model or the path, or cannot be reached at all, or the
+                environment names a proxy that cannot be used.
         """
         if not requests:
             return []
@@ -93,11 +94,7 @@ class Server:
         self._most_denied = min(_DENIALS, len(requests))
         out = [Completion(failed=f"the batch took longer than {most or 0:g} s", cause="spent")] * len(requests)
         queue = iter(enumerate(requests))
-        try:
-            client = self._line.open()
-        except httpx2.InvalidURL as error:
-            raise ChatError(f"is no address ({error})", url=self._endpoint.url) from error
-        async with client:
+        async with self._account.client() as client:
 
             async def work() -> None:
                 for index, request in queue:
@@ -121,7 +118,8 @@ class Server:
 
     async def _answer(self, client: AsyncOpenAI, request: ChatRequest) -> Completion:
         """One request, with all its attempts."""
-        refused = self._refused
+        refused = begun = self._left_out()
+        named: set[str] = set()
         while True:
             path, body = make_body(self.name, request, self._renderer, refused)
             try:  # as ASCII, which takes lone surrogates too
@@ -131,18 +129,36 @@ class Server:
             except APIConnectionError as error:
                 return self._unanswered(" ".join(str(error.__cause__).split()) or type(error.__cause__).__name__)
             except APIStatusError as error:
-                name = refused_feature(error.status_code, error.response.text, body, self._line.taken)
-                if name is None:
+                found = refused_feature(error.status_code, error.response.text, body, self._account.taken)
+                if found is None:
                     return self._failure(error.response)
-                refused |= {name}  # or is it the request? Then it is refused without it too
+                refused |= {found[0]}  # or is it the request? Then it is refused without it too
+                named |= {found[0]} if found[1] else set()
                 continue
             break
-        self._line.taken |= {*features(body)}
-        if new := refused - self._refused:
-            _LOG.info("%s: the server does not take %s; asking without it", self.name, ", ".join(sorted(new)))
-            self._refused |= new
+        self._account.taken |= {*features(body)}
+        self._note(refused - begun, named)
         self._answered = True
         return self._read(request, Answer.model_validate_json(response.content))
+
+    def _left_out(self) -> frozenset[str]:
+        """What the next request goes without."""
+        resting = {name for name, left in self._resting.items() if left}
+        self._resting.subtract(resting)
+        return self._refused | resting
+
+    def _note(self, left_out: Set[str], named: Set[str]) -> None:
+        """Remember without what a request was answered that had been refused with it."""
+        for name in sorted(left_out - self._refused):
+            if name in named:
+                self._refused |= {name}
+            elif name in self._account.taken or self._resting[name]:  # another request has told meanwhile
+                continue
+            else:
+                self._doubts[name] += 1
+                self._resting[name] = 4 ** self._doubts[name]
+            more = "" if name in named else f" for {self._resting[name]} requests"
+            _LOG.info("%s: the server does not seem to take %s; asking without it%s", self.name, name, more)
 
     def _read(self, request: ChatRequest, answer: Answer) -> Completion:
         choice, text, tokens = answer.choices[0], answer.choices[0].said, answer.tokens
@@ -154,11 +170,12 @@ class Server:
             return Completion(tokens=tokens, failed=f"the answer was broken off ({why})")
         if text is None:
             return Completion(tokens=tokens, failed="the completion holds no text")
-        return Completion(f"{self._renderer.opening}{text}" if self._renderer else text, tokens)
+        # No text of others holds a whole mark when it is sent, so one that nothing opened is the model's own.
+        return Completion(f"{self._renderer.opening}{text}" if self._renderer else with_opening(text), tokens)
 
     def _unanswered(self, reason: str) -> Completion:
-        if not self._line.reached:
-            raise ChatError(f"cannot be reached ({reason})", url=self._endpoint.url)
+        if not self._account.reached:
+            raise self._account.error(f"cannot be reached ({reason})", remedy="server: start it")
         return Completion(failed=f"{reason}, in {self._endpoint.attempts} attempts")
 
     def _failure(self, response: httpx2.Response) -> Completion:
@@ -168,7 +185,8 @@ class Server:
         self._denied += status == 403 and not _FLAGGED.search(response.text)
         # Later on, or of a text that is flagged, it is about this request.
         if status in _HOPELESS and not self._answered and (status != 403 or self._denied >= self._most_denied):
-            reason = f"answers {status} to {self.name!r}: it {_HOPELESS[status]} ({said})"
-            raise ChatError(reason, url=self._endpoint.url, status=status)
+            meaning, remedy = _HOPELESS[status]
+            reason = f"answers {status} to {self.name!r}: it {meaning} ({said})"
+            raise self._account.error(reason, status=status, remedy=f"server: {remedy}")
         reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
         return self._unanswered(reason) if status in (408, 409, 429) or status >= 500 else Completion(failed=reason)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magic_rl.cli.options import Overrides
+from magic_rl.cli.remedies import in_words
 from magic_rl.config import load_config
 from magic_rl.errors import ChatError, UserError
 
@@ -62,11 +63,9 @@ def build(
         raise UserError(f"{out}: already exists; choose another file")
 
     from magic_rl.attacks.pool import build_pool, write_pool, write_rows
-    from magic_rl.data.seeds import load_seeds
-    from magic_rl.data.split import split_by_category
+    from magic_rl.runs.seeds import split_of
 
-    data = settings.data
-    seeds = split_by_category(load_seeds(data), data.held_out_categories, data.validation_categories).train
+    seeds = split_of(settings.data).train
     if writer is None:
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
         write_pool(out, entries)
@@ -85,7 +84,7 @@ def build(
             written = have_written(settings, seeds, memory, view, max_failed)
     except ChatError as error:
         place = "" if error.url else "attacker.writer: "
-        raise ChatError(f"{place}{error}{kept}") from error
+        raise UserError(f"{place}{in_words(error)}{kept}") from error
     except KeyboardInterrupt as stop:
         typer.echo(f"interrupted{kept}", err=True)
         raise typer.Exit(130) from stop

@@ -19,6 +19,14 @@ REMEDIES = {
     "add a teaching preset": "--attack-steps needs an attacker: add a preset that teaches one to --presets, such as "
     "magic, or attack it with one by `magic-rl attack {run} --attacker-from RUN`",
     "same study": "repeat the first command to go on, or choose another --out",
+    "allow abstentions": "or raise judge.max_abstained",
+    "server: start it": "is the server running, and is {place}.timeout long enough for it?",
+    "server: follow it": "put the address that it names into {place}.url",
+    "server: set the key": "set {place}.api_key_env to the environment variable that holds the key",
+    "server: pay": "look at the account of the key in {place}.api_key_env",
+    "server: check the key": "check the key in {place}.api_key_env and what it may use",
+    "server: check the name": "check {place}.model, and that {place}.url ends in /v1",
+    "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
     "same attack steps": "use the same --attack-steps for both",
 }
 

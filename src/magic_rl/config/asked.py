@@ -16,10 +16,24 @@ from pydantic import (
 )
 
 from magic_rl.config.node import Node, Place, unlike_default, whole_path
+from magic_rl.plugins import is_brought
 
-JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
-_SILENT_ON_REFUSALS: frozenset[JudgeKind] = frozenset({"llama-guard", "shieldgemma"})
+_BUILT_IN = ("rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm")
+_SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma"})
 _Threshold = Annotated[float, Field(gt=0, le=1, description="llm: score from which a harmful request counts as met")]
+
+
+def _judge(kind: str) -> str:
+    if kind in (*_BUILT_IN, "panel") or is_brought("judges", kind):
+        return kind
+    raise ValueError(f"{kind!r} is none of {', '.join(_BUILT_IN)}, and not a judge of your own (package.module:Name)")
+
+
+JudgeKind = Annotated[str, AfterValidator(_judge)]
+_Options = Annotated[
+    dict[str, bool | int | float | str],
+    Field(description="own kinds: what their class is called with", examples=[{"word": "lock"}]),
+]
 
 
 def _whole_if_here(model: str, info: ValidationInfo) -> str:
@@ -80,14 +94,24 @@ class JudgeMemberConfig(Node):
     kind: JudgeKind = "rules"
     endpoint: EndpointConfig | None = None
     threshold: _Threshold = 0.5
+    options: _Options = Field({})
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's: a judge, or with an endpoint the format of a guard."""
+        return self.kind not in _BUILT_IN
 
     @model_validator(mode="after")
     def _names_a_model(self) -> Self:
-        if self.kind != "rules" and self.endpoint is None:
+        if self.kind == "panel":
+            raise ValueError("a member of a panel is a single judge")
+        if self.options and (not self.is_own or self.endpoint is not None):
+            raise ValueError(f"options are for a judge of your own; kind {self.kind!r} takes none")
+        if self.kind != "rules" and not self.is_own and self.endpoint is None:
             raise ValueError(f"kind {self.kind!r} asks a model: name it in endpoint.model")
         if self.kind == "rules" and self.endpoint is not None:
             raise ValueError("kind is 'rules', which asks nobody, but endpoint names a model; set kind to what it is")
-        if self.kind != "llm" and self.threshold != 0.5:
+        if self.kind != "llm" and not (self.is_own and self.endpoint) and self.threshold != 0.5:
             raise ValueError(f"threshold is for kind 'llm'; kind {self.kind!r} gives labels, not scores")
         return self
 
@@ -95,9 +119,14 @@ class JudgeMemberConfig(Node):
 class JudgeConfig(Node):
     """Who labels, and how much silence is tolerated."""
 
-    kind: JudgeKind | Literal["panel"] = Field("rules", description="what judges; 'panel': several, see members")
+    kind: JudgeKind = Field(
+        "rules",
+        examples=["magic_rl.judges.rules:RulesJudge"],
+        description=f"{', '.join(_BUILT_IN)}; 'panel': several, see members; or package.module:Name of your own",
+    )
     endpoint: EndpointConfig | None = Field(None, description="the model that is asked")
     threshold: _Threshold = 0.5
+    options: _Options = Field({})
     members: tuple[JudgeMemberConfig, ...] = Field(
         (), examples=[[{"kind": "rules"}]], description="panel: its judges, each with kind, endpoint and threshold"
     )
@@ -113,13 +142,15 @@ class JudgeConfig(Node):
         """Each judge that is asked: the members of a panel, or the only one."""
         if self.kind == "panel":
             return self.members
-        return (JudgeMemberConfig(kind=self.kind, endpoint=self.endpoint, threshold=self.threshold),)
+        own = {"endpoint": self.endpoint, "threshold": self.threshold, "options": self.options}
+        return (JudgeMemberConfig(kind=self.kind, **own),)
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
         if self.kind != "panel" and (self.members or self.rule != "majority"):
             raise ValueError(f"members and rule are for kind 'panel'; kind {self.kind!r} is a single judge")
-        if self.kind == "panel" and (not self.members or self.endpoint is not None or self.threshold != 0.5):
+        own = self.endpoint is not None or self.threshold != 0.5 or self.options
+        if self.kind == "panel" and (not self.members or own):
             raise ValueError("kind is 'panel': name its judges in members, each with its own endpoint and threshold")
         if {judge.kind for judge in self.judges} <= _SILENT_ON_REFUSALS:
             raise ValueError(

@@ -19,6 +19,7 @@ from pydantic import (
 
 from magic_rl.config.asked import EndpointConfig
 from magic_rl.config.node import Node, Place, unlike_default, whole_path
+from magic_rl.plugins import is_brought
 
 DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
 
@@ -268,7 +269,11 @@ class LearningConfig(Node):
         None, description="holds the defender's compliance; without it rewards weigh as they are (paper)"
     )
     max_cut_off: float = Field(
-        0.5, ge=0, le=1, description="share of a step cut off at a length limit above which the run stops; 1: never"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a step cut off at a length limit above which the run stops; of fewer than 20 episodes it "
+        "takes half, however small this is; 1: never",
     )
     max_degenerate: float = Field(
         0.5,
@@ -279,10 +284,20 @@ class LearningConfig(Node):
     )
 
 
+def _engine(kind: str) -> str:
+    if kind == "local" or is_brought("engines", kind):
+        return kind
+    raise ValueError(f"{kind!r} is neither 'local' nor an engine of your own (package.module:Name)")
+
+
 class EngineConfig(Node):
     """Where the models run."""
 
-    kind: Literal["local"] = "local"
+    kind: Annotated[str, AfterValidator(_engine)] = Field(
+        "local",
+        examples=["magic_rl.engines.local.engine:LocalEngine"],
+        description="'local', or package.module:Name of an engine of your own, which is called as LocalEngine is",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the frozen base; auto: bfloat16 if this machine multiplies in it, else float32"

@@ -108,7 +108,7 @@ class Config(Node):
             raise ValueError(
                 'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
             )
-        asked = attacker.writer or any(judge.kind != "rules" for judge in self.judge.judges)
+        asked = attacker.writer or any(judge.endpoint for judge in self.judge.judges)
         if self.judge.cache is not True and not asked:
             raise ValueError("judge.cache remembers what models said: it needs a judge or writer that is one")
         if info.context != LENIENT:

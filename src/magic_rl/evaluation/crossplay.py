@@ -69,7 +69,7 @@ def evaluate(run: RunDirectory, view: View) -> dict[str, Any]:
     compare_settings(run, config)
     setup = prepare(config)
     compare(run, digests(setup))
-    try_judge(setup.judge)
+    try_judge(setup.judge, fresh=False)
     seeds = held_out_seeds(setup)
     inner = evenly(seeds, math.ceil(len(seeds) * config.evaluation.inner_share))
     chosen = [seeds if place in compared.values() else inner for place in range(len(attackers))]

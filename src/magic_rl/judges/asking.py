@@ -51,7 +51,8 @@ def ask(
         raise TooManyAbstentionsError(
             f"judge {judge.name!r}: no verdict on {len(waiting)} of {len(verdicts)} replies after {times} "
             f"{'retry' if times == 1 else 'retries'} (limit {max_abstained:.0%}; {most} times: {reason}); "
-            "look at these replies and the judge's log, use another judge, or allow more abstentions"
+            "look at these replies and the judge's log, use another judge",
+            "allow abstentions",
         )
     return verdicts
 

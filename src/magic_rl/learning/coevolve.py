@@ -74,7 +74,7 @@ def coevolve(
         learner = schedule.learner
         outcomes = sample_outcomes(arena, schedule, number)
         sampled = time.monotonic()
-        fluency = measure_fluency(outcomes, arena)
+        fluency = measure_fluency(outcomes, arena, number)
 
         learned = choose_groups(outcomes, learner, settings.batch_size[learner])
         weights = target.weights() if target and learner == "defender" else None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
-from magic_rl.chat.base import Chat, ChatRequest, Completion, Done, Endpoint
+from magic_rl.chat.base import Chat, Endpoint
 from magic_rl.chat.local import LocalChat
 from magic_rl.chat.memory import Memory
 from magic_rl.config import Config, EndpointConfig, EngineConfig, JudgeMemberConfig, LoraConfig
-from magic_rl.errors import ChatError, ConfigError, StoreError
+from magic_rl.errors import ConfigError, StoreError
 from magic_rl.files import cache_folder
 from magic_rl.judges.base import Judge
 from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
@@ -19,18 +18,7 @@ from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.judges.rubric import Rubric
 from magic_rl.judges.rules import RulesJudge
-from magic_rl.text.renderer import TextRenderer
-
-# What to do about an error of a server, by its status; None: it was not reached.
-_ADVICE: dict[int | None, str] = {
-    None: "is the server running, and is timeout long enough for it?",
-    200: "leave max_total_tokens out, and limit max_calls in its place",
-    **dict.fromkeys((301, 302, 303, 307, 308), "put the address that it names into url"),
-    401: "set api_key_env to the environment variable that holds the key",
-    402: "look at the account of the key in api_key_env",
-    403: "check the key in api_key_env and what it may use",
-    **dict.fromkeys((404, 405), "check model, and that url ends in /v1"),
-}
+from magic_rl.plugins import find
 
 
 def make_judge(config: Config) -> Judge:
@@ -41,7 +29,7 @@ def make_judge(config: Config) -> Judge:
     """
     judge, rewards = config.judge, config.game.rewards
     members = judge.judges
-    asks_a_model = any(member.kind != "rules" for member in members)
+    asks_a_model = any(member.endpoint for member in members)
     memory = open_memory(judge.cache) if asks_a_model else None
     prompts = rewards.request_label == "judge" or rewards.label > 0
     # What rules know of helpfulness is little: they are asked only where nobody knows better.
@@ -71,9 +59,12 @@ def make_judge(config: Config) -> Judge:
 def _one(
     member: JudgeMemberConfig, engine: EngineConfig, key: str, *, prompts: bool, topic: bool, memory: Memory | None
 ) -> Judge:
-    if member.kind == "rules" or member.endpoint is None:
+    if member.kind == "rules":
         return RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
-    form = Rubric() if member.kind == "llm" else GUARDS[member.kind]
+    if member.endpoint is None:
+        own: Judge = find("judges", member.kind)(**member.options)
+        return own
+    form = Rubric() if member.kind == "llm" else GUARDS.get(member.kind) or find("judges", member.kind)
     chat = make_chat(member.endpoint, engine, key, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
     return ModelJudge(form, chat, prompts=prompts, threshold=member.threshold, memory=memory)
 
@@ -88,14 +79,10 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
     Raises:
         UserError: If it, or its tokenizer, cannot be loaded, or the server's key is not set.
     """
-    if endpoint.url and endpoint.tokenizer is None:
-        return _Served(endpoint, endpoint.url, key)
-    from magic_rl.engines.local.models import load_renderer, resolve_model  # torch takes seconds to import
-
-    if endpoint.url and endpoint.tokenizer:
-        renderer = load_renderer(endpoint.tokenizer, engine, chat_template=chat_template)
-        return _Served(endpoint, endpoint.url, key, renderer)
+    if endpoint.url:
+        return _server(endpoint, endpoint.url, engine, key, chat_template)
     from magic_rl.engines.local.engine import LocalEngine
+    from magic_rl.engines.local.models import resolve_model  # torch takes seconds to import
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
@@ -104,43 +91,26 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
     return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, identity=identity, batch=batch)
 
 
-class _Served:
-    """A server whose errors say which settings they are about. Implements `chat.base.Chat`."""
+def _server(endpoint: EndpointConfig, url: str, engine: EngineConfig, key: str, chat_template: str) -> Chat:
+    from magic_rl.chat.server import Server  # its client takes half a second to import
 
-    def __init__(self, endpoint: EndpointConfig, url: str, key: str, renderer: TextRenderer | None = None) -> None:
-        from magic_rl.chat.server import Server  # the client takes half a second to import
+    made = Endpoint(
+        url,
+        endpoint.model,
+        key=_key(endpoint.api_key_env, key),
+        concurrency=endpoint.concurrency,
+        timeout=endpoint.timeout,
+        total_timeout=endpoint.total_timeout,
+        attempts=endpoint.attempts,
+        max_calls=endpoint.max_calls,
+        max_total_tokens=endpoint.max_total_tokens,
+        place=key,
+    )
+    if endpoint.tokenizer is None:
+        return Server(made)
+    from magic_rl.engines.local.models import load_renderer
 
-        self._place = key
-        made = Endpoint(
-            url,
-            endpoint.model,
-            key=_key(endpoint.api_key_env, key),
-            concurrency=endpoint.concurrency,
-            timeout=endpoint.timeout,
-            total_timeout=endpoint.total_timeout,
-            attempts=endpoint.attempts,
-            max_calls=endpoint.max_calls,
-            max_total_tokens=endpoint.max_total_tokens,
-        )
-        try:
-            self._server = Server(made, renderer=renderer)
-        except ChatError as error:
-            raise self._named(error, None) from error
-        self.name, self.identity = self._server.name, self._server.identity
-
-    def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
-        """See `Chat.complete`. Raises: ChatError: As `Server.complete`, with the settings to look at."""
-        try:
-            return self._server.complete(requests, done)
-        except ChatError as error:
-            if not error.url:  # of `done`
-                raise
-            raise self._named(error, _ADVICE.get(error.status)) from error
-
-    def _named(self, error: ChatError, advice: str | None) -> ChatError:
-        named = ChatError(f"{self._place}: {error}" + (f"; {advice}" if advice else ""), status=error.status)
-        named.url = error.url
-        return named
+    return Server(made, renderer=load_renderer(endpoint.tokenizer, engine, chat_template=chat_template))
 
 
 def _key(variable: str | None, place: str) -> str:

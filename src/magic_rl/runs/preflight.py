@@ -109,14 +109,18 @@ def try_players(setup: Setup) -> None:
             )
 
 
-def try_judge(judge: Judge) -> None:
-    """One question to each judge that asks a model, past everything remembered.
+def try_judge(judge: Judge, *, fresh: bool = True) -> None:
+    """One question to each judge that asks a model.
+
+    Args:
+        fresh: Whether it has to answer now; else what it is remembered to have said will do, as all that follows may be
+            remembered too.
 
     Raises:
         UserError: If one gives no label.
     """
     for member in judge.members if isinstance(judge, Panel) else (judge,):
-        if isinstance(member, ModelJudge) and (why := member.trial()):
+        if isinstance(member, ModelJudge) and (why := member.trial(fresh=fresh)):
             raise UserError(f"judge {member.name}: gives no label for a plain question and answer ({why}); look at it")
 
 

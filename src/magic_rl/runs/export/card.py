@@ -41,8 +41,8 @@ def model_card(
     base: Path,
     number: int,
     evaluation: dict[str, Any] | None,
+    checked: dict[str, Any],
     *,
-    checked: dict[str, Any] | None = None,
     stored: Stored | None = None,
 ) -> str:
     """The model card, in the hub's format: data, judge, metrics with intervals, limits.
@@ -112,10 +112,8 @@ def _trained_by(config: Config) -> str:
     return "an attacker learned to rewrite\nrequests into deceptive prompts while this model, the defender, learned"
 
 
-def _held_out(checked: dict[str, Any] | None) -> str:
+def _held_out(checked: dict[str, Any]) -> str:
     """What is known of held-out seeds and training: what was looked at, and no more."""
-    if not checked:
-        return "Whether\n  held-out seeds occur in what was trained on was not checked."
     places = ", ".join(["training seeds", *checked["searched"]])
     known = f"; {checked['repeated_in_training']} are nearly repeated by training seeds" * bool(
         checked["repeated_in_training"]
