@@ -93,7 +93,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
 
     def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
-            if isinstance(value, Mapping) and key != "chat_template_kwargs":  # whose keys are the user's
+            if isinstance(value, Mapping) and key not in ("chat_template_kwargs", "options"):  # keys of the user's
                 yield from flat(value, f"{prefix}{key}.")
             elif value is not None:
                 yield f"{prefix}{key}", value
