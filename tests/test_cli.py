@@ -21,7 +21,9 @@ from magic_rl.cli.main import app
 from magic_rl.cli.table import summary_table
 from magic_rl.config import SHIPPED, Config, load_config, paths
 
+PANEL = 'judge={kind="panel", members=[{kind="rules"}, {kind="llm", endpoint={model="m", url="http://localhost/v1"}}]}'
 COMMANDS = (
+    "demo",
     "init",
     "train",
     "resume",
@@ -204,9 +206,11 @@ def test_init_writes_once_and_never_over_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_starter_config_is_the_one_it_begins_with_and_lists_every_setting(name: str, tmp_path: Path) -> None:
     path = tmp_path / "magic.toml"
-    made = CliRunner().invoke(app, ["init", str(path), "--from", name, "--learning.group_size", "7"])
+    changes = ["learning.group_size=7", "defender.chat_template_kwargs={a-b=false}", PANEL]
+    sets = [part for change in changes for part in ("--set", change)]
+    made = CliRunner().invoke(app, ["init", str(path), "--from", name, *sets])
     assert made.exit_code == 0, made.output
-    assert load_config(path) == load_config(Path(name), ["learning.group_size=7"])
+    assert load_config(path) == load_config(Path(name), changes)
     uncommented = re.sub(r"(?m)^#(?! )", "", path.read_text())
     assert set(dotted(tomllib.loads(uncommented))) >= set(paths(Config)) - {"attacker.chat_template_kwargs"}
 
@@ -374,3 +378,16 @@ def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> 
     again = CliRunner().invoke(app, ["evaluate", str(run)])
     assert again.stdout == printed.stdout, again.output
     assert "already exists" in refused(train, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_demo_is_a_whole_run_and_then_only_its_table(
+    tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_rl.cli.demo.CONFIG", tiny_config)
+    run = tmp_path / "run"
+    whole, again = (CliRunner().invoke(app, ["demo", "--run", str(run)], catch_exceptions=False) for _ in range(2))
+    assert (whole.exit_code, again.exit_code) == (0, 0), whole.output
+    assert whole.stdout.endswith(CliRunner().invoke(app, ["evaluate", str(run)]).stdout)
+    assert again.stdout == whole.stdout
+    assert (run / "report.html").is_file()

@@ -28,7 +28,7 @@ from magic_rl.store.lock import locked
 from tests.study_runs import write_result_files
 
 ROOT = Path(__file__).parents[1]
-MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE)
+MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
 
 # Plans

@@ -19,7 +19,7 @@ from magic_rl.runs.study.plan import PlannedRun, Stage
 from magic_rl.runs.study.runner import Ended, Work, run_all
 
 ROOT = Path(__file__).parents[1]
-MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE)
+MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
 
 class Silent:

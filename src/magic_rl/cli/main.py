@@ -19,6 +19,7 @@ from magic_rl import __version__
 from magic_rl.cli.attack import attack
 from magic_rl.cli.bench import bench
 from magic_rl.cli.data import data
+from magic_rl.cli.demo import demo
 from magic_rl.cli.evaluate import evaluate
 from magic_rl.cli.export import export
 from magic_rl.cli.init import init
@@ -74,13 +75,12 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Try it: [bold]magic-rl train demo --run runs/demo[/bold]",
+    epilog="Try it: `magic-rl demo`",
 )
-for _command in (init, train, resume, evaluate, attack, report, export, study, bench, version):
+for _command in (demo, init, train, resume, evaluate, attack, report, export, study, bench, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")

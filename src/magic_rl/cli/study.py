@@ -43,11 +43,11 @@ def study(
         Path | None, typer.Option(metavar="DIR", help="Train nothing: tabulate the runs or result files in DIR.")
     ] = None,
 ) -> None:
-    """Train and evaluate many runs; print means, the spread between runs, and intervals that hold both kinds of noise.
+    """Train and evaluate many runs; print means, the spread between runs, and intervals that cover both kinds of noise.
 
     Every run is a preset with a seed, in a directory and a process of its own. After Ctrl-C, a kill or a crash the same
-    command goes on; finished runs are skipped. A run that fails is named, the others go on, and the exit status is 1.
-    Writes study.json, study.md and study.html.
+    command continues and skips finished runs. A run that fails is named, the others continue; the exit status is 1.
+    Writes study.json, study.md, study.html and a figure per preset, for example magic.svg.
 
     Examples:
 
@@ -71,7 +71,7 @@ def study(
             )
     ended = None if rebuild else _train(folder, _configs(config, presets, seeds, overrides or []), attack_steps, jobs)
     if ended and ended.stopped:
-        typer.echo("stopped; the same command goes on from here", err=True)
+        typer.echo("stopped; the same command continues from here", err=True)
         raise typer.Exit(130)
     failed = ended.failed if ended else {}
     if not failed or _any_finished(folder):

@@ -27,7 +27,7 @@ def train(
 ) -> None:
     """Train attacker and defender from a config file into a new run directory.
 
-    Ctrl-C finishes the step and saves; `magic-rl resume` goes on from there.
+    Ctrl-C finishes the step and saves; `magic-rl resume` continues from there.
 
     Examples:
 
@@ -44,6 +44,6 @@ def train(
     with make_view() as view:
         trained = begin(settings, run, view)
     if not is_complete(trained):
-        typer.echo(f"stopped; go on with `magic-rl resume {run}`", err=True)
+        typer.echo(f"stopped; continue with `magic-rl resume {run}`", err=True)
         raise typer.Exit(130)
     typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)

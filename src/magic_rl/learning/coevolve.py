@@ -3,8 +3,8 @@
     repeat: draw seeds → attack → reply → judge → rewards → advantages → datums → update → whose turn is next
 
 The loop knows nothing of files, screens or where weights live. It yields one `Step` after each update, and all
-its randomness comes from the step's number, so whoever drives it can stop after any step and go on later. What a step
-samples and learns from is in `rollouts.py`, the update in `updates.py`.
+its randomness comes from the step's number, so whoever drives it can stop after any step and continue later. What a
+step samples and learns from is in `rollouts.py`, the update in `updates.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GameStep(Step):
     Attributes:
         outcomes: Every episode of the step.
         schedule: Whose turn it is next.
-        target: The operating point to go on with; None if none is held.
+        target: The operating point to continue with; None if there is none.
     """
 
     outcomes: Sequence[Outcome]

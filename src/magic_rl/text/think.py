@@ -35,8 +35,8 @@ class ParsedOutput:
 def parse_attack(text: str) -> ParsedOutput:
     """Take an output apart.
 
-    A malformed one still yields an answer, so that the game can go on: the first answer block outside of any
-    thinking, closed or not; else whatever is left once thinking and tags are removed; possibly "". A `</think>`
+    A malformed one still yields an answer, so that the game can continue: the first answer block outside of any
+    thinking, closed or not; else what is left once thinking and tags are removed; possibly "". A `</think>`
     that nothing opened makes everything before it thinking. Tags count in any case but are well-formed only in
     lower case.
     """

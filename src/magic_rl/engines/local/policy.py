@@ -116,7 +116,7 @@ class LocalPolicy:
         state: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_file(path).items():
             key, _, field = name.rpartition(":")
-            # torch keeps its step count on the CPU whatever the device of the parameters.
+            # torch keeps its step count on the CPU, on any device of the parameters.
             state.setdefault(key, {})[field] = tensor if field == "step" else tensor.to(self._engine.device)
         for key, fields in state.items():
             optimiser.state[self._parameters[key]] = fields
