@@ -28,12 +28,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.parity import choose_path
 from magic_rl.engines.local.policy import LocalPolicy
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, SamplingParams, Tokens
 
 # Two turns of one conversation share their beginning; lengths are ragged and go beyond a sliding window of 8.

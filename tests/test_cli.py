@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from magic_rl import __version__
 from magic_rl.cli.main import app
 from magic_rl.cli.table import summary_table
-from magic_rl.config import SHIPPED, Config, load_config, paths
+from magic_rl.config import SHIPPED, Config, load_config
+from magic_rl.settings import paths
 
 PANEL = 'judge={kind="panel", members=[{kind="rules"}, {kind="llm", endpoint={model="m", url="http://localhost/v1"}}]}'
 COMMANDS = (

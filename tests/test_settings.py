@@ -20,11 +20,12 @@ import pytest
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from magic_rl.config import Config, JudgeMemberConfig, Node, PresetName, load_config, paths, section_of
+from magic_rl.config import Config, JudgeMemberConfig, PresetName, load_config
 from magic_rl.errors import ConfigError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.exploit import exploit, make_plan
 from magic_rl.runs.train import train
+from magic_rl.settings import Node, paths, section_of
 from magic_rl.store.run import RunDirectory
 from tests.conftest import TINY_CONFIG
 from tests.stub_server import Reply, Stub, completion

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import ValidationError
 
-from magic_rl.config.node import Node, paths, section_of
 from magic_rl.config.tree import LENIENT, PRESETS, Config, PresetName, Tree, without_effect
 from magic_rl.errors import ConfigError
 from magic_rl.files import NO_UNICODE, read_text
+from magic_rl.settings import Node, paths, section_of
 
 SHIPPED = ("demo", "paper")  # the configs that come with the package, in its folder `configs`
 

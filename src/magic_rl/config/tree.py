@@ -8,18 +8,18 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, ValidationInfo, model_validator
 
 from magic_rl.config.asked import JudgeConfig
-from magic_rl.config.node import Node, unlike_default, values
 from magic_rl.config.sections import (
     AttackerConfig,
     DataConfig,
     DefenderConfig,
-    EngineConfig,
     EvaluationConfig,
-    GameConfig,
-    LearningConfig,
     PlayerConfig,
     StoreConfig,
 )
+from magic_rl.engines.settings import EngineConfig
+from magic_rl.game.settings import GameConfig
+from magic_rl.learning.settings import LearningConfig
+from magic_rl.settings import Node, unlike_default, values
 from magic_rl.types import Role
 
 Tree = dict[str, Any]
