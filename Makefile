@@ -16,7 +16,7 @@ requirements := pyproject.toml constraints.txt
 serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit format browser clean
+.PHONY: help demo test lint unit format golden browser clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 
 unit: $(VENV)/installed-dev $(VENV)/model $(serving) browser ## The tests alone; PYTEST="-k name" chooses among them
 	$(bin)/pytest $(PYTEST)
+
+golden: $(VENV)/installed-dev ## Write the numbers that a small run must give again, after a change that is meant
+	$(bin)/python -m tests.golden.make
 
 format: $(VENV)/installed-dev ## Put the code into shape
 	$(bin)/ruff check --fix

@@ -46,6 +46,11 @@ def prepare(config: Config, note: object = None) -> Setup:
     return Setup(config, load_prompts(), Split(played.seeds, played.seeds), TabularJudge(played), engines)  # type: ignore[arg-type]  # a dict of the roles
 
 
+def seat() -> None:
+    """From here on, commands of this process play the tabular game."""
+    train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
+
+
 def main() -> None:
     """As `magic-rl`; a fresh attacker's results are made up."""
     if sys.argv[1] == "attack":
@@ -61,7 +66,7 @@ def main() -> None:
         run.write_json(ATTACK_PLAN, plan)
         run.write_json(ATTACK_FILE, results(0)["attack.json"])
         return
-    train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
+    seat()
     child.main()
 
 
