@@ -23,7 +23,7 @@ from magic_rl.config import load_config
 from magic_rl.engines.local.models import resolve_model
 from magic_rl.evaluation.metrics import Rate, independent_difference
 from magic_rl.game.play import defender_messages, plain_turn
-from magic_rl.learning.setup import Setup, prepare
+from magic_rl.runs.assembly import Setup, prepare
 from magic_rl.types import Seed
 
 PENALTIES = (1.0, 10.0, 100.0, 1000.0, 10000.0)

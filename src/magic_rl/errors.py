@@ -1,4 +1,7 @@
-"""Errors a user can act on. The command line prints their text as one line and exits with status 2."""
+"""Errors a user can act on. The command line prints their text as one line and exits with status 2.
+
+They carry facts: what was wrong and where. Which setting or flag would help is added where settings are read.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,31 @@ class UserError(Exception):
     """Something the user can fix: says what was wrong, where, and what to do. Never shown as a traceback."""
 
 
-class TooManyAbstentionsError(UserError):
+class ConfigError(UserError):
+    """A setting that is unknown, impossible, or contradicts another."""
+
+
+class DataError(UserError):
+    """Seeds, a pool, examples or labelled replies that cannot be read as they are."""
+
+
+class ModelError(UserError):
+    """A model, tokenizer or adapter that cannot be loaded or would not work."""
+
+
+class ChatError(UserError):
+    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget."""
+
+
+class JudgeError(UserError):
+    """A judge that cannot label, or labels too little."""
+
+
+class StoreError(UserError):
+    """A run directory that cannot be read, written or gone on with."""
+
+
+class TooManyAbstentionsError(JudgeError):
     """The judge gave no verdict on too large a share of episodes for the numbers to be believed."""
 
 

@@ -20,8 +20,8 @@ from magic_rl.attacks.writer import Writer, Written, made_with
 from magic_rl.cli.pool_view import PoolView
 from magic_rl.endpoints.base import ChatRequest, Completion
 from magic_rl.errors import UserError
-from magic_rl.learning.writer import refuses, same_topic
 from magic_rl.prompts import load_prompts
+from magic_rl.runs.writer import refuses, same_topic
 from magic_rl.types import Seed
 
 PROMPTS = load_prompts()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from magic_rl.cli import view as view_module
 from magic_rl.cli.view import View
-from magic_rl.learning.train import View as Watcher
+from magic_rl.runs.train import View as Watcher
 
 SFT = {"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.5, "grad_norm": 1.0, "lr": 0.1}
 PLAY = {

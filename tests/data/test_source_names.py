@@ -13,7 +13,7 @@ from magic_rl.cli.main import app
 from magic_rl.config import DataConfig, load_config
 from magic_rl.data.seeds import load_seeds, read_seeds
 from magic_rl.errors import UserError
-from magic_rl.learning.judge import make_judge
+from magic_rl.runs.judge import make_judge
 from tests.data.test_named_data import OR_BENCH, SETS, hub, published
 
 ROWS = [{"text": "Pry?", "label": "harmful"}, {"text": "Paint?", "label": "benign"}]

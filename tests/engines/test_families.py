@@ -16,11 +16,11 @@ from magic_rl.config import EngineConfig, load_config
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import load_renderer
 from magic_rl.errors import UserError
-from magic_rl.export import export_defender
-from magic_rl.learning.modelcheck import check_models, describe
-from magic_rl.learning.progress import is_complete
-from magic_rl.learning.setup import prepare
-from magic_rl.learning.train import start
+from magic_rl.runs.assembly import prepare
+from magic_rl.runs.export import export_defender
+from magic_rl.runs.modelcheck import check_models, describe
+from magic_rl.runs.progress import is_complete
+from magic_rl.runs.train import start
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Message

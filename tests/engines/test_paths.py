@@ -26,8 +26,8 @@ from magic_rl.engines.local.decoding import PlainDecoder
 from magic_rl.engines.local.packing import Batch, Pack, pack, padded
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, _short_sighted, choose_path
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs
-from magic_rl.learning.train import start
 from magic_rl.report.html import write_report
+from magic_rl.runs.train import start
 from magic_rl.types import SamplingParams, Tokens
 from tests.engines.test_architectures import PROMPTS
 from tests.engines.test_engine import engine, trained

@@ -13,7 +13,7 @@ from magic_rl.endpoints.base import ChatRequest, Completion
 from magic_rl.endpoints.local import LocalChat
 from magic_rl.judges.format import Question
 from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE
-from magic_rl.learning.judge import make_chat, make_judge
+from magic_rl.runs.judge import make_chat, make_judge
 from magic_rl.types import Exchange, Message, Sample, SamplingParams, Seed, Tokens
 from tests.game.test_game import Words
 

@@ -22,7 +22,7 @@ from magic_rl.judges.llm import Rubric
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel, Votes
 from magic_rl.judges.rules import RulesJudge
-from magic_rl.learning.judge import make_judge
+from magic_rl.runs.judge import make_judge
 from magic_rl.types import Exchange, Label, Safety, Seed, Verdict
 
 PROMPT = Question("a prompt", None)

@@ -14,7 +14,7 @@ from magic_rl.errors import UserError
 from magic_rl.judges.format import Question
 from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE, GuardName
 from magic_rl.judges.llm import Rubric
-from magic_rl.learning.judge import make_chat, make_judge
+from magic_rl.runs.judge import make_chat, make_judge
 from magic_rl.types import Exchange, Message, Seed
 from tests.support.stub_server import Asked, Reply, Stub, completion
 

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magic_rl.config import load_config
+from magic_rl.config import LearningConfig, load_config
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.errors import DegenerateError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.metrics import Difference, Rate
 from magic_rl.evaluation.verdict import verdict
 from magic_rl.game.play import plain_turn
-from magic_rl.learning.fluency import Yardstick, distinct_trigrams
+from magic_rl.learning.arena import LoopSettings
+from magic_rl.learning.fluency import Fluency, Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
-from magic_rl.learning.train import start
+from magic_rl.runs.train import start
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Episode, Outcome, Sample, Seed, Tokens
+from magic_rl.types import Episode, Outcome, Sample, SamplingParams, Seed, Tokens
 from tests.runs.test_train import Silent
 
 WORDS = 50
@@ -149,7 +150,15 @@ def test_a_limit_below_one_half_counts_for_the_few_that_are_measured() -> None:
     replies = [sample(*([1, 2] * 12)) for _ in range(4)] + [fluent(begin) for begin in range(12)]
     turns = [replace(plain_turn("?"), reply_sample=each) for each in replies]
     outcomes = [Outcome(Episode(Seed("s", "?", "benign"), (turn,), 0), None, None) for turn in turns]
-    table: Any = SimpleNamespace(yardstick=yardstick, defender=SimpleNamespace(policy=Counting()))
-    assert sum(measure_fluency(outcomes, table, load_config(None, ["learning.max_degenerate=0.25"])).degenerate) == 4
+
+    def measured(max_degenerate: float) -> Fluency:
+        arena: Any = SimpleNamespace(
+            yardstick=yardstick,
+            defender=SimpleNamespace(policy=Counting(), sampling=SamplingParams(1)),
+            settings=LoopSettings(learning=LearningConfig(max_degenerate=max_degenerate)),
+        )
+        return measure_fluency(outcomes, arena)
+
+    assert sum(measured(0.25).degenerate) == 4
     with pytest.raises(DegenerateError, match="4 of 16 replies"):
-        measure_fluency(outcomes, table, load_config(None, ["learning.max_degenerate=0.2"]))
+        measured(0.2)

@@ -17,8 +17,8 @@ from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.metrics import Rate
-from magic_rl.export import export_defender, model_card
-from magic_rl.learning.train import start
+from magic_rl.runs.export import export_defender, model_card
+from magic_rl.runs.train import start
 from magic_rl.store.run import RunDirectory
 from tests.runs.test_train import Silent
 

@@ -19,10 +19,10 @@ from magic_rl.config import EngineConfig, LoraConfig, load_config
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import WEIGHT_INDEX, weight_files
 from magic_rl.errors import UserError
-from magic_rl.export import export_defender, weights
 from magic_rl.game.play import Player, defender_messages, plain_turn
-from magic_rl.learning.setup import prepare
 from magic_rl.prompts import load_prompts
+from magic_rl.runs.assembly import prepare
+from magic_rl.runs.export import export_defender, weights
 from magic_rl.store.run import RunDirectory
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.template import introduced

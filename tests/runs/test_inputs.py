@@ -17,10 +17,10 @@ from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.exploit import exploit, make_plan
 from magic_rl.evaluation.outcomes import is_evaluated
 from magic_rl.evaluation.results import attack_result
-from magic_rl.export import export_defender
-from magic_rl.learning.preflight import remarks
-from magic_rl.learning.train import resume, start
 from magic_rl.report.html import write_report
+from magic_rl.runs.export import export_defender
+from magic_rl.runs.preflight import remarks
+from magic_rl.runs.train import resume, start
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
 from tests.runs.test_train import Silent

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
 from magic_rl.config import Config, EngineConfig, LoraConfig, load_config
-from magic_rl.engines.local import footprint as sizes
 from magic_rl.engines.local.engine import LocalEngine
-from magic_rl.engines.local.footprint import footprint
 from magic_rl.errors import UserError
-from magic_rl.learning import modelcheck
-from magic_rl.learning.train import start
+from magic_rl.runs import footprint as sizes
+from magic_rl.runs import modelcheck
+from magic_rl.runs.footprint import footprint
+from magic_rl.runs.train import start
 from magic_rl.types import CrossEntropy, Datum
 from tests.runs.test_train import Silent
 from tests.support.families import CHATS, family_folder
@@ -66,7 +66,7 @@ def test_peak_memory_of_the_default_model_is_near_the_estimate() -> None:
 from magic_rl.bench import Workload, _step, peak_memory
 from magic_rl.config import load_config
 from magic_rl.engines.local.engine import LocalEngine
-from magic_rl.engines.local.footprint import footprint
+from magic_rl.runs.footprint import footprint
 from magic_rl.engines.local.models import resolve_model
 config = load_config(None, {settings!r})
 engine = LocalEngine(resolve_model("default"), config.defender.lora, config.engine)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from magic_rl.config import load_config
-from magic_rl.learning.train import resume, start
+from magic_rl.runs.train import resume, start
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Role
 from tests.runs.test_train import Silent

@@ -21,10 +21,10 @@ from magic_rl.config import Config, PresetName, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.results import export_results, read_results
 from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE, write_study
+from magic_rl.runs.study.plan import PlannedRun, arguments, next_stage, write_plan
+from magic_rl.runs.study.runner import Ended
+from magic_rl.runs.study.slots import slots
 from magic_rl.store.lock import locked
-from magic_rl.study.plan import PlannedRun, arguments, next_stage, write_plan
-from magic_rl.study.runner import Ended
-from magic_rl.study.slots import slots
 from tests.support import ROOT
 from tests.support.study_runs import write_result_files
 
@@ -112,12 +112,12 @@ def test_the_presets_of_a_study_give_the_defender_the_same_steps() -> None:
 
 def test_the_cores_are_shared_out_unless_the_user_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("magic_rl.study.slots.cores", lambda: 8)
-    monkeypatch.setattr("magic_rl.study.slots._free_memory", lambda: 9 * 2**30)
+    monkeypatch.setattr("magic_rl.runs.study.slots.cores", lambda: 8)
+    monkeypatch.setattr("magic_rl.runs.study.slots._free_memory", lambda: 9 * 2**30)
     cpu = Config.model_validate({"engine": {"device": "cpu"}})
     assert slots(cpu) == [{"OMP_NUM_THREADS": "4"}] * 2  # memory for two, cores for four
     assert slots(cpu, jobs=3) == [{"OMP_NUM_THREADS": "2"}] * 3
-    monkeypatch.setattr("magic_rl.study.slots.cores", lambda: 2)
+    monkeypatch.setattr("magic_rl.runs.study.slots.cores", lambda: 2)
     assert slots(cpu) == [{}]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert slots(cpu, jobs=2) == [{}, {}]
@@ -269,7 +269,7 @@ def test_a_study_with_a_failing_run_tabulates_the_others_and_exits_1(
     def run(runs: Sequence[PlannedRun], *_: object) -> Ended:
         return Ended({runs[0].name: "out of luck"}, stopped=False)
 
-    monkeypatch.setattr("magic_rl.study.runner.run_all", run)
+    monkeypatch.setattr("magic_rl.runs.study.runner.run_all", run)
     result = CliRunner().invoke(app, ["study", str(tiny_config), "--out", str(tmp_path / "out"), "--seeds", "0"])
     assert result.exit_code == 1
     assert "failed: magic-seed-0: out of luck" in result.stderr

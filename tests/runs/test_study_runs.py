@@ -15,8 +15,8 @@ import pytest
 
 from magic_rl.config import Config, dump_config
 from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE, write_study
-from magic_rl.study.plan import PlannedRun, Stage
-from magic_rl.study.runner import Ended, Work, run_all
+from magic_rl.runs.study.plan import PlannedRun, Stage
+from magic_rl.runs.study.runner import Ended, Work, run_all
 from tests.support import ROOT
 
 MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE)
@@ -153,8 +153,8 @@ TABULAR = """
 import sys
 from pathlib import Path
 from magic_rl.config import load_config
-from magic_rl.study.plan import arguments, next_stage, write_plan
-from magic_rl.study.runner import Work, run_all
+from magic_rl.runs.study.plan import arguments, next_stage, write_plan
+from magic_rl.runs.study.runner import Work, run_all
 from tests.runs.test_study_runs import Silent
 
 out = Path(sys.argv[1])

@@ -17,8 +17,8 @@ import pytest
 from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.crossplay import evaluate
-from magic_rl.learning.progress import is_complete
-from magic_rl.learning.train import resume, start
+from magic_rl.runs.progress import is_complete
+from magic_rl.runs.train import resume, start
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Exchange, Verdict
 from tests.support import ROOT
@@ -105,7 +105,7 @@ def test_a_run_killed_at_random_points_and_resumed_ends_with_the_same_numbers(
     run = tmp_path / "run"
     code = (
         "import sys; from pathlib import Path; from magic_rl.config import load_config\n"
-        "from magic_rl.learning.train import start, resume; from tests.runs.test_train import Silent\n"
+        "from magic_rl.runs.train import start, resume; from tests.runs.test_train import Silent\n"
         "run = Path(sys.argv[2])\n"
         "resume(run, Silent()) if run.exists() else start(load_config(Path(sys.argv[1])), run, Silent())\n"
     )

@@ -10,14 +10,14 @@ import numpy as np
 from magic_rl.cli import child
 from magic_rl.config import Config
 from magic_rl.data.split import Split
-from magic_rl.engines.tabular import TabularEngine, TabularGame, TabularJudge
 from magic_rl.evaluation import crossplay
 from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN
-from magic_rl.learning import train
-from magic_rl.learning.setup import Setup
 from magic_rl.prompts import load_prompts
+from magic_rl.runs import train
+from magic_rl.runs.assembly import Setup
 from magic_rl.store import manifest
 from magic_rl.store.run import RunDirectory
+from magic_rl.theory.tabular import TabularEngine, TabularGame, TabularJudge
 from magic_rl.types import Label, Seed
 from tests.support.study_runs import results
 

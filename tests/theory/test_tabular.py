@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from magic_rl.config import RewardConfig
 from magic_rl.engines.base import Engine, Policy
-from magic_rl.engines.tabular import FILE, Flags, Table, TabularEngine, TabularGame, TabularJudge
 from magic_rl.errors import UserError
 from magic_rl.game.rewards import score
 from magic_rl.judges.base import Judge
 from magic_rl.prompts import load_prompts
+from magic_rl.theory.tabular import FILE, Flags, Table, TabularEngine, TabularGame, TabularJudge
 from magic_rl.types import (
     PPO,
     Adam,

@@ -42,7 +42,7 @@ def export(
     if adapter and dtype != "base":
         raise UserError(f"--adapter writes no weights that --dtype {dtype} could store; leave one of them out")
 
-    from magic_rl.export import Form, export_defender
+    from magic_rl.runs.export import Form, export_defender
     from magic_rl.store.run import RunDirectory
 
     form: Form = "adapter" if adapter else dtype

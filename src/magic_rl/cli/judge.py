@@ -66,7 +66,7 @@ def check(
     settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
     from magic_rl.data.labelled import Columns, load_labelled
     from magic_rl.judges.asking import ask
-    from magic_rl.learning.judge import make_judge
+    from magic_rl.runs.judge import make_judge
 
     columns = Columns(request_column, reply_column, label_column, refused_column, harmful_column)
     labelled = load_labelled(file, columns, requests=requests, skip=skip or ())

@@ -16,7 +16,7 @@ from magic_rl.config import Config, load_config
 from magic_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from magic_rl.learning.modelcheck import ModelCheck
+    from magic_rl.runs.modelcheck import ModelCheck
 
 models = typer.Typer(no_args_is_help=True, help="Fetch models, look at them, and say where they are kept.")
 
@@ -70,7 +70,7 @@ def check(
     """
     seated = [f"{role}.model={json.dumps(model)}" for role in ("attacker", "defender")]
     settings = load_config(config, [*(overrides or ()), *seated])
-    from magic_rl.learning.modelcheck import check_models
+    from magic_rl.runs.modelcheck import check_models
 
     checks = check_models(settings)
     problems = [asdict(problem) for each in checks for problem in each.problems]

@@ -76,7 +76,7 @@ def build(
         return
 
     from magic_rl.cli.pool_view import PoolView
-    from magic_rl.learning.writer import have_written, kept
+    from magic_rl.runs.writer import have_written, kept
 
     partial, rejected = _beside(out, "partial"), _beside(out, "rejected")
     try:

@@ -20,8 +20,8 @@ def resume(run: Run, overrides: Overrides = None) -> None:
       magic-rl resume runs/demo --set attacker.sampling.max_tokens=256
     """
     from magic_rl.cli.view import make_view
-    from magic_rl.learning.progress import is_complete
-    from magic_rl.learning.train import resume as go_on
+    from magic_rl.runs.progress import is_complete
+    from magic_rl.runs.train import resume as go_on
 
     with make_view() as view:
         trained = go_on(run, view, overrides or ())

@@ -14,7 +14,7 @@ from magic_rl.errors import UserError
 
 if TYPE_CHECKING:
     from magic_rl.config import Config, PresetName
-    from magic_rl.study.runner import Ended
+    from magic_rl.runs.study.runner import Ended
 
 
 def study(
@@ -103,11 +103,11 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
 
 def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_steps: int, jobs: int) -> Ended:
     from magic_rl.cli.study_view import StudyView
+    from magic_rl.runs.study.plan import arguments, next_stage, write_plan
+    from magic_rl.runs.study.runner import Work, run_all
+    from magic_rl.runs.study.slots import slots
     from magic_rl.store import atomic
     from magic_rl.store.lock import locked
-    from magic_rl.study.plan import arguments, next_stage, write_plan
-    from magic_rl.study.runner import Work, run_all
-    from magic_rl.study.slots import slots
 
     with atomic.writing(out):
         out.mkdir(parents=True, exist_ok=True)

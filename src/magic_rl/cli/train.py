@@ -33,8 +33,8 @@ def train(
     settings = load_config(config, [*preset_overrides(preset), *(overrides or ())])
 
     from magic_rl.cli.view import make_view
-    from magic_rl.learning.progress import is_complete
-    from magic_rl.learning.train import start
+    from magic_rl.runs.progress import is_complete
+    from magic_rl.runs.train import start
 
     with make_view() as view:
         trained = start(settings, run, view)

@@ -37,11 +37,11 @@ from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.asking import ask
 from magic_rl.judges.panel import Panel
 from magic_rl.learning.fluency import Fluency, Yardstick
-from magic_rl.learning.inputs import compare, compare_settings, digests
-from magic_rl.learning.preflight import try_judge
-from magic_rl.learning.setup import Setup, prepare
-from magic_rl.learning.train import View
 from magic_rl.rng import derive
+from magic_rl.runs.assembly import Setup, prepare
+from magic_rl.runs.inputs import compare, compare_settings, digests
+from magic_rl.runs.preflight import try_judge
+from magic_rl.runs.train import View
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Exchange, Label, Role, SamplingParams, Seed, Verdict
 

@@ -14,7 +14,7 @@ from magic_rl.config import PRESETS
 from magic_rl.errors import UserError
 from magic_rl.evaluation.aggregate import RunResult
 from magic_rl.evaluation.outcomes import OUTCOMES_FILE, is_evaluated, measured
-from magic_rl.learning.progress import is_complete
+from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 

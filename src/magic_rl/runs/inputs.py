@@ -13,7 +13,7 @@ from typing import Any
 
 from magic_rl.config import CHANGEABLE, Config, differences, dump_config
 from magic_rl.errors import UserError
-from magic_rl.learning.setup import Setup
+from magic_rl.runs.assembly import Setup
 from magic_rl.store.run import INPUTS_FILE, RunDirectory
 
 

@@ -15,8 +15,8 @@ from magic_rl.errors import UserError
 from magic_rl.judges import reading
 from magic_rl.judges.acts import Act, act_of
 from magic_rl.judges.rules import detect_refusal
-from magic_rl.learning.judge import make_chat
 from magic_rl.prompts import load_prompts
+from magic_rl.runs.judge import make_chat
 from magic_rl.types import Seed
 
 

@@ -17,11 +17,11 @@ from types import FrameType
 from typing import Protocol
 
 from magic_rl.errors import UserError
-from magic_rl.learning.interrupt import stops_handled
+from magic_rl.runs.interrupt import stops_handled
+from magic_rl.runs.study.plan import PlannedRun, Stage
+from magic_rl.runs.study.slots import Environment
 from magic_rl.store import atomic
 from magic_rl.store.lock import is_locked
-from magic_rl.study.plan import PlannedRun, Stage
-from magic_rl.study.slots import Environment
 
 _PAUSE = 0.1  # seconds between two looks at the processes
 _TAIL = 1 << 14  # bytes at the end of a log that are looked at

@@ -19,8 +19,8 @@ from magic_rl.judges.asking import exceeds
 from magic_rl.judges.base import Judge
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
-from magic_rl.learning.setup import Setup
 from magic_rl.learning.sft import attacker_examples, read_examples
+from magic_rl.runs.assembly import Setup
 from magic_rl.types import Episode
 
 _TARGETS = 256  # supervised examples whose length is looked at

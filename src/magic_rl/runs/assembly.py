@@ -16,13 +16,14 @@ from magic_rl.data.split import Split, evenly, split_by_category
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
+from magic_rl.learning.arena import Arena, LoopSettings
 from magic_rl.learning.fluency import Yardstick
-from magic_rl.learning.judge import make_judge
 from magic_rl.learning.opponents import Opponents
-from magic_rl.learning.rollouts import SCORED, Table, judge_episodes
+from magic_rl.learning.rollouts import SCORED, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
+from magic_rl.runs.judge import make_judge
 from magic_rl.text.renderer import Renderer
 from magic_rl.types import Episode, Role, SamplingParams
 
@@ -97,10 +98,10 @@ class Setup:
             thinks=role == "defender" and self.config.game.defender_thinks,
         )
 
-    def table(self) -> Table:
+    def arena(self) -> Arena:
         """Everything the loop plays with."""
         players = {role: self.player(role) for role in self.roles()}
-        return Table(
+        return Arena(
             attacker=players.get("attacker"),
             defender=players["defender"],
             learners=self.learners,
@@ -108,6 +109,7 @@ class Setup:
             judge=self.judge,
             seeds=self.split.train,
             prompts=self.prompts,
+            settings=loop_settings(self.config),
             opponents=self._opponents(players) if self.config.game.opponents != "last" else None,
             yardstick=self.yardstick(),
         )
@@ -122,13 +124,10 @@ class Setup:
         return Yardstick(self.engines["defender"].base(), own)
 
     def _opponents(self, players: Mapping[Role, Player]) -> Opponents:
-        config = self.config
+        config, settings = self.config, loop_settings(self.config)
         # A pair of versions has few episodes; what is silent or cut off too often shows in the steps themselves.
-        patient = config.model_copy(
-            update={
-                "judge": config.judge.model_copy(update={"max_abstained": 1.0}),
-                "learning": config.learning.model_copy(update={"max_cut_off": 1.0}),
-            }
+        patient = replace(
+            settings, max_abstained=1.0, learning=settings.learning.model_copy(update={"max_cut_off": 1.0})
         )
         return Opponents(
             players=players,
@@ -158,6 +157,20 @@ class Setup:
         return build_pool(self.split.train, self.config.attacker.strategies, self.config.seed)
 
 
+def loop_settings(config: Config) -> LoopSettings:
+    """What the loop needs to know of the whole tree."""
+    roles: tuple[Role, ...] = ("attacker", "defender")
+    return LoopSettings(
+        game=config.game,
+        learning=config.learning,
+        optimisers={role: config.player(role).optimiser for role in roles},
+        seeds_per_step={role: config.seeds_per_step(role) for role in roles},
+        retries=config.judge.retries,
+        max_abstained=config.judge.max_abstained,
+        rng_seed=config.seed,
+    )
+
+
 def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
     """Load what the config names.
 
@@ -174,7 +187,7 @@ def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = make_judge(config)  # first, as a key that is not set costs no waiting
     if note:
-        from magic_rl.learning.modelcheck import look_at_models  # with torch, too
+        from magic_rl.runs.modelcheck import look_at_models  # with torch, too
 
         look_at_models(config, note)
     return Setup(config, prompts, split, judge, _engines(config, roles))

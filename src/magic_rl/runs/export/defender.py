@@ -19,8 +19,8 @@ from magic_rl.data.seeds import load_seeds
 from magic_rl.data.split import split_by_category
 from magic_rl.errors import UserError
 from magic_rl.evaluation.outcomes import is_evaluated
-from magic_rl.export.card import Stored, model_card, public_name
-from magic_rl.learning.inputs import compare, compare_settings
+from magic_rl.runs.export.card import Stored, model_card, public_name
+from magic_rl.runs.inputs import compare, compare_settings
 from magic_rl.store import atomic
 from magic_rl.store.run import INPUTS_FILE, RunDirectory
 from magic_rl.types import Message, Role, SamplingParams, Seed, Tokens
@@ -74,7 +74,7 @@ def export_defender(
     from safetensors import SafetensorError
 
     from magic_rl.engines.local.models import load_renderer
-    from magic_rl.learning.modelcheck import exported_template
+    from magic_rl.runs.modelcheck import exported_template
 
     renderer = load_renderer(str(chosen.base), chosen.config.engine).given(chosen.config.defender.chat_template_kwargs)
     template = exported_template(chosen.config, renderer)
@@ -138,8 +138,8 @@ def _write_model(chosen: _Defender, out: Path, template: str, renderer: ChatRend
     """A merged model, loaded again and compared."""
     import torch
 
-    from magic_rl.export.files import complete, copy_files, write_template
-    from magic_rl.export.weights import merge
+    from magic_rl.runs.export.files import complete, copy_files, write_template
+    from magic_rl.runs.export.weights import merge
 
     copy_files(chosen.base, out, code=chosen.config.engine.trust_remote_code)
     if template != renderer.own_template:
@@ -158,7 +158,7 @@ def _compared(chosen: _Defender, written: Path, renderer: ChatRenderer, share: f
 
     from magic_rl.engines.local.engine import LocalEngine
     from magic_rl.engines.local.models import load_renderer
-    from magic_rl.learning.modelcheck import same_prompts
+    from magic_rl.runs.modelcheck import same_prompts
 
     config = chosen.config
     precise = config.engine.model_copy(update={"dtype": "float32", "device": "cpu"})

@@ -15,7 +15,7 @@ from magic_rl.config import PRESETS, Config, PresetName, differences, dump_confi
 from magic_rl.errors import UserError
 from magic_rl.evaluation.outcomes import is_evaluated
 from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN, attack_result
-from magic_rl.learning.progress import is_complete
+from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
 

@@ -19,14 +19,14 @@ from magic_rl.errors import DegenerateError, UserError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
-from magic_rl.learning.inputs import compare, compare_settings, digests, record_settings
-from magic_rl.learning.interrupt import Interrupt
 from magic_rl.learning.opponents import PAYOFFS_FILE
-from magic_rl.learning.preflight import preflight, remarks, try_judge, try_players
-from magic_rl.learning.setup import Setup, prepare
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.rng import derive
+from magic_rl.runs.assembly import Setup, prepare
+from magic_rl.runs.inputs import compare, compare_settings, digests, record_settings
+from magic_rl.runs.interrupt import Interrupt
+from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
 from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
 from magic_rl.types import Episode, Exchange, Role, Verdict
 
@@ -246,8 +246,8 @@ class _Training:
         config, schedule = self._setup.config, position.schedule
         assert schedule is not None  # noqa: S101 - the game has begun
         bounds = config.game.schedule
-        table = self._setup.table()
-        opponents = table.opponents
+        arena = self._setup.arena()
+        opponents = arena.opponents
         if opponents:
             rounds = range(schedule.round)
             saved = {role: [self._run.player(role, number) for number in rounds] for role in self._setup.roles()}
@@ -255,7 +255,7 @@ class _Training:
             opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(table, config, schedule, position.number, position.target):
+        for step in coevolve(arena, schedule, position.number, position.target):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)
