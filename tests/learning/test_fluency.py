@@ -22,7 +22,7 @@ from magic_rl.game.play import plain_turn
 from magic_rl.learning.arena import LoopSettings
 from magic_rl.learning.fluency import Fluency, Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
-from magic_rl.runs.train import start
+from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Outcome, Sample, SamplingParams, Seed, Tokens
 from tests.runs.test_train import Silent
@@ -120,7 +120,7 @@ def broken(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(LocalPolicy, "sample", stammering)
     settings = ["learning.seeds_per_step=4", "learning.group=4", "evaluation.temperature=1"]
-    return lambda *more: start(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
+    return lambda *more: train(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.1])

@@ -18,7 +18,7 @@ from magic_rl.errors import UserError
 from magic_rl.evaluation.crossplay import evaluate
 from magic_rl.evaluation.metrics import Rate
 from magic_rl.runs.export import export_defender, model_card
-from magic_rl.runs.train import start
+from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from tests.runs.test_train import Silent
 
@@ -73,7 +73,7 @@ def an_evaluation() -> dict[str, Any]:
 
 
 def test_plain_transformers_loads_a_trained_defender(tmp_path: Path, tiny_config: Path, tiny_model: Path) -> None:
-    run = start(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
+    run = train(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
     evaluate(run, Silent())
     out = export_defender(run, tmp_path / "models" / "hardened")
     assert [path.name for path in out.parent.iterdir()] == ["hardened"]

@@ -20,7 +20,7 @@ from magic_rl.evaluation.results import attack_result
 from magic_rl.report.html import write_report
 from magic_rl.runs.export import export_defender
 from magic_rl.runs.preflight import remarks
-from magic_rl.runs.train import resume, start
+from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
 from tests.runs.test_train import Silent
@@ -29,7 +29,7 @@ HELD_OUT = "harmful request number 0 of category 2"  # of the fixture's seeds
 
 
 def run_of(config: Path, folder: Path, *overrides: str) -> RunDirectory:
-    return start(load_config(config, overrides), folder / "run", Silent())
+    return train(load_config(config, overrides), folder / "run", Silent())
 
 
 def stopped(config: Path, folder: Path, step: int, *overrides: str) -> RunDirectory:
@@ -41,7 +41,7 @@ def stopped(config: Path, folder: Path, step: int, *overrides: str) -> RunDirect
             if metrics["step"] == step:
                 signal.raise_signal(signal.SIGINT)
 
-    return start(load_config(config, overrides), folder / "run", Stop())
+    return train(load_config(config, overrides), folder / "run", Stop())
 
 
 @pytest.mark.parametrize(

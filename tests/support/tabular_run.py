@@ -39,8 +39,8 @@ def game() -> TabularGame:
     )
 
 
-def prepare(config: Config, note: object = None) -> Setup:
-    """In place of `learning.setup.prepare`. A table learns nothing about other seeds, so none are held out."""
+def prepare(config: Config, note: object = None, **_: object) -> Setup:
+    """In place of `runs.assembly.prepare`. A table learns nothing about other seeds, so none are held out."""
     played = game()
     engines = {"attacker": TabularEngine(played, "attacker"), "defender": TabularEngine(played, "defender")}
     return Setup(config, load_prompts(), Split(played.seeds, played.seeds), TabularJudge(played), engines)  # type: ignore[arg-type]  # a dict of the roles

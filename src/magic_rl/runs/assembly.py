@@ -6,7 +6,7 @@ Also used by evaluation, which puts saved players into the same seats.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
@@ -28,6 +28,22 @@ from magic_rl.text.renderer import Renderer
 from magic_rl.types import Episode, Role, SamplingParams
 
 _SHARED = "shared"
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What whoever runs MAGIC from Python brings along, in place of what the config names.
+
+    Attributes:
+        judge: Labels every exchange.
+        engines: Of each role that a model plays.
+    """
+
+    judge: Judge | None = None
+    engines: Mapping[Role, Engine] | None = None
+
+
+NOTHING = Brought()
 
 
 class Setup:
@@ -171,11 +187,12 @@ def loop_settings(config: Config) -> LoopSettings:
     )
 
 
-def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
+def prepare(config: Config, note: Callable[[str], None] | None = None, *, brought: Brought = NOTHING) -> Setup:
     """Load what the config names.
 
     Args:
         note: Told what may go wrong with the models later; given, they are looked at before any is loaded.
+        brought: What is not to be made here.
 
     Raises:
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
@@ -185,12 +202,12 @@ def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
         load_seeds(config.data), config.data.held_out_categories, config.data.validation_categories
     )
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
-    judge = make_judge(config)  # first, as a key that is not set costs no waiting
-    if note:
+    judge = brought.judge or make_judge(config)  # first, as a key that is not set costs no waiting
+    if note and not brought.engines:
         from magic_rl.runs.modelcheck import look_at_models  # with torch, too
 
         look_at_models(config, note)
-    return Setup(config, prompts, split, judge, _engines(config, roles))
+    return Setup(config, prompts, split, judge, brought.engines or _engines(config, roles))
 
 
 def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
