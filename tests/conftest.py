@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 from tests.support.tiny_llama import save_tiny_llama
 
+# Shapes that annotations promise are checked where tests call; before anything imports these modules.
+SHAPED = ("attention", "layout", "lora", "packing", "reading", "sampling", "scoring")
+install_import_hook(
+    ["magic_rl.engines.losses", *(f"magic_rl.engines.local.{name}" for name in SHAPED)], "beartype.beartype"
+)
 # A test that waited for a busy machine has not failed.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

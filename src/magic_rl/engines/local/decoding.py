@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft import PeftModel
@@ -23,6 +23,7 @@ from magic_rl.types import Tokens
 _CACHES = ("past_key_values", "cache_params")  # what models call what they remember
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Rows that are decoded together, n for each prompt."""
 

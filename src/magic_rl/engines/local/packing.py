@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from magic_rl.engines.local.layout import Layout
@@ -26,20 +27,20 @@ class Pack:
     """One row for the model, without the first tokens if those are known; only places in `layout` count them.
 
     Attributes:
-        ids: Token ids, shape (1, L); (N, L) where each sequence has a row of the model's own.
-        positions: Position of each token along its path, shape as `ids`.
+        ids: Token ids of one row, or of N where each sequence has a row of the model's own.
+        positions: Position of each token along its path.
         layout: Where prompts and completions stand, for attention; None for rows of the model's own.
-        predict: Index into the flat `ids` of the token whose output predicts each target, shape (M,).
-        targets: Completion tokens, sequence by sequence, shape (M,).
+        predict: Index into the flat `ids` of the token whose output predicts each of M targets.
+        targets: Completion tokens, sequence by sequence.
         sequences: Which sequences the row holds, in the order of `targets`.
         lengths: Number of targets of each of `sequences`.
     """
 
-    ids: Tensor
-    positions: Tensor
+    ids: Int[Tensor, "N L"]
+    positions: Int[Tensor, "N L"]
     layout: Layout | None
-    predict: Tensor
-    targets: Tensor
+    predict: Int[Tensor, " M"]
+    targets: Int[Tensor, " M"]
     sequences: list[int]
     lengths: list[int]
 
