@@ -1,4 +1,4 @@
-# `make test` and `make demo` need a machine with Python 3.11 or newer and nothing else: they set up the rest in .venv.
+# `make test-all` and `make demo` need a machine with Python 3.11 or newer and nothing else: they set up the rest in .venv.
 # What is done is stamped, so a second run starts at once; a changed pyproject.toml or constraints.txt installs anew.
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
@@ -16,10 +16,10 @@ requirements := pyproject.toml constraints.txt
 serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit format golden browser clean
+.PHONY: help demo test test-all lint format golden browser clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # The second `evaluate` finds everything up to date and only prints the table, so that the demo ends with it.
 demo: $(VENV)/model ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
@@ -28,16 +28,17 @@ demo: $(VENV)/model ## Train the demo (about 25 minutes on two cores), evaluate 
 	@$(magic_rl) report $(RUN)
 	@$(magic_rl) evaluate $(RUN)
 
-test: lint unit ## Everything that must hold: linters, types, import rules, tests
+test: $(VENV)/installed-dev ## The tests that need no model, server or browser: a few minutes. PYTEST="-k name" chooses among them
+	$(bin)/pytest -n auto -m "not (slow or server or browser or gpu)" $(PYTEST)
+
+test-all: lint $(VENV)/installed-dev $(VENV)/model $(serving) browser ## Everything that must hold: linters, types, import rules, all tests
+	$(bin)/pytest -n auto $(PYTEST)
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	$(bin)/lint-imports --no-logo
-
-unit: $(VENV)/installed-dev $(VENV)/model $(serving) browser ## The tests alone; PYTEST="-k name" chooses among them
-	$(bin)/pytest $(PYTEST)
 
 golden: $(VENV)/installed-dev ## Write the numbers that a small run must give again, after a change that is meant
 	$(bin)/python -m tests.golden.make

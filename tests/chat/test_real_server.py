@@ -34,8 +34,8 @@ QUESTIONS = [f"{ask} {what}." for what in ("tea", "the moon", "Rome", "bees", "c
 )]  # fmt: skip
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no server's environment at {PYTHON}; `make unit` sets it up"),
+    pytest.mark.server,
+    pytest.mark.skipif(not PYTHON.exists(), reason=f"no server's environment at {PYTHON}; `make test-all` sets it up"),
 ]
 
 

@@ -53,6 +53,7 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
     run: RunDirectory, browser: Browser, width: int, scheme: Any
@@ -94,6 +95,7 @@ def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
     page.close()
 
 
+@pytest.mark.browser
 def test_the_policy_of_the_page_stops_a_script_even_if_one_got_in(run: RunDirectory, browser: Browser) -> None:
     report = write_report(run)
     planted = '<script>window.hit = 1</script><img src="x" onerror="window.hit = 2"></main>'
