@@ -340,7 +340,7 @@ def a_missing_shard(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (cut_short, r"model\.safetensors: is cut short"),
+        (cut_short, r"model\.safetensors: is damaged"),
         (cut_to_a_header, r"model\.safetensors: is damaged"),
         (a_pointer("model.safetensors"), r"model\.safetensors: is a git-lfs pointer.*git lfs pull"),
         (a_pointer("tokenizer.json"), r"tokenizer\.json: is a git-lfs pointer"),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,7 +29,7 @@ _BLOCK = 256  # ids summed together when a draw is turned into an id; about the 
 
 @torch.inference_mode()
 def sample(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     prompts: Sequence[Tokens],
     n: int,
     params: SamplingParams,
