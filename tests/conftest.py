@@ -94,3 +94,10 @@ def tiny_config(tmp_path: Path, tiny_model: Path, seeds_file: Path) -> Path:
         TINY_CONFIG.format(model=json.dumps(str(tiny_model)), seeds=json.dumps(str(seeds_file))), encoding="utf-8"
     )
     return path
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers are asked again without much of a pause."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)

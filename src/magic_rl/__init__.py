@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from magic_rl.attacks.pool import build_pool
     from magic_rl.config import Config, load_config
     from magic_rl.engines.base import Engine, Policy
     from magic_rl.engines.local.engine import LocalEngine
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from magic_rl.judges.rules import RulesJudge
     from magic_rl.learning.arena import Arena, LoopSettings
     from magic_rl.learning.coevolve import coevolve
-    from magic_rl.learning.sft import Example, sft
+    from magic_rl.learning.sft import Example, attacker_examples, sft
+    from magic_rl.prompts import load_prompts
     from magic_rl.runs.assembly import loop_settings
     from magic_rl.runs.train import train
     from magic_rl.store.run import open_run
     from magic_rl.theory.equilibrium import backward_induction, exploitability
     from magic_rl.theory.tabular import TabularEngine, TabularGame, TabularJudge
-    from magic_rl.types import Exchange, SamplingParams, Seed, Verdict
+    from magic_rl.types import Exchange, Role, SamplingParams, Seed, Verdict
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,7 @@ __all__ = [
     "Panel",
     "Player",
     "Policy",
+    "Role",
     "RulesJudge",
     "SamplingParams",
     "Schedule",
@@ -62,11 +65,14 @@ __all__ = [
     "TabularJudge",
     "UserError",
     "Verdict",
+    "attacker_examples",
     "backward_induction",
+    "build_pool",
     "coevolve",
     "evaluate",
     "exploitability",
     "load_config",
+    "load_prompts",
     "loop_settings",
     "open_run",
     "play",
@@ -76,6 +82,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "attacks.pool": ("build_pool",),
     "config": ("Config", "load_config"),
     "engines.base": ("Engine", "Policy"),
     "engines.local.engine": ("LocalEngine",),
@@ -90,13 +97,14 @@ _HOMES = {
     "judges.rules": ("RulesJudge",),
     "learning.arena": ("Arena", "LoopSettings"),
     "learning.coevolve": ("coevolve",),
-    "learning.sft": ("Example", "sft"),
+    "learning.sft": ("Example", "attacker_examples", "sft"),
+    "prompts": ("load_prompts",),
     "runs.assembly": ("loop_settings",),
     "runs.train": ("train",),
     "store.run": ("open_run",),
     "theory.equilibrium": ("backward_induction", "exploitability"),
     "theory.tabular": ("TabularEngine", "TabularGame", "TabularJudge"),
-    "types": ("Exchange", "SamplingParams", "Seed", "Verdict"),
+    "types": ("Exchange", "Role", "SamplingParams", "Seed", "Verdict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

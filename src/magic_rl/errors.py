@@ -7,7 +7,16 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can fix: says what was wrong, where, and what to do. Never shown as a traceback."""
+    """Something the user can fix: says what was wrong and where. Never shown as a traceback.
+
+    Attributes:
+        remedy: Name of what would help, which the command line puts into words; "" if the text says it.
+        facts: What those words need, such as a path.
+    """
+
+    def __init__(self, text: str, remedy: str = "", **facts: object) -> None:
+        super().__init__(text)
+        self.remedy, self.facts = remedy, facts
 
 
 class ConfigError(UserError):
@@ -15,7 +24,18 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Seeds, a pool, examples or labelled replies that cannot be read as they are."""
+    """Seeds, a pool, examples or labelled replies that cannot be read as they are.
+
+    Attributes:
+        faults: Everything that is wrong, a line each; the message spells out the first three and counts the rest.
+        about: The argument that is to blame, by the name that the function has for it; empty if it is none.
+    """
+
+    def __init__(self, *faults: str, about: str = "") -> None:
+        """Args: faults: At least one. about: See the class."""
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        super().__init__("; ".join(faults[:3]) + more)
+        self.faults, self.about = faults, about
 
 
 class ModelError(UserError):
@@ -23,7 +43,20 @@ class ModelError(UserError):
 
 
 class ChatError(UserError):
-    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget."""
+    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget.
+
+    Attributes:
+        reason: What is wrong.
+        url: The server; "" if none was asked.
+        status: HTTP status of its answer; None if there was none.
+    """
+
+    def __init__(
+        self, reason: str, *, url: str = "", status: int | None = None, place: str = "", remedy: str = ""
+    ) -> None:
+        """Args: place: What whoever made the connection calls it, such as a setting."""
+        super().__init__(": ".join(filter(None, (place, url, reason))), remedy, place=place)
+        self.reason, self.url, self.status = reason, url, status
 
 
 class JudgeError(UserError):

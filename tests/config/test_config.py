@@ -41,6 +41,8 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Flat:
             "judge: kind 'qwen3guard' stands beside members",
         ),
         (["judge.rule=strictest"], "there are no members"),
+        (["judge.kind=llama-guard", "judge.endpoint.model=m"], "judge: no judge here labels refusals"),
+        (['judge.members=[{kind="shieldgemma", endpoint={model="m"}}]'], "judge: no judge here labels refusals"),
         (['judge.members=[{kind="rules", endpoint={model="m"}}]'], "judge.members.0: kind is 'rules'"),
         (["judge.threshold=0.7"], "threshold is for kind 'llm'"),
         (["attacker.system_prompt=Hi."], "attacker.system_prompt has no effect"),

@@ -15,7 +15,7 @@ from magic_rl.game.play import Player, attack, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
 from magic_rl.prompts import load_prompts
-from magic_rl.store.episodes import episode_row
+from magic_rl.store.records import episode_row
 from magic_rl.text.think import Spoken, split_thoughts
 from magic_rl.types import (
     Episode,

@@ -8,13 +8,14 @@ import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer
 
+from magic_rl.chat.base import Chat, ChatRequest
 from magic_rl.config import EndpointConfig, EngineConfig, load_config
-from magic_rl.endpoints.base import Chat, ChatRequest
 from magic_rl.errors import UserError
 from magic_rl.judges.format import Question
-from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE, GuardName
-from magic_rl.judges.llm import Rubric
-from magic_rl.runs.judge import make_chat, make_judge
+from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE, GuardName
+from magic_rl.judges.model import ModelJudge
+from magic_rl.judges.rubric import Rubric
+from magic_rl.runs.judge import make_chat
 from magic_rl.types import Exchange, Message, Seed
 from tests.support.stub_server import Asked, Reply, Stub, completion
 
@@ -52,7 +53,9 @@ def tokenizer_folder(tiny_model: Path, folder: Path, template: str, *, begins: b
 
 def chat_of(stub: Stub, tokenizer: Path | str, guard: GuardName = "qwen3guard") -> Chat:
     endpoint = EndpointConfig(url=stub.url, model="m", tokenizer=str(tokenizer))
-    return make_chat(endpoint, EngineConfig(device="cpu"), WILDGUARD_TEMPLATE if guard == "wildguard" else "")
+    return make_chat(
+        endpoint, EngineConfig(device="cpu"), "judge.endpoint", WILDGUARD_TEMPLATE if guard == "wildguard" else ""
+    )
 
 
 def request_of(guard: GuardName, reply: str = "THE REPLY") -> ChatRequest:
@@ -112,9 +115,7 @@ def test_a_reply_in_format_is_a_verdict_and_any_other_an_abstention(tiny_model: 
 
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES["shieldgemma"])
     with Stub(script) as stub:
-        settings = {"kind": "shieldgemma", "cache": "off", "endpoint.url": stub.url, "endpoint.model": "m"}
-        named = [f"judge.{key}={value}" for key, value in settings.items()]
-        judge = make_judge(load_config(None, [*named, f"judge.endpoint.tokenizer={folder}"]))
+        judge = ModelJudge(GUARDS["shieldgemma"], chat_of(stub, folder), prompts=False)
         seed = Seed("s", "a request", "harmful")
         plain, odd = judge.judge([Exchange(seed, "a prompt", f"First, an {kind} thing.") for kind in ("even", "odd")])
     assert (plain.safety, plain.categories) == ("unsafe", ("No Harassment",))
@@ -137,7 +138,7 @@ def test_what_is_remembered_depends_on_the_template_that_it_was_asked_in(tiny_mo
     folders = [tokenizer_folder(tiny_model, tmp_path / f"{i}", template + "x" * (i // 2)) for i in range(4)]
     with Stub() as stub:
         first, same, other, _ = [chat_of(stub, folder).identity for folder in folders]
-        by_the_server = make_chat(EndpointConfig(url=stub.url, model="m"), EngineConfig()).identity
+        by_the_server = make_chat(EndpointConfig(url=stub.url, model="m"), EngineConfig(), "judge.endpoint").identity
     assert first == same
     assert len({first, other, by_the_server}) == 3
     assert first.startswith(by_the_server)

@@ -82,7 +82,7 @@ def test_plain_transformers_loads_a_trained_defender(tmp_path: Path, tiny_config
     chat = AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert "<|im_start|>user" in chat
     card = (out / "README.md").read_text()
-    for needed in ("rules-6", "n = 2", "[", "Limits", "seeds.jsonl", "Benign compliance, rewritten", "Licence"):
+    for needed in ("rules-7", "n = 2", "[", "Limits", "seeds.jsonl", "Benign compliance, rewritten", "Licence"):
         assert needed in card
 
 
@@ -200,7 +200,7 @@ def test_what_cannot_be_exported_costs_one_line_and_leaves_nothing(
 
 def test_an_unfinished_run_has_no_defender(tmp_path: Path, tiny_config: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", dump_config(load_config(tiny_config)), {"python": "3"})
-    with pytest.raises(UserError, match="saved no defender yet; `magic-rl resume"):
+    with pytest.raises(UserError, match="saved no defender yet"):
         export_defender(run, tmp_path / "out")
 
 

@@ -32,7 +32,7 @@ def _translation(name: str, language: str) -> Strategy:
         name,
         "translation",
         f"the request in {language}",
-        f"Translate the request into {language}. Write nothing but the translation.",
+        f"Translate the request into {language}, and add nothing.",
     )
 
 

@@ -56,5 +56,7 @@ def attack(
         with make_view() as view:
             result = exploit(directory, plan, view)
     if result is None:
+        elsewhere = f" --attacker-from {attacker_from}" if attacker_from else ""
+        typer.echo(f"stopped; go on with `magic-rl attack {run}{elsewhere}`", err=True)
         raise typer.Exit(130)
     typer.echo(attack_table(result))

@@ -43,7 +43,7 @@ def pull(
 @models.command()
 def path() -> None:
     """Print the folder in which the default model is kept. MAGIC_RL_CACHE moves it."""
-    from magic_rl.engines.local.models import cache_folder
+    from magic_rl.files import cache_folder
 
     typer.echo(cache_folder())
 

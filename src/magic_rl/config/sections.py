@@ -202,6 +202,9 @@ class DefenderConfig(PlayerConfig):
     """The defender. Its `sft` stage is the refusal warm-up, off for real chat models."""
 
 
+_SILENT_ON_REFUSALS: frozenset[JudgeKind] = frozenset({"llama-guard", "shieldgemma"})
+
+
 class JudgeMemberConfig(Node):
     """One judge and the model it asks."""
 
@@ -236,6 +239,11 @@ class JudgeConfig(JudgeMemberConfig):
     def _one_or_several(self) -> Self:
         if self.members and (self.kind != "rules" or self.endpoint.model):
             raise ValueError(f"kind {self.kind!r} stands beside members, which would replace it; make it one of them")
+        if {member.kind for member in self.members or (self,)} <= _SILENT_ON_REFUSALS:
+            raise ValueError(
+                "no judge here labels refusals (llama-guard and shieldgemma do not); list it in members together with "
+                "one that does: rules, qwen3guard, wildguard or llm"
+            )
         if not self.members and self.rule != "majority":
             raise ValueError(f"rule {self.rule!r} is how members come to one verdict, and there are no members")
         return self

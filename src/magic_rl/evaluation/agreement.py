@@ -146,7 +146,8 @@ def panel_agreement(votes: Sequence[Votes]) -> list[dict[str, Any]]:
             if a.abstained is None and b.abstained is None
         ]
         for label in ("safety", "refused"):
-            kappa = cohens_kappa([getattr(a, label) for a, _ in both], [getattr(b, label) for _, b in both])
-            row = {"one": one.judge, "other": other.judge, "label": label, "n": len(both)}
+            labels = [pair for a, b in both if None not in (pair := (getattr(a, label), getattr(b, label)))]
+            kappa = cohens_kappa([one_says for one_says, _ in labels], [other_says for _, other_says in labels])
+            row = {"one": one.judge, "other": other.judge, "label": label, "n": len(labels)}
             rows.append({**row, "kappa": kappa.value, "low": kappa.low, "high": kappa.high})
     return rows

@@ -98,6 +98,12 @@ def warmup_examples(
         for episode in reply(asked, greedy, prompts, 1, 0)
         if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
     }
+    if unread := sum(detect_refusal(answer) is None for answer in answers.values()):
+        _log.warning(
+            "defender.sft: %d of %d answers are not in English; a refusal among them is not known and is learned as an "
+            "answer",
+            *(unread, len(answers)),
+        )
     refusals = prompts.refusals.split("\n")
     examples = [
         Example(defender_messages(base, prompts, [plain_turn(seed.text)]), refusals[rng.integers(len(refusals))])
@@ -150,10 +156,10 @@ def sft(
     examples: Sequence[Example],
     config: SftConfig,
     *,
-    stage: str,
-    run_seed: int,
-    first: int,
-    number: int,
+    stage: str = "sft",
+    run_seed: int = 0,
+    first: int = 0,
+    number: int = 0,
 ) -> Iterator[Step]:
     """Minimise the mean negative log-likelihood per token of the examples' completions (METHOD §2).
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
-from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import Split, evenly, split_by_category
+from magic_rl.data.split import Split, evenly
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
@@ -24,6 +23,7 @@ from magic_rl.learning.sft import Example, attacker_examples, read_examples, war
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge
+from magic_rl.runs.seeds import split_of
 from magic_rl.text.renderer import Renderer
 from magic_rl.types import Episode, Role, SamplingParams
 
@@ -198,9 +198,7 @@ def prepare(config: Config, note: Callable[[str], None] | None = None, *, brough
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
     """
     prompts = load_prompts(config.game.prompts)
-    split = split_by_category(
-        load_seeds(config.data), config.data.held_out_categories, config.data.validation_categories
-    )
+    split = split_of(config.data)
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = brought.judge or make_judge(config)  # first, as a key that is not set costs no waiting
     if note and not brought.engines:

@@ -179,7 +179,7 @@ def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
     """The exported defender beside the starting one; the rows of summary.json, which knows only the last defender."""
     rounds = _rounds(evaluation) if evaluation else []
     if not evaluation or number not in rounds:
-        return "Not evaluated: `magic-rl evaluate` had not been run on this defender when this card was written."
+        return "Not evaluated when this card was written."
     held_out, attackers = evaluation["held_out"], len(evaluation["attackers"])
     categories = ", ".join(" ".join(category.split()) for category in held_out["categories"])
     rows = [("asr", 0, "Attack success, vanilla seeds"), ("compliance", 0, "Benign compliance, vanilla seeds")]

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from magic_rl.config import Config, load_config
-from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import split_by_category
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError, UserError
 from magic_rl.evaluation.outcomes import is_evaluated
 from magic_rl.runs.export.card import Stored, model_card, public_name
 from magic_rl.runs.inputs import compare, compare_settings
+from magic_rl.runs.seeds import split_of
 from magic_rl.store import atomic
 from magic_rl.store.run import INPUTS_FILE, RunDirectory
 from magic_rl.types import Message, Role, SamplingParams, Seed, Tokens
@@ -112,7 +111,7 @@ def _chosen(run: RunDirectory, number: int | None) -> _Defender:
     saved = [saved_round for saved_round, _ in run.players("defender")]
     chosen = saved[-1] if number is None and saved else number
     if chosen is None:
-        raise UserError(f"{run.path}: has saved no defender yet; `magic-rl resume {run.path}` goes on training")
+        raise StoreError(f"{run.path}: has saved no defender yet", "resume", run=run.path)
     if chosen not in saved:
         raise UserError(f"{run.path}: has saved no defender of round {chosen}; saved rounds: {saved}")
     adapter = run.player("defender", chosen)
@@ -197,9 +196,8 @@ def _dtype(folder: Path) -> str:
 
 def _requests(config: Config) -> Sequence[Seed]:
     """Some held-out requests of the run, or of the demo where its own are not at hand any more."""
-    data = config.data
     try:
-        held_out = split_by_category(load_seeds(data), data.held_out_categories, data.validation_categories).held_out
+        held_out = split_of(config.data).held_out
     except UserError:
-        held_out = split_by_category(load_seeds(type(data)())).held_out
+        held_out = split_of(type(config.data)()).held_out
     return held_out[:: max(1, len(held_out) // _COMPARED)][:_COMPARED]
