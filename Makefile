@@ -11,6 +11,8 @@ PYTEST ?=
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input
 magic_rl := $(bin)/magic-rl
+# One thread each, as tiny models are no faster on several, and tests of the same file in one process, as they share a run.
+pytest := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(bin)/pytest -n auto --maxprocesses 4 --dist loadfile
 requirements := pyproject.toml constraints.txt
 # There are builds of vLLM for this system only; elsewhere the tests on it are skipped.
 serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed)
@@ -29,10 +31,10 @@ demo: $(VENV)/model ## Train the demo (about 25 minutes on two cores), evaluate 
 	@$(magic_rl) evaluate $(RUN)
 
 test: $(VENV)/installed-dev ## The tests that need no model, server or browser: a few minutes. PYTEST="-k name" chooses among them
-	$(bin)/pytest -n auto -m "not (slow or server or browser or gpu)" $(PYTEST)
+	$(pytest) -m "not (slow or server or browser or gpu)" $(PYTEST)
 
 test-all: lint $(VENV)/installed-dev $(VENV)/model $(serving) browser ## Everything that must hold: linters, types, import rules, all tests
-	$(bin)/pytest -n auto $(PYTEST)
+	$(pytest) $(PYTEST)
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 	$(bin)/ruff check
