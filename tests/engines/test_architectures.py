@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -33,8 +32,8 @@ from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.parity import choose_path
-from magic_rl.engines.local.policy import LocalPolicy
-from magic_rl.types import PPO, Adam, CrossEntropy, Datum, SamplingParams, Tokens
+from magic_rl.types import PPO, Datum, SamplingParams, Tokens
+from tests.support.tiny_engine import engine, gradients, plain, plain_logprobs, trained
 
 # Two turns of one conversation share their beginning; lengths are ragged and go beyond a sliding window of 8.
 TURN: Tokens = tuple(range(5, 14))
@@ -76,29 +75,6 @@ def folder(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
         vocab_size=300, bos_token_id=None, **ends, **SMALL, **{k: v for k, v in settings.items() if k != "config"}
     )
     return folder_of(tiny_model, tmp_path_factory.mktemp("architecture") / "model", kind(config))
-
-
-def engine(folder: Path, rows: int = 128) -> LocalEngine:
-    config = EngineConfig(device="cpu", dtype="float32", threads=1, rows_per_batch=rows)
-    return LocalEngine(folder, LoraConfig(rank=4), config)
-
-
-def trained(on: LocalEngine) -> LocalPolicy:
-    policy = on.new_policy("policy")
-    for _ in range(2):
-        policy.forward_backward([Datum((1, 2, 3), (4, 5, 6, 7))], CrossEntropy())
-        policy.optim_step(Adam(lr=0.03))
-    return policy
-
-
-def plain(folder: Path, policy: LocalPolicy, saved: Path) -> PeftModel:
-    policy.save(saved)
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), saved).eval()
-
-
-def plain_logprobs(model: Any, prompt: Tokens, completion: Tokens) -> torch.Tensor:
-    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
 @pytest.mark.parametrize("path", [ComputePath("shared"), ComputePath("padded"), ComputePath("equal lengths")])
@@ -221,11 +197,11 @@ def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Pat
             for i, (prompt, completion) in enumerate(alike)
         ]
         metrics = policy.forward_backward(datums, PPO())
-        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
-    (ours, gradients), (theirs, expected) = results
+        results.append((metrics, gradients(policy)))
+    (ours, found), (theirs, expected) = results
     assert ours == pytest.approx(theirs, rel=1e-4)
-    assert len(gradients) == len(expected) > 0
-    for one, two in zip(gradients, expected, strict=True):
+    assert len(found) == len(expected) > 0
+    for one, two in zip(found, expected, strict=True):
         assert (one - two).norm() <= 1e-4 * two.norm()
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
@@ -21,23 +20,8 @@ from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.sampling import choose
 from magic_rl.errors import UserError
-from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams, Tokens
-
-PROMPTS: list[Tokens] = [(5, 9, 30), (40, 41, 42, 43, 44, 45, 46), (7, 8)]
-
-
-def engine(folder: Path, budget: int = 8192, rows: int = 128) -> LocalEngine:
-    config = EngineConfig(device="cpu", dtype="float32", threads=1, tokens_per_batch=budget, rows_per_batch=rows)
-    return LocalEngine(folder, LoraConfig(rank=4), config)
-
-
-def trained(on: LocalEngine, name: str = "policy") -> LocalPolicy:
-    """A policy that is clearly not the base model, but does not amplify the rounding of float32."""
-    policy = on.new_policy(name)
-    for _ in range(2):
-        policy.forward_backward([Datum((1, 2, 3), (4, 5, 6, 7))], CrossEntropy())
-        policy.optim_step(Adam(lr=0.02))
-    return policy
+from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams
+from tests.support.tiny_engine import PROMPTS, engine, gradients, plain, plain_logprobs, trained
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +42,6 @@ def restored_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def plain_logprobs(model: torch.nn.Module, prompt: Tokens, completion: Tokens) -> torch.Tensor:
-    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0]
-
-
 def datums_of(policy: LocalPolicy, group: int = 4) -> list[Datum]:
     """Sampled groups of ragged lengths, with advantages and off-policy log-probabilities."""
     rng = np.random.default_rng(0)
@@ -76,13 +55,11 @@ def datums_of(policy: LocalPolicy, group: int = 4) -> list[Datum]:
 def test_packed_logprobs_equal_those_of_plain_transformers(
     tiny_model: Path, tmp_path: Path, policy: LocalPolicy
 ) -> None:
-    policy.save(tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    plain = PeftModel.from_pretrained(base, tmp_path).eval()
+    reference = plain(tiny_model, policy, tmp_path)
     sequences = [(d.prompt, d.tokens) for d in datums_of(policy)]
     for (prompt, completion), ours in zip(sequences, policy.logprobs(sequences), strict=True):
         with torch.inference_mode():
-            expected = plain_logprobs(plain, prompt, completion)
+            expected = plain_logprobs(reference, prompt, completion)
         torch.testing.assert_close(torch.tensor(ours), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -105,24 +82,22 @@ def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_packed(tiny_model: P
             for d in datums_of(policy)
         ]
         metrics = policy.forward_backward(datums, loss)
-        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
-    (first, gradients), *others = results
-    assert gradients
+        results.append((metrics, gradients(policy)))
+    (first, expected), *others = results
+    assert expected
     for metrics, other in others:
         assert metrics == pytest.approx(first, rel=1e-4)
-        for one, two in zip(gradients, other, strict=True):
+        for one, two in zip(expected, other, strict=True):
             # Relative to the whole tensor: single entries may be sums that cancel to next to nothing.
             assert (one - two).norm() <= 1e-4 * one.norm()
 
 
 def test_adapter_gradients_equal_those_of_peft(tiny_model: Path, tmp_path: Path, policy: LocalPolicy) -> None:
-    policy.save(tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    plain = PeftModel.from_pretrained(base, tmp_path, is_trainable=True).eval()
+    reference = plain(tiny_model, policy, tmp_path, is_trainable=True)
     datums = datums_of(policy)
-    losses = [-d.weight * plain_logprobs(plain, d.prompt, d.tokens).sum() for d in datums]
+    losses = [-d.weight * plain_logprobs(reference, d.prompt, d.tokens).sum() for d in datums]
     torch.autograd.backward(torch.stack(losses).sum())
-    expected = {name: parameter.grad for name, parameter in plain.named_parameters() if parameter.requires_grad}
+    expected = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.requires_grad}
     policy.forward_backward(datums, CrossEntropy())
     assert set(expected) == set(policy._parameters)
     for name, parameter in policy._parameters.items():
@@ -147,8 +122,7 @@ def test_bfloat16_gives_nearly_the_numbers_of_float32(tiny_model: Path, tmp_path
         ]
         scored = [p for row in same.logprobs([(d.prompt, d.tokens) for d in datums]) for p in row]
         same.forward_backward(datums, CrossEntropy())
-        gradients = [p.grad.flatten() for p in same._parameters.values() if p.grad is not None]
-        found.append((torch.tensor(scored), torch.cat(gradients)))
+        found.append((torch.tensor(scored), torch.cat([part.flatten() for part in gradients(same)])))
     (exact, whole), *others = found
     for rounded, other in others:
         assert (exact - rounded).abs().mean() < 0.05
@@ -164,7 +138,7 @@ def test_the_same_batch_gives_the_same_gradients_to_the_bit(tiny_model: Path, re
     runs = []
     for _ in range(8):
         policy.forward_backward(datums, CrossEntropy())
-        runs.append(torch.cat([p.grad.flatten() for p in policy._parameters.values() if p.grad is not None]))
+        runs.append(torch.cat([part.flatten() for part in gradients(policy)]))
         for parameter in policy._parameters.values():
             parameter.grad = None
     assert all(torch.equal(run, runs[0]) for run in runs[1:])
@@ -176,10 +150,10 @@ def test_logits_in_chunks_make_no_difference(tiny_model: Path, monkeypatch: pyte
         monkeypatch.setattr(scoring, "CHUNK", chunk)
         policy = trained(engine(tiny_model))
         metrics = policy.forward_backward(datums_of(policy), PPO())
-        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
-    (whole, gradients), (chunked, others) = results
+        results.append((metrics, gradients(policy)))
+    (whole, expected), (chunked, others) = results
     assert chunked == pytest.approx(whole, rel=1e-4)
-    for one, two in zip(gradients, others, strict=True):
+    for one, two in zip(expected, others, strict=True):
         assert (one - two).norm() <= 1e-4 * one.norm()
 
 
@@ -198,21 +172,21 @@ def test_activations_computed_again_make_no_difference_and_are_not_kept(tiny_mod
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             metrics = policy.forward_backward(datums_of(policy), PPO())
         kept.append(sum(sizes))
-        results.append((metrics, [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]))
-    (whole, gradients), *again = results
+        results.append((metrics, gradients(policy)))
+    (whole, expected), *again = results
     for metrics, others in again:
         assert metrics == pytest.approx(whole, rel=1e-4)
-        for one, two in zip(gradients, others, strict=True):
+        for one, two in zip(expected, others, strict=True):
             assert (one - two).norm() <= 1e-4 * one.norm()
     assert max(kept[1:]) < kept[0] / 2
 
 
 def test_greedy_samples_equal_transformers_generate(tiny_model: Path, local: LocalEngine) -> None:
-    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    own = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     samples = local.base().sample(PROMPTS, 1, SamplingParams(12, temperature=0.0), seed=0)
     for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
         ids = torch.tensor([prompt])
-        expected = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        expected = own.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         assert list(sample.tokens) == expected[0, len(prompt) :].tolist()
 
 

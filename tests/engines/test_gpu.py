@@ -14,8 +14,8 @@ from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import resolve_model
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.types import PPO, CrossEntropy, Datum, SamplingParams
-from tests.engines.test_engine import PROMPTS, trained
 from tests.support.families import SHARING, model_of
+from tests.support.tiny_engine import PROMPTS, trained
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -12,7 +12,7 @@ from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.packing import pack
 from magic_rl.types import PPO, CrossEntropy, Datum
-from tests.engines.test_engine import PROMPTS, engine, trained
+from tests.support.tiny_engine import PROMPTS, engine, trained
 
 
 def test_a_shared_prompt_is_encoded_once() -> None:

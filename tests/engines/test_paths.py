@@ -30,8 +30,8 @@ from magic_rl.report.html import write_report
 from magic_rl.runs.train import train
 from magic_rl.types import SamplingParams, Tokens
 from tests.engines.test_architectures import PROMPTS
-from tests.engines.test_engine import engine, trained
 from tests.support.families import SHARING, model_of
+from tests.support.tiny_engine import engine, trained
 
 PROMPT, OTHER = (tuple(f"user\n{question}\nassistant\n".encode()) for question in QUESTIONS)
 REPLY: Tokens = tuple(ANSWER.encode())

@@ -11,7 +11,7 @@ import torch
 from magic_rl.engines.local import sampling
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.types import SamplingParams, Tokens
-from tests.engines.test_engine import PROMPTS, engine, trained
+from tests.support.tiny_engine import PROMPTS, engine, trained
 
 
 def test_what_a_row_samples_does_not_depend_on_its_batch(tiny_model: Path) -> None:

@@ -19,7 +19,7 @@ from magic_rl.engines.local.lora import _AdaptedLinear
 from magic_rl.engines.local.packing import pack
 from magic_rl.engines.local.reading import reading
 from magic_rl.types import Adam, CrossEntropy, Datum, SamplingParams, Tokens
-from tests.engines.test_engine import PROMPTS, engine
+from tests.support.tiny_engine import PROMPTS, engine
 
 
 def in_bfloat16(folder: Path) -> LocalEngine:
