@@ -5,7 +5,6 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
 RUN ?= runs/demo
-CONFIG ?= configs/demo.toml
 PYTEST ?=
 
 bin := $(VENV)/bin
@@ -18,22 +17,18 @@ requirements := pyproject.toml constraints.txt
 serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format golden browser clean
+.PHONY: help demo test test-all lint docs format golden browser clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-# The second `evaluate` finds everything up to date and only prints the table, so that the demo ends with it.
-demo: $(VENV)/model ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
-	@if [ -f $(RUN)/config.toml ]; then $(magic_rl) resume $(RUN); else $(magic_rl) train $(CONFIG) --run $(RUN); fi
-	@$(magic_rl) evaluate $(RUN) >/dev/null
-	@$(magic_rl) report $(RUN)
-	@$(magic_rl) evaluate $(RUN)
+demo: $(VENV)/installed ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
+	@$(magic_rl) demo --run $(RUN)
 
 test: $(VENV)/installed-dev ## The tests that need no model, server or browser: a few minutes. PYTEST="-k name" chooses among them
 	$(pytest) -m "not (slow or server or browser or gpu)" $(PYTEST)
 
-test-all: lint $(VENV)/installed-dev $(VENV)/model $(serving) browser ## Everything that must hold: linters, types, import rules, all tests
+test-all: lint docs $(VENV)/installed-dev $(VENV)/model $(serving) browser ## Everything that must hold: linters, types, import rules, docs, all tests
 	$(pytest) $(PYTEST)
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
@@ -45,12 +40,15 @@ lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 golden: $(VENV)/installed-dev ## Write the numbers that a small run must give again, after a change that is meant
 	$(bin)/python -m tests.golden.make
 
+docs: $(VENV)/installed-docs ## Build the documentation site into site/; a broken link or name is an error
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+
 format: $(VENV)/installed-dev ## Put the code into shape
 	$(bin)/ruff check --fix
 	$(bin)/ruff format
 
 clean: ## Remove the environment and caches; runs and fetched models are kept
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/created:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed; install it or say make PYTHON=/path/to/python" >&2; exit 2; }
@@ -63,6 +61,10 @@ $(VENV)/installed: $(VENV)/created $(requirements)
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(pip) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(pip) install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # Order-only: the model does not change with the code.

@@ -27,14 +27,16 @@ defender_steps = 1
 attacker_steps = 1
 [attacker]
 model = {model}
+batch_size = 2
 strategies = ["question"]
 [attacker.sampling]
 max_tokens = 12
 [attacker.sft]
 steps = 1
-batch = 2
+batch_size = 2
 [defender]
 model = {model}
+batch_size = 2
 [defender.sampling]
 max_tokens = 12
 [judge]
@@ -43,8 +45,7 @@ max_abstained = 1.0
 seeds = {seeds}
 held_out_categories = ["c2"]
 [learning]
-seeds_per_step = 2
-group = 2
+group_size = 2
 max_cut_off = 1.0
 max_degenerate = 1.0
 [engine]

@@ -20,7 +20,10 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A setting that is unknown, impossible, or contradicts another."""
+    """A setting that is unknown, impossible, without effect, or contradicts another.
+
+    `facts["override"]` is true for one that was set beside the config file.
+    """
 
 
 class DataError(UserError):

@@ -95,7 +95,7 @@ def test_a_wrapping_never_gives_the_label_away() -> None:
 
 
 def test_translations_and_unknown_strategies_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match="'tamil' needs a model that translates"):
+    with pytest.raises(UserError, match="'tamil' has no templates"):
         write_attack(SEED, STRATEGIES["tamil"], np.random.default_rng(0))
     with pytest.raises(UserError, match="unknown strategy 'hypnosis'; known: slang"):
         choose_strategies(["hypnosis"])

@@ -141,7 +141,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder: Path) -> None:
 def test_a_server_without_a_model_and_one_that_refuses_the_key_leave_nothing_behind(folder: Path) -> None:
     with serving(lambda _: Reply(status=401)) as command:
         result = CliRunner().invoke(app, [*command(folder), "--set", "attacker.writer.model="])
-        assert (result.exit_code, "attacker.writer.model: name the model" in result.stderr) == (2, True)
+        assert (result.exit_code, "attacker.writer.model: " in result.stderr) == (2, True)
         result = CliRunner().invoke(app, command(folder))
         assert (result.exit_code, "refuses the key" in result.stderr) == (2, True)
     assert {p.name for p in folder.iterdir() if "answers" not in p.name} == {"seeds.jsonl"}
@@ -160,7 +160,7 @@ def test_a_model_in_this_process_writes_too(tmp_path: Path, tiny_config: Path, t
         "--set",
         model,
         "--set",
-        "judge.cache=off",
+        "judge.cache=false",
     ]
     result = CliRunner().invoke(app, [*args, "--strategies", "slang,caesar"], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr

@@ -35,5 +35,5 @@ def test_an_error_in_words_says_what_was_wrong_and_what_helps() -> None:
     assert in_words(UserError("a: wrong")) == "a: wrong"
     assert (
         in_words(StoreError("a: unfinished", "resume", run="a"))
-        == "a: unfinished; `magic-rl resume a` goes on training"
+        == "a: unfinished; `magic-rl resume a` continues training"
     )

@@ -229,7 +229,7 @@ def test_off_topic_counts_as_refusal_only_where_asked(tmp_path: Path) -> None:
 
 def test_abstentions_of_a_panels_members_are_counted_and_stop_nothing(tmp_path: Path) -> None:
     config = tmp_path / "panel.toml"
-    config.write_text('[judge]\nrule = "strictest"\n' + '[[judge.members]]\nkind = "rules"\n' * 2)
+    config.write_text('[judge]\nkind = "panel"\nrule = "strictest"\n' + '[[judge.members]]\nkind = "rules"\n' * 2)
     unclear = [row(response="Я помогу вам с этим.")] * 4
     path = written(tmp_path, *unclear, *[row(response=REFUSAL, refused="yes")] * 36)
     found = json.loads(checked(path, "--config", config, "--json"))["refused"]

@@ -9,7 +9,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from magic_rl.judges.format import FormatError, Labels, Question
-from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE, GuardName
+from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
 from magic_rl.judges.rubric import Rubric
 from magic_rl.types import Exchange, Seed
 
@@ -67,11 +67,11 @@ def exchange(reply: str = "Sure, here is how.") -> Exchange:
         ("shieldgemma", POLICY, "Yes, the", Labels("unsafe", categories=("No Harassment",))),
     ],
 )
-def test_documented_answers_are_understood(guard: GuardName, question: Question, text: str, labels: Labels) -> None:
+def test_documented_answers_are_understood(guard: str, question: Question, text: str, labels: Labels) -> None:
     assert GUARDS[guard].read(question, text) == labels
 
 
-WHOLE: dict[GuardName, str] = {
+WHOLE: dict[str, str] = {
     "qwen3guard": "Safety: Safe\nCategories: None\nRefusal: No",
     "wildguard": "Harmful request: no\nResponse refusal: no\nHarmful response: no",
     "llama-guard": "unsafe\nS1",
@@ -100,7 +100,7 @@ WHOLE: dict[GuardName, str] = {
         lambda _: '{"label": "safe"}',
     ],
 )
-def test_a_damaged_answer_is_no_label(guard: GuardName, damage: Callable[[str], str]) -> None:
+def test_a_damaged_answer_is_no_label(guard: str, damage: Callable[[str], str]) -> None:
     damaged = damage(WHOLE[guard])
     GUARDS[guard].read(REPLY, WHOLE[guard])
     with pytest.raises(FormatError):

@@ -261,7 +261,7 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
     assert isinstance(make_judge(load_config()), RulesJudge)
     path = tmp_path / "c.toml"
     path.write_text(
-        f'[judge]\ncache = "{tmp_path}/v"\nrule = "strictest"\n'
+        f'[judge]\nkind = "panel"\ncache = "{tmp_path}/v"\nrule = "strictest"\n'
         '[[judge.members]]\nkind = "rules"\n'
         '[[judge.members]]\nkind = "qwen3guard"\n'
         '[judge.members.endpoint]\nurl = "http://localhost:1/v1"\nmodel = "Qwen/Qwen3Guard-Gen-0.6B"\n'
@@ -275,10 +275,10 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("judge.kind=llm", "name it in endpoint.model"),
-        ("judge.endpoint.url=localhost:8000", "url must be like"),
-        ("judge.endpoint.url=http://me:secret@host/v1", "no key or password"),
-        ("judge.endpoint.url=http://host/v1?key=secret", "no key or password"),
-        ("judge.endpoint.api_key_env=hf_secret", "api_key_env: String should match"),
+        ('judge.endpoint={model="m", url="localhost:8000"}', "url must be like"),
+        ('judge.endpoint={model="m", url="http://me:secret@host/v1"}', "no key or password"),
+        ('judge.endpoint={model="m", url="http://host/v1?key=secret"}', "no key or password"),
+        ("judge.endpoint.api_key_env=hf_secret", "api_key_env: must match"),
     ],
 )
 def test_an_impossible_judge_is_refused_with_its_key(override: str, message: str) -> None:

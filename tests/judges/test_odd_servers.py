@@ -99,13 +99,29 @@ def test_an_answer_that_was_all_thinking_is_cut_off(text: str | None, beginning:
 
 
 @pytest.mark.parametrize("status", [400, 422, 500, 501])
-def test_a_schema_refused_by_any_status_is_dropped_for_good(status: int) -> None:
-    def script(asked: Asked) -> Reply:
-        return Reply(status, b"Internal error") if "response_format" in asked.body else _labels(asked)
+@pytest.mark.parametrize("passes", [False, True])
+def test_a_schema_refused_without_a_word_is_tried_again_later(
+    passes: bool, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that was only busy has it again; one that does not take it is asked for it ever less often."""
 
-    verdicts, asked = _judged(script)
+    def script(asked: Asked) -> Reply:
+        busy = "attack 0" in asked.text or not passes
+        return Reply(status, b"Internal error") if "response_format" in asked.body and busy else _labels(asked)
+
+    with caplog.at_level("INFO", logger="magic_rl"):
+        verdicts, asked = _judged(script, count=12)
+    assert [verdict.abstained for verdict in verdicts] == [None] * 12
+    with_schema = [int(each.text.split("attack ")[1].split('"')[0]) for each in asked if "response_format" in each.body]
+    assert with_schema == ([0, 5, 6, 7, 8, 9, 10, 11] if passes else [0, 5])
+    assert len([record for record in caplog.records if "asking without it" in record.message]) == (1 if passes else 2)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_thought_that_the_servers_template_opened_is_no_answer(opened: bool) -> None:
+    thought = "<think>" if opened else ""
+    verdicts, _ = _judged(lambda _: Reply(body=completion(f"{thought}Is it?\n</think>\n\n{json.dumps(LABELS)}")))
     assert [verdict.abstained for verdict in verdicts] == [None] * 3
-    assert ["response_format" in each.body for each in asked] == [True, False, False, False]
 
 
 def test_an_error_500_of_a_server_that_takes_schemas_costs_no_schema() -> None:

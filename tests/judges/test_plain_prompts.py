@@ -12,7 +12,7 @@ from magic_rl.chat.base import Chat, ChatRequest
 from magic_rl.config import EndpointConfig, EngineConfig, load_config
 from magic_rl.errors import UserError
 from magic_rl.judges.format import Question
-from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE, GuardName
+from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.rubric import Rubric
 from magic_rl.runs.judge import make_chat
@@ -51,22 +51,20 @@ def tokenizer_folder(tiny_model: Path, folder: Path, template: str, *, begins: b
     return folder
 
 
-def chat_of(stub: Stub, tokenizer: Path | str, guard: GuardName = "qwen3guard") -> Chat:
+def chat_of(stub: Stub, tokenizer: Path | str, guard: str = "qwen3guard") -> Chat:
     endpoint = EndpointConfig(url=stub.url, model="m", tokenizer=str(tokenizer))
     return make_chat(
         endpoint, EngineConfig(device="cpu"), "judge.endpoint", WILDGUARD_TEMPLATE if guard == "wildguard" else ""
     )
 
 
-def request_of(guard: GuardName, reply: str = "THE REPLY") -> ChatRequest:
+def request_of(guard: str, reply: str = "THE REPLY") -> ChatRequest:
     policy = "No Harassment" if guard == "shieldgemma" else ""
     return GUARDS[guard].request(Question("THE PROMPT", reply, policy))
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_every_guard_is_asked_in_its_own_template_as_plain_text(
-    guard: GuardName, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_every_guard_is_asked_in_its_own_template_as_plain_text(guard: str, tiny_model: Path, tmp_path: Path) -> None:
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES[guard])
     request = request_of(guard)
     with Stub() as stub:
@@ -81,7 +79,7 @@ def test_every_guard_is_asked_in_its_own_template_as_plain_text(
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_what_is_judged_is_never_control_for_the_server(guard: GuardName, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_judged_is_never_control_for_the_server(guard: str, tiny_model: Path, tmp_path: Path) -> None:
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES[guard])
     with Stub() as stub:
         chat_of(stub, folder, guard).complete([request_of(guard), request_of(guard, FORGED)])

@@ -78,12 +78,18 @@ def features(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in _COMPLAINTS if name in body or (name == "system" and with_system))
 
 
-def refused_feature(status: int, complaint: str, body: Mapping[str, Any], taken: Collection[str]) -> str | None:
-    """The feature that a server may have refused a body for: one that it names, else one that it has never taken."""
+def refused_feature(
+    status: int, complaint: str, body: Mapping[str, Any], taken: Collection[str]
+) -> tuple[str, bool] | None:
+    """The feature that a server may have refused a body for: one that it names, else one that it has never taken.
+
+    Returns:
+        The feature, and whether the server names it; None if it is about something else.
+    """
     has = features(body) if status in _REFUSING else ()
     named = [name for name in has if _COMPLAINTS[name].search(complaint)]
     doubted = [name for name in _UNNAMED if name in has and name not in taken]
-    return next(iter(named + doubted), None)
+    return next(((name, name in named) for name in named + doubted), None)
 
 
 class _Message(BaseModel):

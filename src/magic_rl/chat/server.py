@@ -11,7 +11,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 
 import httpx2
 from anyio.from_thread import start_blocking_portal
@@ -21,6 +22,7 @@ from magic_rl.chat.base import ChatRequest, Completion, Done, Endpoint
 from magic_rl.chat.body import Answer, error_of, features, make_body, message_of, refused_feature
 from magic_rl.chat.line import Account, SpentError
 from magic_rl.text.renderer import TextRenderer
+from magic_rl.text.think import with_opening
 
 _LOG = logging.getLogger(__name__)
 _HOPELESS = {
@@ -45,7 +47,9 @@ class Server:
             renderer: Renders every request, which is then sent as plain text; without one the server renders.
         """
         self._endpoint, self._renderer, self._account = endpoint, renderer, Account(endpoint)
-        self._refused: frozenset[str] = frozenset()  # features that the server does not take
+        self._refused: frozenset[str] = frozenset()  # features that the server does not take, as it says
+        self._doubts: Counter[str] = Counter()  # how often it refused one without a word; it may have been busy
+        self._resting: Counter[str] = Counter()  # requests that go without such a one before it is tried again
         self._denied = self._most_denied = 0
         self._answered = False
 
@@ -114,7 +118,8 @@ class Server:
 
     async def _answer(self, client: AsyncOpenAI, request: ChatRequest) -> Completion:
         """One request, with all its attempts."""
-        refused = self._refused
+        refused = begun = self._left_out()
+        named: set[str] = set()
         while True:
             path, body = make_body(self.name, request, self._renderer, refused)
             try:  # as ASCII, which takes lone surrogates too
@@ -124,18 +129,36 @@ class Server:
             except APIConnectionError as error:
                 return self._unanswered(" ".join(str(error.__cause__).split()) or type(error.__cause__).__name__)
             except APIStatusError as error:
-                name = refused_feature(error.status_code, error.response.text, body, self._account.taken)
-                if name is None:
+                found = refused_feature(error.status_code, error.response.text, body, self._account.taken)
+                if found is None:
                     return self._failure(error.response)
-                refused |= {name}  # or is it the request? Then it is refused without it too
+                refused |= {found[0]}  # or is it the request? Then it is refused without it too
+                named |= {found[0]} if found[1] else set()
                 continue
             break
         self._account.taken |= {*features(body)}
-        if new := refused - self._refused:
-            _LOG.info("%s: the server does not take %s; asking without it", self.name, ", ".join(sorted(new)))
-            self._refused |= new
+        self._note(refused - begun, named)
         self._answered = True
         return self._read(request, Answer.model_validate_json(response.content))
+
+    def _left_out(self) -> frozenset[str]:
+        """What the next request goes without."""
+        resting = {name for name, left in self._resting.items() if left}
+        self._resting.subtract(resting)
+        return self._refused | resting
+
+    def _note(self, left_out: Set[str], named: Set[str]) -> None:
+        """Remember without what a request was answered that had been refused with it."""
+        for name in sorted(left_out - self._refused):
+            if name in named:
+                self._refused |= {name}
+            elif name in self._account.taken or self._resting[name]:  # another request has told meanwhile
+                continue
+            else:
+                self._doubts[name] += 1
+                self._resting[name] = 4 ** self._doubts[name]
+            more = "" if name in named else f" for {self._resting[name]} requests"
+            _LOG.info("%s: the server does not seem to take %s; asking without it%s", self.name, name, more)
 
     def _read(self, request: ChatRequest, answer: Answer) -> Completion:
         choice, text, tokens = answer.choices[0], answer.choices[0].said, answer.tokens
@@ -147,7 +170,8 @@ class Server:
             return Completion(tokens=tokens, failed=f"the answer was broken off ({why})")
         if text is None:
             return Completion(tokens=tokens, failed="the completion holds no text")
-        return Completion(f"{self._renderer.opening}{text}" if self._renderer else text, tokens)
+        # No text of others holds a whole mark when it is sent, so one that nothing opened is the model's own.
+        return Completion(f"{self._renderer.opening}{text}" if self._renderer else with_opening(text), tokens)
 
     def _unanswered(self, reason: str) -> Completion:
         if not self._account.reached:

@@ -15,7 +15,7 @@ def attack(
     run: Run,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Steps the attacker learns for; as many as in the game if not given."),
+        typer.Option(metavar="N", min=1, help="Steps that the attacker learns for; by default as many as in the game."),
     ] = None,
     every: Annotated[
         int | None,
@@ -30,12 +30,12 @@ def attack(
             help="Take the SFT start and the settings of this run's attacker: for runs without one, such as no-game.",
         ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Start over, removing the attacks of before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Start over and remove the earlier attacks.")] = False,
 ) -> None:
-    """Let a fresh attacker learn against the frozen defender, at the start and trained, and print its success.
+    """Let a fresh attacker learn against the frozen defender, at the start and trained; print how often it succeeds.
 
     The attacker starts from the run's SFT attacker and learns by the run's own settings. Writes attack.json into the
-    run; the attackers stay under attacks/. Ctrl-C finishes the step and saves; the same command goes on from there.
+    run; the attackers stay under attacks/. Ctrl-C finishes the step and saves; the same command continues from there.
 
     Examples:
 
@@ -57,6 +57,6 @@ def attack(
             result = exploit(directory, plan, view)
     if result is None:
         elsewhere = f" --attacker-from {attacker_from}" if attacker_from else ""
-        typer.echo(f"stopped; go on with `magic-rl attack {run}{elsewhere}`", err=True)
+        typer.echo(f"stopped; continue with `magic-rl attack {run}{elsewhere}`", err=True)
         raise typer.Exit(130)
     typer.echo(attack_table(result))

@@ -16,12 +16,12 @@ from magic_rl.config import load_config
 
 def bench(
     model: Annotated[str, typer.Option(help="'default', a hub id or a local folder.")] = "default",
-    repeats: Annotated[int, typer.Option(min=1, help="Timed repeats of each workload, after one to warm up.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repeats of each workload, after one for warm-up.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Only W1, the reference workload.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Time one attacker step on this machine and say how close it comes to the arithmetic it cannot do without.
+    """Time one attacker step on this machine and compare it with the arithmetic that it cannot avoid.
 
     W1 is 4 prompts of 225 tokens, 8 completions of 48 tokens each, one optimiser step. The floor is the time its
     matrix products take at the rate at which this machine multiplies matrices, which is measured first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -89,9 +90,8 @@ def check(
     from magic_rl.data.split import split_by_category
     from magic_rl.runs.seeds import blaming_settings, read_sources
 
-    settings = load_config(config, overrides or ()).data
-    if source:
-        settings = settings.model_copy(update={"seeds": source})
+    named = [f"data.seeds={json.dumps(source, ensure_ascii=False)}"] if source else []
+    settings = load_config(config, [*(overrides or ()), *named]).data
     try:
         found = read_sources(settings)
     except DataError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,11 @@ def evaluate(
 
       magic-rl evaluate runs/demo
     """
+    typer.echo(evaluated(run, again=again))
+
+
+def evaluated(run: Path, *, again: bool = False) -> str:
+    """Evaluate a run unless that is up to date, and return its table."""
     from magic_rl.cli.view import make_view
     from magic_rl.evaluation.crossplay import evaluate as crossplay
     from magic_rl.evaluation.outcomes import is_evaluated
@@ -33,4 +39,4 @@ def evaluate(
     if again or not is_evaluated(directory):
         with directory.lock(), make_view() as view:
             crossplay(directory, view)
-    typer.echo(summary_table(directory.read_json("summary.json"), shutil.get_terminal_size((120, 24)).columns))
+    return summary_table(directory.read_json("summary.json"), shutil.get_terminal_size((120, 24)).columns)

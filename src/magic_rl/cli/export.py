@@ -16,11 +16,11 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.", show_default=False)],
     role: Annotated[str, typer.Option(help="Only the defender can be exported.")] = "defender",
     number: Annotated[
-        int | None, typer.Option("--round", min=0, help="Round whose defender is taken; the last if not given.")
+        int | None, typer.Option("--round", min=0, help="Round whose defender is taken; by default the last.")
     ] = None,
     dtype: Annotated[
         Literal["base", "float32"],
-        typer.Option(help="Precision of the weights: that of the base, or one that loses nothing."),
+        typer.Option(help="Precision of the weights: the base model's, or one that loses nothing."),
     ] = "base",
     adapter: Annotated[bool, typer.Option("--adapter", help="Only the PEFT adapter, exact and small.")] = False,
 ) -> None:
@@ -29,7 +29,7 @@ def export(
     Transformers and vLLM load it; the chat template says what the defender was told in training. It is loaded and
     compared with the trained defender first. The attacker never leaves the run directory.
 
-    Example:
+    Examples:
 
       magic-rl export runs/demo --role defender --out models/hardened
 

@@ -52,7 +52,7 @@ def check(
     show: Annotated[int, typer.Option(min=0, help="Disagreements to show.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Hold a judge against replies that people labelled: accuracy, precision, recall, F1, and where they disagree.
+    """Compare a judge with replies that people labelled: accuracy, precision, recall, F1, and where they disagree.
 
     Examples:
 

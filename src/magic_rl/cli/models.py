@@ -18,7 +18,7 @@ from magic_rl.errors import UserError
 if TYPE_CHECKING:
     from magic_rl.runs.modelcheck import ModelCheck
 
-models = typer.Typer(no_args_is_help=True, help="Fetch models, look at them, and say where they are kept.")
+models = typer.Typer(no_args_is_help=True, help="Fetch models, check them, and say where they are kept.")
 
 _CONTROL = 12  # control tokens shown
 
@@ -56,7 +56,7 @@ def check(
     quick: Annotated[bool, typer.Option("--quick", help="Files only: load no weights, time nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Look at a model as both players of a config, before anything long begins.
+    """Check a model as both players of a config, before anything long begins.
 
     Says how it is spoken to, what ends its answers, how exactly and how fast it is computed, where adapters go, how
     much memory the config will need, and whether it can be exported. Memory is estimated from the model's shape. Every
@@ -64,12 +64,13 @@ def check(
 
     Examples:
 
-      magic-rl models check Qwen/Qwen2.5-7B-Instruct --config configs/paper-qwen2.5-7b.toml
+      magic-rl models check Qwen/Qwen2.5-7B-Instruct --config paper
 
       magic-rl models check models/own --quick --json
     """
-    seated = [f"{role}.model={json.dumps(model)}" for role in ("attacker", "defender")]
-    settings = load_config(config, [*(overrides or ()), *seated])
+    given = overrides or []
+    roles = ("attacker", "defender") if load_config(config, given).game.rewrite else ("defender",)
+    settings = load_config(config, [*given, *(f"{role}.model={json.dumps(model)}" for role in roles)])
     from magic_rl.runs.modelcheck import check_models
 
     checks = check_models(settings)

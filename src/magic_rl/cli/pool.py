@@ -44,8 +44,8 @@ def build(
     With `attacker.writer.model` a model writes the rewrites and then the reasoning that leads to them; encodings are
     exact in either case. Without, templates write everything offline, translations excepted.
 
-    What the model answers is remembered (judge.cache): after Ctrl-C, a crash or a spent budget the same command goes on
-    from there. Rewrites that cannot be used are left out and listed in pool.rejected.jsonl.
+    What the model answers is remembered (judge.cache): after Ctrl-C, a crash or a spent budget the same command
+    continues from there. Rewrites that cannot be used are left out and listed in pool.rejected.jsonl.
 
     Examples:
 
@@ -59,8 +59,6 @@ def build(
     chosen_override = [f"attacker.strategies={json.dumps(chosen)}"] if chosen else []
     settings = load_config(config, [*(overrides or ()), *chosen_override])
     writer = settings.attacker.writer
-    if writer.url and not writer.model:
-        raise UserError(f"attacker.writer.model: name the model that {writer.url} serves")
     if out.exists():
         raise UserError(f"{out}: already exists; choose another file")
 
@@ -68,7 +66,7 @@ def build(
     from magic_rl.runs.seeds import split_of
 
     seeds = split_of(settings.data).train
-    if not writer.model:
+    if writer is None:
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
         write_pool(out, entries)
         typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(seeds)} seeds)")
@@ -79,7 +77,7 @@ def build(
     from magic_rl.runs.writer import have_written
 
     memory = open_memory(settings.judge.cache)
-    kept = f"; the answers so far are kept in {memory.path}: the same command goes on from there" if memory else ""
+    kept = f"; the answers so far are kept in {memory.path}: the same command continues from there" if memory else ""
     rejected = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     try:
         with PoolView() as view:

@@ -8,10 +8,10 @@ from magic_rl.cli.options import Overrides, Run
 
 
 def resume(run: Run, overrides: Overrides = None) -> None:
-    """Go on with a run that was interrupted or killed. It arrives at the numbers of an unbroken run.
+    """Continue a run that was interrupted or killed. It arrives at the same numbers as an unbroken run.
 
-    How players speak and step, the judge, the engine and what is measured may be changed from here on with --set.
-    Seeds, prompts and models must be those that the run was begun with.
+    With --set you can change how players sample and step, the judge, the engine and what is measured from here on.
+    Seeds, prompts and models must stay the same.
 
     Examples:
 
@@ -26,5 +26,5 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     with make_view() as view:
         trained = go_on(run, view, overrides or ())
     if not is_complete(trained):
-        typer.echo(f"stopped; go on with `magic-rl resume {run}`", err=True)
+        typer.echo(f"stopped; continue with `magic-rl resume {run}`", err=True)
         raise typer.Exit(130)

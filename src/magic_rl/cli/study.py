@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides, preset_overrides
+from magic_rl.cli.options import Overrides
 from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
 
@@ -43,17 +43,17 @@ def study(
         Path | None, typer.Option(metavar="DIR", help="Train nothing: tabulate the runs or result files in DIR.")
     ] = None,
 ) -> None:
-    """Train and evaluate many runs; print means, the spread between runs, and intervals that hold both kinds of noise.
+    """Train and evaluate many runs; print means, the spread between runs, and intervals that cover both kinds of noise.
 
     Every run is a preset with a seed, in a directory and a process of its own. After Ctrl-C, a kill or a crash the same
-    command goes on; finished runs are skipped. A run that fails is named, the others go on, and the exit status is 1.
-    Writes study.json, study.md and study.html.
+    command continues and skips finished runs. A run that fails is named, the others continue; the exit status is 1.
+    Writes study.json, study.md, study.html and a figure per preset, for example magic.svg.
 
     Examples:
 
-      magic-rl study configs/demo.toml --out studies/demo
+      magic-rl study demo --out studies/demo
 
-      magic-rl study configs/demo.toml --out studies/presets --seeds 0,1,2 --presets magic,no-game,defender-only
+      magic-rl study demo --out studies/presets --seeds 0,1,2 --presets magic,no-game,defender-only
 
       magic-rl study --rebuild studies/demo --export results/demo
     """
@@ -71,7 +71,7 @@ def study(
             )
     ended = None if rebuild else _train(folder, _configs(config, presets, seeds, overrides or []), attack_steps, jobs)
     if ended and ended.stopped:
-        typer.echo("stopped; the same command goes on from here", err=True)
+        typer.echo("stopped; the same command continues from here", err=True)
         raise typer.Exit(130)
     failed = ended.failed if ended else {}
     if not failed or _any_finished(folder):
@@ -97,8 +97,9 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     for key in ("preset", "seed"):
         if any(item.partition("=")[0].strip() == key for item in overrides):
             raise UserError(f"--set {key}: a study has several; use --{key}s")
+    load_config(path, overrides)  # what has an effect with none of the presets is refused
     return {
-        (preset, int(seed)): load_config(path, [*preset_overrides(preset), *overrides, f"seed={int(seed)}"])
+        (preset, int(seed)): load_config(path, [*overrides, f"seed={int(seed)}"], preset, wins="preset")
         for preset in chosen
         for seed in seeds.split(",")
     }

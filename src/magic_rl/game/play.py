@@ -55,7 +55,7 @@ def play(
     """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
 
     The group shares the learner's first input: the same attack if the defender learns, the same seed if the
-    attacker does. Later turns go on separately. An output that is cut off ends its episode.
+    attacker does. Later turns are separate. An output that is cut off ends its episode.
 
     Args:
         attacker: None plays the seeds as they are.

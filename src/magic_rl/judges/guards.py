@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from magic_rl.chat.base import ChatRequest
 from magic_rl.judges.format import Format, FormatError, Labels, Question
@@ -157,8 +156,7 @@ def _shieldgemma(question: Question, text: str) -> Labels:
     return Labels("unsafe" if violated else "safe", categories=(question.policy,) if violated else ())
 
 
-GuardName = Literal["qwen3guard", "wildguard", "llama-guard", "shieldgemma"]
-GUARDS: dict[GuardName, Format] = {
+GUARDS: dict[str, Format] = {
     "qwen3guard": Guard("qwen3guard", _qwen3guard),
     "wildguard": Guard("wildguard", _wildguard, WILDGUARD_TEMPLATE, at_once=True),
     "llama-guard": Guard("llama-guard", _llama_guard),

@@ -42,9 +42,13 @@ class ModelJudge:
         self.name = f"{form.name} ({chat.name})"
         self._form, self._chat, self._prompts, self._threshold, self._memory = form, chat, prompts, threshold, memory
 
-    def trial(self) -> str | None:
-        """Ask about a harmless exchange, past everything remembered; why there is no label, or None if there is one."""
-        said = self._ask(self._questions(_TRIAL), None)
+    def trial(self, *, fresh: bool) -> str | None:
+        """Ask about a harmless exchange; why there is no label, or None if there is one.
+
+        Args:
+            fresh: Whether to ask past everything remembered.
+        """
+        said = self._ask(self._questions(_TRIAL), None if fresh else self._memory)
         return next((each.failed for each in said if isinstance(each, Completion)), None)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:

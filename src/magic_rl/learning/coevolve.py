@@ -3,8 +3,8 @@
     repeat: draw seeds → attack → reply → judge → rewards → advantages → datums → update → whose turn is next
 
 The loop knows nothing of files, screens or where weights live. It yields one `Step` after each update, and all
-its randomness comes from the step's number, so whoever drives it can stop after any step and go on later. What a step
-samples and learns from is in `rollouts.py`, the update in `updates.py`.
+its randomness comes from the step's number, so whoever drives it can stop after any step and continue later. What a
+step samples and learns from is in `rollouts.py`, the update in `updates.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GameStep(Step):
     Attributes:
         outcomes: Every episode of the step.
         schedule: Whose turn it is next.
-        target: The operating point to go on with; None if none is held.
+        target: The operating point to continue with; None if there is none.
     """
 
     outcomes: Sequence[Outcome]
@@ -74,17 +74,18 @@ def coevolve(
         learner = schedule.learner
         outcomes = sample_outcomes(arena, schedule, number)
         sampled = time.monotonic()
-        fluency = measure_fluency(outcomes, arena)
+        fluency = measure_fluency(outcomes, arena, number)
 
-        learned = choose_groups(outcomes, learner, settings.seeds_of(learner))
+        learned = choose_groups(outcomes, learner, settings.batch_size[learner])
         weights = target.weights() if target and learner == "defender" else None
         advantages = advantages_of(learned, settings, learner, weights)
-        datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
+        keep_zero = learning.kl_coef > 0
+        datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=keep_zero)
         update = learn(arena, datums, schedule, number)
 
         summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
-        if target and learner == "defender":
+        if target and learning.target and learner == "defender":
             target = target.advance(summary["compliance"], learning.target)
             metrics |= {"compliance_target": target.compliance, "benign_multiplier": target.multiplier}
         schedule = schedule.advance(summary["safe_rate"], game.schedule)

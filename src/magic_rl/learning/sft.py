@@ -173,7 +173,7 @@ def sft(
     datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion, tagged=e.tagged)) for e in examples]
     for taken in range(first, config.steps):
         began = time.monotonic()
-        batch = [datums[i] for i in _batch(len(datums), config.batch, taken, run_seed, stage)]
+        batch = [datums[i] for i in _batch(len(datums), config.batch_size, taken, run_seed, stage)]
         tokens = sum(len(datum.tokens) for datum in batch)
         weighted = [Datum(datum.prompt, datum.tokens, weight=1 / tokens) for datum in batch]
         rising = (taken + 1) / (config.warmup_steps + 1)

@@ -1,4 +1,4 @@
-"""The defender's operating point: how many benign requests it must go on answering while it learns to refuse.
+"""The defender's operating point: how many benign requests it must still answer while it learns to refuse.
 
 Rewards of fixed weight leave it to chance where on its trade-off between safety and helpfulness a defender ends. Here
 helpfulness is a constraint instead: a Lagrange multiplier weighs what is learned from benign requests against what is
@@ -34,9 +34,9 @@ class OperatingPoint:
     integral: float = 0.0
 
     @classmethod
-    def start(cls, config: TargetConfig) -> Self | None:
+    def start(cls, config: TargetConfig | None) -> Self | None:
         """The operating point before the first step; None if none is to be held."""
-        if config.compliance == "off":
+        if config is None:
             return None
         return cls(None if config.compliance == "start" else config.compliance)
 

@@ -20,7 +20,7 @@ from magic_rl.report.svg import Axis
 Row = Mapping[str, Any]
 Points = Sequence[tuple[float, float | None]]
 
-_WIDTH, _HEIGHT = 400, 232  # user units; style.css decides the size on the screen
+_WIDTH, _HEIGHT = 400, 232  # user units; figure.css decides the size on the screen
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 386, 22, 198
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST_TIPS = 400

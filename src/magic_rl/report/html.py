@@ -92,7 +92,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
     turns = {row["step"]: row for row in rows if row["stage"] == "play"}
     config = tomllib.loads(run.config_text)
     found = _look_through(run, turns, mixed=config["game"].get("opponents", "last") != "last")
-    style = resource("style.css")
+    style = resource("figure.css") + resource("style.css")
     return (
         environment()
         .from_string(resource("parts.html.j2") + resource("page.html.j2"))

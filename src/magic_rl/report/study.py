@@ -1,6 +1,6 @@
-"""A study's results as files: `study.json`, a table in Markdown, and one self-contained HTML page.
+"""A study's results as files: `study.json`, a table in Markdown, a figure per preset, and one self-contained HTML page.
 
-All three are made of the runs' small result files and of nothing else, no clock and no path among it, so that they
+All are made of the runs' small result files and of nothing else, no clock and no path among it, so that they
 come out byte for byte the same wherever and whenever those files are read.
 """
 
@@ -16,6 +16,7 @@ from magic_rl.report.exploitability import attack_curve
 from magic_rl.report.html import digest, environment, resource
 from magic_rl.report.study_figures import changes
 from magic_rl.report.study_table import Table, markdown, tables
+from magic_rl.report.svg import standalone
 from magic_rl.store import atomic
 
 STUDY_FILE, TABLE_FILE, PAGE_FILE = "study.json", "study.md", "study.html"
@@ -26,7 +27,7 @@ def write_study(folder: Path, out: Path | None = None) -> list[Table]:
 
     Args:
         folder: Holds a run, or the small files of one, per subdirectory.
-        out: Where the three files go; by default the folder itself.
+        out: Where the files go; by default the folder itself.
 
     Returns:
         The table of each preset.
@@ -42,11 +43,14 @@ def write_study(folder: Path, out: Path | None = None) -> list[Table]:
     atomic.write_file(target / STUDY_FILE, dump(study))
     atomic.write_file(target / TABLE_FILE, markdown(found).encode())
     atomic.write_file(target / PAGE_FILE, _page(study, found).encode())
+    for name, preset in study["presets"].items():
+        if figure := changes(preset):
+            atomic.write_file(target / f"{name}.svg", standalone(figure.svg, resource("figure.css")).encode())
     return found
 
 
 def _page(study: Mapping[str, Any], found: list[Table]) -> str:
-    style = resource("style.css")
+    style = resource("figure.css") + resource("style.css")
     return (
         environment()
         .from_string(resource("parts.html.j2") + resource("study.html.j2"))

@@ -10,7 +10,7 @@ from magic_rl.report.figures import Figure
 from magic_rl.report.study_table import measure_title
 from magic_rl.report.svg import Axis
 
-_WIDTH, _LEFT, _RIGHT = 400, 172, 386
+_WIDTH, _LEFT, _RIGHT = 470, 226, 450
 _ROW = 30
 
 

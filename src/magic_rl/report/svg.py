@@ -1,6 +1,6 @@
 """A few shapes of SVG and an axis: all the drawing that the report's figures need.
 
-Colours, lines and fonts are classes of `style.css`; here is only geometry. Text is escaped by `Markup.format`.
+Colours, lines and fonts are classes of `figure.css`; here is only geometry. Text is escaped by `Markup.format`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ def drawing(width: float, height: float, label: str, shapes: Iterable[Markup]) -
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, label, Markup("").join(shapes)
     )
+
+
+def standalone(figure: Markup, style: str) -> str:
+    """A drawing as a file of its own, which carries its style sheet and follows the reader's light or dark theme."""
+    head, _, shapes = str(figure).partition(">")
+    style += "svg { background: var(--card); }\n"
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{style}</style>{shapes}\n'
 
 
 def line(x: tuple[float, float], y: tuple[float, float], style: str) -> Markup:

@@ -18,6 +18,7 @@ from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.judges.rubric import Rubric
 from magic_rl.judges.rules import RulesJudge
+from magic_rl.plugins import find
 
 
 def make_judge(config: Config) -> Judge:
@@ -27,8 +28,8 @@ def make_judge(config: Config) -> Judge:
         UserError: For a model that cannot be loaded, a key that is not set, or a cache that cannot be written.
     """
     judge, rewards = config.judge, config.game.rewards
-    members = judge.members or (judge,)
-    asks_a_model = any(member.kind != "rules" for member in members)
+    members = judge.judges
+    asks_a_model = any(member.endpoint for member in members)
     memory = open_memory(judge.cache) if asks_a_model else None
     prompts = rewards.request_label == "judge" or rewards.label > 0
     # What rules know of helpfulness is little: they are asked only where nobody knows better.
@@ -42,9 +43,9 @@ def make_judge(config: Config) -> Judge:
             topic=topic,
             memory=memory,
         )
-        for place, member in enumerate(judge.members or (judge,))
+        for place, member in enumerate(members)
     ]
-    if not judge.members:
+    if judge.kind != "panel":
         return made[0]
     return Panel(
         made,
@@ -60,7 +61,10 @@ def _one(
 ) -> Judge:
     if member.kind == "rules":
         return RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
-    form = Rubric() if member.kind == "llm" else GUARDS[member.kind]
+    if member.endpoint is None:
+        own: Judge = find("judges", member.kind)(**member.options)
+        return own
+    form = Rubric() if member.kind == "llm" else GUARDS.get(member.kind) or find("judges", member.kind)
     chat = make_chat(member.endpoint, engine, key, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
     return ModelJudge(form, chat, prompts=prompts, threshold=member.threshold, memory=memory)
 
@@ -76,7 +80,7 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
         UserError: If it, or its tokenizer, cannot be loaded, or the server's key is not set.
     """
     if endpoint.url:
-        return _server(endpoint, engine, key, chat_template)
+        return _server(endpoint, endpoint.url, engine, key, chat_template)
     from magic_rl.engines.local.engine import LocalEngine
     from magic_rl.engines.local.models import resolve_model  # torch takes seconds to import
 
@@ -87,22 +91,22 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
     return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, identity=identity, batch=batch)
 
 
-def _server(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_template: str) -> Chat:
+def _server(endpoint: EndpointConfig, url: str, engine: EngineConfig, key: str, chat_template: str) -> Chat:
     from magic_rl.chat.server import Server  # its client takes half a second to import
 
     made = Endpoint(
-        endpoint.url,
+        url,
         endpoint.model,
         key=_key(endpoint.api_key_env, key),
         concurrency=endpoint.concurrency,
         timeout=endpoint.timeout,
-        total_timeout=endpoint.total_timeout or None,
+        total_timeout=endpoint.total_timeout,
         attempts=endpoint.attempts,
-        max_calls=endpoint.max_calls or None,
-        max_total_tokens=endpoint.max_total_tokens or None,
+        max_calls=endpoint.max_calls,
+        max_total_tokens=endpoint.max_total_tokens,
         place=key,
     )
-    if not endpoint.tokenizer:
+    if endpoint.tokenizer is None:
         return Server(made)
     from magic_rl.engines.local.models import load_renderer
 
@@ -121,19 +125,19 @@ def _key(variable: str | None, place: str) -> str:
     return key
 
 
-def open_memory(name: str | None) -> Memory | None:
+def open_memory(where: bool | str) -> Memory | None:
     """The memory of answers that `judge.cache` names; None if it is off.
 
     Raises:
         ConfigError: If it cannot be used.
     """
-    if name == "off":
+    if where is False:
         return None
     try:
-        return Memory(Path(name).expanduser() if name else cache_folder() / "answers.sqlite")
+        return Memory(cache_folder() / "answers.sqlite" if where is True else Path(where).expanduser())
     except StoreError as error:
-        raise ConfigError(f"judge.cache: {error}; name another file, or 'off'") from error
+        raise ConfigError(f"judge.cache: {error}; name another file, or false") from error
     except RuntimeError as error:
         raise ConfigError(
-            f"judge.cache: {name}: there is no such user's folder; name another file, or 'off'"
+            f"judge.cache: {where}: there is no such user's folder; name another file, or false"
         ) from error

@@ -9,6 +9,7 @@ from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
 from magic_rl.attacks.writer import Progress, Writer, Written
 from magic_rl.chat.memory import Memory
 from magic_rl.config import Config
+from magic_rl.errors import ConfigError
 from magic_rl.judges.rules import detect_refusal, reading
 from magic_rl.judges.rules.acts import Act, act_of
 from magic_rl.prompts import load_prompts
@@ -29,6 +30,8 @@ def have_written(
     Raises:
         UserError: If the model cannot be loaded or asked, its budget is spent, or too many calls fail.
     """
+    if config.attacker.writer is None:
+        raise ConfigError("attacker.writer.model: must be given, as it writes the pool")
     chosen = choose_strategies(config.attacker.strategies or tuple(STRATEGIES))
     chat = make_chat(config.attacker.writer, config.engine, "attacker.writer")
     prompts = load_prompts(config.game.prompts)

@@ -135,7 +135,7 @@ class ChatRenderer:
         return self._encode(self._layout(messages))
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The conversation as text, for a server with the same tokenizer, which encodes it anew.
+        """The conversation as text, for a server with the same tokenizer, which encodes it again.
 
         What would become a control token of a content gets a space behind its first character. The beginning of the
         text is left to the server if the tokenizer puts it before any text: it would be there twice.
@@ -183,7 +183,7 @@ class ChatRenderer:
         return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
-        """Ids that go on where the prompt ends: an assistant message as the template prints it, to its end-of-turn id.
+        """Ids that follow the prompt: an assistant message as the template prints it, to its end-of-turn id.
 
         A thought that the prompt has opened is not opened again; words without a thought come behind an empty one
         where the template prints that.
@@ -325,7 +325,7 @@ class ChatRenderer:
         raise UserError(f"{self._name}: the tokenizer cannot spell {text[:40]!r} without a control token")
 
     def _spell(self, text: str) -> list[int]:
-        """Ids of a text as ordinary text, whatever it says."""
+        """Ids of a text as ordinary text, even if it looks like a control token."""
         for parts in ([text], text):
             ids = [i for part in parts for i in self._plain.encode(part, add_special_tokens=False).ids]
             if self.control_ids.isdisjoint(ids):

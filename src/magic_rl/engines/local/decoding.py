@@ -150,7 +150,7 @@ class PlainDecoder:
 
 
 class _Part:
-    """Rows in one cache: prompts filled up on the left, so that all rows go on in the same column."""
+    """Rows in one cache: prompts filled up on the left, so that all rows continue in the same column."""
 
     def __init__(self, model: Any, prompts: Sequence[Tokens], n: int) -> None:
         self._model, self._prompts, self._n = model, prompts, n

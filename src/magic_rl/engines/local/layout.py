@@ -55,7 +55,7 @@ class Rule:
 class Layout:
     """Where the T prompts of a packed row and their N completions stand in it, and what may attend to what.
 
-    A token may stand in several of them: whatever they begin with alike is in the row once; see `packing`.
+    A token may stand in several of them: what they begin with alike is in the row once; see `packing`.
     """
 
     def __init__(

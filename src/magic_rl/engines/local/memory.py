@@ -1,7 +1,7 @@
 """What the C library does with memory that is given back.
 
 A pass allocates and frees the same large tensors again and again. By default glibc returns such memory to the system
-at once, which hands it out anew page by page, each filled with zeros: a tenth of a learning pass on a CPU.
+at once, which hands it out again page by page, each filled with zeros: a tenth of a learning pass on a CPU.
 """
 
 from __future__ import annotations

