@@ -82,7 +82,7 @@ class LocalEngine:
         self.tokens_per_batch = batch_tokens(config, self.device, self.dtype)
         self.folder = folder
         self._run_seed = run_seed
-        self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
+        self.renderer = load_renderer(str(folder), config, chat_template=chat_template)
         unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=code)
         if config.recompute_above and not recomputable(base):
@@ -99,18 +99,13 @@ class LocalEngine:
         """See `Engine.identity`."""
         return fingerprint(self.folder)
 
-    @property
-    def renderer(self) -> ChatRenderer:
-        """Renderer of this model's chat template."""
-        return self._renderer
-
     def _dialogue(self, model: Any) -> tuple[list[Tokens], Tokens]:
         """Prompts and a reply that say how exactly the model can be computed; see `parity`."""
         try:
-            prompts = [self._renderer.prompt([Message("user", question)]) for question in QUESTIONS]
+            prompts = [self.renderer.prompt([Message("user", question)]) for question in QUESTIONS]
         except UserError:  # a template for something else than chat, such as a guard's
-            prompts = [self._renderer.completion(question)[:-1] for question in QUESTIONS]
-        answer = self._renderer.completion(ANSWER)
+            prompts = [self.renderer.completion(question)[:-1] for question in QUESTIONS]
+        answer = self.renderer.completion(ANSWER)
         size = model.get_input_embeddings().weight.shape[0]
         if max(map(max, (*prompts, answer))) >= size:
             raise UserError(f"{self.folder}: its tokenizer has ids beyond the model's {size}; use the model's own")
@@ -118,7 +113,7 @@ class LocalEngine:
 
     def renderer_with(self, variables: Mapping[str, object]) -> ChatRenderer:
         """See `Engine.renderer_with`."""
-        return self._renderer.given(variables)
+        return self.renderer.given(variables)
 
     def new_policy(self, name: str) -> LocalPolicy:
         """A fresh trainable policy: A random, B zero, so it starts as the base model."""

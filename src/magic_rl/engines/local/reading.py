@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from magic_rl.engines.local.lora import adapted
@@ -21,12 +22,14 @@ _ROWS = 64  # a typical number of rows, which the layout is chosen for; any numb
 
 
 @contextlib.contextmanager
-def reading(layer: nn.Linear, down: Tensor | None = None, up: Tensor | None = None) -> Iterator[None]:
+def reading(
+    layer: nn.Linear, down: Float[Tensor, "r I"] | None = None, up: Float[Tensor, "O r"] | None = None
+) -> Iterator[None]:
     """Let a layer compute without gradients, with an adapter or without; its own forward comes back after.
 
     Args:
-        down: A of the adapter, shape (r, I).
-        up: B with its scale, shape (O, r).
+        down: A of the adapter.
+        up: B with its scale.
     """
     weight = layer.weight.detach()
     adapter = None if down is None or up is None else (down.detach().to(weight.dtype), up.detach().to(weight.dtype))
