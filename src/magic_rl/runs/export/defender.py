@@ -18,7 +18,7 @@ from magic_rl.config import Config, load_config
 from magic_rl.data.seeds import load_seeds
 from magic_rl.data.split import split_by_category
 from magic_rl.errors import UserError
-from magic_rl.evaluation.outcomes import is_evaluated
+from magic_rl.evaluation.result import current_evaluation
 from magic_rl.runs.export.card import Stored, model_card, public_name
 from magic_rl.runs.inputs import compare, compare_settings
 from magic_rl.store import atomic
@@ -88,7 +88,7 @@ def export_defender(
             else:
                 stored = _write_model(chosen, aside, template, renderer, in_float32=form == "float32")
                 _log.info("%s", stored)
-            evaluation = run.read_json("evaluation.json") if is_evaluated(run) else None
+            evaluation = current_evaluation(run)
             checked = (run.read_json(INPUTS_FILE) or {}).get("checked")
             card = model_card(chosen.config, chosen.base, chosen.number, evaluation, checked=checked, stored=stored)
             (aside / "README.md").write_text(card, encoding="utf-8")
