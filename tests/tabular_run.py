@@ -10,16 +10,15 @@ import numpy as np
 from magic_rl.cli import child
 from magic_rl.config import Config
 from magic_rl.data.split import Split
-from magic_rl.evaluation import crossplay
-from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN
+from magic_rl.evaluation.result import ATTACK_FILE, ATTACK_PLAN, write
 from magic_rl.prompts import load_prompts
-from magic_rl.runs import train
+from magic_rl.runs import evaluate, train
 from magic_rl.runs.assembly import Setup
 from magic_rl.store import manifest
 from magic_rl.store.run import RunDirectory
 from magic_rl.theory.tabular import TabularEngine, TabularGame, TabularJudge
 from magic_rl.types import Label, Seed
-from tests.study_runs import results
+from tests.study_runs import result
 
 
 def game() -> TabularGame:
@@ -40,7 +39,7 @@ def game() -> TabularGame:
 
 
 def prepare(config: Config, note: object = None) -> Setup:
-    """In place of `learning.setup.prepare`. A table learns nothing about other seeds, so none are held out."""
+    """In place of `runs.assembly.prepare`. A table learns nothing about other seeds, so none are held out."""
     played = game()
     engines = {"attacker": TabularEngine(played, "attacker"), "defender": TabularEngine(played, "defender")}
     return Setup(config, load_prompts(), Split(played.seeds, played.seeds), TabularJudge(played), engines)  # type: ignore[arg-type]  # a dict of the roles
@@ -59,9 +58,11 @@ def main() -> None:
             "defenders": {"0": met[0], "1": met[-1]},
         }
         run.write_json(ATTACK_PLAN, plan)
-        run.write_json(ATTACK_FILE, results(0)["attack.json"])
+        attack = result(0).attack
+        assert attack is not None
+        write(run, ATTACK_FILE, attack)
         return
-    train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
+    train.prepare = evaluate.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
     child.main()
 
 

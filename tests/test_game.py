@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
-from magic_rl.config import Config, RewardConfig, ScheduleConfig
-from magic_rl.evaluation.crossplay import answered_by
+from magic_rl.config import RewardConfig, ScheduleConfig
+from magic_rl.evaluation.crossplay import Conditions, answered_by
 from magic_rl.game.play import Player, attack, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
@@ -334,9 +333,9 @@ def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
             self.seen.extend(exchange.reply for exchange in exchanges)
             return [Verdict("unsafe") for _ in exchanges]
 
-    setup: Any = SimpleNamespace(config=Config(), prompts=load_prompts(), judge=Asked())
+    met = Conditions(Asked(), load_prompts(), turns=1, rng_seed=0, retries=0, max_abstained=1.0)
     seeds = [Seed("a", "THINKS FOREVER", "harmful"), Seed("b", "answers", "harmful")]
-    games = attack([Episode(seed, (), 0) for seed in seeds], None, setup.prompts, 1, 0)
+    games = attack([Episode(seed, (), 0) for seed in seeds], None, met.prompts, 1, 0)
 
     class Thinks(Says):
         def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
@@ -344,6 +343,5 @@ def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
             return [says["FOREVER" not in "".join(map(chr, p))].sample([p], n, params, seed)[0] for p in prompts]
 
     defender = Player(Thinks(""), Words(reasons=True), SamplingParams(8))
-    (cell,) = answered_by(setup, [(None, games)], defender)
-    assert (cell.escaped, Asked.seen) == ((None, True), ["reply"])
-    assert [turn[2] for failure in cell.failures for turn in failure.turns] == ["reply"]
+    (cell,) = answered_by(met, [(None, games)], defender)
+    assert (cell.escaped, Asked.seen) == ([None, True], ["reply"])

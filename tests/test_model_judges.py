@@ -305,7 +305,7 @@ def test_a_panel_is_asked_once_and_counts_every_vote_once() -> None:
     panel, _ = asked_in_training(40, *members)
     assert [len(votes.verdicts) for votes in panel.votes] == [40, 40]
     assert [member.asked for member in members] == [40, 41]  # a member is asked again where it was silent
-    assert panel_agreement(panel.votes)[0]["n"] == 39
+    assert panel_agreement(panel.votes)[0].kappa.n == 39
 
 
 def test_silence_above_the_limit_names_the_member_or_else_the_panel() -> None:
@@ -335,12 +335,12 @@ def test_a_panel_keeps_every_members_votes_in_order() -> None:
 def test_agreement_is_measured_pair_by_pair_on_what_both_judged() -> None:
     told = [SAFE, UNSAFE, SAFE, UNSAFE, SILENT]
     votes = [Votes("a", told), Votes("b", told), Votes("c", [UNSAFE, SAFE, UNSAFE, SAFE, SAFE])]
-    rows = {(row["one"], row["other"], row["label"]): row for row in panel_agreement(votes)}
+    rows = {(row.one, row.other, row.label): row.kappa for row in panel_agreement(votes)}
     assert len(rows) == 6
-    assert rows["a", "b", "safety"]["kappa"] == rows["a", "b", "refused"]["kappa"] == 1.0
-    assert rows["a", "c", "safety"]["kappa"] == -1.0
-    assert {row["n"] for row in rows.values()} == {4}
-    assert rows["a", "b", "safety"]["low"] < 1.0
+    assert rows["a", "b", "safety"].value == rows["a", "b", "refused"].value == 1.0
+    assert rows["a", "c", "safety"].value == -1.0
+    assert {kappa.n for kappa in rows.values()} == {4}
+    assert rows["a", "b", "safety"].low < 1.0
 
 
 # --- from a config ----------------------------------------------------------------------------------------------

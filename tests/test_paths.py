@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from magic_rl.report.page import write_report
 from rich.console import Console
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -26,7 +27,6 @@ from magic_rl.engines.local.decoding import PlainDecoder
 from magic_rl.engines.local.packing import Batch, Pack, pack, padded
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, _short_sighted, choose_path
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs
-from magic_rl.report.html import write_report
 from magic_rl.runs.train import start
 from magic_rl.types import SamplingParams, Tokens
 from tests.families import SHARING, model_of

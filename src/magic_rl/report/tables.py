@@ -78,7 +78,7 @@ def shown(number: Estimate | OverRuns | None, kind: Kind = "rate", *, exact: boo
         return DASH
     scale, form = _FORMS[kind]
     bound = form if exact or kind == "ratio" else form.replace(".1", ".0")
-    said = f"{scale * number.value:{form}}"
+    said = f"{scale * number.value:{form}}".replace("100.0", "100")  # so that such a row fits, too
     if isinstance(number, OverRuns) and number.sd is not None:
         said += f" ± {scale * number.sd:{form.replace('+', '')}}"
     if number.low is None or number.high is None:
@@ -148,7 +148,8 @@ def study_table(study: StudyResult, width: int = 120) -> str:
             lines.append((f"{MEASURES[measure]} {BETTER[measure]}",))
             for row in rows:
                 lines += [(row.name, *row.cells), ("  each run", *row.each)]
-        blocks.append("\n".join((f"{name}: {study_about(preset)}", laid_out(lines, width), *study_notes(preset))))
+        head, *notes = (textwrap.fill(text, width) for text in (f"{name}: {study_about(preset)}", *study_notes(preset)))
+        blocks.append("\n".join((head, laid_out(lines, width), *notes)))
     return "\n\n".join(blocks)
 
 
