@@ -38,7 +38,7 @@ def game() -> TabularGame:
     )
 
 
-def prepare(config: Config, note: object = None) -> Setup:
+def prepare(config: Config, note: object = None, **_: object) -> Setup:
     """In place of `runs.assembly.prepare`. A table learns nothing about other seeds, so none are held out."""
     played = game()
     engines = {"attacker": TabularEngine(played, "attacker"), "defender": TabularEngine(played, "defender")}

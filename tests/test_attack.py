@@ -28,7 +28,7 @@ from magic_rl.runs import attack as module
 from magic_rl.runs.assembly import Setup
 from magic_rl.runs.attack import ATTACKED, forget, make_plan
 from magic_rl.runs.evaluate import evaluate
-from magic_rl.runs.train import start
+from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from magic_rl.theory.tabular import TabularJudge, TabularPolicy
 from magic_rl.types import Exchange, Verdict
@@ -74,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, seeds_fi
     folder = tmp_path_factory.mktemp("attacked")
     config = folder / "config.toml"
     config.write_text(TINY_CONFIG.format(model=json.dumps(str(tiny_model)), seeds=json.dumps(str(seeds_file))))
-    return start(load_config(config, LONGER), folder / "run", Silent())
+    return train(load_config(config, LONGER), folder / "run", Silent())
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ def test_a_run_without_attackers_meets_those_of_another_run(
     for key in ("attacker_steps", "steps"):
         text = re.sub(rf"^{key} = 1$", f"{key} = 0", text, flags=re.MULTILINE)
     file.write_text(text)
-    other = start(load_config(file, ["preset=no-game", "game.rewrite=false"]), tmp_path / "other", Silent())
+    other = train(load_config(file, ["preset=no-game", "game.rewrite=false"]), tmp_path / "other", Silent())
     with pytest.raises(UserError, match="has no attacker; take that of another run with --attacker-from"):
         make_plan(other)
     plan = make_plan(other, source=trained)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from magic_rl.config import Config, RewardConfig
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning import coevolve
+from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.equilibrium import Exploitability, Payoffs, backward_induction, exploitability
 from magic_rl.theory.tabular import TabularGame
 from tests.seated import seat
@@ -120,13 +123,14 @@ def test_coevolution_reaches_the_subgame_perfect_equilibrium(run_seed: int) -> N
             **{role: {"optimiser": {"lr": 0.2}} for role in ("attacker", "defender")},
         }
     )
-    table, learners = seat(game)
+    arena, learners = seat(game)
+    arena = replace(arena, settings=loop_settings(config))
 
     def measure() -> Exploitability:
         return exploitability(game, learners["attacker"].probabilities(), learners["defender"].probabilities())
 
     assert measure().share_of_range > 0.5
-    steps = list(coevolve.coevolve(table, config, Schedule.start(config.game.schedule), number=0))
+    steps = list(coevolve.coevolve(arena, Schedule.start(config.game.schedule)))
     assert len(steps) == 240
     assert measure().share_of_range < 0.01, measure()
     won = backward_induction(game)

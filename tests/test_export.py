@@ -19,7 +19,7 @@ from magic_rl.evaluation.estimates import rate
 from magic_rl.evaluation.result import EVALUATION_FILE, Crossplay, Evaluation, HeldOut, measured, write
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender, model_card
-from magic_rl.runs.train import start
+from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from tests.evaluations import cell, compared, evaluation, replies
 from tests.test_train import Silent
@@ -79,7 +79,7 @@ def an_evaluation(**changed: Any) -> Evaluation:
 
 
 def test_plain_transformers_loads_a_trained_defender(tmp_path: Path, tiny_config: Path, tiny_model: Path) -> None:
-    run = start(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
+    run = train(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
     evaluate(run, Silent())
     out = export_defender(run, tmp_path / "models" / "hardened")
     assert [path.name for path in out.parent.iterdir()] == ["hardened"]

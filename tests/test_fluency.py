@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magic_rl.config import load_config
+from magic_rl.config import LearningConfig, load_config
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.errors import DegenerateError
 from magic_rl.game.play import plain_turn
-from magic_rl.learning.fluency import Yardstick, distinct_trigrams
+from magic_rl.learning.arena import LoopSettings
+from magic_rl.learning.fluency import Fluency, Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
 from magic_rl.runs.evaluate import evaluate
-from magic_rl.runs.train import start
+from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Episode, Outcome, Sample, Seed, Tokens
+from magic_rl.types import Episode, Outcome, Sample, SamplingParams, Seed, Tokens
 from tests.test_train import Silent
 
 WORDS = 50
@@ -101,7 +102,7 @@ def broken(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(LocalPolicy, "sample", stammering)
     settings = ["learning.seeds_per_step=4", "learning.group=4", "evaluation.temperature=1"]
-    return lambda *more: start(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
+    return lambda *more: train(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
 
 
 @pytest.mark.parametrize("limit", [0.5, 0.1])
@@ -132,7 +133,15 @@ def test_a_limit_below_one_half_counts_for_the_few_that_are_measured() -> None:
     replies = [sample(*([1, 2] * 12)) for _ in range(4)] + [fluent(begin) for begin in range(12)]
     turns = [replace(plain_turn("?"), reply_sample=each) for each in replies]
     outcomes = [Outcome(Episode(Seed("s", "?", "benign"), (turn,), 0), None, None) for turn in turns]
-    table: Any = SimpleNamespace(yardstick=yardstick, defender=SimpleNamespace(policy=Counting()))
-    assert sum(measure_fluency(outcomes, table, load_config(None, ["learning.max_degenerate=0.25"])).degenerate) == 4
+
+    def measured(max_degenerate: float) -> Fluency:
+        arena: Any = SimpleNamespace(
+            yardstick=yardstick,
+            defender=SimpleNamespace(policy=Counting(), sampling=SamplingParams(1)),
+            settings=LoopSettings(learning=LearningConfig(max_degenerate=max_degenerate)),
+        )
+        return measure_fluency(outcomes, arena)
+
+    assert sum(measured(0.25).degenerate) == 4
     with pytest.raises(DegenerateError, match="4 of 16 replies"):
-        measure_fluency(outcomes, table, load_config(None, ["learning.max_degenerate=0.2"]))
+        measured(0.2)

@@ -19,7 +19,7 @@ from magic_rl.runs.attack import attack, make_plan
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender
 from magic_rl.runs.preflight import remarks
-from magic_rl.runs.train import resume, start
+from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
 from tests.test_train import Silent
@@ -28,7 +28,7 @@ HELD_OUT = "harmful request number 0 of category 2"  # of the fixture's seeds
 
 
 def run_of(config: Path, folder: Path, *overrides: str) -> RunDirectory:
-    return start(load_config(config, overrides), folder / "run", Silent())
+    return train(load_config(config, overrides), folder / "run", Silent())
 
 
 def stopped(config: Path, folder: Path, step: int, *overrides: str) -> RunDirectory:
@@ -40,7 +40,7 @@ def stopped(config: Path, folder: Path, step: int, *overrides: str) -> RunDirect
             if metrics["step"] == step:
                 signal.raise_signal(signal.SIGINT)
 
-    return start(load_config(config, overrides), folder / "run", Stop())
+    return train(load_config(config, overrides), folder / "run", Stop())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from magic_rl.game.matrix import Array, maximin
+from magic_rl.theory.matrix import Array, maximin
 
 PAYOFFS = arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-2, 2, width=32))
 

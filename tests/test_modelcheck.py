@@ -25,7 +25,7 @@ from magic_rl.errors import UserError
 from magic_rl.runs import footprint as sizes
 from magic_rl.runs import modelcheck
 from magic_rl.runs.footprint import footprint
-from magic_rl.runs.train import start
+from magic_rl.runs.train import train
 from magic_rl.types import CrossEntropy, Datum
 from tests.conftest import CHATML
 from tests.families import CHATS, family_folder
@@ -136,7 +136,7 @@ def test_what_would_go_wrong_later_is_a_line_and_stops_training(
     players = [f"{role}.model={json.dumps(str(base))}" for role in ("attacker", "defender")]
     if stops:
         with pytest.raises(UserError, match=complaint):
-            start(load_config(tiny_config, [*settings, *players]), tmp_path / "run", Silent())
+            train(load_config(tiny_config, [*settings, *players]), tmp_path / "run", Silent())
         assert not (tmp_path / "run").exists()
 
 

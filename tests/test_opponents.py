@@ -16,8 +16,10 @@ from magic_rl.errors import TooManyAbstentionsError, UserError
 from magic_rl.game.play import Player, play
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning import coevolve, rollouts
+from magic_rl.learning.arena import Arena
 from magic_rl.learning.opponents import Opponents, zero_sum_payoff
 from magic_rl.prompts import load_prompts
+from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.equilibrium import Payoffs, exploitability
 from magic_rl.theory.tabular import Table, TabularEngine, TabularGame, TabularPolicy
 from magic_rl.types import (
@@ -65,7 +67,7 @@ class Seats:
     """A tabular game ready to be played."""
 
     config: Config
-    table: rollouts.Table
+    arena: Arena
     policies: Mapping[Role, TabularPolicy]
     opponents: Opponents
 
@@ -88,21 +90,22 @@ def seated(rule: str, run_seed: int = 0, opponent_seeds: int = 64, rounds: int =
             "defender": player,
         }
     )
-    table, policies = seat(game)
+    arena, policies = seat(game)
+    arena = replace(arena, settings=loop_settings(config))
     policies["defender"].forward_backward([Datum((0,), (2,)), Datum((1,), (3,))], CrossEntropy())
     policies["defender"].optim_step(Adam(lr=0.5))
-    assert table.attacker is not None
+    assert arena.attacker is not None
     opponents = Opponents(
-        players={"attacker": table.attacker, "defender": table.defender},
+        players={"attacker": arena.attacker, "defender": arena.defender},
         learners=policies,
-        judge=lambda episodes: rollouts.judge_episodes(episodes, table.judge, config),
+        judge=lambda episodes: rollouts.judge_episodes(episodes, arena.judge, loop_settings(config)),
         seeds=game.seeds,
-        prompts=table.prompts,
+        prompts=arena.prompts,
         game=config.game,
         run_seed=run_seed,
     )
-    table = replace(table, opponents=None if rule == "last" else opponents)
-    return Seats(config, table, policies, opponents)
+    arena = replace(arena, opponents=None if rule == "last" else opponents)
+    return Seats(config, arena, policies, opponents)
 
 
 def course(rule: str, run_seed: int) -> tuple[list[float], list[float]]:
@@ -116,7 +119,7 @@ def course(rule: str, run_seed: int) -> tuple[list[float], list[float]]:
     game, versions = chase(), {role: [policy.probabilities()] for role, policy in seats.policies.items()}
     gaps, leanings = [], []
     before = Schedule.start(seats.config.game.schedule)
-    for step in coevolve.coevolve(seats.table, seats.config, before, number=0):
+    for step in coevolve.coevolve(seats.arena, before):
         before, finished = step.schedule, step.schedule.round > before.round
         if not finished:
             continue
@@ -171,10 +174,10 @@ def test_a_mixture_of_the_last_version_alone_changes_nothing() -> None:
     seats = seated("uniform")
     options: dict[str, Any] = {"turns": 1, "group": 2, "run_seed": 3, "step": 4, "plain_share": 0.0}
     for role in ROLES:
-        opponent = seats.table.attacker if role == "defender" else seats.table.defender
+        opponent = seats.arena.attacker if role == "defender" else seats.arena.defender
         assert opponent is not None
-        seeds = list(seats.table.seeds) * 4
-        players = seats.table.attacker, seats.table.defender, seats.table.prompts
+        seeds = list(seats.arena.seeds) * 4
+        players = seats.arena.attacker, seats.arena.defender, seats.arena.prompts
         alone = play(seeds, *players, learner=role, **options)
         assert play(seeds, *players, learner=role, opponents=[opponent] * len(seeds), **options) == alone
 

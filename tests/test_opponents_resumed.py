@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from magic_rl.config import load_config
-from magic_rl.runs.train import resume, start
+from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Role
 from tests.test_train import Silent
@@ -50,12 +50,12 @@ def test_a_resumed_run_meets_the_same_opponents(rule: str, tmp_path: Path, tiny_
             "store.checkpoint_every=3",
         ],
     )
-    unbroken = start(config, tmp_path / "unbroken", Silent())
+    unbroken = train(config, tmp_path / "unbroken", Silent())
     steps = len(unbroken.metrics())
     assert steps == 1 + 3 * 4
     path = tmp_path / "broken"
     with pytest.raises(ConnectionError):
-        start(config, path, Stop(5, crash=True))  # at a round's end: its payoffs are written, its checkpoint is not
+        train(config, path, Stop(5, crash=True))  # at a round's end: its payoffs are written, its checkpoint is not
     for after, crash in ((6, False), (9, True), (11, True), (12, False)):
         view = Stop(after, crash=crash)
         if crash:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from magic_rl.report.page import write_report
 from rich.console import Console
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -27,7 +26,8 @@ from magic_rl.engines.local.decoding import PlainDecoder
 from magic_rl.engines.local.packing import Batch, Pack, pack, padded
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, _short_sighted, choose_path
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs
-from magic_rl.runs.train import start
+from magic_rl.report.page import write_report
+from magic_rl.runs.train import train
 from magic_rl.types import SamplingParams, Tokens
 from tests.families import SHARING, model_of
 from tests.test_architectures import PROMPTS
@@ -171,7 +171,7 @@ def test_a_run_on_the_slow_path_says_so_in_log_view_and_report(
     shown = io.StringIO()
     settings = load_config(tiny_config, [f"attacker.model={json.dumps(str(model))}", "attacker.sft.steps=1"])
     with caplog.at_level(logging.WARNING, logger="magic_rl"):
-        run = start(settings, tmp_path / "run", View(Console(file=shown, width=400)))
+        run = train(settings, tmp_path / "run", View(Console(file=shown, width=400)))
     reason = "positions depend on the longest sequence"
     assert f"stretched: prompts are not shared, as its {reason}" in caplog.text
     assert f"attacker: prompts are not shared, as its {reason}" in shown.getvalue()

@@ -258,7 +258,7 @@ def test_a_killed_study_of_a_tiny_model_ends_with_the_same_table(tmp_path: Path,
     killed.kill()
     killed.communicate()
     interrupted = start(broken)
-    wait_for("*/evaluation.json")
+    wait_for("*/evaluation.json")  # written last: that run is finished
     interrupted.send_signal(signal.SIGINT)
     _, said = interrupted.communicate(timeout=300)
     assert interrupted.returncode == 130

@@ -19,7 +19,7 @@ from magic_rl.errors import UserError
 from magic_rl.evaluation.result import FAILURES_FILE, Failures, current_evaluation, read
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.progress import is_complete
-from magic_rl.runs.train import resume, start
+from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Exchange, Verdict
 
@@ -68,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, seeds_f
     example = {"messages": [{"role": "user", "content": "How do I pry?"}], "completion": "I can't help with that."}
     (folder / "examples.jsonl").write_text(json.dumps(example) + "\n")  # the model's own answers are noise
     learned = f"defender.sft.examples={folder / 'examples.jsonl'}"
-    return start(load_config(config, [*LONGER, learned]), folder / "run", Silent())
+    return train(load_config(config, [*LONGER, learned]), folder / "run", Silent())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_a_warmup_cannot_learn_shows_before_anything_is_written(
     path.write_text(learned)
     settings = ["defender.sft.steps=2", *([f"defender.sft.examples={path}"] if learned else [])]
     with pytest.raises(UserError, match=says):
-        start(load_config(tiny_config, settings), tmp_path / "run", Silent())
+        train(load_config(tiny_config, settings), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
 
 
@@ -105,9 +105,9 @@ def test_a_run_killed_at_random_points_and_resumed_ends_with_the_same_numbers(
     run = tmp_path / "run"
     code = (
         "import sys; from pathlib import Path; from magic_rl.config import load_config\n"
-        "from magic_rl.runs.train import start, resume; from tests.test_train import Silent\n"
+        "from magic_rl.runs.train import train, resume; from tests.test_train import Silent\n"
         "run = Path(sys.argv[2])\n"
-        "resume(run, Silent()) if run.exists() else start(load_config(Path(sys.argv[1])), run, Silent())\n"
+        "resume(run, Silent()) if run.exists() else train(load_config(Path(sys.argv[1])), run, Silent())\n"
     )
     command = [sys.executable, "-c", code, str(finished.path / "config.toml"), str(run)]
     rng = random.Random(0)
@@ -158,7 +158,7 @@ def test_ctrl_c_finishes_the_step_and_saves(finished: RunDirectory, tmp_path: Pa
                 signal.raise_signal(signal.SIGINT)
 
     view = Interrupting()
-    run = start(load_config(finished.path / "config.toml"), tmp_path / "run", view)
+    run = train(load_config(finished.path / "config.toml"), tmp_path / "run", view)
     assert not is_complete(run)
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5]
     assert any("magic-rl resume" in note for note in view.notes)
@@ -180,7 +180,7 @@ def test_a_corrupted_checkpoint_is_named_and_the_one_before_is_used(finished: Ru
             if metrics["step"] == 6:
                 signal.raise_signal(signal.SIGINT)
 
-    run = start(load_config(finished.path / "config.toml"), tmp_path / "run", Stop())
+    run = train(load_config(finished.path / "config.toml"), tmp_path / "run", Stop())
     newest, before = sorted(run.checkpoints(), reverse=True)[:2]
     adapter = next((run.path / "checkpoints").glob(f"*{newest}/defender/adapter_model.safetensors"))
     damaged = bytearray(adapter.read_bytes())
@@ -197,14 +197,14 @@ def test_an_existing_directory_is_refused_before_anything_is_loaded(tmp_path: Pa
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="already exists"):
-        start(load_config(tiny_config), tmp_path / "run", Silent())
+        train(load_config(tiny_config), tmp_path / "run", Silent())
 
 
 def test_pairs_inside_the_heatmap_may_meet_fewer_seeds_than_those_of_the_table(
     tmp_path: Path, tiny_config: Path
 ) -> None:
     chosen = ["game.schedule.rounds=2", "evaluation.inner_share=0.5"]
-    run = start(load_config(tiny_config, chosen), tmp_path / "run", Silent())
+    run = train(load_config(tiny_config, chosen), tmp_path / "run", Silent())
     found = evaluate(run, Silent())
     assert all(rate.n == 2 for who in found.table["asr"].values() for rate in who.values())
     assert [[cell.n for cell in row] for row in found.crossplay.asr] == [[2, 1, 2], [2, 1, 2], [1, 1, 1], [2, 1, 2]]
@@ -219,7 +219,7 @@ def test_every_preset_and_several_turns_train_and_evaluate(preset: str, tmp_path
     if preset in ("no-game", "defender-only"):
         text = text.replace("attacker_steps = 1\n", "")
     tiny_config.write_text(text)
-    run = start(load_config(tiny_config, chosen), tmp_path / "run", Silent())
+    run = train(load_config(tiny_config, chosen), tmp_path / "run", Silent())
     assert is_complete(run)
     asr = evaluate(run, Silent()).table["asr"]
     rated = {"vanilla"} if preset == "no-game" else {"vanilla", "sft_attacker", "last_attacker"}
@@ -236,7 +236,7 @@ def test_every_preset_and_several_turns_train_and_evaluate(preset: str, tmp_path
 
 def test_the_untouched_model_meets_the_same_attacks_as_the_defenders(tmp_path: Path, tiny_config: Path) -> None:
     # Round 0 of a defender without a warm-up is the base with an adapter that does nothing.
-    run = start(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
+    run = train(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
     view = Silent()
     for grid in evaluate(run, view).table.values():
         assert grid["untouched"] == grid["start"]
@@ -245,7 +245,7 @@ def test_the_untouched_model_meets_the_same_attacks_as_the_defenders(tmp_path: P
 
 
 def test_an_evaluation_keeps_categories_and_the_failures_behind_its_rates(tmp_path: Path, tiny_config: Path) -> None:
-    run = start(load_config(tiny_config), tmp_path / "run", Silent())
+    run = train(load_config(tiny_config), tmp_path / "run", Silent())
     found, failures = evaluate(run, Silent()), read(run, FAILURES_FILE, Failures)
     assert found == current_evaluation(run)
     assert failures is not None

@@ -34,10 +34,10 @@ def train(
 
     from magic_rl.cli.view import make_view
     from magic_rl.runs.progress import is_complete
-    from magic_rl.runs.train import start
+    from magic_rl.runs.train import train as begin
 
     with make_view() as view:
-        trained = start(settings, run, view)
+        trained = begin(settings, run, view)
     if not is_complete(trained):
         raise typer.Exit(130)
     typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)

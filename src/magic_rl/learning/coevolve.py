@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from magic_rl.config import Config
 from magic_rl.game.schedule import Schedule
+from magic_rl.learning.arena import Arena
 from magic_rl.learning.datums import build_datums
 from magic_rl.learning.metrics import outcome_metrics, sampled_tokens
-from magic_rl.learning.rollouts import Table, advantages_of, choose_groups, measure_fluency, sample_outcomes
+from magic_rl.learning.rollouts import advantages_of, choose_groups, measure_fluency, sample_outcomes
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.learning.updates import learn
 from magic_rl.types import Outcome
@@ -54,7 +54,7 @@ class GameStep(Step):
 
 
 def coevolve(
-    table: Table, config: Config, schedule: Schedule, number: int, target: OperatingPoint | None = None
+    arena: Arena, schedule: Schedule, number: int = 0, target: OperatingPoint | None = None
 ) -> Iterator[GameStep]:
     """Play and learn until the schedule's rounds are over.
 
@@ -66,20 +66,21 @@ def coevolve(
     Yields:
         One step after each update of the learner.
     """
-    game, learning = config.game, config.learning
+    settings = arena.settings
+    game, learning = settings.game, settings.learning
     while not schedule.over(game.schedule):
         number += 1
         began = time.monotonic()
         learner = schedule.learner
-        outcomes = sample_outcomes(table, config, schedule, number)
+        outcomes = sample_outcomes(arena, schedule, number)
         sampled = time.monotonic()
-        fluency = measure_fluency(outcomes, table, config)
+        fluency = measure_fluency(outcomes, arena)
 
-        learned = choose_groups(outcomes, learner, config.seeds_per_step(learner))
+        learned = choose_groups(outcomes, learner, settings.seeds_of(learner))
         weights = target.weights() if target and learner == "defender" else None
-        advantages = advantages_of(learned, config, learner, weights)
+        advantages = advantages_of(learned, settings, learner, weights)
         datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
-        update = learn(table, datums, config, schedule, number)
+        update = learn(arena, datums, schedule, number)
 
         summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}

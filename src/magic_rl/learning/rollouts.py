@@ -8,96 +8,70 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from magic_rl.config import Config
 from magic_rl.data.split import draw_seeds, evenly
-from magic_rl.engines.base import Policy
 from magic_rl.errors import DegenerateError, TooManyCutOffError
-from magic_rl.game.play import Player, play
+from magic_rl.game.play import play
 from magic_rl.game.rewards import request_label, score
 from magic_rl.game.schedule import Schedule
 from magic_rl.judges.asking import ask, exceeds
 from magic_rl.judges.base import Judge
 from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
-from magic_rl.learning.fluency import Fluency, Yardstick
-from magic_rl.learning.opponents import Opponents
-from magic_rl.prompts import Prompts
+from magic_rl.learning.arena import Arena, LoopSettings
+from magic_rl.learning.fluency import Fluency
 from magic_rl.rng import generator
-from magic_rl.types import Episode, Exchange, Label, Outcome, Role, Seed
+from magic_rl.types import Episode, Exchange, Label, Outcome, Role
 
 SCORED = 16  # replies of a step that are measured
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Everybody and everything the game is played with.
-
-    Attributes:
-        attacker: None when seeds are played as they are.
-        learners: The policies that learn; one and the same object for both roles in self-play.
-        references: π_ref of each role, for the KL term.
-        opponents: Past versions that the learner meets too; None: only the other player as it is.
-        yardstick: What replies are measured by; None: they are not.
-    """
-
-    attacker: Player | None
-    defender: Player
-    learners: dict[Role, Policy]
-    references: dict[Role, Policy]
-    judge: Judge
-    seeds: Sequence[Seed]
-    prompts: Prompts
-    opponents: Opponents | None = None
-    yardstick: Yardstick | None = None
-
-
-def sample_outcomes(table: Table, config: Config, schedule: Schedule, number: int) -> list[Outcome]:
+def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outcome]:
     """Play and judge one step's seeds; with dynamic sampling, more seeds until enough groups have signal (DAPO).
 
     Returns:
         The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
     """
-    game, learning, learner = config.game, config.learning, schedule.learner
-    count = config.seeds_per_step(learner)
+    settings, learner = arena.settings, schedule.learner
+    game, learning, count = settings.game, settings.learning, settings.seeds_of(learner)
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
         episodes = play(
-            draw_seeds(table.seeds, count, generator(config.seed, number, "seeds", draw)),
-            table.attacker,
-            table.defender,
-            table.prompts,
+            draw_seeds(arena.seeds, count, generator(settings.rng_seed, number, "seeds", draw)),
+            arena.attacker,
+            arena.defender,
+            arena.prompts,
             turns=game.turns,
             learner=learner,
             group=learning.group,
-            run_seed=config.seed,
+            run_seed=settings.rng_seed,
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,
             draw=draw,
-            opponents=table.opponents.draw(schedule, count, number, draw) if table.opponents else (),
+            opponents=arena.opponents.draw(schedule, count, number, draw) if arena.opponents else (),
         )
         numbered = [replace(episode, group=episode.group + draw * count) for episode in episodes]
-        outcomes += judge_episodes(numbered, table.judge, config)
+        outcomes += judge_episodes(numbered, arena.judge, settings)
         if len(_with_signal(outcomes, learner)) >= count:
             break
     return outcomes
 
 
-def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) -> list[Outcome]:
+def judge_episodes(episodes: Sequence[Episode], judge: Judge, settings: LoopSettings) -> list[Outcome]:
     """Verdict and rewards of every episode; cut-off and unjudged ones are masked (METHOD §4).
 
     Raises:
         TooManyAbstentionsError: If the judge is silent too often.
         TooManyCutOffError: If more than `learning.max_cut_off` of the episodes are cut off.
     """
-    _check_cut_off(episodes, config)
+    _check_cut_off(episodes, settings)
     whole = [episode for episode in episodes if episode.cut_off is None]
     verdicts = iter(
         ask(
             judge,
             [Exchange(episode.seed, episode.attack, episode.reply) for episode in whole],
-            retries=config.judge.retries,
-            max_abstained=config.judge.max_abstained,
+            retries=settings.retries,
+            max_abstained=settings.max_abstained,
         )
     )
     out = []
@@ -111,44 +85,43 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, config: Config) ->
             continue
         spoken = episode.turns[-1].reply_sample
         well_formed = all(turn.well_formed for turn in episode.turns)
-        thought = all(turn.reply_well_formed for turn in episode.turns) if config.game.defender_thinks else None
+        thought = all(turn.reply_well_formed for turn in episode.turns) if settings.game.defender_thinks else None
         tokens = len(spoken.tokens) if spoken else 0
-        rewards = score(verdict, episode.seed.label, well_formed, config.game.rewards, thought, tokens)
+        rewards = score(verdict, episode.seed.label, well_formed, settings.game.rewards, thought, tokens)
         out.append(Outcome(episode, verdict, rewards))
     return out
 
 
-def _check_cut_off(episodes: Sequence[Episode], config: Config) -> None:
+def _check_cut_off(episodes: Sequence[Episode], settings: LoopSettings) -> None:
     """Stop before a judge is asked: what is cut off is masked, and a step of nothing else learns nothing."""
     cut = Counter(episode.limit_reached for episode in episodes if episode.limit_reached)
-    if exceeds(cut.total(), len(episodes), config.learning.max_cut_off):
+    if exceeds(cut.total(), len(episodes), settings.learning.max_cut_off):
         (role, limit), _ = cut.most_common(1)[0]
         raise TooManyCutOffError(
             f"{role}.sampling.{limit}: {cut.total()} of {len(episodes)} episodes were cut off, more than "
-            f"learning.max_cut_off ({config.learning.max_cut_off:.0%}) allows, most by this limit of "
-            f"{getattr(config.player(role).sampling, limit)}; raise it, as in `magic-rl resume RUN --set "
-            f"{role}.sampling.{limit}=N`"
+            f"learning.max_cut_off ({settings.learning.max_cut_off:.0%}) allows, most by this limit; raise it, as in "
+            f"`magic-rl resume RUN --set {role}.sampling.{limit}=N`"
         )
 
 
-def measure_fluency(outcomes: Sequence[Outcome], table: Table, config: Config) -> Fluency:
+def measure_fluency(outcomes: Sequence[Outcome], arena: Arena) -> Fluency:
     """Whether the step's replies, some of them, are still language.
 
     Raises:
         DegenerateError: If more than `learning.max_degenerate` of them are not.
     """
     samples = [sample for outcome in outcomes if (sample := outcome.episode.turns[-1].reply_sample)]
-    if table.yardstick is None:
+    if arena.yardstick is None:
         return Fluency()
-    spoken = config.defender.sampling
+    spoken = arena.defender.sampling
     as_sampled = (spoken.temperature, spoken.top_p) == (1.0, 1.0)
-    found = table.yardstick.measure(evenly(samples, SCORED), None if as_sampled else table.defender.policy)
-    count, n = sum(found.degenerate), len(found.degenerate)
-    if count > max(1, config.learning.max_degenerate * n):  # so few are measured that `exceeds` would know half only
+    found = arena.yardstick.measure(evenly(samples, SCORED), None if as_sampled else arena.defender.policy)
+    count, n, allowed = sum(found.degenerate), len(found.degenerate), arena.settings.learning.max_degenerate
+    if count > max(1, allowed * n):  # so few are measured that `exceeds` would know half only
         raise DegenerateError(
             f"defender: {count} of {n} replies are no longer language (log-probability per token under the untouched "
             f"model {found.logprob:.1f}, distinct trigrams {found.distinct:.0%}); learning.max_degenerate allows "
-            f"{config.learning.max_degenerate:.0%}. Train again with a smaller defender.optimiser.lr (or "
+            f"{allowed:.0%}. Train again with a smaller defender.optimiser.lr (or "
             "defender.sft.lr), or with learning.kl above 0"
         )
     return found
@@ -163,15 +136,15 @@ def choose_groups(outcomes: Sequence[Outcome], learner: Role, count: int) -> lis
 
 
 def advantages_of(
-    outcomes: Sequence[Outcome], config: Config, learner: Role, weights: Mapping[Label, float] | None = None
+    outcomes: Sequence[Outcome], settings: LoopSettings, learner: Role, weights: Mapping[Label, float] | None = None
 ) -> list[float | None]:
     """Advantage of the learner in each episode; None where masked.
 
     Args:
         weights: Factors by the request's label, from the operating point; None weighs all alike.
     """
-    learning = config.learning
-    labels = [_label(outcome, config, learner) for outcome in outcomes]
+    learning = settings.learning
+    labels = [_label(outcome, settings, learner) for outcome in outcomes]
     advantages = estimate_advantages(
         [_reward(outcome, learner) for outcome in outcomes],
         [outcome.episode.group for outcome in outcomes],
@@ -194,9 +167,9 @@ def _reward(outcome: Outcome, learner: Role) -> float | None:
     return outcome.rewards.defender if learner == "defender" else outcome.rewards.attacker
 
 
-def _label(outcome: Outcome, config: Config, learner: Role) -> Label:
+def _label(outcome: Outcome, settings: LoopSettings, learner: Role) -> Label:
     """What the learner was asked counts as: an attacker is given the seed, a defender what became of it."""
     seed = outcome.episode.seed.label
     if learner == "attacker" or outcome.masked or outcome.verdict is None:
         return seed
-    return request_label(outcome.verdict, seed, config.game.rewards)
+    return request_label(outcome.verdict, seed, settings.game.rewards)

@@ -150,10 +150,10 @@ def sft(
     examples: Sequence[Example],
     config: SftConfig,
     *,
-    stage: str,
-    run_seed: int,
-    first: int,
-    number: int,
+    stage: str = "sft",
+    run_seed: int = 0,
+    first: int = 0,
+    number: int = 0,
 ) -> Iterator[Step]:
     """Minimise the mean negative log-likelihood per token of the examples' completions (METHOD §2).
 

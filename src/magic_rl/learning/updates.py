@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from magic_rl.config import Config, OptimiserConfig
+from magic_rl.config import OptimiserConfig
 from magic_rl.game.schedule import Schedule
+from magic_rl.learning.arena import Arena
 from magic_rl.learning.datums import minibatches
-from magic_rl.learning.rollouts import Table
 from magic_rl.rng import generator
 from magic_rl.types import PPO, Adam, Datum
 
 
-def learn(table: Table, datums: Sequence[Datum], config: Config, schedule: Schedule, number: int) -> dict[str, float]:
+def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int) -> dict[str, float]:
     """One GRPO step on a batch: an update per minibatch, `learning.epochs` times over the same samples.
 
     A batch without any signal (every group's rewards equal) takes no optimiser step: momentum alone would
     move the policy for no reason.
 
     Args:
-        table: Whose learner it is that learns.
+        arena: Whose learner it is that learns.
         datums: From `build_datums`.
         schedule: Whose turn it is, and how many steps the learner has taken.
         number: The step, which decides how minibatches are drawn.
@@ -29,22 +29,24 @@ def learn(table: Table, datums: Sequence[Datum], config: Config, schedule: Sched
     Returns:
         Means over the updates, and the step size.
     """
-    learning, learner = config.learning, schedule.learner
-    policy, player = table.learners[learner], config.player(learner)
-    adam = adam_step(player.optimiser, schedule.total, schedule.planned(config.game.schedule))
+    settings, learner = arena.settings, schedule.learner
+    learning, policy, sampling = settings.learning, arena.learners[learner], arena.player(learner).sampling
+    adam = adam_step(settings.optimisers[learner], schedule.total, schedule.planned(settings.game.schedule))
     if not datums:
         return {"loss": 0.0, "grad_norm": 0.0, "lr": adam.lr}
     sequences = [(datum.prompt, datum.tokens) for datum in datums]
-    if (player.sampling.temperature, player.sampling.top_p) != (1.0, 1.0):
+    if (sampling.temperature, sampling.top_p) != (1.0, 1.0):
         # The ratio compares policies at temperature 1; these were sampled from a sharpened distribution.
         scored = policy.logprobs(sequences)
         datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
     if learning.kl:
-        scored = table.references[learner].logprobs(sequences)
+        scored = arena.references[learner].logprobs(sequences)
         datums = [replace(datum, reference=ref) for datum, ref in zip(datums, scored, strict=True)]
     updates = []
     for epoch in range(learning.epochs):
-        for part in minibatches(datums, learning.minibatches, generator(config.seed, number, "minibatches", epoch)):
+        for part in minibatches(
+            datums, learning.minibatches, generator(settings.rng_seed, number, "minibatches", epoch)
+        ):
             metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl))
             updates.append({**metrics, **policy.optim_step(adam)})
     return {**{key: fmean(update[key] for update in updates) for key in updates[0]}, "lr": adam.lr}

@@ -131,7 +131,9 @@ def attack_table(attack: AttackResult[Estimate], width: int = 80) -> str:
     lines: list[Line] = [(f"{_FRESH}, %", *who)]
     lines.append((f"ASR ↓{_counts(point.asr for each in found.values() for point in each.curve)}",))
     for i, point in enumerate(found[who[0]].curve):
-        lines.append((f"after {point.step} of {attack.steps} steps", *(shown(found[name].curve[i].asr) for name in who)))
+        lines.append(
+            (f"after {point.step} of {attack.steps} steps", *(shown(found[name].curve[i].asr) for name in who))
+        )
     by_k = [(k, [found[name].attack_at_k[k] for name in who]) for k in found[who[0]].attack_at_k]
     lines += [(_at_k(k), *map(shown, rates)) for k, rates in by_k]
     if any(each.degenerate for each in found.values()):

@@ -6,7 +6,7 @@ Also used by evaluation, which puts saved players into the same seats.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
@@ -16,9 +16,10 @@ from magic_rl.data.split import Split, evenly, split_by_category
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
+from magic_rl.learning.arena import Arena, LoopSettings
 from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.opponents import Opponents
-from magic_rl.learning.rollouts import SCORED, Table, judge_episodes
+from magic_rl.learning.rollouts import SCORED, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
@@ -27,6 +28,22 @@ from magic_rl.text.renderer import Renderer
 from magic_rl.types import Episode, Role, SamplingParams
 
 _SHARED = "shared"
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What whoever runs MAGIC from Python brings along, in place of what the config names.
+
+    Attributes:
+        judge: Labels every exchange.
+        engines: Of each role that a model plays.
+    """
+
+    judge: Judge | None = None
+    engines: Mapping[Role, Engine] | None = None
+
+
+NOTHING = Brought()
 
 
 class Setup:
@@ -97,10 +114,10 @@ class Setup:
             thinks=role == "defender" and self.config.game.defender_thinks,
         )
 
-    def table(self) -> Table:
+    def arena(self) -> Arena:
         """Everything the loop plays with."""
         players = {role: self.player(role) for role in self.roles()}
-        return Table(
+        return Arena(
             attacker=players.get("attacker"),
             defender=players["defender"],
             learners=self.learners,
@@ -108,6 +125,7 @@ class Setup:
             judge=self.judge,
             seeds=self.split.train,
             prompts=self.prompts,
+            settings=loop_settings(self.config),
             opponents=self._opponents(players) if self.config.game.opponents != "last" else None,
             yardstick=self.yardstick(),
         )
@@ -122,13 +140,10 @@ class Setup:
         return Yardstick(self.engines["defender"].base(), own)
 
     def _opponents(self, players: Mapping[Role, Player]) -> Opponents:
-        config = self.config
+        config, settings = self.config, loop_settings(self.config)
         # A pair of versions has few episodes; what is silent or cut off too often shows in the steps themselves.
-        patient = config.model_copy(
-            update={
-                "judge": config.judge.model_copy(update={"max_abstained": 1.0}),
-                "learning": config.learning.model_copy(update={"max_cut_off": 1.0}),
-            }
+        patient = replace(
+            settings, max_abstained=1.0, learning=settings.learning.model_copy(update={"max_cut_off": 1.0})
         )
         return Opponents(
             players=players,
@@ -158,11 +173,26 @@ class Setup:
         return build_pool(self.split.train, self.config.attacker.strategies, self.config.seed)
 
 
-def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
+def loop_settings(config: Config) -> LoopSettings:
+    """What the loop needs to know of the whole tree."""
+    roles: tuple[Role, ...] = ("attacker", "defender")
+    return LoopSettings(
+        game=config.game,
+        learning=config.learning,
+        optimisers={role: config.player(role).optimiser for role in roles},
+        seeds_per_step={role: config.seeds_per_step(role) for role in roles},
+        retries=config.judge.retries,
+        max_abstained=config.judge.max_abstained,
+        rng_seed=config.seed,
+    )
+
+
+def prepare(config: Config, note: Callable[[str], None] | None = None, *, brought: Brought = NOTHING) -> Setup:
     """Load what the config names.
 
     Args:
         note: Told what may go wrong with the models later; given, they are looked at before any is loaded.
+        brought: What is not to be made here.
 
     Raises:
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
@@ -172,12 +202,12 @@ def prepare(config: Config, note: Callable[[str], None] | None = None) -> Setup:
         load_seeds(config.data), config.data.held_out_categories, config.data.validation_categories
     )
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
-    judge = make_judge(config)  # first, as a key that is not set costs no waiting
-    if note:
+    judge = brought.judge or make_judge(config)  # first, as a key that is not set costs no waiting
+    if note and not brought.engines:
         from magic_rl.runs.modelcheck import look_at_models  # with torch, too
 
         look_at_models(config, note)
-    return Setup(config, prompts, split, judge, _engines(config, roles))
+    return Setup(config, prompts, split, judge, brought.engines or _engines(config, roles))
 
 
 def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:

@@ -34,10 +34,10 @@ from magic_rl.evaluation.result import (
     write,
 )
 from magic_rl.game.schedule import Schedule
+from magic_rl.learning.arena import Arena, LoopSettings
 from magic_rl.learning.coevolve import coevolve
-from magic_rl.learning.rollouts import Table
 from magic_rl.rng import derive
-from magic_rl.runs.assembly import Setup, prepare
+from magic_rl.runs.assembly import Setup, loop_settings, prepare
 from magic_rl.runs.evaluate import conditions, evaluated, held_out_seeds, unopened
 from magic_rl.runs.inputs import compare, digests
 from magic_rl.runs.interrupt import Interrupt
@@ -255,8 +255,8 @@ class _Attack:
         if self._interrupt.asked:
             return progress
         # The draws are other ones than the game's, whose steps of the same numbers taught the defender.
-        drawn = config.model_copy(update={"seed": derive(config.seed, 0, "fresh attacker")})
-        for step in coevolve(self._table(), drawn, progress.schedule, progress.steps):
+        settings = replace(loop_settings(self._setup.config), rng_seed=derive(config.seed, 0, "fresh attacker"))
+        for step in coevolve(self._arena(settings), progress.schedule, progress.steps):
             progress = replace(progress, schedule=step.schedule)
             self._part.log(step.metrics)
             self._part.log_timing({"step": step.number, **step.timing})
@@ -271,9 +271,9 @@ class _Attack:
                 break
         return progress
 
-    def _table(self) -> Table:
+    def _arena(self, settings: LoopSettings) -> Arena:
         setup = self._setup
-        return Table(
+        return Arena(
             attacker=setup.player("attacker", self._learner),
             defender=setup.player("defender", self._frozen),
             learners={"attacker": self._learner},
@@ -281,6 +281,7 @@ class _Attack:
             judge=setup.judge,
             seeds=setup.split.train,
             prompts=setup.prompts,
+            settings=settings,
             yardstick=setup.yardstick(),
         )
 

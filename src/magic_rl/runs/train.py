@@ -23,7 +23,7 @@ from magic_rl.learning.opponents import PAYOFFS_FILE
 from magic_rl.learning.sft import Example, sft
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.rng import derive
-from magic_rl.runs.assembly import Setup, prepare
+from magic_rl.runs.assembly import NOTHING, Brought, Setup, prepare
 from magic_rl.runs.inputs import compare, compare_settings, digests, record_settings
 from magic_rl.runs.interrupt import Interrupt
 from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
@@ -92,8 +92,11 @@ class Position:
         return cls(state["stage"], state["number"], state["stage_step"], schedule, target, state.get("payoffs"))
 
 
-def start(config: Config, directory: Path, view: View) -> RunDirectory:
+def train(config: Config, directory: Path, view: View, *, brought: Brought = NOTHING) -> RunDirectory:
     """Begin a run in a new directory and train it to the end, or until interrupted.
+
+    Args:
+        brought: A judge or engines of one's own, in place of those that `config` names.
 
     Raises:
         UserError: For a directory that exists, or models, seeds or prompts that cannot be used; nothing has
@@ -101,7 +104,7 @@ def start(config: Config, directory: Path, view: View) -> RunDirectory:
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: already exists; use `magic-rl resume {directory}` or choose another directory")
-    setup = prepare(config, view.note)
+    setup = prepare(config, view.note, brought=brought)
     checked = preflight(setup)
     for remark in remarks(config):
         view.note(remark)
@@ -113,11 +116,12 @@ def start(config: Config, directory: Path, view: View) -> RunDirectory:
     return run
 
 
-def resume(directory: Path, view: View, overrides: Sequence[str] = ()) -> RunDirectory:
+def resume(directory: Path, view: View, overrides: Sequence[str] = (), *, brought: Brought = NOTHING) -> RunDirectory:
     """Go on with a run from its last good checkpoint.
 
     Args:
         overrides: Settings that are others from here on, as for `load_config`.
+        brought: The judge or engines that the run was begun with, if they were brought.
 
     Raises:
         UserError: If there is no run, another process is at it, no checkpoint is usable, a setting may not change, or
@@ -131,7 +135,7 @@ def resume(directory: Path, view: View, overrides: Sequence[str] = ()) -> RunDir
             view.note(f"{directory}: training is complete")
             return run
         changed = compare_settings(run, config)
-        setup = prepare(config)
+        setup = prepare(config, brought=brought)
         compare(run, digests(setup))
         try_players(setup)
         try_judge(setup.judge)
@@ -246,8 +250,8 @@ class _Training:
         config, schedule = self._setup.config, position.schedule
         assert schedule is not None  # noqa: S101 - the game has begun
         bounds = config.game.schedule
-        table = self._setup.table()
-        opponents = table.opponents
+        arena = self._setup.arena()
+        opponents = arena.opponents
         if opponents:
             rounds = range(schedule.round)
             saved = {role: [self._run.player(role, number) for number in rounds] for role in self._setup.roles()}
@@ -255,7 +259,7 @@ class _Training:
             opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(table, config, schedule, position.number, position.target):
+        for step in coevolve(arena, schedule, position.number, position.target):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)

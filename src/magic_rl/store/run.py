@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError, UserError
 from magic_rl.store import atomic, jsonl, manifest
 from magic_rl.store.episodes import episode_row
 from magic_rl.store.lock import locked
@@ -140,7 +140,7 @@ class RunDirectory:
             UserError: If there is no run at `path`.
         """
         if not (path / "config.toml").is_file():
-            raise UserError(f"{path}: holds no run (no config.toml); start one with `magic-rl train`")
+            raise StoreError(f"{path}: holds no run (no config.toml)")
         return cls(path, keep=keep)
 
     def part(self, name: str) -> RunDirectory:
@@ -389,3 +389,12 @@ def _saved_after(player: Path, step: int) -> bool:
 
 def _json(data: Any) -> bytes:
     return json.dumps(data, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def open_run(path: str | Path) -> RunDirectory:
+    """A run that exists, to be evaluated or looked at.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    return RunDirectory.open(Path(path))

@@ -27,7 +27,7 @@ from transformers import AutoConfig, PretrainedConfig
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
-from magic_rl.engines.local.models import fingerprint, load_base, load_renderer
+from magic_rl.engines.local.models import fingerprint, load_base, load_renderer, resolve_model
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.reading import reading
@@ -39,6 +39,7 @@ from magic_rl.types import Message, Tokens
 
 _log = logging.getLogger(__name__)
 
+_LORA, _ENGINE = LoraConfig(), EngineConfig()
 _SLOT = "default"  # PEFT's own name for a first adapter, so that saved ones load with plain PEFT
 
 
@@ -49,12 +50,18 @@ class LocalEngine:
     """
 
     def __init__(
-        self, folder: Path, lora: LoraConfig, config: EngineConfig, *, run_seed: int = 0, chat_template: str = ""
+        self,
+        model: str | Path = "default",
+        lora: LoraConfig = _LORA,
+        config: EngineConfig = _ENGINE,
+        *,
+        run_seed: int = 0,
+        chat_template: str = "",
     ) -> None:
         """Load the base model.
 
         Args:
-            folder: Local model folder with safetensors weights and a tokenizer with a chat template.
+            model: Folder with safetensors weights and a tokenizer with a chat template, or a name for `resolve_model`.
             lora: Shape of every policy's adapter.
             config: Device, base dtype and batch limits.
             run_seed: Where the random initialisation of adapters comes from.
@@ -63,6 +70,8 @@ class LocalEngine:
         Raises:
             UserError: If the folder holds no usable model.
         """
+        code = config.trust_remote_code
+        folder = resolve_model(model, trust_remote_code=code) if isinstance(model, str) else model
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
@@ -75,7 +84,7 @@ class LocalEngine:
         self._run_seed = run_seed
         self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
         unquantised(folder, config)
-        base = load_base(folder, self.dtype, trust_remote_code=config.trust_remote_code)
+        base = load_base(folder, self.dtype, trust_remote_code=code)
         if config.recompute_above and not recomputable(base):
             raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
         self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))

@@ -1,0 +1,80 @@
+"""Everybody and everything the game is played with while players learn, and the settings it is played by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from magic_rl.config import GameConfig, LearningConfig, OptimiserConfig
+from magic_rl.engines.base import Policy
+from magic_rl.game.play import Player
+from magic_rl.judges.base import Judge
+from magic_rl.learning.fluency import Yardstick
+from magic_rl.learning.opponents import Opponents
+from magic_rl.prompts import Prompts, load_prompts
+from magic_rl.types import Role, Seed
+
+
+def _by_default() -> dict[Role, OptimiserConfig]:
+    return {"attacker": OptimiserConfig(), "defender": OptimiserConfig()}
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the game is played and learned from.
+
+    Attributes:
+        optimisers: Step sizes of each role.
+        seeds_per_step: P of the steps of a role, where it is not that of `learning`.
+        retries: How often an abstention of the judge is asked again.
+        max_abstained: Share of a step's verdicts that may be abstentions.
+        rng_seed: Seed of all draws.
+    """
+
+    game: GameConfig = field(default_factory=GameConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
+    optimisers: Mapping[Role, OptimiserConfig] = field(default_factory=_by_default)
+    seeds_per_step: Mapping[Role, int] = field(default_factory=dict)
+    retries: int = 1
+    max_abstained: float = 0.05
+    rng_seed: int = 0
+
+    def seeds_of(self, learner: Role) -> int:
+        """P, seeds of a step at which this role learns."""
+        return self.seeds_per_step.get(learner) or self.learning.seeds_per_step
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """Where the loop plays.
+
+    Attributes:
+        attacker: None when seeds are played as they are.
+        learners: The policies that learn; one and the same object for both roles in self-play.
+        references: π_ref of each role, for the KL term.
+        prompts: Words of the roles.
+        opponents: Past versions that the learner meets too; None: only the other player as it is.
+        yardstick: What replies are measured by; None: they are not.
+    """
+
+    attacker: Player | None
+    defender: Player
+    learners: Mapping[Role, Policy]
+    references: Mapping[Role, Policy]
+    judge: Judge
+    seeds: Sequence[Seed]
+    prompts: Prompts = field(default_factory=load_prompts)
+    settings: LoopSettings = field(default_factory=LoopSettings)
+    opponents: Opponents | None = None
+    yardstick: Yardstick | None = None
+
+    def player(self, role: Role) -> Player:
+        """Who sits in a role.
+
+        Raises:
+            ValueError: For the attacker where there is none.
+        """
+        player = self.defender if role == "defender" else self.attacker
+        if player is None:
+            raise ValueError("seeds are played as they are, so there is no attacker")
+        return player
