@@ -279,18 +279,6 @@ def test_no_command_takes_an_attack_for_a_run(attacked: RunDirectory, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_after_an_attack_is_the_one_before(
-    trained: RunDirectory, attacked: RunDirectory, tmp_path: Path
-) -> None:
-    for run, out in ((trained, "before"), (attacked, "after")):
-        done = CliRunner().invoke(app, ["export", str(run.path), "--out", str(tmp_path / out)], catch_exceptions=False)
-        assert done.exit_code == 0
-    before, after = ({p.name: p.read_bytes() for p in (tmp_path / out).iterdir()} for out in ("before", "after"))
-    for files in (before, after):
-        del files["README.md"]  # says whether the run was evaluated
-    assert before == after
-
-
 def test_a_run_that_has_only_begun_cannot_be_attacked(trained: RunDirectory, tmp_path: Path) -> None:
     run = copied(trained, tmp_path)
     for number in (1, 2):
