@@ -161,7 +161,7 @@ def test_ctrl_c_finishes_the_step_and_saves(finished: RunDirectory, tmp_path: Pa
     run = train(load_config(finished.path / "config.toml"), tmp_path / "run", view)
     assert not is_complete(run)
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5]
-    assert any("magic-rl resume" in note for note in view.notes)
+    assert any("finishing this step" in note for note in view.notes)
     resume(run.path, Silent())
     assert RunDirectory.open(run.path).metrics() == finished.metrics()
 

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can fix: says what was wrong, where, and what to do. Never shown as a traceback."""
+    """Something the user can fix: says what was wrong and where. Never shown as a traceback.
+
+    Attributes:
+        remedy: Name of what would help, which the command line puts into words; "" if the text says it.
+        facts: What those words need, such as a path.
+    """
+
+    def __init__(self, text: str, remedy: str = "", **facts: object) -> None:
+        super().__init__(text)
+        self.remedy, self.facts = remedy, facts
 
 
 class ConfigError(UserError):

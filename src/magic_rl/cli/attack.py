@@ -58,5 +58,7 @@ def attack(
         with make_view() as view:
             result = learn_to_attack(directory, plan, view)
     if result is None:
+        elsewhere = f" --attacker-from {attacker_from}" if attacker_from else ""
+        typer.echo(f"stopped; go on with `magic-rl attack {run}{elsewhere}`", err=True)
         raise typer.Exit(130)
     typer.echo(attack_table(result, columns(80)))

@@ -25,6 +25,7 @@ from magic_rl.cli.init import init
 from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.pool import pool
+from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
 from magic_rl.cli.shown import shown
@@ -44,7 +45,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            message = str(error)
+            message = in_words(error)
         except OSError as error:
             if error.errno not in _FIXABLE:
                 raise

@@ -26,4 +26,5 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     with make_view() as view:
         trained = go_on(run, view, overrides or ())
     if not is_complete(trained):
+        typer.echo(f"stopped; go on with `magic-rl resume {run}`", err=True)
         raise typer.Exit(130)

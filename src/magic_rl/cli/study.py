@@ -14,7 +14,10 @@ from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from magic_rl.config import Config, PresetName
+    from magic_rl.runs.study.plan import PlannedRun, Stage
     from magic_rl.runs.study.runner import Ended
 
 
@@ -104,7 +107,7 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
 
 def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_steps: int, jobs: int) -> Ended:
     from magic_rl.cli.study_view import StudyView
-    from magic_rl.runs.study.plan import arguments, next_stage, write_plan
+    from magic_rl.runs.study.plan import next_stage, write_plan
     from magic_rl.runs.study.runner import Work, run_all
     from magic_rl.runs.study.slots import slots
     from magic_rl.store import atomic
@@ -151,3 +154,13 @@ def _tabulate(folder: Path, out: Path | None, export: Path | None) -> None:
         export_results(folder, export)
         write_study(aggregate(read_results(export)), export)
         typer.echo(f"exported: {export}", err=True)
+
+
+def arguments(run: PlannedRun, stage: Stage, attack_steps: int = 0) -> Sequence[str]:
+    """The `magic-rl` command of a stage, without its first word."""
+    if stage == "train":
+        return ("train", str(run.config), "--run", str(run.path))
+    if stage == "attack":
+        borrowed = ("--attacker-from", str(run.attackers)) if run.attackers else ()
+        return ("attack", str(run.path), "--steps", str(attack_steps), *borrowed)
+    return (stage, str(run.path))

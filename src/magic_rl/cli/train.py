@@ -39,5 +39,6 @@ def train(
     with make_view() as view:
         trained = begin(settings, run, view)
     if not is_complete(trained):
+        typer.echo(f"stopped; go on with `magic-rl resume {run}`", err=True)
         raise typer.Exit(130)
     typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)

@@ -98,9 +98,11 @@ def _check_cut_off(episodes: Sequence[Episode], settings: LoopSettings) -> None:
     if exceeds(cut.total(), len(episodes), settings.learning.max_cut_off):
         (role, limit), _ = cut.most_common(1)[0]
         raise TooManyCutOffError(
-            f"{role}.sampling.{limit}: {cut.total()} of {len(episodes)} episodes were cut off, more than "
-            f"learning.max_cut_off ({settings.learning.max_cut_off:.0%}) allows, most by this limit; raise it, as in "
-            f"`magic-rl resume RUN --set {role}.sampling.{limit}=N`"
+            f"{cut.total()} of {len(episodes)} episodes were cut off, more than max_cut_off "
+            f"({settings.learning.max_cut_off:.0%}) allows, most by the {role}'s {limit}",
+            "raise limit",
+            role=role,
+            limit=limit,
         )
 
 
@@ -120,9 +122,10 @@ def measure_fluency(outcomes: Sequence[Outcome], arena: Arena) -> Fluency:
     if count > max(1, allowed * n):  # so few are measured that `exceeds` would know half only
         raise DegenerateError(
             f"defender: {count} of {n} replies are no longer language (log-probability per token under the untouched "
-            f"model {found.logprob:.1f}, distinct trigrams {found.distinct:.0%}); learning.max_degenerate allows "
-            f"{allowed:.0%}. Train again with a smaller defender.optimiser.lr (or "
-            "defender.sft.lr), or with learning.kl above 0"
+            f"model {found.logprob:.1f}, distinct trigrams {found.distinct:.0%}); max_degenerate allows "
+            f"{allowed:.0%}",
+            "smaller step size",
+            role="defender",
         )
     return found
 

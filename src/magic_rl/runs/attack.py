@@ -131,9 +131,8 @@ def attack(run: RunDirectory, plan: Plan, view: View) -> AttackResult[Estimate] 
     atomic.clean(run.path / _FOLDER)
     run.write_json(ATTACK_PLAN, plan.as_dict())
     interrupt = Interrupt(view.note)
-    elsewhere = f" --attacker-from {plan.source}" if plan.source else ""
     reached: list[Progress] = []
-    with interrupt.heeded(f"magic-rl attack {run.path}{elsewhere}"):
+    with interrupt.heeded():
         for name in ATTACKED:
             if interrupt.asked:
                 return None

@@ -32,12 +32,8 @@ class Interrupt:
         self._note = note
 
     @contextlib.contextmanager
-    def heeded(self, go_on: str) -> Iterator[None]:
-        """Within the block signals ask to stop; a second one raises KeyboardInterrupt.
-
-        Args:
-            go_on: The command that goes on with the work.
-        """
+    def heeded(self) -> Iterator[None]:
+        """Within the block signals ask to stop; a second one raises KeyboardInterrupt."""
 
         def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
             if self.asked:
@@ -47,5 +43,3 @@ class Interrupt:
 
         with stops_handled(ask_to_stop):
             yield
-        if self.asked:
-            self._note(f"stopped; go on with `{go_on}`")

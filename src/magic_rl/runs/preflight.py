@@ -66,8 +66,8 @@ def _search(finder: SeedFinder, key: str, entries: Sequence[Iterable[str]]) -> i
     if leaks:
         raise UserError(
             f"{key}: {len(leaks)} of {len(entries)} entries hold seeds that are held out or for validation, entry "
-            f"{leaks[0]} first: what is measured would be trained on. Take them out, or write the pool again by "
-            "`magic-rl pool build --config` with this config"
+            f"{leaks[0]} first: what is measured would be trained on",
+            "write the pool again",
         )
     return len(entries)
 

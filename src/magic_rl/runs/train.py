@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from magic_rl.config import Config, dump_config, load_config
-from magic_rl.errors import DegenerateError, UserError
+from magic_rl.errors import DegenerateError, StoreError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
@@ -103,7 +103,7 @@ def train(config: Config, directory: Path, view: View, *, brought: Brought = NOT
             been written then.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory}: already exists; use `magic-rl resume {directory}` or choose another directory")
+        raise StoreError(f"{directory}: already exists", "resume or elsewhere", run=directory)
     setup = prepare(config, view.note, brought=brought)
     checked = preflight(setup)
     for remark in remarks(config):
@@ -178,7 +178,7 @@ class _Training:
         if checkpoint is not None:
             self._setup.load_learners({name: checkpoint.policy(name) for name in self._setup.learners_by_name()})
             self._view.note(f"resuming after step {position.number}")
-        with self._interrupt.heeded(f"magic-rl resume {self._run.path}"):
+        with self._interrupt.heeded():
             if position.stage == "sft_attacker":
                 position = self._supervise("attacker", position)
                 if self._interrupt.asked:

@@ -176,7 +176,7 @@ def _file_name(source: str) -> str:
 def _measured(evaluation: Evaluation | None, number: int) -> str:
     """The exported defender beside the one at the start, under the attackers that the evaluation's table compares."""
     if not evaluation or number not in evaluation.crossplay.defenders:
-        return "Not evaluated: `magic-rl evaluate` had not been run on this defender when this card was written."
+        return "Not evaluated when this card was written."
     found, held_out = evaluation.crossplay, evaluation.held_out
     place = found.defenders.index(number)
     categories = ", ".join(" ".join(category.split()) for category in held_out.categories)

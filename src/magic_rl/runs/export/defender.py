@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from magic_rl.config import Config, load_config
 from magic_rl.data.seeds import load_seeds
 from magic_rl.data.split import split_by_category
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError, UserError
 from magic_rl.evaluation.result import current_evaluation
 from magic_rl.runs.export.card import Stored, model_card, public_name
 from magic_rl.runs.inputs import compare, compare_settings
@@ -112,7 +112,7 @@ def _chosen(run: RunDirectory, number: int | None) -> _Defender:
     saved = [saved_round for saved_round, _ in run.players("defender")]
     chosen = saved[-1] if number is None and saved else number
     if chosen is None:
-        raise UserError(f"{run.path}: has saved no defender yet; `magic-rl resume {run.path}` goes on training")
+        raise StoreError(f"{run.path}: has saved no defender yet", "resume", run=run.path)
     if chosen not in saved:
         raise UserError(f"{run.path}: has saved no defender of round {chosen}; saved rounds: {saved}")
     adapter = run.player("defender", chosen)

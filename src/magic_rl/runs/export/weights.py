@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magic_rl.engines.local.models import WEIGHT_INDEX, stored_name, stored_shapes, weight_files
-from magic_rl.errors import UserError
+from magic_rl.errors import ModelError
 from magic_rl.rng import derive
 
 _Update = tuple[Tensor, Tensor]  # A (r, I) and B with its scale (O, r)
@@ -88,6 +88,6 @@ def _updates(adapter: Path, stored: Mapping[str, list[int]], base: Path) -> dict
             module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
             weight = stored_name(module, stored)
             if weight is None or stored[weight] != [len(up), down.shape[1]]:
-                raise UserError(f"{base}: stores no weight of its own for {module}; export --adapter needs none")
+                raise ModelError(f"{base}: stores no weight of its own for {module}", "export the adapter")
             found[weight] = down.float(), up.float()
     return found

@@ -6,7 +6,7 @@ trained, so that a study that goes on, days later, goes on with the same setting
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,15 +67,9 @@ def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config], atta
         run = PlannedRun(out / name, out / _CONFIGS / f"{name}.toml", lender)
         before = next((path for path in (run.path / "config.toml", run.config) if path.is_file()), None)
         if before is not None and (changed := differences(*map(_dumped, (load_config(before), config)))):
-            raise UserError(
-                f"{before}: begun with another {min(changed)}; repeat the first command to go on, or choose another "
-                "--out"
-            )
+            raise UserError(f"{before}: begun with another {min(changed)}", "same study")
         if attack_steps and not (config.game.rewrite or lender or (run.path / ATTACK_FILE).is_file()):
-            raise UserError(
-                f"--attack-steps: preset {preset} has no attacker; add a preset that teaches one to --presets, such as "
-                f"magic, or attack it with one by `magic-rl attack {run.path} --attacker-from RUN`"
-            )
+            raise UserError(f"preset {preset} has no attacker", "add a teaching preset", run=run.path)
         runs.append(run)
     for run, config in zip(runs, (configs[key] for key in order), strict=True):
         with atomic.writing(run.config):
@@ -103,16 +97,6 @@ def next_stage(run: PlannedRun, attack_steps: int = 0) -> Stage | None:
     if attack_steps and not _is_attacked(run, directory, attack_steps):
         return "attack"
     return None
-
-
-def arguments(run: PlannedRun, stage: Stage, attack_steps: int = 0) -> Sequence[str]:
-    """The `magic-rl` command of a stage, without its first word."""
-    if stage == "train":
-        return ("train", str(run.config), "--run", str(run.path))
-    if stage == "attack":
-        borrowed = ("--attacker-from", str(run.attackers)) if run.attackers else ()
-        return ("attack", str(run.path), "--steps", str(attack_steps), *borrowed)
-    return (stage, str(run.path))
 
 
 def _lender(out: Path, configs: Mapping[tuple[PresetName, int], Config], rng_seed: int) -> Path | None:
