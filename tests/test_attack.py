@@ -252,7 +252,7 @@ class Stopping(Silent):
 
 def test_other_attacks_are_not_mixed_with_those_that_were_begun(attacked: RunDirectory, tmp_path: Path) -> None:
     run = copied(attacked, tmp_path)
-    with pytest.raises(UserError, match=r"\(steps\); --again replaces them"):
+    with pytest.raises(UserError, match=r"another kind \(steps\)"):
         make_plan(run, steps=STEPS + 1)
     with pytest.raises(UserError, match=r"\(every\)"):
         make_plan(run, every=1)
@@ -296,7 +296,7 @@ def test_a_run_without_attackers_meets_those_of_another_run(
         text = re.sub(rf"^{key} = 1$", f"{key} = 0", text, flags=re.MULTILINE)
     file.write_text(text)
     other = train(load_config(file, ["preset=no-game", "game.rewrite=false"]), tmp_path / "other", Silent())
-    with pytest.raises(UserError, match="has no attacker; take that of another run with --attacker-from"):
+    with pytest.raises(UserError, match="has no attacker"):
         make_plan(other)
     plan = make_plan(other, source=trained)
     assert plan.steps == 2  # as the other game gave its attacker
@@ -321,7 +321,7 @@ def test_an_attacker_of_other_prompts_is_refused(trained: RunDirectory, tmp_path
 def test_an_attacker_that_took_no_steps_needs_a_number_of_steps(trained: RunDirectory, tmp_path: Path) -> None:
     run = copied(trained, tmp_path)
     (run.path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="say with --steps"):
+    with pytest.raises(UserError, match="took no steps in the game"):
         make_plan(run)
     assert make_plan(run, steps=3).steps == 3
 

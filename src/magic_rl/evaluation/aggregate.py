@@ -97,7 +97,8 @@ def _check_alike(runs: Sequence[RunResult]) -> None:
         if run.attack and first.attack and run.attack.steps != first.attack.steps:
             raise StoreError(
                 f"{run.name}: a fresh attacker learned for {run.attack.steps} steps, of {first.name} for "
-                f"{first.attack.steps}; attack both again with the same number"
+                f"{first.attack.steps}",
+                "same attack steps",
             )
 
 

@@ -79,7 +79,7 @@ def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts
     """
     rows = run.metrics()
     if not rows:
-        raise StoreError(f"{run.path}: nothing to report yet; `magic-rl resume {run.path}` goes on training")
+        raise StoreError(f"{run.path}: nothing to report yet", "resume", run=run.path)
     target = out or run.path / "report.html"
     page = _page(run, rows, show_transcripts)
     with atomic.writing(target):

@@ -165,17 +165,15 @@ def make_plan(
     """
     rounds = [number for number, _ in run.players("defender")]
     if len(rounds) < 2:
-        raise StoreError(f"{run.path}: no trained defender saved yet; `magic-rl resume {run.path}` goes on training")
+        raise StoreError(f"{run.path}: no trained defender saved yet", "resume", run=run.path)
     other, source = source, source or run
     if not source.players("attacker"):
-        raise StoreError(f"{source.path}: has no attacker; take that of another run with --attacker-from OTHER_RUN")
+        raise StoreError(f"{source.path}: has no attacker", "take another's attacker")
     before = None if again else run.read_json(ATTACK_PLAN)
     if steps is None:
         steps = before["steps"] if before else sum(row.get("learner") == "attacker" for row in source.metrics())
     if not steps:
-        raise ConfigError(
-            f"{source.path}: its attacker took no steps in the game; say with --steps how many it takes here"
-        )
+        raise ConfigError(f"{source.path}: its attacker took no steps in the game", "choose steps")
     plan = Plan(
         steps=steps,
         every=every if every is not None else before["every"] if before else 0,
@@ -187,7 +185,9 @@ def make_plan(
     asked = plan.as_dict()
     if before and before != asked:
         changed = ", ".join(key for key in asked if asked[key] != before.get(key))
-        raise StoreError(f"{run.path / _FOLDER}: holds attacks of another kind ({changed}); --again replaces them")
+        raise StoreError(
+            f"{run.path / _FOLDER}: holds attacks of another kind ({changed})", "attack again", run=run.path
+        )
     return plan
 
 

@@ -65,7 +65,7 @@ def evaluate(run: RunDirectory, view: View) -> Evaluation:
     config = load_config(run.path / "config.toml")
     defenders = [number for number, _ in run.players("defender")]
     if not defenders:
-        raise StoreError(f"{run.path}: no players saved yet; `magic-rl resume {run.path}` goes on training")
+        raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
     attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
     compared = compared_attackers(attackers)
     compare_settings(run, config)

@@ -57,7 +57,7 @@ def read_results(folder: Path) -> list[RunResult]:
     """
     results = [_read(run) for run in finished_runs(folder)]
     if not results:
-        raise StoreError(f"{folder}: holds no finished run; `magic-rl study CONFIG --out {folder}` trains some")
+        raise StoreError(f"{folder}: holds no finished run", "train a study", folder=folder)
     order: dict[str, int] = {preset: place for place, preset in enumerate(PRESETS)}
     return sorted(results, key=lambda result: (order.get(result.preset, len(order)), result.preset, result.rng_seed))
 
