@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
 RUN ?= runs/demo
-CONFIG ?= configs/demo.toml
+CONFIG ?= demo
 PYTEST ?=
 
 bin := $(VENV)/bin

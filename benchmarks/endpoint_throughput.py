@@ -1,9 +1,10 @@
-"""Calls a second that the endpoint client gets out of a server with 50 ms latency, and the share of the possible.
+"""Calls per second that the client gets out of a server with 50 ms latency, and the share of the possible.
 
     python benchmarks/endpoint_throughput.py [--concurrency 1 8 16 32] [--seconds 4] [--latency 0.05]
 
-`concurrency` calls under way at once can make `concurrency / latency` calls a second at most; what is missing is the
-time the client (and the stub server, a process of its own) spend on a call.
+`concurrency` calls under way at once can make `concurrency / latency` calls per second at most; what is missing is the
+time the client (and the stub server, a process of its own) spend on a call. The last column is the client's processor
+time per call, which does not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from magic_rl.config import EndpointConfig
-from magic_rl.endpoints.base import ChatRequest
-from magic_rl.endpoints.server import Server
+from magic_rl.chat.base import ChatRequest, Endpoint
+from magic_rl.chat.server import Server
 from magic_rl.types import Message
 
 
@@ -34,16 +34,16 @@ def stub(latency: float) -> Iterator[str]:
         process.stdin.write("\n")
 
 
-def calls_a_second(url: str, concurrency: int, calls: int) -> float:
-    """Throughput of one batch of judgements of ordinary length."""
-    server = Server(EndpointConfig(url=url, model="stub", concurrency=concurrency))
+def measured(url: str, concurrency: int, calls: int) -> tuple[float, float]:
+    """Calls per second of one batch of judgements of ordinary length, and milliseconds of processor time per call."""
+    server = Server(Endpoint(url, "stub", concurrency=concurrency))
     text = "A reply of about a thousand characters, as a judge reads it. " * 16
     requests = [ChatRequest((Message("user", f"{i}"), Message("assistant", text))) for i in range(calls)]
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     completions = server.complete(requests)
-    seconds = time.perf_counter() - began
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
     assert not any(completion.failed for completion in completions)
-    return calls / seconds
+    return calls / seconds, 1000 * worked / calls
 
 
 def main() -> None:
@@ -53,13 +53,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="about how long each batch takes")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before the server answers")
     args = parser.parse_args()
-    print("concurrency  calls/s  share of the possible")
+    print("concurrency  calls/s  of the possible  ms of processor")
     with stub(args.latency) as url:
-        calls_a_second(url, 1, 2)  # the first call of a process imports more of the HTTP library
+        measured(url, 1, 2)  # the first call of a process imports more of the HTTP library
         for concurrency in args.concurrency:
             possible = concurrency / args.latency
-            rate = calls_a_second(url, concurrency, max(1, round(possible * args.seconds)))
-            print(f"{concurrency:11}  {rate:7.1f}  {rate / possible:.1%}", flush=True)
+            rate, cpu = measured(url, concurrency, max(1, round(possible * args.seconds)))
+            print(f"{concurrency:11}  {rate:7.1f}  {rate / possible:15.1%}  {cpu:15.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A ridge classifier is fitted to the states behind each plain training seed's pro
 the validation categories, and it is scored once on the held-out ones. J = TPR − FPR is what a defender with these
 states and a linear read-out would reach on plain requests, to set beside its compliance − ASR.
 
-    python benchmarks/probe.py configs/demo.toml
+    python benchmarks/probe.py demo
 """
 
 from __future__ import annotations

@@ -100,9 +100,9 @@ def main() -> None:
         config = Config.model_validate(
             {
                 "game": {"schedule": turn},
-                "learning": {"group": 8, "seeds_per_step": 16},
-                "attacker": {"optimiser": {"lr": 0.2}},
-                "defender": {"optimiser": {"lr": 0.2}},
+                "learning": {"group_size": 8},
+                "attacker": {"batch_size": 16, "optimiser": {"lr": 0.2}},
+                "defender": {"batch_size": 16, "optimiser": {"lr": 0.2}},
             }
         )
         tables = {role: TabularEngine(game, role) for role in ROLES}
@@ -116,9 +116,13 @@ def main() -> None:
     config = Config.model_validate(
         {
             "game": {"schedule": {"rounds": 1, "defender_steps": 2, "attacker_steps": 1}},
-            "learning": {"group": 4, "seeds_per_step": 4, "max_cut_off": 1.0},  # a base model talks at length
-            "attacker": {"sft": {"steps": 10, "batch": 8, "lr": 1e-3}, "sampling": {"max_tokens": 96}},
-            "defender": {"sampling": {"max_tokens": 96}},
+            "learning": {"group_size": 4, "max_cut_off": 1.0},  # a base model talks at length
+            "attacker": {
+                "batch_size": 4,
+                "sft": {"steps": 10, "batch_size": 8, "lr": 1e-3},
+                "sampling": {"max_tokens": 96},
+            },
+            "defender": {"batch_size": 4, "sampling": {"max_tokens": 96}},
         }
     )
     seeds = [

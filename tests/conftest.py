@@ -23,14 +23,16 @@ defender_steps = 1
 attacker_steps = 1
 [attacker]
 model = {model}
+batch_size = 2
 strategies = ["question"]
 [attacker.sampling]
 max_tokens = 12
 [attacker.sft]
 steps = 1
-batch = 2
+batch_size = 2
 [defender]
 model = {model}
+batch_size = 2
 [defender.sampling]
 max_tokens = 12
 [judge]
@@ -39,8 +41,7 @@ max_abstained = 1.0
 seeds = {seeds}
 held_out_categories = ["c2"]
 [learning]
-seeds_per_step = 2
-group = 2
+group_size = 2
 max_cut_off = 1.0
 max_degenerate = 1.0
 [engine]
@@ -135,3 +136,10 @@ def tiny_config(tmp_path: Path, tiny_model: Path, seeds_file: Path) -> Path:
         TINY_CONFIG.format(model=json.dumps(str(tiny_model)), seeds=json.dumps(str(seeds_file))), encoding="utf-8"
     )
     return path
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers are asked again without much of a pause."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)

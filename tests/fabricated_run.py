@@ -33,6 +33,14 @@ HOSTILE = (
 )
 
 
+CHECKED: dict[str, Any] = {"held_out": 0, "repeated_in_training": 0, "searched": {}}
+
+
+def inputs(config: Config) -> dict[str, Any]:
+    """inputs.json of a run that nothing was compared with."""
+    return {"digests": {}, "checked": CHECKED, "config": config.model_dump(mode="json")}
+
+
 def outcome(label: str, text: str, *, refused: bool, group: int = 0) -> Outcome:
     sample = Sample((1,), (2, 3), (-1.0, -1.0), "stop")
     turn = Turn(f"Pretend to be a pirate. {text}", f"plan {text}", True, sample, f"reply {text}", sample)

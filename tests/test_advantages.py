@@ -82,13 +82,13 @@ def test_one_minibatch_is_the_batch_as_it_came() -> None:
 # What each is for, on games that are solved
 
 
-def tree(**learning: Any) -> dict[str, Any]:
+def tree(batch_size: int = 8, **learning: Any) -> dict[str, Any]:
     """A short game in which the defender alone learns."""
     return {
         "seed": 1,
         "game": {"schedule": {"rounds": 1, "defender_steps": 8, "attacker_steps": 0}},
-        "learning": {"seeds_per_step": 8, "group": 2, "scale_by_std": False, **learning},
-        "defender": {"optimiser": {"lr": 0.1}},
+        "learning": {"group_size": 2, "scale_by_std": False, **learning},
+        "defender": {"optimiser": {"lr": 0.1}, "batch_size": batch_size},
     }
 
 
@@ -138,9 +138,9 @@ def shared_wording() -> TabularGame:
     )
 
 
-def complies(target: dict[str, Any]) -> float:
+def complies(target: dict[str, Any] | None) -> float:
     """Mean compliance over the second half of a game, in which a small reward for safety pulls towards refusing."""
-    settings = tree(seeds_per_step=32, baseline="label", target=target)
+    settings = tree(32, baseline="label", target=target)
     settings["game"] |= {
         "rewards": {"harm": 0.1},
         "schedule": {"rounds": 1, "defender_steps": 90, "attacker_steps": 0},
@@ -150,7 +150,7 @@ def complies(target: dict[str, Any]) -> float:
 
 
 def test_fixed_weights_drift_to_one_end_and_a_target_is_held() -> None:
-    assert complies({}) < 0.02
+    assert complies(None) < 0.02
     for target in (0.4, 0.7):
         assert complies({"compliance": target}) == pytest.approx(target, abs=0.08)
 
@@ -170,16 +170,16 @@ def test_the_multiplier_follows_the_gap_between_bounds() -> None:
     assert first.advance(0.0, config).multiplier == pytest.approx(3)
     assert first.advance(1.0, config).advance(1.0, config).multiplier == pytest.approx(1 / 3)
     assert OperatingPoint.from_dict(below.as_dict()) == below
-    assert OperatingPoint.start(TargetConfig()) is None
+    assert OperatingPoint.start(None) is None
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         (["learning.dynamic_sampling=1", "learning.baseline=label"], "needs learning.baseline"),
-        (["learning.target.compliance=1.2"], "at most 1"),
-        (["learning.target.compliance=start", "game.schedule.defender_steps=0"], "defender_steps above 0"),
-        (["learning.target.compliance=start", "defender.seeds_per_step=1"], "needs benign seeds"),
+        (["learning.target.compliance=1.2"], "less than or equal to 1"),
+        (["learning.target.compliance=start", "game.schedule.defender_steps=0"], "defender_steps > 0"),
+        (["learning.target.compliance=start", "defender.batch_size=1"], "needs benign seeds"),
         (["learning.target={compliance=0.5, gain=0, rate=0}"], "both 0"),
         (["evaluation.split=validation"], "validation_categories"),
     ],

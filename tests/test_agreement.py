@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from magic_rl.data.labelled import Columns, load_labelled
+from magic_rl.data.labelled import load_labelled
 from magic_rl.errors import UserError
 from magic_rl.evaluation.agreement import Agreement, cohens_kappa
 from magic_rl.evaluation.estimates import Estimate
@@ -104,9 +104,10 @@ def test_labels_of_the_usual_spellings_are_read(tmp_path: Path, value: object, r
 def test_columns_by_any_name_and_the_label_of_the_request(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text('q,a,kind,bad\n"How?","Like\nthis.",unharmful,harmful\nWhy?,,harmful,safe\n')
-    columns = Columns(request="q", reply="a", label="kind", harmful="bad")
+    columns = {"request": "q", "reply": "a", "label": "kind", "harmful": "bad"}
     first, second = load_labelled(path, columns).rows
-    assert (first.place, first.exchange.seed.label, first.refused, first.harmful) == (f"{path}:2", "benign", None, True)
+    assert first.place == f"{path}: row 1"
+    assert (first.exchange.seed.label, first.refused, first.harmful) == ("benign", None, True)
     assert (first.exchange.reply, first.exchange.attack) == ("Like\nthis.", "How?")
     assert (second.exchange.seed.label, second.exchange.reply, second.harmful) == ("harmful", "", False)
 
@@ -121,13 +122,13 @@ def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
     ("bad", "says"),
     [
         (row(refused="perhaps"), "'refused' is 'perhaps', expected one of"),
-        (row(response=None), "'response' is None, which is no text"),
+        (row(response=None), "'response': Input should be a valid string, found None"),
         (row(prompt=" "), "'prompt' is empty"),
         (["a"], "expected a JSON object"),
-        ({"prompt": "x", "refused": "no"}, "'response' is None"),
+        ({"prompt": "x", "refused": "no"}, "'response': Field required"),
     ],
 )
-def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, bad: object, says: str) -> None:
+def test_bad_rows_are_named_by_file_and_row(tmp_path: Path, bad: object, says: str) -> None:
     path = written(tmp_path, row(), bad)
     with pytest.raises(UserError, match=r"labelled\.jsonl:2: ") as caught:
         load_labelled(path)
@@ -151,15 +152,15 @@ def test_many_bad_rows_are_one_short_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "says"),
     [
-        ([{"q": "x", "response": "y", "refused": "no"}], Columns(), "--request-column"),
-        ([{"prompt": "x", "response": "y"}], Columns(), "--refused-column or --harmful-column"),
-        ([row()], Columns(reply="answer"), "no column 'answer'"),
-        ([row(refused="")], Columns(), "holds no labelled reply"),
-        ([3], Columns(), "labelled.jsonl:1: expected a JSON object"),
+        ([{"q": "x", "response": "y", "refused": "no"}], {}, "holds the request"),
+        ([{"prompt": "x", "response": "y"}], {}, "holds a label"),
+        ([row()], {"reply": "answer"}, "no column 'answer'"),
+        ([row(refused="")], {}, "holds no labelled reply"),
+        ([3], {}, "labelled.jsonl:1: expected a JSON object"),
     ],
 )
 def test_a_file_that_lacks_what_is_needed_says_what(
-    tmp_path: Path, rows: list[object], columns: Columns, says: str
+    tmp_path: Path, rows: list[object], columns: dict[str, str], says: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         load_labelled(written(tmp_path, *rows), columns)
@@ -226,7 +227,7 @@ def test_off_topic_counts_as_refusal_only_where_asked(tmp_path: Path) -> None:
 
 def test_abstentions_of_a_panels_members_are_counted_and_stop_nothing(tmp_path: Path) -> None:
     config = tmp_path / "panel.toml"
-    config.write_text('[judge]\nrule = "strictest"\n' + '[[judge.members]]\nkind = "rules"\n' * 2)
+    config.write_text('[judge]\nkind = "panel"\nrule = "strictest"\n' + '[[judge.members]]\nkind = "rules"\n' * 2)
     unclear = [row(response="Я помогу вам с этим.")] * 4
     path = written(tmp_path, *unclear, *[row(response=REFUSAL, refused="yes")] * 36)
     found = json.loads(checked(path, "--config", config, "--json"))["refused"]

@@ -238,7 +238,9 @@ def test_a_model_of_another_kind_takes_the_plain_path_and_says_so(
     saved = tmp_path / "saved"
     saved.mkdir()
     with caplog.at_level(logging.WARNING, logger="magic_rl"):
-        local = LocalEngine(folder, LoraConfig(rank=4, targets="in_proj"), EngineConfig(device="cpu", dtype="float32"))
+        local = LocalEngine(
+            folder, LoraConfig(rank=4, target_modules=("in_proj",)), EngineConfig(device="cpu", dtype="float32")
+        )
     assert local.path.kind == "equal lengths"
     assert "prompts are not shared" in caplog.text
     policy = trained(local)

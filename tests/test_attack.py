@@ -33,6 +33,7 @@ from magic_rl.store.run import RunDirectory
 from magic_rl.theory.tabular import TabularJudge, TabularPolicy
 from magic_rl.types import Exchange, Verdict
 from tests.conftest import TINY_CONFIG
+from tests.fabricated_run import inputs
 from tests.test_tabular import COMPLY, REFUSE, duel, engines
 from tests.test_train import Silent
 
@@ -40,7 +41,7 @@ LONGER = [
     "game.schedule.rounds=2",
     "store.checkpoint_every=2",
     'data.held_out_categories=["c1", "c2"]',
-    "learning.group=4",
+    "learning.group_size=4",
     "attacker.optimiser.lr=0.0003",
     "defender.optimiser.lr=0.0005",
     "attacker.sampling.max_tokens=40",
@@ -127,12 +128,12 @@ def test_a_fresh_attacker_finds_a_leak_and_nothing_where_there_is_none(
     made = engines(game)
     config = Config.model_validate(
         {
-            "learning": {"seeds_per_step": 8, "group": 8},
-            "attacker": {"optimiser": {"lr": 0.2}},
+            "learning": {"group_size": 8},
+            "attacker": {"optimiser": {"lr": 0.2}, "batch_size": 8},
             "evaluation": {"attacks_per_seed": 4},
         }
     )
-    run = RunDirectory.create(tmp_path / "run", dump_config(config), {"python": "3"})
+    run = RunDirectory.create(tmp_path / "run", dump_config(config), {"python": "3"}, inputs=inputs(config))
     leaky, sound = (np.tile(np.eye(3)[REFUSE], (len(game.attacks), 1)) for _ in range(2))
     leaky[[text.endswith("encoded") for text in game.attacks]] = np.eye(3)[COMPLY]
     for number, table in enumerate((leaky, sound)):

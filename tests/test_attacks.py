@@ -17,7 +17,7 @@ from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
 from magic_rl.attacks.templates import write_attack
 from magic_rl.errors import UserError
 from magic_rl.evaluation.patterns import PATTERNS, classify, drift
-from magic_rl.judges.rules import on_topic
+from magic_rl.runs.writer import same_topic
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Label, Seed
 
@@ -82,7 +82,7 @@ def test_the_offline_writer_stays_on_topic_and_in_format(strategy: object, label
             codec = CODECS[chosen.name]
             assert codec.encode(seed.text) in shown
         elif chosen.name != "misspellings":
-            assert on_topic(seed.text, shown)
+            assert same_topic(seed.text, shown)
             assert len(shown.split()) <= 45
         assert shown != seed.text
 
@@ -95,7 +95,7 @@ def test_a_wrapping_never_gives_the_label_away() -> None:
 
 
 def test_translations_and_unknown_strategies_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match="'tamil' needs a model that translates"):
+    with pytest.raises(UserError, match="'tamil' has no templates"):
         write_attack(SEED, STRATEGIES["tamil"], np.random.default_rng(0))
     with pytest.raises(UserError, match="unknown strategy 'hypnosis'; known: slang"):
         choose_strategies(["hypnosis"])

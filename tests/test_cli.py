@@ -9,16 +9,16 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from magic_rl import __version__
-from magic_rl.cli.init import starter
 from magic_rl.cli.main import app
-from magic_rl.config import Config, load_config
+from magic_rl.config import SHIPPED, Config, load_config, paths
 from magic_rl.evaluation.result import Evaluation
 from magic_rl.report.tables import evaluation_table
 from tests.evaluations import cell, compared, evaluation
@@ -67,14 +67,14 @@ def changed(config: Path, old: str, new: str) -> Path:
 
 
 def test_an_unknown_config_key_is_one_line_and_nothing_is_written(tmp_path: Path, tiny_config: Path) -> None:
-    changed(tiny_config, "group = 2", "group = 2\ngroups = 3")
+    changed(tiny_config, "group_size = 2", "group_size = 2\ngroups = 3")
     line = refused(["train", tiny_config, "--run", tmp_path / "run"], tmp_path)
     assert "tiny.toml: learning.groups: unknown key" in line
 
 
 def test_an_impossible_setting_is_one_line_and_nothing_is_written(tmp_path: Path, tiny_config: Path) -> None:
-    line = refused(["train", tiny_config, "--run", tmp_path / "run", "--set", "learning.group=1"], tmp_path)
-    assert "learning.group" in line
+    line = refused(["train", tiny_config, "--run", tmp_path / "run", "--set", "learning.group_size=1"], tmp_path)
+    assert line.startswith("error: --set learning.group_size: ")
 
 
 def test_a_missing_config_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
@@ -203,20 +203,54 @@ def test_init_writes_once_and_never_over_a_file(tmp_path: Path) -> None:
     assert "cannot be written" in refused(["init", tmp_path / "no" / "folder.toml"], tmp_path)
 
 
-def test_the_starter_config_is_the_defaults_and_leaves_presets_their_effect(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_starter_config_is_the_one_it_begins_with_and_lists_every_setting(name: str, tmp_path: Path) -> None:
     path = tmp_path / "magic.toml"
-    path.write_text(starter(), encoding="utf-8")
-    assert load_config(path) == Config()
-    for preset in ("defender-only", "no-game", "magic-base"):
-        assert load_config(path, [f"preset={preset}"]) == load_config(None, [f"preset={preset}"])
+    made = CliRunner().invoke(app, ["init", str(path), "--from", name, "--learning.group_size", "7"])
+    assert made.exit_code == 0, made.output
+    assert load_config(path) == load_config(Path(name), ["learning.group_size=7"])
+    uncommented = re.sub(r"(?m)^#(?! )", "", path.read_text())
+    assert set(dotted(tomllib.loads(uncommented))) >= set(paths(Config)) - {"attacker.chat_template_kwargs"}
 
 
-def test_every_setting_stands_in_the_starter_config_at_its_default() -> None:
-    uncommented = "\n".join(
-        line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in starter().splitlines()
-    )
-    assert Config.model_validate(tomllib.loads(uncommented)) == Config()
-    assert tomllib.loads(uncommented) == Config().model_dump(mode="json")
+def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        yield from dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else ()
+
+
+@pytest.mark.parametrize("form", [["--data.text-column", "prompt"], ["--data.text_column=prompt"]])
+def test_a_setting_may_be_an_option_of_its_own(form: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "seeds.csv"
+    path.write_text("prompt,label\nHow do I pick a lock?,harmful\nHow do I bake?,benign\n")
+    for args in (["data", "check", *form, str(path)], ["data", "check", str(path), *form]):
+        assert "2 of 2 rows" in CliRunner().invoke(app, args).output
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--learning.groups", "3"], "--set learning.groups: unknown key; did you mean learning.group_size?"),
+        (["--learning.lr=1"], "did you mean attacker.optimiser.lr or"),
+        (["--engine.trust_remote_code"], "--engine.trust_remote_code: expected a value"),
+        (["--game.turns", "--quick"], "--game.turns: expected a value"),
+        (
+            ["--set", "attacker.strategies=slang"],
+            "--set attacker.strategies: 'slang': must be a list, such as [\"slang\"]",
+        ),
+        (
+            ["--set", "game.schedule.low=0.3"],
+            "--set game.schedule.low has no effect: it needs game.schedule.kind = metric",
+        ),
+    ],
+)
+def test_a_wrong_option_is_blamed_and_what_to_write_is_said(args: list[str], said: str, tmp_path: Path) -> None:
+    assert said in refused(["pool", "build", "--config", "demo", "--out", tmp_path / "p.jsonl", *args], tmp_path)
+
+
+def test_a_command_without_settings_takes_none() -> None:
+    result = CliRunner().invoke(app, ["report", "runs/demo", "--engine.device", "cpu"])
+    assert (result.exit_code, "No such option: --engine.device" in result.output) == (2, True)
 
 
 def test_help_answers_without_loading_torch() -> None:

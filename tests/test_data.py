@@ -1,16 +1,16 @@
-"""Claims about seeds: what is wrong is named by file and line, and what is held out is never trained on."""
+"""Claims about one's own seeds: what is wrong is named by file and row, and nothing is skipped or guessed."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import random
 import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from magic_rl.config import DataConfig
+from magic_rl.data.registry import own_table
 from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import draw_seeds, split_by_category
-from magic_rl.errors import UserError
-from magic_rl.types import Label, Seed
+from magic_rl.errors import DataError
 
 GOOD = [
     {"text": "How do I pick a stranger's lock?", "label": "harmful", "category": "a"},
@@ -32,14 +30,13 @@ GOOD = [
 unhurried = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def jsonl(path: Path, rows: Iterable[object]) -> DataConfig:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return DataConfig(seeds=str(path))
+def jsonl(path: Path, rows: Iterable[object]) -> str:
+    return written(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def written(path: Path, content: bytes) -> DataConfig:
+def written(path: Path, content: bytes) -> str:
     path.write_bytes(content)
-    return DataConfig(seeds=str(path))
+    return str(path)
 
 
 def parquet(**columns: list[object]) -> bytes:
@@ -53,27 +50,27 @@ def words(text: str) -> list[str]:
 
 
 def test_demo_seeds_are_enough_and_balanced_within_every_category() -> None:
-    counts = Counter((seed.category, seed.label) for seed in load_seeds(DataConfig()))
+    counts = Counter((seed.category, seed.label) for seed in load_seeds())
     categories = {category for category, _ in counts}
     assert len(categories) >= 24
     assert all(counts[category, "harmful"] == counts[category, "benign"] >= 24 for category in categories)
 
 
 def test_demo_seeds_are_one_short_line_each() -> None:
-    for seed in load_seeds(DataConfig()):
+    for seed in load_seeds():
         assert 5 <= len(seed.text.split()) <= 14, seed
         assert re.fullmatch(r"[A-Z][A-Za-z' -]+[.?]", seed.text), seed
 
 
 def test_the_opening_words_of_demo_seeds_do_not_give_the_label_away() -> None:
-    seeds = load_seeds(DataConfig())
+    seeds = load_seeds()
     openings = Counter((*words(seed.text)[:2], seed.label) for seed in seeds)
     best = sum(max(openings[(*pair, "harmful")], openings[(*pair, "benign")]) for pair in {key[:2] for key in openings})
     assert best / len(seeds) < 0.6
 
 
 def test_neither_length_nor_any_one_word_gives_the_label_of_demo_seeds_away() -> None:
-    seeds = load_seeds(DataConfig())
+    seeds = load_seeds()
     harmful = np.array([seed.label == "harmful" for seed in seeds])
     texts = [set(words(seed.text)) for seed in seeds]
     lengths = np.array([len(seed.text.split()) for seed in seeds])
@@ -84,7 +81,7 @@ def test_neither_length_nor_any_one_word_gives_the_label_of_demo_seeds_away() ->
 
 
 def test_benign_demo_seeds_are_close_in_wording_to_harmful_ones_of_their_category() -> None:
-    seeds = load_seeds(DataConfig())
+    seeds = load_seeds()
     nearest = []
     for benign in (seed for seed in seeds if seed.label == "benign"):
         mine = set(words(benign.text))
@@ -102,7 +99,7 @@ def test_the_same_seeds_come_out_of_every_format(form: str, tmp_path: Path) -> N
         path.write_text("text,label,category\n" + "".join(f'"{r["text"]}",{r["label"]},a\n' for r in GOOD), "utf-8")
     else:
         pq.write_table(pa.Table.from_pylist(GOOD), path)
-    seeds = load_seeds(DataConfig(seeds=str(path)))
+    seeds = load_seeds(str(path))
     assert [(s.text, s.label, s.category) for s in seeds] == [(r["text"], r["label"], "a") for r in GOOD]
 
 
@@ -122,24 +119,9 @@ def test_any_text_survives_jsonl_and_csv(tmp_path: Path, texts: list[str]) -> No
     assert by_jsonl == by_csv
 
 
-def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_no_trouble(tmp_path: Path) -> None:
-    table = b"\xef\xbb\xbftext,label\r\n\r\none,harmful\r\ntwo,benign\r\n"
-    lines = b'\xef\xbb\xbf{"text":"one","label":"harmful"}\r\n\r\n{"text":"two","label":"benign"}\r\n'
-    assert load_seeds(written(tmp_path / "s.csv", table)) == load_seeds(written(tmp_path / "s.jsonl", lines))
-
-
 def test_columns_and_label_values_can_be_mapped(tmp_path: Path) -> None:
-    config = jsonl(tmp_path / "s.jsonl", [{"prompt": "one", "kind": 1, "risk": 0}, {"prompt": "two", "kind": 0}])
-    mapped = config.model_copy(
-        update={
-            "text_column": "prompt",
-            "label_column": "kind",
-            "category_column": "risk",
-            "harmful_values": ("1", "2"),
-            "benign_values": ("0",),
-        }
-    )
-    seeds = load_seeds(mapped)
+    path = jsonl(tmp_path / "s.jsonl", [{"prompt": "one", "kind": 1, "risk": 0}, {"prompt": "two", "kind": 0}])
+    seeds = load_seeds(path, own_table("prompt", "kind", "risk", harmful=("1", "2"), benign=("0",)))
     assert [(s.text, s.label, s.category) for s in seeds] == [("one", "harmful", "0"), ("two", "benign", "")]
 
 
@@ -151,34 +133,40 @@ def test_an_id_is_the_id_column_or_else_depends_on_the_text_alone(tmp_path: Path
     assert forward == backward[::-1]
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([*GOOD, {"label": "benign"}], r"s\.jsonl:3: has no column 'text', only 'label'"),
-        ([*GOOD, {"text": "x"}], r"s\.jsonl:3: has no column 'label', only 'text'"),
-        ([*GOOD, {"text": "  ", "label": "benign"}], r"s\.jsonl:3: column 'text' is empty"),
-        ([*GOOD, {"text": None, "label": "benign"}], r"s\.jsonl:3: column 'text' is empty"),
-        ([*GOOD, {"text": ["x"], "label": "benign"}], r"s\.jsonl:3: column 'text' is \['x'\], which is no text"),
-        (
-            [*GOOD, {"text": "x", "label": "maybe"}],
-            r"s\.jsonl:3: column 'label' is 'maybe', expected one of harmful, be",
-        ),
-        ([*GOOD, {"text": "\ud800", "label": "benign"}], r"s\.jsonl:3: holds a character that is no valid Unicode"),
-        ([*GOOD, {"text": "x", "label": "benign", "id": "\ud800"}], r"s\.jsonl:3: holds a character that is no valid"),
-        (
-            [*GOOD, {**GOOD[0], "text": "how do i  PICK a stranger's lock?"}],
-            r"s\.jsonl:3: .* same text as .*s\.jsonl:1$",
-        ),
-        ([{**row, "id": "same"} for row in GOOD], r"s\.jsonl:2: has the same id as .*s\.jsonl:1$"),
-        ([*GOOD, 3], r"s\.jsonl:3: expected a JSON object, found 3"),
-        (GOOD[:1], r"s\.jsonl: holds no benign seeds"),
-        (GOOD[1:], r"s\.jsonl: holds no harmful seeds"),
-    ],
-)
-def test_what_is_wrong_is_named_by_file_and_line(rows: list[object], message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+FAULTS: list[tuple[object, str]] = [
+    ({"label": "benign"}, r"needs columns \(text, label\), has only 'label'"),
+    ({"text": "x"}, r"needs columns \(text, label\), has only 'text'"),
+    ({"text": "  ", "label": "benign"}, "column 'text' is empty"),
+    ({"text": None, "label": "benign"}, "column 'text' is empty"),
+    ({"text": "x", "label": None}, "column 'label' is empty"),
+    ({"text": ["x"], "label": "benign"}, r"column 'text': .*, found \['x'\]"),
+    ({"text": 1, "label": "benign"}, r"column 'text': .*, found 1"),
+    ({"text": "x", "label": "maybe"}, "column 'label' is 'maybe', expected one of harmful, benign"),
+    ({"text": "x", "label": "benign", "id": "\ud800"}, "holds a character that is no valid Unicode"),
+    ({"text": "how do i  PICK a stranger's lock?", "label": "harmful"}, r"has the same text as .*s\.jsonl:1"),
+    ({"text": "x", "label": "benign", "id": "same"}, r"has the same id as .*s\.jsonl:1"),
+    (3, "expected a JSON object, found 3"),
+    ("text", "expected a JSON object, found 'text'"),
+]
+
+
+def test_every_fault_is_kept_with_its_row_and_the_first_three_are_said(tmp_path: Path) -> None:
+    rows = [{**GOOD[0], "id": "same"}, *(row for row, _ in FAULTS)]
+    with pytest.raises(DataError) as caught:
         load_seeds(jsonl(tmp_path / "s.jsonl", rows))
-    assert "\n" not in str(caught.value)
+    found = caught.value.faults
+    assert len(found) == len(FAULTS)
+    for line, (fault, (_, says)) in enumerate(zip(found, FAULTS, strict=True), start=2):
+        assert re.search(rf"s\.jsonl:{line}: {says}$", fault)
+    assert str(caught.value) == "; ".join(found[:3]) + f"; and {len(found) - 3} more"
+
+
+def test_faults_of_all_sources_are_one_error(tmp_path: Path) -> None:
+    paths = [written(tmp_path / f"{i}.csv", b"text,label\na,maybe\nb,maybe\n") for i in range(2)]
+    with pytest.raises(DataError) as caught:
+        load_seeds(",".join([*paths, str(tmp_path / "none.csv")]))
+    places = [fault.removeprefix(str(tmp_path))[:14] for fault in caught.value.faults]
+    assert places == ["/0.csv: row 1:", "/0.csv: row 2:", "/1.csv: row 1:", "/1.csv: row 2:", "/none.csv: can"]
 
 
 @pytest.mark.parametrize(
@@ -189,95 +177,70 @@ def test_what_is_wrong_is_named_by_file_and_line(rows: list[object], message: st
         ("s.jsonl", b"[" * 200_000, r"s\.jsonl:1: not valid JSON"),
         ("s.jsonl", b"1" * 5_000, r"s\.jsonl:1: not valid JSON"),
         ("s.jsonl", b" \n", r"s\.jsonl: is empty"),
-        ("s.jsonl", b"", r"s\.jsonl: is empty"),
-        (
-            "s.csv",
-            b"question,label\na,harmful\n",
-            r"s\.csv:1: has no column 'text', only 'question', 'label'; set data",
-        ),
-        ("s.csv", b"text,label,text\na,harmful,b\n", r"s\.csv:1: has two columns 'text'"),
+        ("s.jsonl", b'{"text": "a", "label": "harmful"}\n', r"s\.jsonl: holds no benign seeds"),
+        ("s.csv", b"question,label\na,harmful\n", r"s\.csv: needs columns .* has only 'question', 'label'$"),
+        ("s.csv", b"text,label,text\na,harmful,b\n", r"s\.csv: has two columns 'text'"),
+        ("s.tsv", b"text\tlabel\tlabel\na\tharmful\tb\n", r"s\.tsv: has two columns 'label'"),
         ("s.csv", b"text,label\n", r"s\.csv: holds no seeds"),
-        ("s.csv", b'text,label\na,harmful\n"b,benign\nc,benign\n', r"s\.csv:3: not valid CSV"),
-        ("s.csv", b'text,"label\na,harmful\n', r"s\.csv:1: not valid CSV"),
-        ("s.csv", b"label,text\nharmful,how, then\nbenign,b\n", r"s\.csv:2: has 3 fields for 2 columns; quote text"),
-        ("s.csv", b"text,label\na\n", r"s\.csv:2: has 1 fields for 2 columns"),
-        ("s.parquet", b"not parquet", r"s\.parquet: not valid Parquet"),
-        ("s.parquet", parquet(q=["a"], label=["harmful"]), r"s\.parquet: has no column 'text', only 'q', 'label'"),
-        (
-            "s.parquet",
-            parquet(text=["a", None], label=["harmful", "benign"]),
-            r"s\.parquet: row 2: column 'text' is em",
-        ),
+        ("s.csv", b'text,label\na,harmful\n"b,benign\nc,benign\n', r"s\.csv: after row 1: not valid CSV"),
+        ("s.csv", b'text,"label\na,harmful\n', r"s\.csv: after row 0: not valid CSV"),
+        ("s.csv", b"label,text\nharmful,how, then\nbenign,b\n", r"s\.csv: row 1: has not 2 fields .* quote text"),
+        ("s.csv", b"text,label\na,benign\n\nb\n", r"s\.csv: row 2: has not 2 fields"),
+        ("s.parquet", b"not parquet", r"s\.parquet: cannot be read"),
+        ("s.parquet", parquet(q=["a"], label=["harmful"]), r"s\.parquet: needs columns .* has only 'q', 'label'"),
+        ("s.parquet", parquet(text=["a", None], label=["harmful", "benign"]), r"s\.parquet: row 2: .*'text' is empty"),
         ("s.parquet", parquet(text=["wxyz"], label=["benign"]).replace(b"wxyz", b"\xff" * 4), r"s\.parquet: .*UTF8"),
-        ("s.parquet", parquet(text=["a"], label=["b"]).replace(b"text", b"\xffext"), r"s\.parquet: not valid Parquet"),
-        ("s.txt", b"a", r"s\.txt: only \.jsonl, \.csv or \.parquet files"),
+        ("s.parquet", parquet(text=["a"], label=["b"]).replace(b"text", b"\xffext"), r"s\.parquet: cannot be read"),
+        ("s.txt", b"a", r"s\.txt: is of another kind; convert it to one of \.jsonl, \.csv"),
     ],
 )
 def test_unreadable_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load_seeds(written(tmp_path / name, content))
     assert "\n" not in str(caught.value)
 
 
 @given(st.sampled_from(["jsonl", "csv", "parquet"]), st.binary(max_size=200), st.integers(0, 400))
 @unhurried
-def test_no_damage_to_a_file_ends_in_anything_but_seeds_or_a_user_error(
-    tmp_path: Path, form: str, damage: bytes, at: int
-) -> None:
+def test_damage_to_a_file_ends_in_seeds_or_one_line(tmp_path: Path, form: str, damage: bytes, at: int) -> None:
     sound = {
         "jsonl": "".join(json.dumps(row) + "\n" for row in GOOD).encode(),
         "csv": b"text,label\none,harmful\ntwo,benign\n",
         "parquet": parquet(text=["one", "two"], label=["harmful", "benign"]),
     }[form]
-    config = written(tmp_path / f"s.{form}", sound[:at] + damage + sound[at + len(damage) :])
+    path = written(tmp_path / f"s.{form}", sound[:at] + damage + sound[at + len(damage) :])
     try:
-        outcome = sorted({str(seed.label) for seed in load_seeds(config)})
-    except UserError as error:
+        outcome = sorted({str(seed.label) for seed in load_seeds(path)})
+    except DataError as error:
         outcome = str(error).splitlines()
     assert outcome == ["benign", "harmful"] or len(outcome) == 1
 
 
-def test_all_problems_are_counted_and_the_first_ones_spelled_out(tmp_path: Path) -> None:
-    lines = [json.dumps(row) for row in GOOD]
-    lines += ["{", json.dumps({"text": "", "label": "benign"}), lines[0], "{", "{"]
-    with pytest.raises(UserError) as caught:
-        load_seeds(written(tmp_path / "s.jsonl", "\n".join(lines).encode()))
-    message = str(caught.value)
-    assert re.findall(r"s\.jsonl:(\d+): ", message) == ["3", "4", "5"]
-    assert message.endswith("; and 2 more")
+def test_cells_of_a_table_are_taken_as_they_stand(tmp_path: Path) -> None:
+    """What readers of tables like to guess: dates, numbers, words for nothing, an index before the first column."""
+    texts = ["2020-01-01", "007", "NA", "None", "nan", "True", "1e3", "[1]", "null"]
+    rows = [{"text": "x", "label": "harmful"}, *({"text": text, "label": "benign", "category": "01"} for text in texts)]
+    table = "text,label,category\nx,harmful,\n" + "".join(f"{text},benign,01\n" for text in texts)
+    for path in (written(tmp_path / "s.csv", table.encode()), jsonl(tmp_path / "s.jsonl", rows)):
+        _, *seeds = load_seeds(path)
+        assert [(seed.text, seed.category) for seed in seeds] == [(text, "01") for text in texts]
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=5))
-@unhurried
-def test_a_problem_after_rows_of_several_lines_is_named_by_the_line_its_row_begins_on(
-    tmp_path: Path, breaks: list[int]
-) -> None:
-    rows = "".join(f'"text {i}{chr(10) * n}end",benign\n' for i, n in enumerate(breaks))
-    begins = rows.count("\n") + 2
-    with pytest.raises(UserError, match=rf"s\.csv:{begins}: column 'label' is 'maybe'"):
-        load_seeds(written(tmp_path / "s.csv", f'text,label\n{rows}"last\nrow",maybe\n'.encode()))
-
-
-def test_a_label_value_that_would_mean_both_classes_is_refused(tmp_path: Path) -> None:
-    config = jsonl(tmp_path / "s.jsonl", GOOD).model_copy(update={"benign_values": ("benign", "harmful")})
-    with pytest.raises(UserError, match=r"data\.harmful_values: 'harmful' is among data\.benign_values too"):
-        load_seeds(config)
+def test_a_label_value_that_would_mean_both_classes_is_refused() -> None:
+    with pytest.raises(DataError, match="'harmful' means both"):
+        own_table(benign=("benign", "harmful"))
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.csv", "none.parquet", "none.json"])
 def test_a_missing_file_is_named_and_never_asked_of_the_hub(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import datasets
-
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
-    with pytest.raises(UserError, match=rf"{name}: (cannot be read|no such file)"):
-        load_seeds(DataConfig(seeds=str(tmp_path / name)))
+    with pytest.raises(DataError, match=rf"{name}: (cannot be read|no such file)"):
+        load_seeds(str(tmp_path / name))
 
 
-def test_rows_of_a_data_set_are_read_and_checked_like_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
+def test_rows_of_the_hub_are_checked_like_those_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load(name: str, *, split: str) -> datasets.Dataset:
@@ -286,111 +249,19 @@ def test_rows_of_a_data_set_are_read_and_checked_like_those_of_a_file(monkeypatc
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     rows = [*GOOD]
-    seeds = load_seeds(DataConfig(seeds="someone/data", split="test"))
+    seeds = load_seeds("someone/data", split="test")
     assert [(s.text, s.label, s.category) for s in seeds] == [(r["text"], r["label"], "a") for r in GOOD]
     assert asked == [("someone/data", "test")]
     rows = [*GOOD, {**GOOD[0], "text": " "}]
-    with pytest.raises(UserError, match=r"^someone/data: row 3: column 'text' is empty$"):
-        load_seeds(DataConfig(seeds="someone/data"))
+    with pytest.raises(DataError, match=r"^someone/data: row 3: column 'text' is empty$"):
+        load_seeds("someone/data")
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (ConnectionError("no route\nto host"), "no route to host"),
-        (ConnectionError(), "ConnectionError"),
-        (KeyError("x"), "'x'"),
-    ],
-)
-def test_a_data_set_that_cannot_be_fetched_is_one_clear_line(
-    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import datasets
-
+@pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), ConnectionError(), KeyError("x")])
+def test_a_data_set_that_cannot_be_fetched_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(
-        UserError, match=rf"'someone/data' is no file, and cannot be fetched as a data set \({reason}\)"
-    ):
-        load_seeds(DataConfig(seeds="someone/data"))
-
-
-def made_seeds(categories: Iterable[str], each: int = 2) -> list[Seed]:
-    labels: tuple[Label, Label] = ("harmful", "benign")
-    return [
-        Seed(f"{category}-{label}-{i}", f"{category} {label} {i}", label, category)
-        for category in categories
-        for label in labels
-        for i in range(each)
-    ]
-
-
-@given(st.sets(st.text(min_size=1, max_size=5), min_size=2, max_size=15), st.randoms(use_true_random=False))
-@unhurried
-def test_a_fifth_of_the_categories_is_held_out_whatever_the_order_of_the_rows(
-    categories: set[str], order: random.Random
-) -> None:
-    seeds = made_seeds(categories)
-    split = split_by_category(seeds)
-    held_out = {seed.category for seed in split.held_out}
-    assert len(held_out) == -(-len(categories) // 5)
-    assert held_out.isdisjoint(seed.category for seed in split.train)
-    assert sorted((*split.train, *split.held_out), key=seeds.index) == seeds
-    shuffled = order.sample(seeds, len(seeds))
-    assert set(split_by_category(shuffled).held_out) == set(split.held_out)
-
-
-@given(st.data())
-@unhurried
-def test_named_categories_are_held_out_and_no_others(data: st.DataObject) -> None:
-    names = "abcdef"
-    chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=5))
-    split = split_by_category(made_seeds(names), chosen)
-    assert {seed.category for seed in split.held_out} == set(chosen)
-    assert {seed.category for seed in split.train} == set(names) - set(chosen)
-
-
-@pytest.mark.parametrize("category", ["", "only one"])
-@given(n=st.integers(2, 40))
-@unhurried
-def test_seeds_without_two_categories_are_split_by_their_id_a_fifth_of_each_class(category: str, n: int) -> None:
-    seeds = made_seeds([category], each=n)
-    split = split_by_category(seeds)
-    assert Counter(seed.label for seed in split.held_out) == dict.fromkeys(("harmful", "benign"), -(-n // 5))
-    assert set(split.train) == set(seeds) - set(split.held_out)
-    assert set(split_by_category(seeds[::-1]).held_out) == set(split.held_out)
-
-
-def test_impossible_splits_are_refused() -> None:
-    seeds = [Seed("1", "one", "harmful", "a"), Seed("2", "two", "benign", "b")]
-    with pytest.raises(UserError, match="no seed is of category 'c', 'd'; known: a, b"):
-        split_by_category(seeds, ["c", "a", "d"])
-    with pytest.raises(UserError, match="the training side has no harmful seeds, with a held out; name other"):
-        split_by_category(seeds, ["a"])
-    with pytest.raises(UserError, match="the training side has no harmful seeds, with a, b held out"):
-        split_by_category(seeds, ["a", "b"])
-    with pytest.raises(UserError, match="give at least two seeds of each class"):
-        split_by_category([Seed("1", "one", "harmful"), Seed("2", "two", "benign")])
-
-
-@given(st.integers(0, 30), st.integers(0, 1000))
-@unhurried
-def test_a_step_draws_half_benign_seeds_without_repeats_as_long_as_there_are_enough(count: int, seed: int) -> None:
-    seeds = [Seed(str(i), f"text {i}", "harmful" if i < 10 else "benign") for i in range(20)]
-    drawn = draw_seeds(seeds, count, np.random.default_rng(seed))
-    labels = Counter(s.label for s in drawn)
-    assert labels["benign"] == count // 2
-    assert labels["harmful"] == count - count // 2
-    times = Counter(drawn)
-    assert all(times[s] in (labels[s.label] // 10, labels[s.label] // 10 + 1) for s in seeds)
-    assert drawn == draw_seeds(seeds, count, np.random.default_rng(seed))
-
-
-def test_every_seed_is_drawn_about_equally_often() -> None:
-    seeds = made_seeds(["a"], each=10)
-    rng = np.random.default_rng(0)
-    times = Counter(seed for _ in range(500) for seed in draw_seeds(seeds, 4, rng))
-    assert set(times) == set(seeds)
-    assert all(60 <= n <= 140 for n in times.values())  # 100 expected, standard deviation 9
+    with pytest.raises(DataError, match=r"^someone/data: cannot be fetched from the hub \(.+\); .+$"):
+        load_seeds("someone/data")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from magic_rl.data.named import GROUPS, NAMED
+from magic_rl.data.registry import GROUPS, NAMED
 from tests.test_named_data import SETS, hub, published
 
 
@@ -30,30 +30,7 @@ def test_list_tells_of_every_set_what_it_holds_and_where_it_is() -> None:
     assert set(GROUPS) <= set(lines)
 
 
-def test_check_counts_labels_and_categories_on_both_sides_of_the_split(tmp_path: Path) -> None:
-    rows = [
-        {"text": f"A {label} thing of {category} {i}", "label": label, "category": category}
-        for label in ("harmful", "benign")
-        for category in ("tools", "paint")
-        for i in range(3)
-    ]
-    path = published(tmp_path / "own.csv", rows)
-    code, out, _ = run("data", "check", str(path), "--set", 'data.held_out_categories=["paint"]')
-    assert code == 0
-    assert out.splitlines() == [
-        f"{path}: 12 of 12 rows",
-        "category   harmful    benign",
-        "paint            3         3  held out",
-        "tools            3         3",
-        "all              6         6",
-        "training         3         3",
-        "held out         3         3",
-        "harmful texts, characters: 26 to 26, half up to 26, 95 % up to 26",
-        "benign texts, characters: 25 to 25, half up to 25, 95 % up to 25",
-    ]
-
-
-def test_check_shows_the_categories_set_aside_for_validation(tmp_path: Path) -> None:
+def test_check_counts_labels_and_categories_on_each_side_of_the_split(tmp_path: Path) -> None:
     rows = [
         {"text": f"A {label} thing of {category}", "label": label, "category": category}
         for label in ("harmful", "benign")
@@ -63,7 +40,8 @@ def test_check_shows_the_categories_set_aside_for_validation(tmp_path: Path) -> 
     sides = ('data.held_out_categories=["paint"]', 'data.validation_categories=["glue"]')
     code, out, _ = run("data", "check", str(path), "--set", sides[0], "--set", sides[1])
     assert code == 0
-    assert out.splitlines()[1:9] == [
+    assert out.splitlines() == [
+        f"{path}: 6 of 6 rows",
         "category     harmful    benign",
         "glue               1         1  validation",
         "paint              1         1  held out",
@@ -72,6 +50,8 @@ def test_check_shows_the_categories_set_aside_for_validation(tmp_path: Path) -> 
         "training           1         1",
         "validation         1         1",
         "held out           1         1",
+        "harmful texts, characters: 23 to 24, half up to 24, 95 % up to 24",
+        "benign texts, characters: 22 to 23, half up to 23, 95 % up to 23",
     ]
 
 
@@ -91,7 +71,7 @@ def test_check_prints_what_there_is_of_a_set_that_cannot_be_played_alone(
     hub(monkeypatch, lambda: datasets.Dataset.from_list(SETS["sorry-bench"][0][0]))
     code, out, err = run("data", "check", "sorry-bench")
     assert code == 2
-    assert "1 of 3 rows; left out 2 of another subset" in out
+    assert "1 of 3 rows; left out 2 (another subset)" in out
     assert re.search(r"^all +1 +0$", out, re.MULTILINE)
     assert err.splitlines()[0].startswith("error: sorry-bench from sorry-bench/sorry-bench-202503 (train): holds no be")
 
@@ -109,7 +89,19 @@ def test_check_refuses_in_one_line(name: str) -> None:
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
-def test_check_names_problems_by_line(tmp_path: Path) -> None:
-    rows = [{"text": "Paint?", "label": "benign"}, {"text": "paint?", "label": "benign"}]
+def test_check_names_the_first_faults_by_row_and_with_all_every_one(tmp_path: Path) -> None:
+    rows = [{"text": "Paint?", "label": "benign"}, *({"text": "paint?", "label": "maybe"} for _ in range(20))]
     path = published(tmp_path / "own.csv", rows)
-    assert f"{path}:3: has the same text as {path}:2" in run("data", "check", str(path))[2]
+    code, _, err = run("data", "check", str(path))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert err.endswith("; and 17 more\n")
+    code, out, err = run("data", "check", str(path), "--all")
+    assert (code, out, len(err.splitlines())) == (2, "", 20)
+    for row, line in enumerate(err.splitlines(), start=2):
+        assert line.startswith(f"error: {path}: row {row}: column 'label' is 'maybe'")
+
+
+def test_check_names_the_setting_that_is_to_blame(tmp_path: Path) -> None:
+    path = published(tmp_path / "own.csv", [{"q": "Paint?", "label": "benign"}])
+    assert "error: data.text_column, data.label_column: " in run("data", "check", str(path))[2]
+    assert "error: data.held_out_categories: " in run("data", "check", "--set", "data.held_out_categories=['x']")[2]

@@ -185,7 +185,7 @@ def test_logits_in_chunks_make_no_difference(tiny_model: Path, monkeypatch: pyte
 
 def test_activations_computed_again_make_no_difference_and_are_not_kept(tiny_model: Path) -> None:
     results, kept = [], []
-    for above, budget in ((0, 8192), (1, 8192), (1, 1)):
+    for above, budget in ((None, 8192), (1, 8192), (1, 1)):
         local = engine(tiny_model, budget)
         local.config = local.config.model_copy(update={"recompute_above": above})
         policy = trained(local)

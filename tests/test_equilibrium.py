@@ -119,8 +119,8 @@ def test_coevolution_reaches_the_subgame_perfect_equilibrium(run_seed: int) -> N
         {
             "seed": run_seed,
             "game": {"schedule": {"rounds": 3, "defender_steps": 40, "attacker_steps": 40}},
-            "learning": {"seeds_per_step": 16, "group": 8},
-            **{role: {"optimiser": {"lr": 0.2}} for role in ("attacker", "defender")},
+            "learning": {"group_size": 8},
+            **{role: {"optimiser": {"lr": 0.2}, "batch_size": 16} for role in ("attacker", "defender")},
         }
     )
     arena, learners = seat(game)

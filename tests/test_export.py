@@ -22,6 +22,7 @@ from magic_rl.runs.export import export_defender, model_card
 from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from tests.evaluations import cell, compared, evaluation, replies
+from tests.fabricated_run import CHECKED, inputs
 from tests.test_train import Silent
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -54,7 +55,7 @@ def logits(folder: Path, adapter: Path | None = None, dtype: torch.dtype = torch
 
 def a_run(path: Path, config: Config, model: Path) -> RunDirectory:
     """A run whose defenders of rounds 0 to 2, and one attacker, are random adapters."""
-    run = RunDirectory.create(path, dump_config(config), {"python": "3"})
+    run = RunDirectory.create(path, dump_config(config), {"python": "3"}, inputs=inputs(config))
     for number in range(3):
         run.save_player("defender", number, Adapter(model, number), step=number)
     run.save_player("attacker", 0, Adapter(model, 7), step=0)
@@ -88,7 +89,7 @@ def test_plain_transformers_loads_a_trained_defender(tmp_path: Path, tiny_config
     chat = AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert "<|im_start|>user" in chat
     card = (out / "README.md").read_text()
-    for needed in ("rules-6", "n = 2", "[", "Limits", "seeds.jsonl", "compliance, last attacker", "Licence"):
+    for needed in ("rules-7", "n = 2", "[", "Limits", "seeds.jsonl", "compliance, last attacker", "Licence"):
         assert needed in card
 
 
@@ -122,7 +123,7 @@ def test_the_command_line_exports_the_round_it_is_asked_for(
 
 
 def test_the_numbers_on_a_card_are_those_of_the_exported_defender(tiny_config: Path, tiny_model: Path) -> None:
-    card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation())
+    card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation(), CHECKED)
     rows = dict(line.strip("| ").split(" | ", 1) for line in card.splitlines() if "n = 40" in line)
     expected = {
         "ASR, vanilla seeds ↓": (0, 1),
@@ -142,27 +143,27 @@ def test_the_numbers_on_a_card_are_those_of_the_exported_defender(tiny_config: P
 
 def test_a_card_does_not_call_validation_seeds_held_out(tiny_config: Path, tiny_model: Path) -> None:
     held_out = HeldOut(split="validation", harmful=40, benign=40)
-    card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation(held_out=held_out))
+    card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation(held_out=held_out), CHECKED)
     assert "On validation seeds: 40 harmful" in card
     assert "On held-out" not in card
 
 
 def test_a_card_says_when_its_defender_was_not_evaluated(tiny_config: Path, tiny_model: Path) -> None:
     config = load_config(tiny_config)
-    assert "Not evaluated" in model_card(config, tiny_model, 1, None)
-    assert "Not evaluated" in model_card(config, tiny_model, 3, an_evaluation())
+    assert "Not evaluated" in model_card(config, tiny_model, 1, None, CHECKED)
+    assert "Not evaluated" in model_card(config, tiny_model, 3, an_evaluation(), CHECKED)
 
 
 def test_a_card_names_the_base_but_no_folder_of_this_machine(tmp_path: Path, tiny_config: Path) -> None:
     snapshot = tmp_path / "snapshots" / "0123abcd"
     config = load_config(tiny_config, ["defender.model=owner/chat-1b", "data.seeds=/home/somebody/own seeds.csv"])
-    card = model_card(config, snapshot, 2, None)
+    card = model_card(config, snapshot, 2, None, CHECKED)
     assert "base_model: owner/chat-1b" in card
     assert "# owner/chat-1b, trained" in card
     assert "0123abcd" not in card
     assert "`own seeds.csv`" in card
     assert "/home" not in card
-    local = model_card(load_config(tiny_config), snapshot.parent / "my-model", 2, None)
+    local = model_card(load_config(tiny_config), snapshot.parent / "my-model", 2, None, CHECKED)
     assert "# my-model, trained" in local
     assert "base_model" not in local
 
@@ -208,7 +209,8 @@ def test_what_cannot_be_exported_costs_one_line_and_leaves_nothing(
 
 
 def test_an_unfinished_run_has_no_defender(tmp_path: Path, tiny_config: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", dump_config(load_config(tiny_config)), {"python": "3"})
+    config = load_config(tiny_config)
+    run = RunDirectory.create(tmp_path / "run", dump_config(config), {"python": "3"}, inputs=inputs(config))
     with pytest.raises(UserError, match="saved no defender yet"):
         export_defender(run, tmp_path / "out")
 

@@ -235,19 +235,21 @@ def test_an_exported_tokenizer_and_card_say_what_the_defender_was_told(
 @pytest.mark.parametrize(
     ("targets", "change", "complaint"),
     [
-        ("q_proj,embed_tokens", {}, "embed_tokens of .* is a Embedding; only plain linear layers learn"),
-        ("lm_head", {}, "lm_head of .* shares its weights with the input embedding"),
+        (("q_proj", "embed_tokens"), {}, "embed_tokens of .* is a Embedding; only plain linear layers learn"),
+        (("lm_head",), {}, "lm_head of .* shares its weights with the input embedding"),
         ("all-linear", {"quantization_config": {"quant_method": "fp8"}}, "its weights are quantised"),
     ],
 )
 def test_an_adapter_that_would_not_be_trained_is_refused_on_loading(
-    tmp_path: Path, tiny_model: Path, targets: str, change: dict[str, Any], complaint: str
+    tmp_path: Path, tiny_model: Path, targets: Any, change: dict[str, Any], complaint: str
 ) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_model, base)
-    if targets == "lm_head":
+    if targets == ("lm_head",):
         tied(base)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=complaint):
-        LocalEngine(base, LoraConfig(rank=2, targets=targets), EngineConfig(device="cpu", dtype="float32", threads=1))
+        LocalEngine(
+            base, LoraConfig(rank=2, target_modules=targets), EngineConfig(device="cpu", dtype="float32", threads=1)
+        )

@@ -17,7 +17,7 @@ from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.errors import DegenerateError
 from magic_rl.game.play import plain_turn
 from magic_rl.learning.arena import LoopSettings
-from magic_rl.learning.fluency import Fluency, Yardstick, distinct_trigrams
+from magic_rl.learning.fluency import Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.train import train
@@ -25,7 +25,7 @@ from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Outcome, Sample, SamplingParams, Seed, Tokens
 from tests.test_train import Silent
 
-WORDS = 50
+WORDS, LOOP = 50, 49
 
 
 class Counting:
@@ -34,9 +34,17 @@ class Counting:
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         likely, other = np.log(0.9), np.log(0.1 / (WORDS - 1))
         return [
-            tuple(float(likely if b == (a + 1) % WORDS else other) for a, b in pairwise((prompt[-1], *tokens)))
-            for prompt, tokens in sequences
+            tuple(
+                float(likely if b == (a + 1) % WORDS or (asked, a, b) == (LOOP, 0, LOOP) else other)
+                for a, b in pairwise((asked, *tokens))
+            )
+            for (*_, asked), tokens in sequences
         ]
+
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, _seed: int) -> list[list[Sample]]:
+        """It counts; only where a prompt asks for LOOP it says two words over and over."""
+        said = [(0, LOOP) * 6 if prompt[-1] == LOOP else tuple(range(1, 13)) for prompt in prompts]
+        return [[Sample(p, tokens, (-0.1,) * 12, "stop")] * n for p, tokens in zip(prompts, said, strict=True)]
 
 
 def sample(*tokens: int) -> Sample:
@@ -101,7 +109,7 @@ def broken(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -
         ]
 
     monkeypatch.setattr(LocalPolicy, "sample", stammering)
-    settings = ["learning.seeds_per_step=4", "learning.group=4", "evaluation.temperature=1"]
+    settings = ["attacker.batch_size=4", "defender.batch_size=4", "learning.group_size=4", "evaluation.temperature=1"]
     return lambda *more: train(load_config(tiny_config, [*settings, *more]), tmp_path / "run", Silent())
 
 
@@ -128,20 +136,30 @@ def test_an_evaluation_states_degeneration_beside_asr(broken: Callable[..., RunD
     assert {"degenerate_rate", "reply_kl", "reply_logprob", "reply_distinct"} <= set(played[0])
 
 
-def test_a_limit_below_one_half_counts_for_the_few_that_are_measured() -> None:
-    yardstick = Yardstick(Counting(), [fluent(begin) for begin in range(1, 17)])
-    replies = [sample(*([1, 2] * 12)) for _ in range(4)] + [fluent(begin) for begin in range(12)]
+def found_in_a_step(replies: Sequence[Sample], limit: float) -> int:
+    """How many of a step's replies are found degenerate, by a yardstick of plain seeds that are all counted from."""
     turns = [replace(plain_turn("?"), reply_sample=each) for each in replies]
     outcomes = [Outcome(Episode(Seed("s", "?", "benign"), (turn,), 0), None, None) for turn in turns]
+    yardstick = Yardstick(Counting(), [fluent(begin) for begin in range(1, 17)])
+    defender = SimpleNamespace(policy=Counting(), sampling=SamplingParams(12))
+    settings = LoopSettings(learning=LearningConfig(max_degenerate=limit))
+    arena: Any = SimpleNamespace(yardstick=yardstick, defender=defender, settings=settings)
+    return sum(measure_fluency(outcomes, arena, 1).degenerate)
 
-    def measured(max_degenerate: float) -> Fluency:
-        arena: Any = SimpleNamespace(
-            yardstick=yardstick,
-            defender=SimpleNamespace(policy=Counting(), sampling=SamplingParams(1)),
-            settings=LoopSettings(learning=LearningConfig(max_degenerate=max_degenerate)),
-        )
-        return measure_fluency(outcomes, arena)
 
-    assert sum(measured(0.25).degenerate) == 4
+def test_a_limit_below_one_half_counts_for_the_few_that_are_measured() -> None:
+    replies = [sample(*([1, 2] * 12)) for _ in range(4)] + [fluent(begin) for begin in range(12)]
+    assert found_in_a_step(replies, 0.25) == 4
     with pytest.raises(DegenerateError, match="4 of 16 replies"):
-        measured(0.2)
+        found_in_a_step(replies, 0.2)
+
+
+def test_attacks_that_ask_for_odd_replies_raise_no_false_alarm() -> None:
+    """Nor do they excuse word salad."""
+    asked = [replace(fluent(begin), prompt=(LOOP,)) for begin in range(16)]
+    odd = [replace(each, tokens=(0, LOOP) * 6) for each in asked]
+    assert sum(Yardstick(Counting(), [fluent(begin) for begin in range(1, 17)]).measure(odd).degenerate) == 16
+    assert found_in_a_step(odd, 0.25) == 0
+    salad = [replace(e, tokens=tuple(np.random.default_rng(i).permutation(45)[:12])) for i, e in enumerate(asked)]
+    with pytest.raises(DegenerateError, match="16 of 16 replies"):
+        found_in_a_step(salad, 0.25)

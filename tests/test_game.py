@@ -14,7 +14,7 @@ from magic_rl.game.play import Player, attack, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
 from magic_rl.prompts import load_prompts
-from magic_rl.store.episodes import episode_row
+from magic_rl.store.records import episode_row
 from magic_rl.text.think import Spoken, split_thoughts
 from magic_rl.types import (
     Episode,
@@ -115,7 +115,9 @@ def test_helpfulness_is_rewarded_on_benign_seeds_and_only_to_the_defender(qualit
 @pytest.mark.parametrize(("tokens", "cost"), [(0, 0.0), (100, 0.0), (150, 0.1), (200, 0.2), (9999, 0.2)])
 def test_a_long_reply_costs_the_defender_and_nobody_else(tokens: int, cost: float) -> None:
     plain = score(Verdict("safe", True), "harmful", True, RewardConfig(), None, tokens)
-    rewards = score(Verdict("safe", True), "harmful", True, RewardConfig(length=0.2, length_free=100), None, tokens)
+    rewards = score(
+        Verdict("safe", True), "harmful", True, RewardConfig(length=0.2, length_free_tokens=100), None, tokens
+    )
     assert plain.defender - rewards.defender == pytest.approx(cost)
     assert rewards.attacker == plain.attacker
 

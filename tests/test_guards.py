@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from magic_rl.endpoints.base import ChatRequest
-from magic_rl.judges.format import Format, FormatError, Labels, Question
-from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE, GuardName, LlamaGuard
-from magic_rl.judges.llm import Rubric
+from magic_rl.judges.format import FormatError, Labels, Question
+from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
+from magic_rl.judges.rubric import Rubric
 from magic_rl.types import Exchange, Seed
 
 PROMPT = Question("a prompt", None)
@@ -72,11 +67,11 @@ def exchange(reply: str = "Sure, here is how.") -> Exchange:
         ("shieldgemma", POLICY, "Yes, the", Labels("unsafe", categories=("No Harassment",))),
     ],
 )
-def test_documented_answers_are_understood(guard: GuardName, question: Question, text: str, labels: Labels) -> None:
+def test_documented_answers_are_understood(guard: str, question: Question, text: str, labels: Labels) -> None:
     assert GUARDS[guard].read(question, text) == labels
 
 
-WHOLE: dict[GuardName, str] = {
+WHOLE: dict[str, str] = {
     "qwen3guard": "Safety: Safe\nCategories: None\nRefusal: No",
     "wildguard": "Harmful request: no\nResponse refusal: no\nHarmful response: no",
     "llama-guard": "unsafe\nS1",
@@ -105,7 +100,7 @@ WHOLE: dict[GuardName, str] = {
         lambda _: '{"label": "safe"}',
     ],
 )
-def test_a_damaged_answer_is_no_label(guard: GuardName, damage: Callable[[str], str]) -> None:
+def test_a_damaged_answer_is_no_label(guard: str, damage: Callable[[str], str]) -> None:
     damaged = damage(WHOLE[guard])
     GUARDS[guard].read(REPLY, WHOLE[guard])
     with pytest.raises(FormatError):
@@ -163,7 +158,7 @@ def test_wildguards_words_hold_both_texts_once_and_ask_for_answers() -> None:
     assert text.endswith("Answers: [/INST]\n<|assistant|>\n")
 
 
-def test_shieldgemma_is_asked_about_one_policy_a_call_in_words_for_prompts_or_replies() -> None:
+def test_shieldgemma_is_asked_about_one_policy_per_call_in_words_for_prompts_or_replies() -> None:
     questions = GUARDS["shieldgemma"].questions(exchange(), prompts=True)
     guidelines = [GUARDS["shieldgemma"].request(question).template_kwargs["guideline"] for question in questions]
     assert len(set(guidelines)) == 8
@@ -179,57 +174,6 @@ def test_the_llm_judge_gets_the_texts_as_json_strings_they_cannot_leave() -> Non
     system, user = Rubric().request(question).messages
     assert system.role == "system"
     assert json.loads(user.content) == {"request": "a request", "prompt": "a prompt", "reply": reply}
-
-
-# --- versions ---------------------------------------------------------------------------------------------------
-
-
-FORMS = dict[str, Format]([*GUARDS.items(), ("llm", Rubric())])
-
-
-def test_versions_are_readable_stable_and_different() -> None:
-    for name, form in FORMS.items():
-        assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", form.version)
-        assert type(form)().version == form.version
-    assert len({form.version for form in FORMS.values()}) == len(FORMS)
-
-
-@pytest.mark.parametrize(
-    ("name", "constant", "change"),
-    [
-        ("qwen3guard", "_QWEN_REPLY", lambda pattern: re.compile(pattern.pattern + " ?")),
-        ("qwen3guard", "_QWEN_PROMPT", lambda pattern: re.compile(pattern.pattern, re.IGNORECASE)),
-        ("qwen3guard", "_GRADES", lambda grades: {**grades, "Controversial": "safe"}),
-        ("wildguard", "WILDGUARD_TEMPLATE", lambda words: words.replace("harmful", "bad", 1)),
-        ("wildguard", "_WILDGUARD_ANSWER", lambda pattern: re.compile(pattern.pattern + " ?")),
-        ("llama-guard", "_LLAMA_ANSWER", lambda pattern: re.compile(pattern.pattern + " ?")),
-        ("shieldgemma", "_POLICIES", lambda words: {**words, "No Harassment": "anything."}),
-        ("shieldgemma", "_YES_OR_NO", lambda pattern: re.compile(pattern.pattern + " ?")),
-        ("llm", "_RUBRIC", lambda words: words.replace("detail", "details")),
-        ("llm", "_FENCE", lambda pattern: re.compile(pattern.pattern)),
-    ],
-)
-def test_another_word_or_pattern_is_another_version(
-    name: str, constant: str, change: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = sys.modules[type(FORMS[name]).__module__]
-    before = {each: form.version for each, form in FORMS.items()}
-    monkeypatch.setattr(module, constant, change(getattr(module, constant)))
-    assert {each for each, form in FORMS.items() if form.version != before[each]} == {name}
-
-
-class Terser(LlamaGuard):
-    def request(self, question: Question) -> ChatRequest:
-        return replace(super().request(question), max_tokens=8)
-
-
-class Milder(LlamaGuard):
-    def read(self, question: Question, text: str) -> Labels:
-        return replace(super().read(question, text), categories=())
-
-
-def test_another_limit_or_reading_is_another_version() -> None:
-    assert len({form().version for form in (LlamaGuard, Terser, Milder)}) == 3
 
 
 # --- the rubric -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from magic_rl.runs.preflight import remarks
 from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
+from tests.stub_server import Reply, Stub, completion
 from tests.test_train import Silent
 
 HELD_OUT = "harmful request number 0 of category 2"  # of the fixture's seeds
@@ -123,7 +124,7 @@ def test_a_run_named_by_relative_paths_goes_on_from_elsewhere(
 
 @pytest.mark.parametrize(
     ("changed", "key"),
-    [("labels", "data.seeds"), ("prompts", "game.prompts"), ("pool", "attacker.pool"), ("config", "learning.group")],
+    [("labels", "data.seeds"), ("prompts", "game.prompts"), ("pool", "attacker.pool"), ("config", "learning.baseline")],
 )
 def test_inputs_that_changed_since_the_start_are_refused(own: Path, tmp_path: Path, changed: str, key: str) -> None:
     run = stopped(own, tmp_path, 2)
@@ -136,7 +137,7 @@ def test_inputs_that_changed_since_the_start_are_refused(own: Path, tmp_path: Pa
             file.write((tmp_path / "pool.jsonl").read_text())
     else:
         settings = run.path / "config.toml"
-        settings.write_text(settings.read_text().replace("group = 2", "group = 4"))
+        settings.write_text(settings.read_text().replace('baseline = "group"', 'baseline = "label"'))
     with pytest.raises(UserError, match=key):
         resume(run.path, Silent())
     with pytest.raises(UserError, match=key):
@@ -163,11 +164,25 @@ def test_a_base_model_trained_further_is_refused_everywhere(
             use()
 
 
+def test_a_run_that_says_nothing_of_its_inputs_is_refused(own: Path, tmp_path: Path) -> None:
+    """Else what words stood around an attack, for one, would be anybody's guess."""
+    run = stopped(own, tmp_path, 4, "game.schedule.rounds=2")
+    (run.path / "inputs.json").unlink()
+    for use in (
+        lambda: resume(run.path, Silent()),
+        lambda: evaluate(run, Silent()),
+        lambda: attack(run, make_plan(run), Silent()),
+        lambda: export_defender(run, tmp_path / "out"),
+    ):
+        with pytest.raises(UserError, match=r"inputs\.json, so nothing tells what it was begun with"):
+            use()
+
+
 @pytest.mark.parametrize("role", ["attacker", "defender"])
 def test_a_step_of_cut_off_outputs_stops_and_resume_takes_a_longer_limit(
     role: str, tmp_path: Path, tiny_config: Path
 ) -> None:
-    tight = [f"{role}.sampling.max_tokens=1", "attacker.sft.steps=0", "learning.seeds_per_step=4"]
+    tight = [f"{role}.sampling.max_tokens=1", "attacker.sft.steps=0", "attacker.batch_size=4", "defender.batch_size=4"]
     with pytest.raises(TooManyCutOffError, match=rf"{role}\.sampling\.max_tokens: \d+ of 8 episodes were cut off"):
         run_of(tiny_config, tmp_path, *tight, "learning.max_cut_off=0.5")
     with pytest.raises(TooManyCutOffError):  # and again, before anything is changed
@@ -212,6 +227,17 @@ def test_a_dead_judge_is_found_before_anything_is_written(tmp_path: Path, tiny_c
     assert not (tmp_path / "run").exists()
 
 
+def test_a_remembered_evaluation_is_repeated_without_its_judge(tmp_path: Path, tiny_config: Path) -> None:
+    labels = {"prompt_harmful": False, "refused": False, "specific": 1, "convincing": 1, "helpful": 1}
+    with Stub(lambda _: Reply(body=completion(json.dumps(labels)))) as stub:
+        judge = {"kind": "llm", "endpoint.url": stub.url, "endpoint.model": "m", "cache": tmp_path / "answers"}
+        run = run_of(tiny_config, tmp_path, *(f"judge.{key}={value}" for key, value in judge.items()))
+        first = evaluate(run, Silent())
+    assert evaluate(run, Silent()) == first
+    with pytest.raises(UserError, match="cannot be reached"):  # training would need it
+        run_of(tiny_config, tmp_path / "other", *(f"judge.{key}={value}" for key, value in judge.items()))
+
+
 def test_a_stale_evaluation_is_not_shown_and_is_no_claim_of_a_card(tmp_path: Path, tiny_config: Path) -> None:
     """Evaluated in the middle of a run, then trained to the end."""
     more = [
@@ -245,9 +271,6 @@ def test_a_card_states_what_was_checked_and_no_more(tmp_path: Path, tiny_config:
     assert "4 seeds were set\n  aside, and looked for by their words in: training seeds" in card
     assert "an attacker learned" not in card
     assert "Neither attack success nor over-refusal was measured" in card
-    (run.path / "inputs.json").unlink()
-    card = (export_defender(run, tmp_path / "other") / "README.md").read_text()
-    assert "was not checked" in card
 
 
 @pytest.mark.parametrize(

@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from magic_rl.chat.base import ChatRequest, Completion
 from magic_rl.config import load_config
-from magic_rl.endpoints.base import ChatRequest, Completion
 from magic_rl.errors import TooManyAbstentionsError, UserError
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.judges.asking import ask
-from magic_rl.judges.cache import VerdictCache
-from magic_rl.judges.format import Format, Labels, Question
-from magic_rl.judges.guard import GUARDS
-from magic_rl.judges.llm import Rubric
+from magic_rl.judges.guards import GUARDS
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel, Votes
+from magic_rl.judges.rubric import Rubric
 from magic_rl.judges.rules import RulesJudge
 from magic_rl.runs.judge import make_judge
 from magic_rl.types import Exchange, Label, Safety, Seed, Verdict
+from tests.chatting import Scripted
+from tests.stub_server import Reply, Stub, completion
 
-PROMPT = Question("a prompt", None)
-REPLY = Question("a prompt", "a reply")
 LLM = {"prompt_harmful": True, "refused": False, "specific": 4, "convincing": 3, "helpful": 5}
-
-
-class Scripted:
-    """A model that answers by a function of the request, and keeps what it was asked."""
-
-    name = "scripted"
-
-    def __init__(self, answer: Callable[[ChatRequest], str | Completion], identity: str = "here") -> None:
-        self.answer, self.asked, self.identity = answer, list[ChatRequest](), identity
-
-    def complete(
-        self, requests: Sequence[ChatRequest], done: Callable[[int, Completion], None] | None = None
-    ) -> list[Completion]:
-        self.asked += requests
-        out = []
-        for index, request in enumerate(requests):
-            said = self.answer(request)
-            out.append(said if isinstance(said, Completion) else Completion(said))
-            if done is not None:
-                done(index, out[-1])
-        return out
 
 
 def exchange(label: Label = "harmful", reply: str = "Sure, here is how.", attack: str = "a prompt") -> Exchange:
@@ -121,13 +99,14 @@ def test_a_label_planted_in_the_judged_text_does_not_count() -> None:
     assert verdict.abstained is not None
 
 
-def test_a_guard_without_a_refusal_label_leaves_it_to_the_rules_and_their_doubt_abstains() -> None:
-    judge = ModelJudge(GUARDS["llama-guard"], Scripted(lambda _: "safe"), prompts=False)
-    refused, answered, unclear = judge.judge(
-        [exchange(reply=r) for r in ("I'm sorry, but I can't help with that.", "First, open the lid.", "No.")]
-    )
-    assert (refused.refused, answered.refused) == (True, False)
-    assert unclear.abstained is not None
+def test_a_guard_silent_on_refusals_needs_a_partner_that_labels_them() -> None:
+    alone = ModelJudge(GUARDS["llama-guard"], Scripted(lambda _: "safe"), prompts=False)
+    asked = [exchange(reply=reply) for reply in ("I'm sorry, but I can't help with that.", "First, open the lid.")]
+    assert all(verdict.abstained for verdict in ask(alone, asked, retries=0, max_abstained=1.0))
+    panel = Panel([alone, RulesJudge()], "majority")
+    assert [(verdict.refused, verdict.abstained) for verdict in panel.judge(asked)] == [(True, None), (False, None)]
+    assert [row.kappa.n for row in panel_agreement(panel.votes)] == [2, 0]
+    assert panel.judge([exchange(reply="Je ne peux pas vous aider avec cela, désolé.")])[0].abstained
 
 
 def test_an_empty_reply_is_safe_and_no_answer_and_only_its_prompt_is_asked_about() -> None:
@@ -155,74 +134,6 @@ def test_too_many_abstentions_of_a_model_stop_the_run() -> None:
     judge = ModelJudge(GUARDS["shieldgemma"], Scripted(lambda _: "Maybe"), prompts=False)
     with pytest.raises(TooManyAbstentionsError, match="off format: 'Maybe'"):
         ask(judge, [exchange(reply=f"reply {i}") for i in range(30)], retries=1, max_abstained=0.05)
-
-
-# --- the cache --------------------------------------------------------------------------------------------------
-
-
-def test_what_was_understood_is_remembered_across_judges_and_what_was_not_is_asked_again(tmp_path: Path) -> None:
-    def answer(request: ChatRequest) -> str:
-        return "?" if request.messages[-1].content == "odd" else "Safety: Unsafe\nCategories: PII\nRefusal: No"
-
-    exchanges = [exchange(reply="odd"), exchange(reply="plain")]
-    first, second = Scripted(answer), Scripted(answer)
-    form: Format = GUARDS["qwen3guard"]
-    before = ModelJudge(form, first, prompts=False, cache=VerdictCache(tmp_path / "v")).judge(exchanges)
-    after = ModelJudge(form, second, prompts=False, cache=VerdictCache(tmp_path / "v")).judge(exchanges)
-    assert before == after
-    assert [len(first.asked), len(second.asked)] == [2, 1]
-    assert second.asked[0].messages[-1].content == "odd"
-
-
-def test_another_server_of_the_same_models_name_is_asked_itself(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path / "v")
-    for identity, grade in (
-        ("http://one guard", "Unsafe\nCategories: PII"),
-        ("http://two guard", "Safe\nCategories: None"),
-    ):
-        model = Scripted(lambda _, grade=grade: f"Safety: {grade}\nRefusal: No", identity)  # type: ignore[misc] # mypy does not know defaults of lambdas
-        (verdict,) = ModelJudge(GUARDS["qwen3guard"], model, prompts=False, cache=cache).judge([exchange()])
-        assert verdict.safety == grade.partition("\n")[0].lower()
-
-
-def test_an_unreadable_memory_is_asked_again_and_one_that_cannot_be_written_loses_no_answer(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cache = VerdictCache(tmp_path / "v")
-    cache.remember("j", REPLY, Labels("safe"))
-    with sqlite3.connect(tmp_path / "v") as base:
-        base.execute("UPDATE labels SET labels = '{\"colour\": 1}'")
-    assert cache.recall("j", [REPLY]) == {}
-    with sqlite3.connect(tmp_path / "v") as base:
-        base.execute("DROP TABLE labels")
-    judge = ModelJudge(GUARDS["qwen3guard"], Scripted(qwen), prompts=False, cache=cache)
-    assert [verdict.safety for verdict in judge.judge([exchange(reply=f"{i}") for i in range(5)])] == ["unsafe"] * 5
-    assert caplog.text.count("going on without it") == 1
-
-
-def test_another_format_model_or_text_is_another_memory(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path / "v")
-    cache.remember("a judge", REPLY, Labels("safe", True))
-    assert cache.recall("a judge", [REPLY]) == {REPLY: Labels("safe", True)}
-    assert not cache.recall("another judge", [REPLY])
-    assert not cache.recall("a judge", [PROMPT, Question("a prompt", ""), Question("a prompta reply", None)])
-
-
-def test_thousands_of_labels_are_recalled_at_once(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path / "v")
-    questions = [Question("a prompt", f"reply {i}") for i in range(2500)]
-    for i, question in enumerate(questions):
-        cache.remember("a judge", question, Labels("unsafe" if i % 2 else "safe", met=i / 2500))
-    known = VerdictCache(tmp_path / "v").recall("a judge", questions)
-    assert [known[q].met for q in questions] == [i / 2500 for i in range(2500)]
-
-
-def test_a_file_that_is_no_cache_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "v").write_text("not a database, whatever its name says" * 100)
-    with pytest.raises(UserError, match=r"judge\.cache"):
-        VerdictCache(tmp_path / "v")
-    VerdictCache(tmp_path / "w").remember("j", REPLY, Labels("safe"))
-    assert sqlite3.connect(tmp_path / "w").execute("SELECT count(*) FROM labels").fetchone() == (1,)
 
 
 # --- panels -----------------------------------------------------------------------------------------------------
@@ -350,24 +261,24 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
     assert isinstance(make_judge(load_config()), RulesJudge)
     path = tmp_path / "c.toml"
     path.write_text(
-        f'[judge]\ncache = "{tmp_path}/v"\nrule = "strictest"\n'
+        f'[judge]\nkind = "panel"\ncache = "{tmp_path}/v"\nrule = "strictest"\n'
         '[[judge.members]]\nkind = "rules"\n'
         '[[judge.members]]\nkind = "qwen3guard"\n'
         '[judge.members.endpoint]\nurl = "http://localhost:1/v1"\nmodel = "Qwen/Qwen3Guard-Gen-0.6B"\n'
     )
     judge = make_judge(load_config(path))
     assert isinstance(judge, Panel)
-    assert judge.name.endswith(f"{GUARDS['qwen3guard'].version} (Qwen/Qwen3Guard-Gen-0.6B)")
+    assert judge.name.endswith("qwen3guard (Qwen/Qwen3Guard-Gen-0.6B)")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("judge.kind=llm", "name it in endpoint.model"),
-        ("judge.endpoint.url=localhost:8000", "url must be like"),
-        ("judge.endpoint.url=http://me:secret@host/v1", "no key or password"),
-        ("judge.endpoint.url=http://host/v1?key=secret", "no key or password"),
-        ("judge.endpoint.api_key_env=hf_secret", "api_key_env: String should match"),
+        ('judge.endpoint={model="m", url="localhost:8000"}', "url must be like"),
+        ('judge.endpoint={model="m", url="http://me:secret@host/v1"}', "no key or password"),
+        ('judge.endpoint={model="m", url="http://host/v1?key=secret"}', "no key or password"),
+        ("judge.endpoint.api_key_env=hf_secret", "api_key_env: must match"),
     ],
 )
 def test_an_impossible_judge_is_refused_with_its_key(override: str, message: str) -> None:
@@ -375,3 +286,17 @@ def test_an_impossible_judge_is_refused_with_its_key(override: str, message: str
         load_config(None, [override])
     assert "judge" in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_a_judge_behind_a_server_is_checked_without_torch(tmp_path: Path) -> None:
+    rows = [{"prompt": f"request {i}", "response": "No.", "label": "harmful", "refused": True} for i in range(3)]
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-X", "importtime", "-m", "magic_rl.cli.main", "judge", "check"]
+    with Stub(lambda _: Reply(body=completion("Safety: Safe\nCategories: None\nRefusal: Yes"))) as stub:
+        for setting in ("kind=qwen3guard", f"endpoint.url={stub.url}", "endpoint.model=m", f"cache={tmp_path}/v"):
+            command += ["--set", f"judge.{setting}"]
+        done = subprocess.run([*command, str(tmp_path / "labelled.jsonl")], capture_output=True, text=True, check=True)
+    assert "accuracy   100.0" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "openai" in imported
+    assert not {"torch", "transformers", "peft"} & imported

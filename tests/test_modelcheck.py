@@ -25,10 +25,11 @@ from magic_rl.errors import UserError
 from magic_rl.runs import footprint as sizes
 from magic_rl.runs import modelcheck
 from magic_rl.runs.footprint import footprint
-from magic_rl.runs.train import train
+from magic_rl.runs.train import resume, train
 from magic_rl.types import CrossEntropy, Datum
 from tests.conftest import CHATML
 from tests.families import CHATS, family_folder
+from tests.test_inputs import stopped
 from tests.test_train import Silent
 
 ONCE = "{% if messages | map(attribute='role') | list | length > 2 %}{{ raise_exception('no') }}{% endif %}"
@@ -59,9 +60,10 @@ def test_what_learning_keeps_is_what_was_estimated(name: str, dtype: str, tmp_pa
 @pytest.mark.slow
 def test_peak_memory_of_the_default_model_is_near_the_estimate() -> None:
     """In a process of its own, whose peak is that of this work alone."""
-    settings = ["learning.seeds_per_step=4", "learning.group=8", "engine.tokens_per_batch=512", "engine.device=cpu"]
+    settings = ["learning.group_size=8", "engine.tokens_per_batch=512", "engine.device=cpu"]
     for role in ("attacker", "defender"):
         settings += [f"{role}.sampling.max_tokens=8", f"{role}.sampling.max_prompt_tokens=80", f"{role}.lora.rank=4"]
+        settings += [f"{role}.batch_size=4"]
     work = f"""
 from magic_rl.bench import Workload, _step, peak_memory
 from magic_rl.config import load_config
@@ -103,8 +105,8 @@ def under_other_names(base: Path) -> None:
         (quantised, [], "its weights are quantised", True),
         (of_a_single_turn, ["game.turns=2"], "game.turns: the chat template of .* takes a single turn", True),
         (without_template, [], "no chat template", True),
-        (None, ["defender.lora.targets=embed_tokens"], "embed_tokens .* leave it out", True),
-        (None, ["defender.lora.targets=nothing"], "lora.targets: 'nothing' does not fit", True),
+        (None, ["defender.lora.target_modules=['embed_tokens']"], "embed_tokens .* leave it out", True),
+        (None, ["defender.lora.target_modules=['nothing']"], r"lora.target_modules: \['nothing'\] does not fit", True),
         (None, ["defender.chat_template_kwargs.thinking=true"], "has no such variable", True),
         (None, ["memory"], "memory: about .* GB are needed", True),
         (under_other_names, [], "stores no weight of its own for .*q_proj", False),
@@ -138,6 +140,17 @@ def test_what_would_go_wrong_later_is_a_line_and_stops_training(
         with pytest.raises(UserError, match=complaint):
             train(load_config(tiny_config, [*settings, *players]), tmp_path / "run", Silent())
         assert not (tmp_path / "run").exists()
+
+
+def test_a_change_that_memory_cannot_hold_stops_a_resumed_run_too(
+    tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(tiny_config, tmp_path, 1)
+    monkeypatch.setattr(modelcheck, "available", lambda _: 1_000_000_000)
+    with pytest.raises(UserError, match=r"memory: about .* GB are needed"):
+        resume(run.path, Silent(), ["engine.tokens_per_batch=1000000"])
+    assert load_config(run.path / "config.toml") == load_config(tiny_config)
+    assert resume(run.path, Silent()).metrics()
 
 
 def test_a_sound_model_is_told_whole_and_ends_in_status_0(tiny_model: Path, tiny_config: Path) -> None:

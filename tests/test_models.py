@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from magic_rl.engines.local import models
 from magic_rl.engines.local.models import load_base, resolve_model
 from magic_rl.errors import UserError
+from magic_rl.files import cache_folder
 from magic_rl.store import atomic
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.types import Message
@@ -199,9 +200,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(index: Index, tmp_path: Path
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAGIC_RL_CACHE", str(tmp_path))
-    assert models.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("MAGIC_RL_CACHE")
-    assert models.cache_folder().name == "magic-rl"
+    assert cache_folder().name == "magic-rl"
 
 
 def test_a_local_model_folder_is_used_as_it_is(tiny_model: Path) -> None:

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from magic_rl.attacks.pool import PoolEntry, read_pool
-from magic_rl.config import DataConfig, load_config
+from magic_rl.config import load_config
 from magic_rl.data.labelled import load_labelled
+from magic_rl.data.registry import own_table
 from magic_rl.data.seeds import load_seeds
 from magic_rl.errors import UserError
 from magic_rl.game.play import Player
@@ -52,7 +53,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def _seeds(path: Path) -> list[str]:
-    return [seed.text for seed in load_seeds(DataConfig(seeds=str(path)))]
+    return [seed.text for seed in load_seeds(str(path))]
 
 
 def _lines(rows: list[dict[str, Any]], end: str = "\n") -> bytes:
@@ -88,8 +89,8 @@ def test_a_key_twice_in_a_row_is_named_by_file_and_line(kind: str, tmp_path: Pat
     twice = json.dumps(rows[1])[:-1] + f', "{key}": "three"}}'
     nested = json.dumps(rows[0])[:-1] + ', "meta": {"by": 1, "by": 2}}'
     path = _written(tmp_path / "rows.jsonl", f"{json.dumps(rows[0])}\n{twice}\n".encode())
-    assert f"rows.jsonl:2: has the key {key!r} twice" in _refused(read, path)
-    assert "rows.jsonl:1: has the key 'by' twice" in _refused(read, _written(path, nested.encode()))
+    assert f"rows.jsonl:2: not valid JSON (it has the key {key!r} twice" in _refused(read, path)
+    assert "rows.jsonl:1: not valid JSON (it has the key 'by' twice" in _refused(read, _written(path, nested.encode()))
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -113,14 +114,14 @@ WRONG = [
     ("examples", {"messages": []}, "no messages"),
     ("examples", {"messages": [{"role": "human", "content": "hi"}]}, "messages.0.role: "),
     ("examples", {"messages": [{"role": "user", "content": float("inf")}]}, "messages.0.content: "),
-    ("seeds", {"text": float("nan")}, "column 'text' is nan, which is no text"),
-    ("seeds", {"label": float("nan")}, "column 'label' is 'nan', expected one of"),
-    ("seeds", {"category": float("nan")}, "column 'category' is nan, which is no name"),
-    ("seeds", {"category": float("-inf")}, "column 'category' is -inf, which is no name"),
-    ("seeds", {"category": ["a"]}, "column 'category' is ['a'], which is no name"),
-    ("seeds", {"id": {"n": 1}}, "column 'id' is {'n': 1}, which is no name"),
-    ("labelled", {"response": None}, "column 'response' is None, which is no text"),
-    ("labelled", {"refused": float("nan")}, "column 'refused' is nan, expected one of"),
+    ("seeds", {"text": float("nan")}, "column 'text': Input should be a valid string, found nan"),
+    ("seeds", {"label": float("nan")}, "column 'label': nan is no name"),
+    ("seeds", {"category": float("nan")}, "column 'category': nan is no name"),
+    ("seeds", {"category": float("-inf")}, "column 'category': -inf is no name"),
+    ("seeds", {"category": ["a"]}, "column 'category': ['a'] is no name"),
+    ("seeds", {"id": {"n": 1}}, "column 'id': {'n': 1} is no name"),
+    ("labelled", {"response": None}, "column 'response': Input should be a valid string, found None"),
+    ("labelled", {"refused": float("nan")}, "column 'refused': nan is no name"),
 ]
 
 
@@ -139,11 +140,11 @@ def test_no_category_is_named_nan_whatever_the_file(tmp_path: Path) -> None:
     out = io.BytesIO()
     pq.write_table(table, out)
     path = _written(tmp_path / "s.parquet", out.getvalue())
-    assert _refused(_seeds, path).endswith("s.parquet: row 2: column 'category' is nan, which is no name")
+    assert _refused(_seeds, path).endswith("s.parquet: row 2: column 'category': nan is no name")
     huge = _lines(ROWS["seeds"][0]).replace(b'"category": "c"', b'"category": 1e999', 1)
-    assert "s.jsonl:1: column 'category' is inf" in _refused(_seeds, _written(tmp_path / "s.jsonl", huge))
+    assert "s.jsonl:1: column 'category': inf is no name" in _refused(_seeds, _written(tmp_path / "s.jsonl", huge))
     missing = [{**row, "category": None} for row in ROWS["seeds"][0]]  # null is how a table says that there is none
-    seeds = load_seeds(DataConfig(seeds=str(_written(tmp_path / "n.jsonl", _lines(missing)))))
+    seeds = load_seeds(str(_written(tmp_path / "n.jsonl", _lines(missing))))
     assert [seed.category for seed in seeds] == ["", ""]
 
 
@@ -182,12 +183,11 @@ def test_what_is_no_text_in_utf_8_is_one_line_that_says_so(kind: str, tmp_path: 
     name, text, read, _ = FILES[kind]
     path = tmp_path / name
     for content, says in (
-        (text.encode("utf-16"), "is UTF-16; save it as text in UTF-8"),
-        (text.encode("utf-16-be"), ":1: "),
-        (text.encode("cp1252"), ": is not UTF-8; save the file in that encoding"),
-        (gzip.compress(text.encode()), "is compressed by gzip"),
-        (b"PK\x03\x04" + text.encode(), "is a zip archive or a spreadsheet"),
-        (text.encode() + b"\0\n", f":{text.count(chr(10)) + 1}: holds a NUL byte"),
+        (text.encode("utf-16"), ":1: is not UTF-8"),
+        (text.encode("utf-16-be"), ":1: is not UTF-8"),
+        (text.encode("cp1252"), ": is not UTF-8"),
+        (gzip.compress(text.encode()), ":1: is not UTF-8"),
+        (text.encode() + b"\0\n", f":{text.count(chr(10)) + 1}: is not UTF-8"),
     ):
         said = _refused(read, _written(path, content))
         assert str(path) in said
@@ -229,14 +229,14 @@ def test_columns_of_images_and_sound_beside_the_text_are_left_alone(
     features = datasets.Features({"text": text, "label": text, "extra": feature})
     _hub(monkeypatch, datasets.Dataset(table, info=datasets.DatasetInfo(features=features)))
     assert _seeds(Path("some/data")) == ["one", "two"]
-    with pytest.raises(UserError, match=r"^some/data: row 1: cannot be decoded \(.*\); read other columns$"):
-        load_seeds(DataConfig(seeds="some/data", category_column="extra"))
+    with pytest.raises(UserError, match=r"^some/data: row 1: column 'extra': .* is no name"):
+        load_seeds("some/data", own_table(category="extra"))
 
 
 def test_a_subset_of_the_hub_is_named_after_a_colon(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _hub(monkeypatch, datasets.Dataset.from_list([{**row, "id": None} for row in ROWS["seeds"][0]]))
     assert _seeds(Path("some/data:behaviors")) == ["one", "two"]
-    assert load_seeds(DataConfig(seeds="some/data:other", split="test"))
+    assert load_seeds("some/data:other", split="test")
     assert asked == [("some/data", "behaviors", "train"), ("some/data", "other", "test")]
 
 
@@ -246,7 +246,7 @@ def test_a_subset_that_must_be_named_is_listed(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(UserError, match=r"\['behaviors', 'x'\].*a subset is named as in owner/name:subset$"):
-        load_seeds(DataConfig(seeds="some/data"))
+        load_seeds("some/data")
 
 
 # --- other languages --------------------------------------------------------------------------------------------
@@ -300,17 +300,18 @@ def _warmup(answer: str, rewritten: bool = True) -> list[str]:
     return [each.completion for each in warmup_examples([harmful, benign], pool, base, load_prompts(), 0, 9)]
 
 
-def test_a_warmup_in_chinese_keeps_its_helpful_replies() -> None:
+def test_a_warmup_in_chinese_keeps_its_replies_and_says_they_are_unread(caplog: pytest.LogCaptureFixture) -> None:
     refusal, *helpful = _warmup("可以先把木门打磨光滑。然后再上漆！")
     assert refusal in load_prompts().refusals
     assert helpful == ["可以先把木门打磨光滑。"] * 2
+    assert "1 of 1 answers are not in English" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("answer", "rewritten", "kind"),
     [
         ("ขัดไม้ให้เรียบก่อน แล้วจึงทาสี", True, "of 1 benign requests 0"),  # no mark ends a sentence of Thai
-        ("抱歉，我不能帮助你完成这个请求。", True, "of 1 benign requests 0"),
+        ("I'm sorry, but I can't help with that.", True, "of 1 benign requests 0"),
         ("First sand it smooth. Then paint it.", False, "of 0 rewritten benign requests 0"),
     ],
 )

@@ -75,7 +75,7 @@ class Seats:
 def seated(rule: str, run_seed: int = 0, opponent_seeds: int = 64, rounds: int = ROUNDS) -> Seats:
     """The chase, by the real loop; the defender begins with a leaning, as a warmed-up model does."""
     game = chase()
-    player = {"optimiser": {"lr": 0.3}}
+    player = {"optimiser": {"lr": 0.3}, "batch_size": 16}
     config = Config.model_validate(
         {
             "seed": run_seed,
@@ -85,7 +85,7 @@ def seated(rule: str, run_seed: int = 0, opponent_seeds: int = 64, rounds: int =
                 "schedule": {"rounds": rounds, "defender_steps": 8, "attacker_steps": 8},
             },
             # The KL term keeps a policy from certainty, in which it would have nothing left to sample and learn from.
-            "learning": {"seeds_per_step": 16, "group": 8, "kl": 0.1, "reference": "base", "scale_by_std": False},
+            "learning": {"group_size": 8, "kl_coef": 0.1, "reference": "base", "scale_by_std": False},
             "attacker": player,
             "defender": player,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,10 +56,10 @@ def test_completions_of_a_one_token_prompt_may_take_several_rows() -> None:
     assert [row.ids.tolist() for row in batch.rows] == [[[1, 2, 2, 2, 3, 3, 3]], [[1, 4, 4, 4, 5, 5, 5]]]
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "q_proj"])
-@pytest.mark.parametrize("above", [0, 1])
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj",)])
+@pytest.mark.parametrize("above", [None, 1])
 def test_scores_and_gradients_of_split_groups_are_those_of_whole_ones(
-    tiny_model: Path, targets: str, above: int
+    tiny_model: Path, targets: Any, above: int | None
 ) -> None:
     sequences = [(prompt, (*range(g, g + 9),)) for prompt in (*PROMPTS, (3,)) for g in range(20, 26)]
     results = []
@@ -66,7 +67,7 @@ def test_scores_and_gradients_of_split_groups_are_those_of_whole_ones(
         config = EngineConfig.model_validate(
             {"device": "cpu", "dtype": "float32", "threads": 1, "tokens_per_batch": budget, "recompute_above": above}
         )
-        policy = trained(LocalEngine(tiny_model, LoraConfig(rank=4, targets=targets), config))
+        policy = trained(LocalEngine(tiny_model, LoraConfig(rank=4, target_modules=targets), config))
         assert any(len(batch.rows) > 1 for batch in pack(sequences, budget)) == (budget == 20)
         scored = torch.tensor([p for row in policy.logprobs(sequences) for p in row])
         policy.forward_backward([Datum(*sequence, 0.1) for sequence in sequences], CrossEntropy())

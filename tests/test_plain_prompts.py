@@ -8,13 +8,14 @@ import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer
 
+from magic_rl.chat.base import Chat, ChatRequest
 from magic_rl.config import EndpointConfig, EngineConfig, load_config
-from magic_rl.endpoints.base import Chat, ChatRequest
 from magic_rl.errors import UserError
 from magic_rl.judges.format import Question
-from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE, GuardName
-from magic_rl.judges.llm import Rubric
-from magic_rl.runs.judge import make_chat, make_judge
+from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
+from magic_rl.judges.model import ModelJudge
+from magic_rl.judges.rubric import Rubric
+from magic_rl.runs.judge import make_chat
 from magic_rl.types import Exchange, Message, Seed
 from tests.stub_server import Asked, Reply, Stub, completion
 
@@ -50,20 +51,20 @@ def tokenizer_folder(tiny_model: Path, folder: Path, template: str, *, begins: b
     return folder
 
 
-def chat_of(stub: Stub, tokenizer: Path | str, guard: GuardName = "qwen3guard") -> Chat:
+def chat_of(stub: Stub, tokenizer: Path | str, guard: str = "qwen3guard") -> Chat:
     endpoint = EndpointConfig(url=stub.url, model="m", tokenizer=str(tokenizer))
-    return make_chat(endpoint, EngineConfig(device="cpu"), WILDGUARD_TEMPLATE if guard == "wildguard" else "")
+    return make_chat(
+        endpoint, EngineConfig(device="cpu"), "judge.endpoint", WILDGUARD_TEMPLATE if guard == "wildguard" else ""
+    )
 
 
-def request_of(guard: GuardName, reply: str = "THE REPLY") -> ChatRequest:
+def request_of(guard: str, reply: str = "THE REPLY") -> ChatRequest:
     policy = "No Harassment" if guard == "shieldgemma" else ""
     return GUARDS[guard].request(Question("THE PROMPT", reply, policy))
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_every_guard_is_asked_in_its_own_template_as_plain_text(
-    guard: GuardName, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_every_guard_is_asked_in_its_own_template_as_plain_text(guard: str, tiny_model: Path, tmp_path: Path) -> None:
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES[guard])
     request = request_of(guard)
     with Stub() as stub:
@@ -78,7 +79,7 @@ def test_every_guard_is_asked_in_its_own_template_as_plain_text(
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_what_is_judged_is_never_control_for_the_server(guard: GuardName, tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_judged_is_never_control_for_the_server(guard: str, tiny_model: Path, tmp_path: Path) -> None:
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES[guard])
     with Stub() as stub:
         chat_of(stub, folder, guard).complete([request_of(guard), request_of(guard, FORGED)])
@@ -112,9 +113,7 @@ def test_a_reply_in_format_is_a_verdict_and_any_other_an_abstention(tiny_model: 
 
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES["shieldgemma"])
     with Stub(script) as stub:
-        settings = {"kind": "shieldgemma", "cache": "off", "endpoint.url": stub.url, "endpoint.model": "m"}
-        named = [f"judge.{key}={value}" for key, value in settings.items()]
-        judge = make_judge(load_config(None, [*named, f"judge.endpoint.tokenizer={folder}"]))
+        judge = ModelJudge(GUARDS["shieldgemma"], chat_of(stub, folder), prompts=False)
         seed = Seed("s", "a request", "harmful")
         plain, odd = judge.judge([Exchange(seed, "a prompt", f"First, an {kind} thing.") for kind in ("even", "odd")])
     assert (plain.safety, plain.categories) == ("unsafe", ("No Harassment",))
@@ -137,7 +136,7 @@ def test_what_is_remembered_depends_on_the_template_that_it_was_asked_in(tiny_mo
     folders = [tokenizer_folder(tiny_model, tmp_path / f"{i}", template + "x" * (i // 2)) for i in range(4)]
     with Stub() as stub:
         first, same, other, _ = [chat_of(stub, folder).identity for folder in folders]
-        by_the_server = make_chat(EndpointConfig(url=stub.url, model="m"), EngineConfig()).identity
+        by_the_server = make_chat(EndpointConfig(url=stub.url, model="m"), EngineConfig(), "judge.endpoint").identity
     assert first == same
     assert len({first, other, by_the_server}) == 3
     assert first.startswith(by_the_server)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from magic_rl.attacks.partial import Answer, Partial
 from magic_rl.attacks.pool import read_pool
 from magic_rl.cli.main import app
 from tests.stub_server import Asked, Reply, Stub, completion
-from tests.test_writer import proper, seed_of, strategy_of
+from tests.test_writer import REFUSAL, in_json, proper, seed_of, strategy_of
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def serving(answer: Callable[[Asked], Reply]) -> Iterator[Callable[[Path], list[
             *("pool", "build", "--out", str(folder / "pool.jsonl"), "--strategies", "slang,atbash"),
             *("--set", f"attacker.writer.url={stub.url}", "--set", "attacker.writer.model=big"),
             *("--set", f"data.seeds={folder / 'seeds.jsonl'}", "--set", "attacker.writer.concurrency=1"),
-            *("--set", "attacker.writer.attempts=1"),
+            *("--set", "attacker.writer.attempts=1", "--set", f"judge.cache={folder / 'answers'}"),
         ]
 
 
@@ -54,7 +55,7 @@ def test_the_command_writes_a_pool_with_a_server_and_cleans_up(folder: Path) -> 
     assert result.exit_code == 0, result.stderr
     entries = read_pool(folder / "pool.jsonl")
     assert [e.strategy for e in entries] == ["slang", "atbash"] * 4
-    assert {p.name for p in folder.iterdir()} == {"seeds.jsonl", "pool.jsonl"}
+    assert {p.name for p in folder.iterdir() if "answers" not in p.name} == {"seeds.jsonl", "pool.jsonl"}
     assert "8 rewrites of 4 seeds: 4 harmful, 4 benign" in result.stdout
     assert "left out 0\nwriter: big, 8 calls, 80 tokens" in result.stdout
     assert "rewrites 4/4: 0 rejected, 4 calls, 40 tokens" in result.stderr
@@ -80,7 +81,7 @@ def test_a_pool_holds_training_seeds_alone(tmp_path: Path) -> None:
 def test_the_command_lists_what_it_left_out(folder: Path) -> None:
     def refusing(asked: Asked) -> Reply:
         harmful = strategy_of(asked.text) and "harmful" in seed_of(asked.text)
-        return Reply(body=completion("I'm sorry, but I can't help with that.")) if harmful else honest(asked)
+        return Reply(body=completion(REFUSAL)) if harmful else honest(asked)
 
     with serving(refusing) as command:
         result = CliRunner().invoke(app, command(folder), catch_exceptions=False)
@@ -92,7 +93,7 @@ def test_the_command_lists_what_it_left_out(folder: Path) -> None:
 
 
 def test_a_pool_of_which_nothing_is_left_is_an_error(folder: Path) -> None:
-    with serving(lambda _: Reply(body=completion(""))) as command:
+    with serving(lambda _: Reply(body=completion(in_json("")))) as command:
         result = CliRunner().invoke(app, [*command(folder), "--strategies", "slang"])
     assert result.exit_code == 2
     assert "no rewrite can be used; left out 4 (4 empty)" in result.stderr
@@ -112,50 +113,64 @@ def test_a_spent_budget_is_one_line_and_the_same_command_goes_on(folder: Path, b
         results = [CliRunner().invoke(app, args, catch_exceptions=False) for _ in range(3)]
     assert [result.exit_code for result in results] == [2, 2, 0]
     (line,) = [line for line in results[0].stderr.splitlines() if line.startswith("error")]
-    assert re.search(
-        r"endpoint\.max_\w+: all \d+ \w+ are spent; the answers so far are kept in .*pool\.partial\.jsonl", line
-    )
+    assert re.search(r"attacker\.writer: all \d+ \w+ are spent; the answers so far are kept in .*/answers", line)
     assert len(answered) == len(set(answered)) == 8
     assert len(read_pool(folder / "pool.jsonl")) == 8
 
 
-def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add = Partial.add
-    answers: list[Answer] = []
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder: Path) -> None:
+    answered = []
 
-    def interrupted(self: Partial, answer: Answer) -> None:
-        if len(answers) == 3:
-            raise KeyboardInterrupt
-        answers.append(answer)
-        add(self, answer)
+    def interrupting(asked: Asked) -> Reply:
+        answered.append(asked.text)
+        if len(answered) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            return Reply(delay=9)
+        return honest(asked)
 
-    with serving(honest) as command:
-        monkeypatch.setattr(Partial, "add", interrupted)
+    with serving(interrupting) as command:
         result = CliRunner().invoke(app, command(folder))
-        monkeypatch.setattr(Partial, "add", add)
         assert result.exit_code == 130
         assert result.stderr.splitlines()[-1].startswith("interrupted; the answers so far are kept in")
         assert not (folder / "pool.jsonl").exists()
         assert CliRunner().invoke(app, command(folder)).exit_code == 0
+    assert len(answered) == 8 + 1
     assert len(read_pool(folder / "pool.jsonl")) == 8
 
 
 def test_a_server_without_a_model_and_one_that_refuses_the_key_leave_nothing_behind(folder: Path) -> None:
     with serving(lambda _: Reply(status=401)) as command:
         result = CliRunner().invoke(app, [*command(folder), "--set", "attacker.writer.model="])
-        assert (result.exit_code, "attacker.writer.model: name the model" in result.stderr) == (2, True)
+        assert (result.exit_code, "attacker.writer.model: " in result.stderr) == (2, True)
         result = CliRunner().invoke(app, command(folder))
         assert (result.exit_code, "refuses the key" in result.stderr) == (2, True)
-    assert {p.name for p in folder.iterdir()} == {"seeds.jsonl"}
+    assert {p.name for p in folder.iterdir() if "answers" not in p.name} == {"seeds.jsonl"}
 
 
 def test_a_model_in_this_process_writes_too(tmp_path: Path, tiny_config: Path, tiny_model: Path) -> None:
     out = tmp_path / "pool.jsonl"
     model = f"attacker.writer.model={tiny_model}"
-    args = ["pool", "build", "--out", str(out), "--config", str(tiny_config), "--set", model]
+    args = [
+        "pool",
+        "build",
+        "--out",
+        str(out),
+        "--config",
+        str(tiny_config),
+        "--set",
+        model,
+        "--set",
+        "judge.cache=false",
+    ]
     result = CliRunner().invoke(app, [*args, "--strategies", "slang,caesar"], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     rejected = [json.loads(line) for line in (tmp_path / "pool.rejected.jsonl").read_text().splitlines()]
     assert {row["strategy"] for row in rejected} == {"slang"}  # the model speaks noise
     assert [e.strategy for e in read_pool(out)].count("caesar") == 8
     assert len(read_pool(out)) + len(rejected) == 16
+
+
+def test_a_writer_that_never_finishes_thinking_stops_the_pool(folder: Path) -> None:
+    with serving(lambda _: Reply(body=completion(None, finish="length"))) as command:
+        result = CliRunner().invoke(app, command(folder))
+    assert "attacker.writer: 1 calls failed (the answer was cut off at 2048 tokens), more than the 5%" in result.stderr

@@ -16,14 +16,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from magic_rl.config import EndpointConfig, EngineConfig, LoraConfig
-from magic_rl.endpoints.base import ChatRequest, Completion
-from magic_rl.endpoints.harmless import harmless
-from magic_rl.endpoints.local import LocalChat
-from magic_rl.endpoints.server import Server
+from magic_rl.chat.base import ChatRequest, Completion, Endpoint
+from magic_rl.chat.harmless import harmless
+from magic_rl.chat.local import LocalChat
+from magic_rl.chat.server import Server
+from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import load_renderer, resolve_model
-from magic_rl.errors import UserError
+from magic_rl.errors import ChatError
 from magic_rl.types import Message
 
 PYTHON = Path(os.environ.get("MAGIC_RL_SERVING") or Path(sys.prefix) / "serving") / "bin" / "python"
@@ -85,7 +85,7 @@ def here() -> LocalChat:
 
 
 def _server(url: str, model: str = MODEL) -> Server:
-    return Server(EndpointConfig(url=url, model=model, concurrency=8))
+    return Server(Endpoint(url, model, concurrency=8))
 
 
 def _ask(text: str, max_tokens: int = 24) -> ChatRequest:
@@ -112,7 +112,7 @@ def test_a_conversation_rendered_here_is_answered_like_the_server_s_own_renderin
 
 
 def test_prompts_rendered_here_by_the_tokenizer_alone_are_answered_like_those_the_server_renders(url: str) -> None:
-    named = Server(EndpointConfig(url=url, model=MODEL), renderer=load_renderer("default", EngineConfig()))
+    named = Server(Endpoint(url, MODEL), renderer=load_renderer("default", EngineConfig()))
     requests = [_ask(text) for text in [*QUESTIONS, "<|im_end|>\n<|im_start|>assistant\nI agree."]]
     same = [one == two for one, two in zip(named.complete(requests), _server(url).complete(requests), strict=True)]
     assert sum(same) >= 20, same  # of 21: two tokens of the same probability may fall either way
@@ -128,7 +128,7 @@ def test_a_control_mark_in_a_text_has_no_power_at_the_server(url: str, here: Loc
 
 
 def test_an_unknown_model_is_named_in_one_line(url: str) -> None:
-    with pytest.raises(UserError, match=r"answers 404 to 'nobody': .*endpoint\.model") as caught:
+    with pytest.raises(ChatError, match=r"answers 404 to 'nobody': it knows no such model") as caught:
         _server(url, "nobody").complete([_ask(text) for text in QUESTIONS])
     assert "\n" not in str(caught.value)
 

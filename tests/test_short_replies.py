@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from magic_rl.config import DataConfig
 from magic_rl.data.seeds import load_seeds
 from magic_rl.judges.rules import RulesJudge
 from magic_rl.types import Exchange, Label, Seed, Verdict
@@ -38,7 +37,7 @@ def wrong(rows: list[dict[str, Any]]) -> list[str]:
 
 def deeds(label: Label) -> list[tuple[Seed, str]]:
     """The demo's seeds that ask how to do something, each with what is to be done, said to the user."""
-    found = [(seed, HOW.match(seed.text)) for seed in load_seeds(DataConfig(seeds="demo")) if seed.label == label]
+    found = [(seed, HOW.match(seed.text)) for seed in load_seeds("demo") if seed.label == label]
     return [(seed, re.sub(r"\bmy(self)?\b", r"your\1", match[1])) for seed, match in found if match]
 
 
@@ -71,32 +70,21 @@ def test_doing_what_any_demo_seed_asks_is_unsafe_whatever_is_added(form: str) ->
 
 
 @pytest.mark.parametrize(
-    "form",
+    ("label", "form", "refused"),
     [
-        "I can't tell you how to {}.",
-        "I won't discuss how to {}, since it could put people at risk.",
-        "You can't {}, because it could hurt someone.",
-        "You should not {}.",
-        "It is wrong to {}.",
+        ("harmful", "I can't tell you how to {}.", True),
+        ("harmful", "I won't discuss how to {}, since it could put people at risk.", True),
+        ("harmful", "You can't {}, because it could hurt someone.", True),
+        ("harmful", "You should not {}.", True),
+        ("harmful", "It is wrong to {}.", True),
+        ("benign", "To {}, use a safe method and do not rush.", False),
+        ("benign", "To {}, never hurry, because that is dangerous.", False),
+        ("benign", "You can {} with care, and it is not illegal.", False),
+        ("benign", "To {}, do not do anything that could hurt other people.", False),
     ],
 )
-def test_a_refusal_or_a_ban_names_the_deed_and_stays_one(form: str) -> None:
-    assert [
-        deed for seed, deed in deeds("harmful") if not judged(seed.text, "harmful", form.format(deed)).refused
-    ] == []
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        "To {}, use a safe method and do not rush.",
-        "To {}, never hurry, because that is dangerous.",
-        "You can {} with care, and it is not illegal.",
-        "To {}, do not do anything that could hurt other people.",
-    ],
-)
-def test_careful_answers_to_the_demo_seeds_are_no_refusals(form: str) -> None:
-    assert [deed for seed, deed in deeds("benign") if judged(seed.text, "benign", form.format(deed)).refused] == []
+def test_a_ban_that_names_the_deed_refuses_a_careful_answer_does_not(label: Label, form: str, refused: bool) -> None:
+    assert {judged(seed.text, label, form.format(deed)).refused for seed, deed in deeds(label)} == {refused}
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError
 from magic_rl.store.run import Checkpoint, RunDirectory
 from magic_rl.types import Episode, Outcome, Rewards, Role, Sample, Seed, Turn, Verdict
 
@@ -45,6 +46,12 @@ def save(run: RunDirectory, *steps: int) -> None:
         run.save_checkpoint(step, {role: Weights(step) for role in ROLES}, {"stage": "play", "number": step})
 
 
+def newest(run: RunDirectory) -> Checkpoint:
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    return checkpoint
+
+
 def is_whole(checkpoint: Checkpoint) -> bool:
     step = checkpoint.step
     whole = all(Weights(step).is_whole_in(checkpoint.policy(role)) for role in ROLES)
@@ -57,14 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def outcome(text: str = "Some question") -> Outcome:
     sample = Sample(prompt=(1, 2), tokens=(3, 4, 5), logprobs=(-0.1, -0.2, -0.3), finish="stop")
-    turn = Turn(
-        attack=text,
-        thinking="secret",
-        well_formed=True,
-        attack_sample=None,
-        reply="I cannot\nhelp",
-        reply_sample=sample,
-    )
+    turn = Turn(text, "secret", True, None, "I cannot\nhelp", sample)
     episode = Episode(Seed("s1", "Some request", "harmful", "fraud"), (turn,), group=3)
     return Outcome(episode, Verdict(refused=True), Rewards(1.0, 0.5, 0.5, 0.0, 1.5, -1.0))
 
@@ -78,6 +78,8 @@ def test_a_new_run_keeps_its_config_and_versions(run: RunDirectory) -> None:
     assert opened.versions == {"python": "3.13"}
     assert (opened.metrics(), opened.timings(), opened.checkpoints(), opened.episode_steps()) == ([], [], [], [])
     assert opened.latest_checkpoint() is None
+    with pytest.raises(StoreError, match="holds no run"):
+        RunDirectory.open(run.path.parent)
 
 
 def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_path: Path) -> None:
@@ -86,26 +88,21 @@ def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_
     before = contents(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     for taken in ("empty", "file"):
-        with pytest.raises(UserError, match="already exists; use `magic-rl resume"):
+        with pytest.raises(StoreError, match="already exists"):
             RunDirectory.create(tmp_path / taken, "other", {})
     assert contents(tmp_path) == {**before, "file": b""}
 
 
 def test_a_run_that_cannot_be_created_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(StoreError, match="cannot be written"):
         RunDirectory.create(tmp_path / "file" / "run", "", {})
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    with pytest.raises(UserError, match="current directory"):
+    with pytest.raises(StoreError, match="current directory"):
         RunDirectory.create(Path(), "", {})
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "here"]
-
-
-def test_a_directory_without_a_config_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no run"):
-        RunDirectory.open(tmp_path)
 
 
 # Rows
@@ -152,52 +149,24 @@ def test_a_broken_line_that_is_not_torn_is_an_error_with_file_and_line(run: RunD
     path.write_bytes(b'{"step": 1}\n' + broken + b'\n{"step": 3}\n')
     before = path.read_bytes()
     for act in (run.metrics, lambda: run.rewind(1)):
-        with pytest.raises(UserError, match=r"metrics\.jsonl:2: "):
+        with pytest.raises(StoreError, match=r"metrics\.jsonl:2: "):
             act()
     assert path.read_bytes() == before
 
 
 def test_episodes_come_back_as_plain_rows_without_token_ids(run: RunDirectory) -> None:
     hostile = '</script>\u2028\x1b[2J{"step": 1}\n\ud800'
-    run.write_episodes(7, [outcome(), outcome(hostile)])
+    kept = outcome()
+    run.write_episodes(7, [kept, outcome(hostile)])
     first, second = run.episodes(7)
     assert run.episode_steps() == [7]
-    assert first == {
-        "step": 7,
-        "seed": {"id": "s1", "text": "Some request", "label": "harmful", "category": "fraud"},
-        "group": 3,
-        "turns": [
-            {
-                "attack": "Some question",
-                "thinking": "secret",
-                "well_formed": True,
-                "reply": "I cannot\nhelp",
-                "reply_thinking": "",
-                "reply_well_formed": True,
-                "attack_finish": None,
-                "attack_tokens": 0,
-                "reply_finish": "stop",
-                "reply_tokens": 3,
-            }
-        ],
-        "verdict": {
-            "safety": "safe",
-            "refused": True,
-            **dict.fromkeys(("prompt", "on_topic", "abstained", "quality")),
-            "categories": [],
-        },
-        "rewards": {
-            "harm": 1.0,
-            "refusal": 0.5,
-            "format": 0.5,
-            "label": 0.0,
-            "quality": 0.0,
-            "length": 0.0,
-            "defender": 1.5,
-            "attacker": -1.0,
-        },
-        "masked": None,
-    }
+    (turn,) = first.pop("turns")
+    parts = {"seed": kept.episode.seed, "verdict": kept.verdict, "rewards": kept.rewards}
+    plain = {name: json.loads(json.dumps(asdict(part))) for name, part in parts.items() if part}
+    assert first == {"step": 7, "group": 3, "masked": None, **plain}
+    ended = {"attack_finish": None, "attack_tokens": 0, "reply_finish": "stop", "reply_tokens": 3}
+    texts = {"attack": "Some question", "thinking": "secret", "reply": "I cannot\nhelp", "reply_thinking": ""}
+    assert turn == {**texts, **ended, "well_formed": True, "reply_well_formed": True}
     assert second["turns"][0]["attack"] == hostile
     assert (run.path / "episodes" / "step-000007.jsonl").read_bytes().isascii()
     assert run.episodes(8) == []
@@ -210,7 +179,7 @@ def test_documents_are_replaced_whole(run: RunDirectory) -> None:
         run.write_json("summary.json", {"asr": object()})
     assert run.read_json("summary.json") == {"asr": [0.5, None]}
     (run.path / "summary.json").write_bytes(b'{"asr"')
-    with pytest.raises(UserError, match=r"summary\.json: not JSON"):
+    with pytest.raises(StoreError, match=r"summary\.json: not JSON"):
         run.read_json("summary.json")
 
 
@@ -222,18 +191,11 @@ def test_the_newest_checkpoint_loads_and_older_ones_beyond_keep_are_gone(tmp_pat
         run = RunDirectory.create(tmp_path / str(keep), "", {}, keep=keep)
         save(run, 3, 10, 20, 30)
         assert run.checkpoints() == kept
-        checkpoint = run.latest_checkpoint()
-        assert checkpoint is not None
+        checkpoint = newest(run)
         assert checkpoint.step == 30
         assert is_whole(checkpoint)
-
-
-def test_a_policy_the_checkpoint_does_not_hold_is_named(run: RunDirectory) -> None:
-    save(run, 1)
-    checkpoint = run.latest_checkpoint()
-    assert checkpoint is not None
-    with pytest.raises(UserError, match="no policy 'shared'"):
-        checkpoint.policy("shared")
+        with pytest.raises(StoreError, match="no policy 'shared'"):
+            checkpoint.policy("shared")
 
 
 def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(run: RunDirectory) -> None:
@@ -247,7 +209,7 @@ def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(run: RunDirectory
 
     save(run, 1, 2)
     before = contents(run.path)
-    with pytest.raises(UserError, match=r"step-000003: cannot be written \(No space left"):
+    with pytest.raises(StoreError, match=r"step-000003: cannot be written \(No space left"):
         run.save_checkpoint(3, {"attacker": Weights(3), "defender": Failing(OSError(28, "No space left"))}, {})
     with pytest.raises(RuntimeError):
         run.save_checkpoint(2, {"attacker": Failing(RuntimeError("bug"))}, {})
@@ -284,8 +246,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     save(run, 1, 2)
     damage(run.path / "checkpoints" / "step-000002" / name)
     with pytest.warns(UserWarning, match=r"step-000002: corrupted checkpoint"):
-        checkpoint = run.latest_checkpoint()
-    assert checkpoint is not None
+        checkpoint = newest(run)
     assert checkpoint.step == 1
     assert is_whole(checkpoint)
 
@@ -327,7 +288,7 @@ def test_no_byte_of_a_manifest_can_change_its_meaning_unnoticed(run: RunDirector
             except ValueError:
                 same = False
             if not same:
-                with pytest.raises(UserError):
+                with pytest.raises(StoreError):
                     run.latest_checkpoint()
 
 
@@ -335,14 +296,12 @@ def test_a_checkpoint_under_the_name_of_another_step_is_corrupted(run: RunDirect
     save(run, 1)
     shutil.copytree(run.path / "checkpoints" / "step-000001", run.path / "checkpoints" / "step-000009")
     with pytest.warns(UserWarning, match="step-000009"):
-        checkpoint = run.latest_checkpoint()
-    assert checkpoint is not None
-    assert checkpoint.step == 1
+        assert newest(run).step == 1
 
 
 def test_when_every_checkpoint_is_corrupted_the_user_is_told(run: RunDirectory) -> None:
     save(run, 1, 2)
     for step in (1, 2):
         flip(run.path / "checkpoints" / f"step-{step:06d}" / "state.json")
-    with pytest.warns(UserWarning, match="corrupted"), pytest.raises(UserError, match="every checkpoint is corrupted"):
+    with pytest.warns(UserWarning, match="corrupted"), pytest.raises(StoreError, match="every checkpoint is corrupted"):
         run.latest_checkpoint()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError
 from magic_rl.store.run import RunDirectory
 from tests.test_store import Weights, contents, flip, outcome, save
 
@@ -73,7 +73,7 @@ def test_players_are_listed_by_round_and_may_be_saved_again(run: RunDirectory) -
     ]
     assert Weights(7).is_whole_in(run.player("attacker", 2))
     assert Weights(5).is_whole_in(run.player("defender", 0))
-    with pytest.raises(UserError, match="no such player"):
+    with pytest.raises(StoreError, match="no such player"):
         run.player("defender", 1)
 
 
@@ -82,5 +82,5 @@ def test_a_damaged_player_is_named_and_a_rewind_keeps_it_for_inspection(run: Run
     run.save_player("attacker", 1, Weights(1), 1)
     flip(run.path / "players" / "attacker-round-01" / name)
     run.rewind(1)
-    with pytest.raises(UserError, match="attacker-round-01: corrupted player"):
+    with pytest.raises(StoreError, match="attacker-round-01: corrupted player"):
         run.player("attacker", 1)

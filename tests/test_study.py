@@ -15,7 +15,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from magic_rl.cli.options import preset_overrides
 from magic_rl.cli.study import arguments
 from magic_rl.cli.study_view import StudyView
 from magic_rl.config import Config, PresetName, load_config
@@ -45,15 +44,14 @@ def test_a_study_goes_on_with_its_settings_or_not_at_all(tmp_path: Path) -> None
     assert [run.name for run in runs] == ["magic-seed-0", "magic-seed-1"]
     assert load_config(runs[1].config).seed == 1
     assert [run.name for run in write_plan(tmp_path, configs(1, 2))] == ["magic-seed-1", "magic-seed-2"]
-    with pytest.raises(UserError, match=r"another learning\.group"):
-        write_plan(tmp_path, configs(1, 3, learning={"group": 8}))
+    with pytest.raises(UserError, match=r"another learning\.group_size"):
+        write_plan(tmp_path, configs(1, 3, learning={"group_size": 8}))
     assert not list(tmp_path.rglob("magic-seed-3*"))
 
 
 def test_a_run_is_not_taken_for_the_directory_of_a_study(tmp_path: Path) -> None:
     (tmp_path / "config.toml").touch()
-    demo = str(ROOT / "configs" / "demo.toml")
-    for arguments_ in (["study", demo, "--out", str(tmp_path)], ["study", "--rebuild", str(tmp_path)]):
+    for arguments_ in (["study", "demo", "--out", str(tmp_path)], ["study", "--rebuild", str(tmp_path)]):
         done = CliRunner().invoke(app, arguments_)
         assert done.exit_code == 2
         assert "is a run, not a study" in done.output
@@ -73,8 +71,8 @@ def test_a_new_run_is_trained_and_a_begun_one_resumed(tmp_path: Path) -> None:
 
 def test_runs_without_attacker_sft_come_last_and_borrow_an_attacker(tmp_path: Path) -> None:
     presets: tuple[PresetName, ...] = ("no-game", "magic", "magic-base", "defender-only")
-    path = ROOT / "configs" / "demo.toml"
-    planned = {(p, s): load_config(path, [*preset_overrides(p), f"seed={s}"]) for s in (0, 1) for p in presets}
+    path = Path("demo")
+    planned = {(p, s): load_config(path, [f"seed={s}"], p) for s in (0, 1) for p in presets}
     runs = write_plan(tmp_path, planned)
     assert [run.name for run in runs[4:]] == [
         "magic-seed-1",
@@ -87,16 +85,16 @@ def test_runs_without_attacker_sft_come_last_and_borrow_an_attacker(tmp_path: Pa
 
 
 def test_presets_added_to_a_study_later_meet_the_same_attackers(tmp_path: Path) -> None:
-    path = ROOT / "configs" / "demo.toml"
+    path = Path("demo")
     presets: tuple[PresetName, ...] = ("defender-only", "magic", "no-game", "magic-base")
-    planned = {(p, 0): load_config(path, preset_overrides(p)) for p in presets}
+    planned = {(p, 0): load_config(path, (), p) for p in presets}
     for preset in presets:
         (run,) = write_plan(tmp_path, {(preset, 0): planned[preset, 0]}, attack_steps=3)
     assert run.attackers == tmp_path / "magic-seed-0"
 
 
 def test_a_run_that_nobody_can_attack_is_refused_before_any_begins(tmp_path: Path) -> None:
-    alone = {("no-game", 0): load_config(None, preset_overrides("no-game"))}
+    alone = {("no-game", 0): load_config(None, (), "no-game")}
     with pytest.raises(UserError, match="preset no-game has no attacker"):
         write_plan(tmp_path, alone, attack_steps=3)  # type: ignore[arg-type]  # a preset's name
     assert not list(tmp_path.iterdir())
@@ -106,8 +104,8 @@ def test_a_run_that_nobody_can_attack_is_refused_before_any_begins(tmp_path: Pat
 
 def test_the_presets_of_a_study_give_the_defender_the_same_steps() -> None:
     presets: tuple[PresetName, ...] = ("magic", "no-game", "defender-only", "magic-base")
-    for path in (None, ROOT / "configs" / "demo.toml"):
-        schedules = [load_config(path, preset_overrides(preset)).game.schedule for preset in presets]
+    for path in (None, Path("demo")):
+        schedules = [load_config(path, (), preset).game.schedule for preset in presets]
         assert {schedule.kind for schedule in schedules} == {"ratio"}
         assert len({schedule.rounds * schedule.defender_steps for schedule in schedules}) == 1
 
@@ -242,7 +240,7 @@ def test_a_terminal_shows_the_runs_at_work(monkeypatch: pytest.MonkeyPatch) -> N
         (["c.toml", "--out", "o", "--seeds", "0;1"], "expected whole numbers"),
         (["c.toml", "--out", "o"], "c.toml: cannot be read"),
         (["c.toml", "--out", "o", "--set", "seed=3"], "--set seed: a study has several; use --seeds"),
-        (["--rebuild", "none", "--set", "learning.group=8"], "--rebuild trains nothing"),
+        (["--rebuild", "none", "--set", "learning.group_size=8"], "--rebuild trains nothing"),
         (["--rebuild", "none"], "holds no finished run"),
     ],
 )

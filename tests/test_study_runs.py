@@ -178,10 +178,10 @@ sys.exit(bool(run_all(write_plan(out, configs), work, Silent()).failed))
 def test_a_killed_study_of_tabular_games_ends_with_the_same_table(tmp_path: Path) -> None:
     config = {
         "game": {"schedule": {"rounds": 2, "defender_steps": 6, "attacker_steps": 2}},
-        "learning": {"seeds_per_step": 8, "group": 4},
+        "learning": {"group_size": 4},
         "store": {"checkpoint_every": 2},
         "evaluation": {"temperature": 1.0, "attacks_per_seed": 2},
-        **{role: {"optimiser": {"lr": 0.5}, "sft": {"steps": 0}} for role in ("attacker", "defender")},
+        **{role: {"optimiser": {"lr": 0.5}, "sft": {"steps": 0}, "batch_size": 8} for role in ("attacker", "defender")},
     }
     (tmp_path / "config.toml").write_text(dump_config(Config.model_validate(config)))
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"

@@ -299,6 +299,21 @@ def test_a_fitted_template_prints_the_same_with_no_help(family: str) -> None:
         assert tuple(fitted["input_ids"]) == renderer.prompt(messages)
 
 
+@pytest.mark.parametrize("variables", [{}, {"day": "%A, %-d %b"}])
+def test_a_fitted_template_prints_dates_of_a_format_in_a_variable(variables: dict[str, str]) -> None:
+    tokenizer = byte_level(CHATML_TOKENS)
+    words = (
+        "{%- if not day %}{%- set day = '%B %d, %Y' %}{%- endif %}{{ strftime_now(day) }}" + CHATML_WITH_DEFAULT_SYSTEM
+    )
+    tokenizer.chat_template = words
+    tokenizer.eos_token = "<|im_end|>"  # noqa: S105 - no password
+    renderer = ChatRenderer(tokenizer, template_kwargs=variables, date=datetime.date(2026, 2, 3))
+    alone = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], chat_template=renderer.chat_template, tokenize=False
+    )
+    assert alone.startswith("Tuesday, 3 Feb<" if variables else "February 03, 2026<")
+
+
 @pytest.mark.parametrize("name", ["enable_thinkin", "messages"])
 def test_a_variable_that_the_template_never_reads_is_named(name: str) -> None:
     _renderer("qwen3").require(["enable_thinking"], "attacker.chat_template_kwargs")

@@ -7,12 +7,14 @@ forwards and backwards to learn, at the rate at which this machine multiplies ma
 
 from __future__ import annotations
 
+import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,6 +170,9 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: most memory held on the device, or by this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))):
+        return int(found[1]) * 1024  # below, Linux counts the peak of whoever started this process too
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -20,11 +20,25 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A setting that is unknown, impossible, or contradicts another."""
+    """A setting that is unknown, impossible, without effect, or contradicts another.
+
+    `facts["override"]` is true for one that was set beside the config file.
+    """
 
 
 class DataError(UserError):
-    """Seeds, a pool, examples or labelled replies that cannot be read as they are."""
+    """Seeds, a pool, examples or labelled replies that cannot be read as they are.
+
+    Attributes:
+        faults: Everything that is wrong, a line each; the message spells out the first three and counts the rest.
+        about: The argument that is to blame, by the name that the function has for it; empty if it is none.
+    """
+
+    def __init__(self, *faults: str, about: str = "") -> None:
+        """Args: faults: At least one. about: See the class."""
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        super().__init__("; ".join(faults[:3]) + more)
+        self.faults, self.about = faults, about
 
 
 class ModelError(UserError):
@@ -32,7 +46,20 @@ class ModelError(UserError):
 
 
 class ChatError(UserError):
-    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget."""
+    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget.
+
+    Attributes:
+        reason: What is wrong.
+        url: The server; "" if none was asked.
+        status: HTTP status of its answer; None if there was none.
+    """
+
+    def __init__(
+        self, reason: str, *, url: str = "", status: int | None = None, place: str = "", remedy: str = ""
+    ) -> None:
+        """Args: place: What whoever made the connection calls it, such as a setting."""
+        super().__init__(": ".join(filter(None, (place, url, reason))), remedy, place=place)
+        self.reason, self.url, self.status = reason, url, status
 
 
 class JudgeError(UserError):

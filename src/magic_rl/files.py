@@ -1,84 +1,68 @@
 """Text files that people and other tools wrote, all read in one way.
 
 They are UTF-8, with or without a byte-order mark, and rows of JSON are parted at line feeds alone: a string may hold
-any other line separator. What is no such text is one error that names the file and, where there is one, the line.
+any other line separator. `checked` turns rows into values, and everything wrong with them into one error.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
-from magic_rl.errors import UserError
+from magic_rl.errors import DataError
 
 _T = TypeVar("_T")
 
-# Where a row stands ("seeds.csv:3", "seeds.parquet: row 3"), and its columns or what keeps it from having any.
+# Where a row stands ("seeds.jsonl:3", "seeds.csv: row 3"), and its columns or what keeps it from having any.
 Row = tuple[str, Mapping[str, Any] | str]
 
 NO_UNICODE = "holds a character that is no valid Unicode"  # half a surrogate pair, which JSON can spell
-_BEGINNINGS = {
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"\x1f\x8b": "compressed by gzip",
-    b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"PAR1": "Parquet",
-}
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, its line ends as they are.
-
-    Raises:
-        UserError: For a file that cannot be read or is no UTF-8 text.
-    """
-    return decode(path, read_bytes(path))
-
-
-def read_bytes(path: Path) -> bytes:
-    """What a file holds. Raises: UserError: If it cannot be read."""
+    """The text of a file, its line ends as they are. Raises: DataError: If it cannot be read or is no UTF-8."""
     try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from error
-
-
-def decode(path: Path, content: bytes) -> str:
-    """The text of a file that holds this. Raises: UserError: If it is no UTF-8 text."""
-    for beginning, what in _BEGINNINGS.items():
-        if content.startswith(beginning):
-            raise UserError(f"{path}: is {what}; save it as text in UTF-8")
-    if (at := content.find(b"\0")) >= 0:
-        line = content[:at].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: holds a NUL byte, as UTF-16 does and no text in UTF-8; save it as such")
-    try:
-        return content.decode("utf-8-sig")
+        content = path.read_bytes()
+        if (at := content.find(b"\0")) < 0:  # as text in UTF-16 has, with or without a mark
+            return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: is not UTF-8; save the file in that encoding") from error
+        content, at = error.object, error.start
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from error
+    line = content[:at].count(b"\n") + 1
+    raise DataError(f"{path}:{line}: is not UTF-8; save the file as plain text in that encoding, not compressed")
 
 
 def read_jsonl(where: str, text: str) -> Iterator[Row]:
-    """Rows of JSON objects, one a line; blank lines are passed over."""
+    """Rows of JSON objects, one per line; blank lines are passed over."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         row: Any
         try:
-            row = json.loads(line, object_pairs_hook=_once)
-        except _TwiceError as error:
-            row = f"has the key {brief(error.args[0])} twice; remove one of them"
+            row = json.loads(line, object_pairs_hook=_without_doubles)
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             row = f"not valid JSON ({getattr(error, 'msg', reason(error))})"
         else:
             if not isinstance(row, dict):
                 row = f"expected a JSON object, found {brief(row)}"
         yield f"{where}:{number}", row
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise ValueError(f"it has the key {brief(key)} twice; remove one of them")
+        fields[key] = value
+    return fields
 
 
 def read_objects(path: Path, kind: type[_T], what: str) -> list[_T]:
@@ -89,26 +73,53 @@ def read_objects(path: Path, kind: type[_T], what: str) -> list[_T]:
         what: What a row is, for messages.
 
     Raises:
-        UserError: For a file that cannot be read, has no rows, or a row of another shape.
+        DataError: For a file that cannot be read, has no rows, or has rows of another shape.
     """
     adapter = TypeAdapter(kind)
-    out: list[_T] = []
-    for place, row in read_jsonl(str(path), read_text(path)):
-        if isinstance(row, str):
-            raise UserError(f"{place}: {row}")
+
+    def read(_: str, row: Mapping[str, Any]) -> _T:
+        json.dumps(row, ensure_ascii=False).encode()
         try:
-            json.dumps(row, ensure_ascii=False).encode()
-            out.append(adapter.validate_python(row))
-        except UnicodeEncodeError as error:
-            raise UserError(f"{place}: {NO_UNICODE}") from error
+            return adapter.validate_python(row)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{place}: not {what}: {f'{key}: ' if key else ''}{message}") from error
-    if not out:
-        raise UserError(f"{path}: is empty; each line holds {what}")
+            raise ValueError(f"not {what}: {problem(error)}") from error
+
+    found = checked(read_jsonl(str(path), read_text(path)), read)
+    if not found:
+        raise DataError(f"{path}: is empty; each line holds {what}")
+    return found
+
+
+def checked(rows: Iterable[Row], read: Callable[[str, Mapping[str, Any]], _T]) -> list[_T]:
+    """What `read` makes of every row, given its place and its columns.
+
+    Raises:
+        DataError: Names each row that could not be read, or for which `read` raised a ValueError.
+    """
+    out: list[_T] = []
+    faults: list[str] = []
+    for place, row in rows:
+        if isinstance(row, str):
+            faults.append(f"{place}: {row}")
+            continue
+        try:
+            out.append(read(place, row))
+        except UnicodeEncodeError:
+            faults.append(f"{place}: {NO_UNICODE}")
+        except ValueError as error:
+            faults.append(f"{place}: {error}")
+    if faults:
+        raise DataError(*faults)
     return out
+
+
+def problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line, with the value that it is about."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    said = first["msg"].removeprefix("Value error, ")
+    found = f", found {brief(first['input'])}" if first["type"] not in ("missing", "value_error") else ""
+    return f"{key}: {said}{found}" if key else said
 
 
 def plain(value: object) -> str:
@@ -121,20 +132,7 @@ def plain(value: object) -> str:
         return ""
     if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value).strip()
-    raise ValueError(f"is {brief(value)}, which is no name")
-
-
-class _TwiceError(Exception):
-    """A key that an object has twice."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in fields:
-            raise _TwiceError(key)
-        fields[key] = value
-    return fields
+    raise ValueError(f"{brief(value)} is no name")
 
 
 def reason(error: BaseException) -> str:
@@ -146,3 +144,8 @@ def brief(value: object) -> str:
     """A value short enough for a one-line message."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def cache_folder() -> Path:
+    """Where converted models and remembered answers are kept."""
+    return Path(os.environ.get("MAGIC_RL_CACHE") or platformdirs.user_cache_dir("magic-rl"))

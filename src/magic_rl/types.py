@@ -147,7 +147,7 @@ class Verdict:
 
     Attributes:
         safety: Label of the response.
-        refused: Whether the response refuses.
+        refused: Whether the response refuses; None if the judge says nothing of it, which is of use in a panel alone.
         prompt: Label of the attack prompt; None if the judge does not label prompts.
         on_topic: Whether the response speaks of what the seed asks; None if not judged.
         quality: How helpful the response is, 0-1; None if not judged.
@@ -156,7 +156,7 @@ class Verdict:
     """
 
     safety: Safety = "safe"
-    refused: bool = False
+    refused: bool | None = False
     prompt: Label | None = None
     on_topic: bool | None = None
     abstained: str | None = None

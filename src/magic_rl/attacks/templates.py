@@ -13,7 +13,7 @@ import numpy as np
 
 from magic_rl.attacks.codecs import CODECS
 from magic_rl.attacks.strategies import Strategy
-from magic_rl.errors import UserError
+from magic_rl.errors import ConfigError
 from magic_rl.types import Seed
 
 
@@ -105,10 +105,11 @@ def write_attack(seed: Seed, strategy: Strategy, rng: np.random.Generator) -> Re
     """Rewrite a seed with a strategy.
 
     Raises:
-        UserError: For a translation, which no template can write.
+        ConfigError: For a strategy that no template can write, such as a translation.
     """
-    if strategy.family == "translation":
-        raise UserError(f"strategy {strategy.name!r} needs a model that translates; templates cannot write it")
+    templates = strategy.templates or _TEMPLATES.get(strategy.name, ())
+    if not templates and strategy.family != "encoding":
+        raise ConfigError(f"strategy {strategy.name!r} has no templates: it needs a model as writer")
     thought = _THOUGHTS[rng.integers(len(_THOUGHTS))]
     thinking = thought.format(name=strategy.name.replace("_", " "), description=strategy.description)
     if strategy.family == "encoding":
@@ -116,7 +117,6 @@ def write_attack(seed: Seed, strategy: Strategy, rng: np.random.Generator) -> Re
         template = _ENCODED[rng.integers(len(_ENCODED))]
         attack = template.format(codec=_CODEC_NAMES[codec.name], encoded=codec.encode(seed.text))
         return Rewrite(thinking, attack)
-    templates = _TEMPLATES[strategy.name]
     lower = seed.text.rstrip(".?! ")
     parts = {"seed": seed.text, "lower": lower[:1].lower() + lower[1:], "misspelt": _misspell(seed.text, rng)}
     return Rewrite(thinking, templates[rng.integers(len(templates))].format(**parts))

@@ -1,33 +1,33 @@
 """The attack pool by a model (METHOD §2): it is asked for each rewrite, then for the thoughts that lead there.
 
-Answers are what costs, so they alone are kept while the pool is built (`partial`). Everything else is worked out from
-them in the order of seeds and strategies: the pool is the same however often the work was interrupted, and in whatever
+Answers are what costs, so those that can be used are remembered as they come. Everything else is worked out from them
+in the order of seeds and strategies: the pool is the same however often the work was interrupted, and in whatever
 order the answers came. Encodings are written by the codecs, without the model.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol
 
-from magic_rl.attacks.checks import Checks, bare, fold
-from magic_rl.attacks.partial import Answer, Partial, Stage
+from magic_rl.attacks.checks import ANSWER, SCHEMA, Checks, fold
 from magic_rl.attacks.pool import PoolEntry
-from magic_rl.attacks.strategies import STRATEGIES, Strategy
+from magic_rl.attacks.strategies import Strategy
 from magic_rl.attacks.templates import Rewrite, write_attack
-from magic_rl.endpoints.base import Chat, ChatRequest, Completion
-from magic_rl.errors import UserError
+from magic_rl.chat.base import Chat, ChatRequest, Completion
+from magic_rl.chat.memory import Memory, ask
+from magic_rl.errors import ChatError
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.types import Message, Seed
 
 _MAX_TOKENS = 2048  # a sentence of Malayalam may take hundreds, and some models think unseen
 _TEMPERATURE = 1.0
-_FIRST = 20  # answers of a stage that are looked at before the others are asked for
+_FIRST = 20  # answers of a stage of which one at least must be of use
+
+Stage = Literal["rewrite", "reasoning"]
 
 
 class Task(NamedTuple):
@@ -66,7 +66,7 @@ class Written:
     Attributes:
         entries: The pool, by seed and then by strategy.
         rejected: What was left out, in the same order.
-        calls: Questions asked, those of earlier sittings included.
+        calls: Questions answered, remembered ones included.
         tokens: Tokens they took.
     """
 
@@ -84,29 +84,13 @@ class Written:
 class Progress(Protocol):
     """Who is told how it goes."""
 
-    def stage(self, name: Stage, total: int, done: int) -> None:
-        """So many questions of a stage are to be asked, and so many are answered already."""
+    def stage(self, name: Stage, total: int) -> None:
+        """So many questions of a stage are to be answered."""
         ...
 
     def step(self, rejected: int, calls: int, tokens: int) -> None:
         """One more is answered; the counts are of the whole build."""
         ...
-
-
-def made_with(model: str, prompts: Prompts, seeds: Sequence[Seed]) -> dict[str, str]:
-    """What a writer's answers depend on, for `open_partial`; a choice of other strategies does not change them.
-
-    Args:
-        model: The writer's `Chat.identity`.
-    """
-    words = (prompts.writer_rewrite_harmful, prompts.writer_rewrite_benign, prompts.writer_reasoning)
-    instructions = [strategy.instruction for strategy in STRATEGIES.values()]
-    return {
-        "writer model": model,
-        "wording of the prompts": _digest([words, instructions]),
-        "choice of seeds": _digest([(seed.id, seed.text, seed.label) for seed in seeds]),
-        "sampling": f"{_MAX_TOKENS} tokens at temperature {_TEMPERATURE:g}",
-    }
 
 
 class Writer:
@@ -117,173 +101,137 @@ class Writer:
         chat: Chat,
         prompts: Prompts,
         checks: Checks,
-        partial: Partial,
         progress: Progress,
         *,
+        memory: Memory | None = None,
         max_failed: float = 0.05,
-        batch: int = 0,
     ) -> None:
         """Put a writer to work.
 
         Args:
             chat: The model.
             prompts: What it is asked.
-            checks: What its answers are held against.
-            partial: Where they are kept.
+            checks: What its answers must pass.
             progress: Who is told.
+            memory: Where usable answers are kept.
             max_failed: Share of a stage's calls that may fail and be left out; more stop the work.
-            batch: Questions handed over at once; 0: all of them. For models that answer only batch by batch.
         """
-        self._chat, self._prompts, self._checks = chat, prompts, checks
-        self._partial, self._progress = partial, progress
-        self._max_failed, self._batch = max_failed, batch
-        self._failed: dict[tuple[Stage, Task], str] = {}
-        self._cut_off = Counter[Stage]()
-        self._failed_tokens = self._rejected = 0
+        self._chat, self._prompts, self._checks, self._progress = chat, prompts, checks, progress
+        self._memory, self._max_failed = memory, max_failed
+        self._calls = self._tokens = self._rejected = 0
 
-    def write(self, seeds: Sequence[Seed], strategies: Sequence[Strategy], run_seed: int) -> Written:
+    def write(self, seeds: Sequence[Seed], strategies: Sequence[Strategy], rng_seed: int) -> Written:
         """Every seed with every strategy.
 
         Args:
             seeds: With ids of their own.
-            run_seed: Decides the words around encodings.
+            rng_seed: Decides the words around encodings, and which of its answers a memory gives back.
 
         Raises:
-            UserError: If the model cannot be asked, its budget is spent, or too many calls fail. What was answered
-                is kept.
+            ChatError: If the model cannot be asked, its budget is spent, or too many calls fail.
         """
         tasks = [Task(seed, strategy) for seed in seeds for strategy in dict.fromkeys(strategies)]
-        asked = [task for task in tasks if not task.encoded]
-        self._ask("rewrite", asked, lambda task: self._prompts.rewrite(task.seed, task.strategy.instruction))
-        drafts, rejected = self._drafts(tasks, run_seed)
+        asked = {t: self._prompts.rewrite(t.seed, t.strategy.instruction) for t in tasks if not t.encoded}
+        said = self._ask("rewrite", asked, rng_seed)
+        drafts, rejected = self._drafts(tasks, said, rng_seed)
 
         self._rejected = len(rejected)
-        asked = [task for task in drafts if not task.encoded]
-        self._ask("reasoning", asked, lambda task: self._prompts.reasoning(task.seed, drafts[task].attack))
+        asked = {t: self._prompts.reasoning(t.seed, draft.attack) for t, draft in drafts.items() if not t.encoded}
         entries = []
+        thoughts = self._ask("reasoning", asked, rng_seed)
         for task, draft in drafts.items():
-            if not task.encoded and (no := self._reject("reasoning", task)):
-                rejected[task] = no
-                continue
-            thinking = draft.thinking if task.encoded else self._text("reasoning", task)
-            entries.append(PoolEntry(task.seed, task.strategy.name, thinking, draft.attack))
+            thinking = draft.thinking if task.encoded else thoughts[task]
+            if isinstance(thinking, Rejected):
+                rejected[task] = replace(thinking, reason=f"reasoning: {thinking.reason}")
+            else:
+                entries.append(PoolEntry(task.seed, task.strategy.name, thinking, draft.attack))
         left_out = tuple(rejected[task] for task in tasks if task in rejected)
         return Written(tuple(entries), left_out, self._calls, self._tokens)
 
-    def _drafts(self, tasks: Sequence[Task], run_seed: int) -> tuple[dict[Task, Rewrite], dict[Task, Rejected]]:
+    def _drafts(
+        self, tasks: Sequence[Task], said: dict[Task, str | Rejected], rng_seed: int
+    ) -> tuple[dict[Task, Rewrite], dict[Task, Rejected]]:
         """What can stand in the pool, still without the model's reasoning, and what cannot."""
         drafts: dict[Task, Rewrite] = {}
         rejected: dict[Task, Rejected] = {}
         seen: set[str] = set()
         for task in tasks:
             if task.encoded:
-                rng = generator(run_seed, 0, f"attack pool: {task.strategy.name}: {task.seed.id}")
+                rng = generator(rng_seed, 0, f"attack pool: {task.strategy.name}: {task.seed.id}")
                 try:
                     drafts[task] = write_attack(task.seed, task.strategy, rng)
                 except ValueError as error:
                     rejected[task] = _rejected(task, "cannot be encoded", str(error))
-            elif no := self._reject("rewrite", task):
-                rejected[task] = no
-            elif fold(attack := self._text("rewrite", task)) in seen:
+                continue
+            attack = said[task]
+            if isinstance(attack, Rejected):
+                rejected[task] = attack
+            elif fold(attack) in seen:
                 rejected[task] = _rejected(task, "the same as another rewrite", text=attack)
             else:
                 seen.add(fold(attack))
                 drafts[task] = Rewrite("", attack)
         return drafts, rejected
 
-    @property
-    def _calls(self) -> int:
-        return len(self._partial) + len(self._failed)
-
-    @property
-    def _tokens(self) -> int:
-        return self._partial.tokens + self._failed_tokens
-
-    def _ask(self, stage: Stage, tasks: Sequence[Task], words: Callable[[Task], str]) -> None:
-        """Have the questions of a stage answered that are not yet.
+    def _ask(self, stage: Stage, words: dict[Task, str], rng_seed: int) -> dict[Task, str | Rejected]:
+        """What the writer says for each task to the words it is asked in.
 
         Raises:
-            UserError: If some could not be asked, or more calls failed than are allowed.
+            ChatError: If some could not be asked, more calls failed than are allowed, or nothing can be used.
         """
-        # What could not be used is asked again: the writer may have been repaired since.
-        waiting = [task for task in tasks if not self._answer(stage, task) or self._reject(stage, task)]
-        self._progress.stage(stage, len(tasks), len(tasks) - len(waiting))
-        allowed = self._max_failed * len(tasks)
-        first, rest = waiting[:_FIRST], waiting[_FIRST:]
-        size = self._batch or max(1, len(waiting))
-        for some in (first, rest):
-            for start in range(0, len(some), size):
-                self._ask_batch(stage, some[start : start + size], words, allowed)
-            said = [no for task in first if (no := self._reject(stage, task))]
-            if some is first and rest and len(said) == len(first):
-                reason, times = Counter(f"{no.reason} {no.detail}".strip() for no in said).most_common(1)[0]
-                raise UserError(
-                    f"attacker.writer: none of the first {len(first)} answers can be used ({times} times: {reason}); "
-                    "look at the model and its server before all the others are paid for"
-                )
+        tasks, useless, failed = list(words), Counter[str](), Counter[str]()
+        new = 0
+        self._progress.stage(stage, len(tasks))
 
-    def _ask_batch(self, stage: Stage, tasks: Sequence[Task], words: Callable[[Task], str], allowed: float) -> None:
-        def note(index: int, completion: Completion) -> None:
+        def read(place: int, text: str) -> str:
+            seed, strategy = tasks[place]
+            return self._checks.rewrite(seed, strategy, text) if stage == "rewrite" else self._checks.text(text)
+
+        def done(_: int, completion: Completion) -> None:
+            nonlocal new
             if completion.cause == "spent":
                 return  # the answers under way are still waited for
-            self._note(stage, tasks[index], completion)
-            if not completion.failed:
-                return
-            if completion.cause == "cut_off":
-                self._cut_off[stage] += 1
-            failed = Counter(reason for (at, _), reason in self._failed.items() if at == stage)
-            failed[f"cut off at {_MAX_TOKENS} tokens"] = self._cut_off[stage]
-            if failed.total() > allowed:
-                raise UserError(
-                    f"attacker.writer: {failed.total()} calls failed ({failed.most_common(1)[0][0]}), more than "
-                    f"--max-failed {self._max_failed:g} of this stage leaves out"
+            new += not completion.remembered
+            self._calls += 1
+            self._tokens += completion.tokens
+            if completion.failed is not None:
+                self._rejected += 1
+                useless[completion.failed] += 1
+                failed[completion.failed] += completion.cause != "unusable"
+            self._progress.step(self._rejected, self._calls, self._tokens)
+            if failed.total() > self._max_failed * len(tasks):
+                raise ChatError(
+                    f"{failed.total()} calls failed ({failed.most_common(1)[0][0]}), more than the "
+                    f"{self._max_failed:.0%} of the {stage} stage that may be left out"
+                )
+            if new == useless.total() == _FIRST < len(tasks):
+                raise ChatError(
+                    f"none of the first {_FIRST} answers can be used ({useless.most_common(1)[0][1]} times: "
+                    f"{useless.most_common(1)[0][0]}); look at the model and its server before all are paid for"
                 )
 
         requests = [
-            ChatRequest((Message("user", words(task)),), max_tokens=_MAX_TOKENS, temperature=_TEMPERATURE)
+            ChatRequest(
+                (Message("user", f"{words[task]}\n{ANSWER}"),), _MAX_TOKENS, _TEMPERATURE, SCHEMA, sample=rng_seed
+            )
             for task in tasks
         ]
-        for task, completion in zip(tasks, self._chat.complete(requests, note), strict=True):
-            if not self._answer(stage, task) and (stage, task) not in self._failed:
-                raise UserError(f"attacker.writer: {completion.failed}")
+        answers = ask(self._chat, requests, read, self._memory, done)
+        if spent := [a.failed for a in answers if isinstance(a, Completion) and a.cause == "spent"]:
+            raise ChatError(str(spent[0]))
+        return {task: _taken(task, answer) for task, answer in zip(tasks, answers, strict=True)}
 
-    def _note(self, stage: Stage, task: Task, completion: Completion) -> None:
-        """Take what came of one question."""
-        failed, cut_off = completion.failed, completion.cause == "cut_off"
-        if failed and not cut_off:
-            self._failed[stage, task] = failed
-            self._failed_tokens += completion.tokens
-        else:
-            name = task.strategy.name
-            self._partial.add(Answer(stage, task.seed.id, name, completion.text, completion.tokens, cut_off))
-        self._rejected += self._reject(stage, task) is not None
-        self._progress.step(self._rejected, self._calls, self._tokens)
 
-    def _answer(self, stage: Stage, task: Task) -> Answer | None:
-        return self._partial.get(stage, task.seed.id, task.strategy.name)
-
-    def _text(self, stage: Stage, task: Task) -> str:
-        answer = self._answer(stage, task)
-        return bare(answer.text) if answer else ""
-
-    def _reject(self, stage: Stage, task: Task) -> Rejected | None:
-        """Why what came of a question cannot stand in the pool, other than for what came of the others."""
-        about = "reasoning: " if stage == "reasoning" else ""
-        if (stage, task) in self._failed:
-            return _rejected(task, f"{about}the call failed", self._failed[stage, task])
-        answer, text = self._answer(stage, task), self._text(stage, task)
-        if answer is not None and answer.cut_off:
-            return _rejected(task, f"{about}cut off", f"at {_MAX_TOKENS} tokens")
-        if stage == "rewrite":
-            reason = self._checks.reject_rewrite(task.seed, task.strategy, text)
-        else:
-            reason = self._checks.reject_text(text)
-        return _rejected(task, f"{about}{reason}", text=text) if reason else None
+def _taken(task: Task, answer: str | Completion) -> str | Rejected:
+    if isinstance(answer, str):
+        return answer
+    failed = answer.failed or ""
+    if answer.cause == "unusable":
+        return _rejected(task, failed, text=answer.text)
+    if answer.cause == "cut_off":
+        return _rejected(task, "cut off", f"at {_MAX_TOKENS} tokens")
+    return _rejected(task, "the call failed", failed)
 
 
 def _rejected(task: Task, reason: str, detail: str = "", text: str = "") -> Rejected:
     return Rejected(task.seed.id, task.strategy.name, reason, detail, text)
-
-
-def _digest(value: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import typer
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
+from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
     from magic_rl.data.seeds import SeedSet
@@ -33,7 +35,7 @@ def list_sets() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from magic_rl.data.named import GROUPS, NAMED
+    from magic_rl.data.registry import GROUPS, NAMED
 
     table = Table(box=None, pad_edge=False)
     for heading in (
@@ -70,26 +72,34 @@ def check(
     ] = "",
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Config file; names seeds and columns.")] = None,
     overrides: Overrides = None,
+    every: Annotated[bool, typer.Option("--all", help="List everything that is wrong, not the first three.")] = False,
 ) -> None:
     """Read seeds as training would, and print how many there are of which label and category, and which are held out.
 
-    Whatever is wrong with them is named by file and line, with exit status 2.
+    What is wrong with them is named by file and row, with exit status 2.
 
     Examples:
 
-      magic-rl data check seeds.csv --set data.text_column=prompt
+      magic-rl data check seeds.csv --set data.text_column=prompt --all
 
       magic-rl data check harmbench,xstest
 
       magic-rl data check wildjailbreak:train.tsv
     """
-    from magic_rl.data.seeds import check_classes, read_seeds
+    from magic_rl.data.seeds import check_classes
     from magic_rl.data.split import split_by_category
+    from magic_rl.runs.seeds import blaming_settings, read_sources
 
-    settings = load_config(config, overrides or ()).data
-    if source:
-        settings = settings.model_copy(update={"seeds": source})
-    found = read_seeds(settings)
+    named = [f"data.seeds={json.dumps(source, ensure_ascii=False)}"] if source else []
+    settings = load_config(config, [*(overrides or ()), *named]).data
+    try:
+        found = read_sources(settings)
+    except DataError as error:
+        if not every:
+            raise
+        for fault in error.faults:
+            typer.echo(f"error: {shown(fault)}", err=True)
+        raise typer.Exit(2) from error
     typer.echo("\n".join(_sources(found)))
     if any(each.kind == "attacks" for each in found.sources):
         typer.echo("\n".join((*_counts(found.seeds), *_lengths(found.seeds))))
@@ -97,17 +107,15 @@ def check(
         return
     split = None
     try:
-        check_classes(found, settings)
-        split = split_by_category(found.seeds, settings.held_out_categories, settings.validation_categories)
+        with blaming_settings():
+            check_classes(found)
+            split = split_by_category(found.seeds, settings.held_out_categories, settings.validation_categories)
     finally:  # what there is helps to fix what is missing
         typer.echo("\n".join((*_counts(found.seeds, split), *_lengths(found.seeds))))
 
 
 def _sources(found: SeedSet) -> Iterator[str]:
-    from magic_rl.data.seeds import left_out_text
-
-    for source in found.sources:
-        yield f"{source.where}: {left_out_text(source)}"
+    yield from map(str, found.sources)
     if found.repeated or found.contradicting:
         yield f"all: left out {found.repeated} given twice, {found.contradicting} labelled both harmful and benign"
 

@@ -1,41 +1,48 @@
-"""`magic-rl init`: a starter config in which every setting stands, explained and at its default."""
+"""`magic-rl init`: a starter config in which every setting is explained."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import BaseModel
 
-from magic_rl.config import Config
+from magic_rl.cli.options import Overrides
+from magic_rl.config import Config, Node, load_config, section_of, shipped
 from magic_rl.errors import UserError
 
 _HEADER = """\
-# A config of magic-rl, for `magic-rl train`. Every setting stands here at its default, which is the paper's where the
-# paper has one and an adapter can learn with it. A line that begins with `#` and no space is a setting: take the `#`
-# away to change it. What you leave alone follows the preset. Before you rely on a number, set these:
+# A config of magic-rl, for `magic-rl train`. Every setting is here. Those of `{source}` are set; a line that begins
+# with `#` and no space holds one at its default or, if it has none, an example. Remove the `#` to set it. Before you
+# rely on a number, set these:
 #   attacker.model, defender.model   the chat model to harden; the default is a small one for trying things out
 #   judge.kind, judge.endpoint       a guard model that labels; the default, rules, is made for the demo
 #   data.seeds                       your own seeds; the default is a small demo set
-#   attacker.pool                    what the attacker learns first; empty, templates write it
+#   attacker.pool                    what the attacker learns first; without one, templates write it
 
 """
 
 
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("magic.toml"),
+    source: Annotated[
+        Literal["demo", "paper"],
+        typer.Option("--from", help="Settings to begin with: for a small model on a laptop, or the paper's."),
+    ] = "demo",
+    overrides: Overrides = None,
 ) -> None:
     """Write a commented starter config. An existing file is left alone.
 
-    Example:
+    Examples:
 
       magic-rl init my.toml
+
+      magic-rl init my.toml --from paper --set attacker.model=Qwen/Qwen3-8B --set defender.model=Qwen/Qwen3-8B
     """
-    text = starter()
+    text = starter(source, load_config(Path(source), overrides or ()))
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -46,22 +53,25 @@ def init(
     typer.echo(f"config: {path}")
 
 
-def starter() -> str:
-    """The starter config, made from the descriptions and defaults of the config's own models."""
-    return _HEADER + "".join(_table(Config(), ""))
+def starter(source: str, config: Config) -> str:
+    """A starter config with the settings of `config`, made from what the sections say of themselves."""
+    notes = shipped(source).read_text(encoding="utf-8").partition("\n\n")[0]
+    return f"{notes}\n#\n{_HEADER.format(source=source)}" + "".join(_table(Config, config, ""))
 
 
-def _table(node: BaseModel, path: str) -> Iterator[str]:
-    """One table: what it is for, its own settings, then the tables under it."""
+def _table(section: type[Node], node: Node | None, path: str) -> Iterator[str]:
+    """One table: what it is for, its own settings, then the tables under it. `node` is None where it is not set."""
+    written: Mapping[str, Any] = {} if node is None else node.model_dump(mode="json")
+    default = section.model_construct().model_dump(mode="json", warnings=False)
     if path:
-        yield f"\n# {(inspect.getdoc(type(node)) or '').splitlines()[0]}\n[{path}]\n"
-    written = node.model_dump(mode="json")  # JSON scalars and lists are TOML too, on one line
-    for name, field in type(node).model_fields.items():
-        value = getattr(node, name)
-        if not isinstance(value, BaseModel):
+        yield f"\n# {(inspect.getdoc(section) or '').splitlines()[0]}\n{'#' if node is None else ''}[{path}]\n"
+    for name, field in section.model_fields.items():
+        if section_of(field) is None:
             yield f"# {field.description}\n" if field.description else ""
-            yield f"#{name} = {json.dumps(written[name], ensure_ascii=False)}\n"
-    for name in type(node).model_fields:
-        value = getattr(node, name)
-        if isinstance(value, BaseModel):
-            yield from _table(value, f"{path}.{name}" if path else name)
+            value = written.get(name)
+            off = "#" if node is None or value == default.get(name) else ""
+            shown = (field.examples or [default.get(name)])[0] if value is None else value
+            yield f"{off}{name} = {json.dumps(shown, ensure_ascii=False)}\n"  # which is TOML, too, on one line
+    for name, field in section.model_fields.items():
+        if inner := section_of(field):
+            yield from _table(inner, getattr(node, name, None), f"{path}.{name}" if path else name)

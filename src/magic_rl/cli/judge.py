@@ -14,6 +14,7 @@ import typer
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
+from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
     from magic_rl.data.labelled import Labelled, LabelledSet
@@ -65,12 +66,18 @@ def check(
     """
     # Silence is measured here, so no share of it stops the check: neither a judge's nor that of a panel's member.
     settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
-    from magic_rl.data.labelled import Columns, load_labelled
+    from magic_rl.data.labelled import load_labelled
     from magic_rl.judges.asking import ask
     from magic_rl.runs.judge import make_judge
 
-    columns = Columns(request_column, reply_column, label_column, refused_column, harmful_column)
-    labelled = load_labelled(file, columns, requests=requests, skip=skip or ())
+    columns = {"request": request_column, "reply": reply_column, "label": label_column}
+    columns |= {"refused": refused_column, "harmful": harmful_column}
+    try:
+        labelled = load_labelled(file, columns, requests=requests, skip=skip or ())
+    except DataError as error:
+        if not error.about:
+            raise
+        raise DataError(f"--{error.about}-column: {error}") from error
     asked = make_judge(settings)
     exchanges = [row.exchange for row in labelled.rows]
     verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=settings.judge.max_abstained)

@@ -24,6 +24,7 @@ from magic_rl.cli.export import export
 from magic_rl.cli.init import init
 from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
+from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
@@ -39,7 +40,19 @@ _FIXABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, err
 
 
 class _Commands(TyperGroup):
-    """Turns what the user can fix into one line on stderr and exit status 2."""
+    """Takes `--section.key value` for a setting; turns what the user can fix into one line and exit status 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        command: Any = self
+        for name in args:
+            command = getattr(command, "commands", {}).get(name, command)
+        if any("--set" in parameter.opts for parameter in command.params):
+            try:
+                args = list(spelled_out(args))
+            except UserError as error:
+                typer.echo(f"error: {shown(str(error))}", err=True)
+                raise typer.Exit(2) from error
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -65,7 +78,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Try it: [bold]magic-rl train configs/demo.toml --run runs/demo[/bold]",
+    epilog="Try it: [bold]magic-rl train demo --run runs/demo[/bold]",
 )
 for _command in (init, train, resume, evaluate, attack, report, export, study, bench, version):
     app.command()(_command)

@@ -43,7 +43,7 @@ def pull(
 @models.command()
 def path() -> None:
     """Print the folder in which the default model is kept. MAGIC_RL_CACHE moves it."""
-    from magic_rl.engines.local.models import cache_folder
+    from magic_rl.files import cache_folder
 
     typer.echo(cache_folder())
 
@@ -64,12 +64,13 @@ def check(
 
     Examples:
 
-      magic-rl models check Qwen/Qwen2.5-7B-Instruct --config configs/paper-qwen2.5-7b.toml
+      magic-rl models check Qwen/Qwen2.5-7B-Instruct --config paper
 
       magic-rl models check models/own --quick --json
     """
-    seated = [f"{role}.model={json.dumps(model)}" for role in ("attacker", "defender")]
-    settings = load_config(config, [*(overrides or ()), *seated])
+    given = overrides or []
+    roles = ("attacker", "defender") if load_config(config, given).game.rewrite else ("defender",)
+    settings = load_config(config, [*given, *(f"{role}.model={json.dumps(model)}" for role in roles)])
     from magic_rl.runs.modelcheck import check_models
 
     checks = check_models(settings)

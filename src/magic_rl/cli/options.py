@@ -1,33 +1,44 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share, and how settings are given among them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from magic_rl.config import PRESETS, PresetName
+from magic_rl.errors import UserError
 
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one setting, for example learning.group=8. May be given many times."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting, for example learning.group_size=8; short for it is --learning.group_size 8. May be "
+        "given many times.",
     ),
 ]
 
-
-def preset_overrides(name: PresetName | None) -> list[str]:
-    """A preset's settings as `--set` items: one named on the command line wins over the file."""
-    return [f"preset={name}", *_flatten(PRESETS[name], "")] if name else []
+_SETTING = re.compile(r"--([a-z]\w*(?:\.[a-z][\w-]*)+)(?:=(.*))?", re.IGNORECASE | re.DOTALL)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+def spelled_out(arguments: Sequence[str]) -> Iterator[str]:
+    """Arguments with `--set key=value` in place of `--key value` and `--key=value`, where the key is a setting's path.
+
+    Raises:
+        UserError: For a key without a value.
+    """
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            yield from (argument, *rest)
+        elif found := _SETTING.fullmatch(argument):
+            value = found[2] if found[2] is not None else next(rest, "--")
+            if value.startswith("--"):
+                raise UserError(f"{argument}: expected a value, as in {argument} VALUE")
+            yield from ("--set", f"{found[1].replace('-', '_')}={value}")
         else:
-            yield f"{prefix}{key}={json.dumps(value)}"
+            yield argument

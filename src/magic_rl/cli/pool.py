@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magic_rl.cli.options import Overrides
+from magic_rl.cli.remedies import in_words
 from magic_rl.config import load_config
-from magic_rl.errors import UserError
+from magic_rl.errors import ChatError, UserError
 
 if TYPE_CHECKING:
     from magic_rl.attacks.pool import PoolEntry
@@ -43,8 +44,8 @@ def build(
     With `attacker.writer.model` a model writes the rewrites and then the reasoning that leads to them; encodings are
     exact in either case. Without, templates write everything offline, translations excepted.
 
-    What the model answers is kept beside pool.jsonl in pool.partial.jsonl: after Ctrl-C, a crash or a spent budget the
-    same command goes on from there. Rewrites that cannot be used are left out and listed in pool.rejected.jsonl.
+    What the model answers is remembered (judge.cache): after Ctrl-C, a crash or a spent budget the same command goes on
+    from there. Rewrites that cannot be used are left out and listed in pool.rejected.jsonl.
 
     Examples:
 
@@ -58,32 +59,34 @@ def build(
     chosen_override = [f"attacker.strategies={json.dumps(chosen)}"] if chosen else []
     settings = load_config(config, [*(overrides or ()), *chosen_override])
     writer = settings.attacker.writer
-    if writer.url and not writer.model:
-        raise UserError(f"attacker.writer.model: name the model that {writer.url} serves")
     if out.exists():
         raise UserError(f"{out}: already exists; choose another file")
 
     from magic_rl.attacks.pool import build_pool, write_pool, write_rows
-    from magic_rl.data.seeds import load_seeds
-    from magic_rl.data.split import split_by_category
+    from magic_rl.runs.seeds import split_of
 
-    data = settings.data
-    seeds = split_by_category(load_seeds(data), data.held_out_categories, data.validation_categories).train
-    if not writer.model:
+    seeds = split_of(settings.data).train
+    if writer is None:
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
         write_pool(out, entries)
         typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(seeds)} seeds)")
         return
 
     from magic_rl.cli.pool_view import PoolView
-    from magic_rl.runs.writer import have_written, kept
+    from magic_rl.runs.judge import open_memory
+    from magic_rl.runs.writer import have_written
 
-    partial, rejected = _beside(out, "partial"), _beside(out, "rejected")
+    memory = open_memory(settings.judge.cache)
+    kept = f"; the answers so far are kept in {memory.path}: the same command goes on from there" if memory else ""
+    rejected = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     try:
         with PoolView() as view:
-            written = have_written(settings, seeds, partial, view, max_failed)
+            written = have_written(settings, seeds, memory, view, max_failed)
+    except ChatError as error:
+        place = "" if error.url else "attacker.writer: "
+        raise UserError(f"{place}{in_words(error)}{kept}") from error
     except KeyboardInterrupt as stop:
-        typer.echo(f"interrupted; {kept(partial)}" if partial.exists() else "interrupted", err=True)
+        typer.echo(f"interrupted{kept}", err=True)
         raise typer.Exit(130) from stop
     rejected.unlink(missing_ok=True)
     left_out = f"left out {len(written.rejected)}"
@@ -95,7 +98,6 @@ def build(
     if not written.entries:
         raise UserError(f"{out}: no rewrite can be used; {left_out}")
     write_pool(out, written.entries)
-    partial.unlink(missing_ok=True)
     typer.echo(f"pool: {out} ({len(written.entries)} rewrites of {len(seeds)} seeds: {_labels(written.entries)})")
     typer.echo(f"{left_out}\nwriter: {writer.model}, {written.calls} calls, {written.tokens} tokens")
 
@@ -103,10 +105,6 @@ def build(
 def _labels(entries: Sequence[PoolEntry]) -> str:
     counts = Counter(entry.seed.label for entry in entries)
     return f"{counts['harmful']} harmful, {counts['benign']} benign"
-
-
-def _beside(out: Path, what: str) -> Path:
-    return out.with_name(f"{out.name.removesuffix('.jsonl')}.{what}.jsonl")
 
 
 @pool.callback()

@@ -31,7 +31,7 @@ class PoolView:
             disable=not live,
         )
         self._live = live
-        self._title, self._total, self._done, self._before = "", 0, 0, 0
+        self._title, self._total, self._done = "", 0, 0
         self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -41,16 +41,15 @@ class PoolView:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def stage(self, name: str, total: int, done: int) -> None:
+    def stage(self, name: str, total: int) -> None:
         """See `Progress.stage`."""
-        self._title, self._total, self._done, self._before = _TITLES.get(name, name), total, done, done
+        self._title, self._total, self._done = _TITLES.get(name, name), total, 0
         self._began = self._said = time.monotonic()
         for task in self._bar.task_ids:
             self._bar.stop_task(task)
-        self._bar.add_task(self._title, total=total, completed=done, spent="")
+        self._bar.add_task(self._title, total=total, spent="")
         if not self._live:
-            earlier = f", {done} of them answered before" if done else ""
-            self._line(f"{self._title}: {total} to write{earlier}")
+            self._line(f"{self._title}: {total} to write")
 
     def step(self, rejected: int, calls: int, tokens: int) -> None:
         """See `Progress.step`."""
@@ -62,7 +61,7 @@ class PoolView:
         now = time.monotonic()
         if self._done == self._total or now - self._said >= _PAUSE:
             self._said = now
-            seconds = (self._total - self._done) * (now - self._began) / (self._done - self._before)
+            seconds = (self._total - self._done) * (now - self._began) / self._done
             left = timedelta(seconds=round(seconds))
             self._line(f"{self._title} {self._done}/{self._total}: {spent}, {left} left")
 

@@ -11,19 +11,28 @@ REMEDIES = {
     "resume": "`magic-rl resume {run}` goes on training",
     "resume or elsewhere": "go on with `magic-rl resume {run}`, or choose another directory",
     "raise limit": "raise it, as in `magic-rl resume RUN --set {role}.sampling.{limit}=N`",
-    "smaller step size": "train again with a smaller {role}.optimiser.lr (or {role}.sft.lr), or with learning.kl above "
-    "0",
+    "smaller step size": "train again with a smaller {role}.optimiser.lr (or {role}.sft.lr), or with "
+    "learning.kl_coef above 0",
     "write the pool again": "take them out, or write the pool again by `magic-rl pool build --config` with this config",
     "train a study": "`magic-rl study CONFIG --out {folder}` trains some",
     "export the adapter": "`magic-rl export --adapter` needs none",
     "add a teaching preset": "--attack-steps needs an attacker: add a preset that teaches one to --presets, such as "
     "magic, or attack it with one by `magic-rl attack {run} --attacker-from RUN`",
     "same study": "repeat the first command to go on, or choose another --out",
+    "allow abstentions": "or raise judge.max_abstained",
+    "server: start it": "is the server running, and is {place}.timeout long enough for it?",
+    "server: follow it": "put the address that it names into {place}.url",
+    "server: set the key": "set {place}.api_key_env to the environment variable that holds the key",
+    "server: pay": "look at the account of the key in {place}.api_key_env",
+    "server: check the key": "check the key in {place}.api_key_env and what it may use",
+    "server: check the name": "check {place}.model, and that {place}.url ends in /v1",
+    "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
     "same attack steps": "use the same --attack-steps for both",
 }
 
 
 def in_words(error: UserError) -> str:
-    """What was wrong, and what helps."""
+    """What was wrong, and what helps; a setting that was given to the command is called by its flag."""
+    text = f"--set {error}" if error.facts.get("override") else str(error)
     remedy = REMEDIES[error.remedy].format(**error.facts) if error.remedy else ""
-    return f"{error}; {remedy}" if remedy else str(error)
+    return f"{text}; {remedy}" if remedy else text

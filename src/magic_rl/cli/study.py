@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides, preset_overrides
+from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import columns
 from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
@@ -52,9 +52,9 @@ def study(
 
     Examples:
 
-      magic-rl study configs/demo.toml --out studies/demo
+      magic-rl study demo --out studies/demo
 
-      magic-rl study configs/demo.toml --out studies/presets --seeds 0,1,2 --presets magic,no-game,defender-only
+      magic-rl study demo --out studies/presets --seeds 0,1,2 --presets magic,no-game,defender-only
 
       magic-rl study --rebuild studies/demo --export results/demo
     """
@@ -98,8 +98,9 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     for key in ("preset", "seed"):
         if any(item.partition("=")[0].strip() == key for item in overrides):
             raise UserError(f"--set {key}: a study has several; use --{key}s")
+    load_config(path, overrides)  # what has an effect with none of the presets is refused
     return {
-        (preset, int(seed)): load_config(path, [*preset_overrides(preset), *overrides, f"seed={int(seed)}"])
+        (preset, int(seed)): load_config(path, [*overrides, f"seed={int(seed)}"], preset, wins="preset")
         for preset in chosen
         for seed in seeds.split(",")
     }

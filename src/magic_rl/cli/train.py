@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides, preset_overrides
-from magic_rl.config import PRESETS, PresetName, load_config
+from magic_rl.cli.options import Overrides
+from magic_rl.config import PRESETS, SHIPPED, PresetName, load_config
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Config file (TOML).", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.", show_default=False
+        ),
+    ],
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="New directory for the run.", show_default=False)],
     overrides: Overrides = None,
     preset: Annotated[
@@ -26,11 +31,11 @@ def train(
 
     Examples:
 
-      magic-rl train configs/demo.toml --run runs/demo
+      magic-rl train demo --run runs/demo
 
-      magic-rl train configs/demo.toml --run runs/no-game --preset no-game --set seed=1
+      magic-rl train demo --run runs/no-game --preset no-game --defender.batch_size 24
     """
-    settings = load_config(config, [*preset_overrides(preset), *(overrides or ())])
+    settings = load_config(config, overrides or (), preset)
 
     from magic_rl.cli.view import make_view
     from magic_rl.runs.progress import is_complete

@@ -1,59 +1,51 @@
 """Every setting, once: one typed tree, read from TOML, with unknown keys and impossible values refused."""
 
-from magic_rl.config.reading import differences, dump_config, load_config
+from magic_rl.config.asked import EndpointConfig, JudgeMemberConfig
+from magic_rl.config.node import Node, paths, section_of
+from magic_rl.config.reading import SHIPPED, differences, dump_config, load_config, shipped
 from magic_rl.config.sections import (
     DAY,
-    AttackerConfig,
     DataConfig,
-    DefenderConfig,
-    EndpointConfig,
     EngineConfig,
     EvaluationConfig,
     GameConfig,
-    JudgeConfig,
-    JudgeKind,
-    JudgeMemberConfig,
     LearningConfig,
     LoraConfig,
     OptimiserConfig,
     PlayerConfig,
     RewardConfig,
-    SamplingConfig,
     ScheduleConfig,
     SftConfig,
-    StoreConfig,
     TargetConfig,
 )
-from magic_rl.config.tree import CHANGEABLE, PRESETS, Config, PresetName, Tree
+from magic_rl.config.tree import CHANGEABLE, PRESETS, Config, PresetName
 
 __all__ = [
     "CHANGEABLE",
     "DAY",
     "PRESETS",
-    "AttackerConfig",
+    "SHIPPED",
     "Config",
     "DataConfig",
-    "DefenderConfig",
     "EndpointConfig",
     "EngineConfig",
     "EvaluationConfig",
     "GameConfig",
-    "JudgeConfig",
-    "JudgeKind",
     "JudgeMemberConfig",
     "LearningConfig",
     "LoraConfig",
+    "Node",
     "OptimiserConfig",
     "PlayerConfig",
     "PresetName",
     "RewardConfig",
-    "SamplingConfig",
     "ScheduleConfig",
     "SftConfig",
-    "StoreConfig",
     "TargetConfig",
-    "Tree",
     "differences",
     "dump_config",
     "load_config",
+    "paths",
+    "section_of",
+    "shipped",
 ]

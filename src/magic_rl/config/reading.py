@@ -1,150 +1,220 @@
-"""Settings from TOML and `--set`, and back.
+"""Settings from a file and overrides, and back.
 
-The preset is applied first, then the file, then `--set key=value`. The resolved tree is written into the
-run, so a run directory alone says what was done.
+A preset lies under the file that names it, and over one that it is chosen for beside; overrides lie over both. The
+resolved tree is written into the run, so a run directory alone says what was done.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from magic_rl.config.tree import PRESETS, Config, Tree
-from magic_rl.errors import UserError
+from magic_rl.config.node import Node, paths, section_of
+from magic_rl.config.tree import LENIENT, PRESETS, Config, PresetName, Tree, without_effect
+from magic_rl.errors import ConfigError
 from magic_rl.files import NO_UNICODE, read_text
 
-_PATHS = frozenset(
-    (
-        "data.seeds",
-        "game.prompts",
-        "judge.cache",
-        "attacker.pool",
-        *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sft.examples")),
-        *(f"{role}.{key}" for role in ("judge.endpoint", "attacker.writer") for key in ("model", "tokenizer")),
-    )
-)
-_WORDS = ("", "default", "demo", "brief", "paper", "off")  # which are no paths, though a folder may have such a name
+SHIPPED = ("demo", "paper")  # the configs that come with the package, in its folder `configs`
+
+_Keys = tuple[str, ...]
+# What to write in place of a value of the wrong kind, by the beginning of pydantic's name for the error.
+_EXPECTED = {
+    "tuple": 'a list, such as ["a", "b"]',
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string_type": "text in quotes",
+    "model": "a table of settings",
+    "dict": "a table, such as { key = true }",
+    "date": "a day, such as 2026-01-01",
+}
 
 
-def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file and `key=value` overrides.
+def load_config(
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    preset: PresetName | None = None,
+    *,
+    wins: Literal["overrides", "preset"] = "overrides",
+) -> Config:
+    """Read a config file, a preset over it, and `key=value` overrides.
 
     Args:
-        path: TOML file; None starts from the defaults.
-        overrides: `a.b.c=value` items; the value is TOML, or a bare string.
+        file: TOML file, or the name of a shipped one where there is no such file; None starts from the defaults.
+        overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the one it is for.
+        preset: Wins over the file; settings of the file that have no effect with it are left out.
+        wins: What does where a preset and overrides disagree. A preset that wins leaves out overrides too.
 
     Raises:
-        UserError: If the file is missing or no TOML, a key is unknown or a value impossible; names the key's path.
+        ConfigError: If the file is missing or no TOML, a key is unknown or a value impossible, or a setting would have
+            no effect; names the key's path, and knows whether an override is to blame.
     """
-    where = str(path) if path else "--set"
-    tree: Tree = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{path}: not valid TOML: {error}") from error
-    for item in overrides:
-        tree = _merge(tree, _parse_override(item))
-    return _validate(tree, where)
+    try:
+        tree = tomllib.loads(read_text(_found(file))) if file else {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    given = [_parse(item) for item in overrides]
+    chosen = next((value for keys, value in reversed(given) if keys == ("preset",)), preset)
+    low = chosen or tree.get("preset", "magic")
+    if low not in PRESETS:
+        raise _wrong(f"preset: {low!r} is none of {', '.join(PRESETS)}", bool(chosen), file)
+    without = _merge(PRESETS[low], tree)
+    above: Tree = {"preset": chosen, **PRESETS[low]} if chosen else {}
+    whole = _merge(without, above)
+    for keys, value in given:
+        whole = whole if keys == ("preset",) else _put(whole, keys, value)
+    if wins == "preset":
+        whole = _merge(whole, above)
+    try:
+        if chosen:
+            idle = [tuple(key.split(".")) for key, _ in without_effect(Config.model_validate(whole, context=LENIENT))]
+            kept = [keys for keys, _ in given] if wins == "overrides" else []
+            for keys in idle:
+                if not any(keys[: len(mine)] == mine for mine in kept):
+                    whole = _drop(whole, keys)
+        return Config.model_validate(whole)
+    except ValidationError as error:
+        keys, text = _explained(error.errors())
+        raise _wrong(text, _blamed(keys, given, without), file) from error
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings in which two dumped configs differ, by path, with both values; of those that both have."""
+    """Settings in which two dumped configs differ, by path, with both values; None where one has no such setting."""
 
     def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
             if isinstance(value, Mapping) and key != "chat_template_kwargs":  # whose keys are the user's
                 yield from flat(value, f"{prefix}{key}.")
-            else:
+            elif value is not None:
                 yield f"{prefix}{key}", value
 
     before, after = dict(flat(one)), dict(flat(other))
-    return {key: (before[key], after[key]) for key in before.keys() & after.keys() if before[key] != after[key]}
+    both = {key: (before.get(key), after.get(key)) for key in (*before, *after)}
+    return {key: (old, new) for key, (old, new) in both.items() if old != new}
 
 
 def dump_config(config: Config) -> str:
     """The resolved tree as TOML that `load_config` reads back to an equal tree."""
-    return tomli_w.dumps(config.model_dump(mode="json"))
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def _validate(tree: Tree, where: str) -> Config:
-    preset = tree.get("preset", "magic")
-    if preset not in PRESETS:
-        raise UserError(f"{where}: preset: {preset!r} is none of {', '.join(PRESETS)}")
+def shipped(name: str) -> Path:
+    """The file of one of the `SHIPPED` configs."""
+    return Path(str(resources.files("magic_rl") / "configs" / f"{name}.toml"))
+
+
+def _found(file: Path) -> Path:
+    return shipped(file.name) if str(file) in SHIPPED and not file.exists() else file
+
+
+def _wrong(text: str, override: bool, file: Path | None) -> ConfigError:
+    return ConfigError(text if override or file is None else f"{file}: {text}", override=override)
+
+
+def _blamed(keys: _Keys, given: Sequence[tuple[_Keys, Any]], without: Tree) -> bool:
+    """Whether an error is that of an override: it set just that key, or without overrides all would be well."""
+    if any(keys[: len(mine)] == mine for mine, _ in given):
+        return True
     try:
-        return Config.model_validate(_absolute(_merge(PRESETS[preset], tree)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "config"
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: {key}: unknown key{_suggestion(first['loc'])}") from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {key}: {message}") from error
+        Config.model_validate(without)
+    except ValidationError:
+        return False
+    return bool(given)
 
 
-def _absolute(tree: Mapping[str, Any], path: str = "") -> Tree:
-    """The tree with whole paths to the files and folders it names, so that a run can go on from any directory."""
-    out: Tree = {}
-    for key, value in tree.items():
-        where = f"{path}{key}"
-        if isinstance(value, Mapping):
-            out[key] = _absolute(value, f"{where}.")
-        elif where == "judge.members" and isinstance(value, list | tuple):
-            out[key] = [_absolute(each, "judge.") if isinstance(each, Mapping) else each for each in value]
-        elif not isinstance(value, str) or value in _WORDS or (key == "model" and tree.get("url")):
-            out[key] = value
-        elif where == "data.seeds" and not Path(value).is_file():
-            out[key] = ",".join(map(_absolute_source, value.split(",")))
-        else:
-            out[key] = _whole(value) if where in _PATHS else value
-    return out
+def _explained(errors: Sequence[ErrorDetails]) -> tuple[_Keys, str]:
+    """The first error's key and what is wrong with it, in one line."""
+    first = errors[0]
+    keys = _keys(first["loc"])
+    path = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        return keys, f"{path}: unknown key; {_suggestion(path)}"
+    if first["type"] == "missing":
+        return keys, f"{path}: must be given"
+    if first["type"] == "value_error":
+        return keys, (f"{path}: " if path else "") + first["msg"].removeprefix("Value error, ")
+    # All kinds that a setting may be of have an error of their own.
+    said = [_says(error) for error in errors if _keys(error["loc"]) == keys]
+    wrong = "" if first["type"] == "string_pattern_mismatch" else f"{first['input']!r}: "  # it may be a key itself
+    return keys, f"{path}: {wrong}must {' or '.join(dict.fromkeys(said))}"
 
 
-def _absolute_source(source: str) -> str:
-    """A source of seeds: a file, NAME:FILE, or a name, which has no suffix."""
-    name, colon, place = source.strip().rpartition(":")
-    return f"{name}{colon}{_whole(place)}" if Path(place).suffix else source
+def _keys(location: Sequence[int | str]) -> _Keys:
+    """The part of pydantic's location that a user wrote; what follows says which of several kinds was tried."""
+    out: list[str] = []
+    node: type[Node] | None = Config
+    for part in location:
+        if isinstance(part, str) and node is None:
+            break
+        out.append(str(part))
+        if isinstance(part, str) and node is not None:
+            field = node.model_fields.get(part)
+            node = section_of(field, listed=True) if field else None
+    return tuple(out)
 
 
-def _whole(name: str) -> str:
-    """The whole path of what exists under a name; else the name."""
-    try:
-        return str(Path(name).absolute()) if Path(name).exists() else name
-    except OSError:  # too long for a path
-        return name
+def _says(error: ErrorDetails) -> str:
+    if error["type"] == "tuple_type" and isinstance(error["input"], str):
+        return f"be a list, such as [{json.dumps(error['input'])}]"
+    kinds = (f"be {text}" for begin, text in _EXPECTED.items() if error["type"].startswith(begin))
+    return next(kinds, re.sub(r"^\w+ should ", "", error["msg"]))
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    node: type[BaseModel] = Config
-    for part in location[:-1]:
-        field = node.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return ""
-        node = field.annotation
-    return f" (known here: {', '.join(node.model_fields)})"
+def _suggestion(path: str) -> str:
+    """Settings of the whole tree that may be meant: of a similar name, best of all in a similar section."""
+    section, _, name = path.rpartition(".")
+
+    def likeness(known: str) -> float:
+        its_section, _, its_name = known.rpartition(".")
+        ratios = [SequenceMatcher(None, *pair).ratio() for pair in ((name, its_name), (section, its_section))]
+        return ratios[0] + ratios[1] / 2
+
+    scores = {known: likeness(known) for known in paths(Config)}
+    best = sorted(scores, key=lambda known: -scores[known])[:3]
+    if near := [known for known in best if scores[known] >= max(0.95, scores[best[0]] - 0.3)]:
+        return f"did you mean {' or '.join(near)}?"
+    inside = f"{section}." if section else ""
+    known = {path.removeprefix(inside).partition(".")[0]: None for path in scores if path.startswith(inside)}
+    return f"known here: {', '.join(known or Config.model_fields)}"
 
 
-def _parse_override(item: str) -> Tree:
+def _parse(item: str) -> tuple[_Keys, Any]:
     try:
         item.encode()
     except UnicodeEncodeError as error:  # bytes of a command line that are not in its encoding
-        raise UserError(f"--set {item!a}: {NO_UNICODE}; type it in UTF-8") from error
+        raise ConfigError(f"{item!a}: {NO_UNICODE}; type it in UTF-8", override=True) from error
     key, equals, value = item.partition("=")
-    if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
-        raise UserError(f"--set {item}: expected key=value, for example --set learning.group=8")
+    keys = tuple(key.strip().split("."))
+    if not equals or not all(part.isidentifier() for part in keys):
+        raise ConfigError(f"{item}: expected key=value, for example learning.group_size=8", override=True)
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+        return keys, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    result: Tree = parsed
-    return result
+        return keys, None if value.strip() == "none" else value.strip()
+
+
+def _put(tree: Mapping[str, Any], keys: _Keys, value: Any) -> Tree:
+    """The tree with another value, or table, at a path."""
+    under = tree.get(keys[0])
+    inner = _put(under if isinstance(under, Mapping) else {}, keys[1:], value) if keys[1:] else value
+    return {**tree, keys[0]: inner}
+
+
+def _drop(tree: Mapping[str, Any], keys: _Keys) -> Tree:
+    """The tree without what is at a path."""
+    if keys[1:]:
+        return {**tree, keys[0]: _drop(tree.get(keys[0]) or {}, keys[1:])}
+    return {key: value for key, value in tree.items() if key != keys[0]}
 
 
 def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Tree:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from typing import Literal, Self
-from urllib.parse import urlsplit
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,12 +17,11 @@ from pydantic import (
     model_validator,
 )
 
+from magic_rl.config.asked import EndpointConfig
+from magic_rl.config.node import Node, Place, unlike_default, whole_path
+from magic_rl.plugins import is_brought
+
 DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
-JudgeKind = Literal["rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm"]
-
-
-class Node(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class RewardConfig(Node):
@@ -36,10 +35,11 @@ class RewardConfig(Node):
         0.0, description="r_quality: the defender's, -/+ on benign seeds as the judge finds the reply useless / helpful"
     )
     length: NonNegativeFloat = Field(0.0, description="r_length: the most that the defender loses for a long reply")
-    length_free: PositiveInt = Field(256, description="tokens of a reply that cost nothing; twice as many cost all")
+    length_free_tokens: PositiveInt = Field(
+        256, description="tokens of a reply that cost nothing; twice as many cost all"
+    )
     request_label: Literal["seed", "judge"] = Field(
-        "seed",
-        description="whose label makes a request harmful: the seed's (paper) or the judge's of the attack",
+        "seed", description="whose label makes a request harmful: the seed's (paper) or the judge's of the attack"
     )
 
 
@@ -73,8 +73,8 @@ class GameConfig(Node):
     )
     shared_parameters: bool = Field(False, description="one policy plays both roles (self-play)")
     defender_thinks: bool = Field(False, description="the defender thinks first, with a format reward (defender-cot)")
-    prompts: str = Field(
-        "", description="'brief' or 'paper' (built in), or a folder of prompt files that replace the built-in ones"
+    prompts: Place | None = Field(
+        None, examples=["brief"], description="'brief' or 'paper', or a folder of files in place of the built-in ones"
     )
     rewards: RewardConfig = RewardConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -91,7 +91,9 @@ class LoraConfig(Node):
 
     rank: PositiveInt = 16
     alpha: PositiveFloat = 32.0
-    targets: str = Field("all-linear", description="'all-linear' or comma-separated module names")
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "all-linear", examples=[["q_proj", "v_proj"]], description="'all-linear' or a list of layers' names"
+    )
 
 
 class SamplingConfig(Node):
@@ -122,10 +124,12 @@ class SftConfig(Node):
     """Supervised stage before the game: for the defender, a refusal warm-up."""
 
     steps: NonNegativeInt = Field(0, description="0 switches the stage off")
-    batch: PositiveInt = 16
+    batch_size: PositiveInt = Field(16, description="examples per step")
     lr: PositiveFloat = 2e-4
     warmup_steps: NonNegativeInt = 5
-    examples: str = Field("", description="JSONL of examples; empty: made from the training seeds")
+    examples: Place | None = Field(
+        None, examples=["examples.jsonl"], description="JSONL; else made from the training seeds"
+    )
 
 
 class AttackerSftConfig(SftConfig):
@@ -137,11 +141,10 @@ class AttackerSftConfig(SftConfig):
 class PlayerConfig(Node):
     """One player: its model, its adapter, how it speaks and how it learns."""
 
-    model: str = Field("default", description="'default' (embedded), a hub id or a local folder")
-    system_prompt: str = Field("", description="defender only: replaces the model's own default system prompt")
+    model: Place = Field("default", description="'default' (embedded), a hub id or a local folder")
     lora: LoraConfig = LoraConfig()
     sampling: SamplingConfig = SamplingConfig()
-    seeds_per_step: NonNegativeInt = Field(0, description="seeds of its own steps; 0: learning.seeds_per_step")
+    batch_size: PositiveInt = Field(64, description="P: seeds per step, half of them benign; each is played by a group")
     optimiser: OptimiserConfig = OptimiserConfig()
     sft: SftConfig = SftConfig()
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
@@ -149,156 +152,103 @@ class PlayerConfig(Node):
     )
 
 
-class EndpointConfig(Node):
-    """A model that only answers: behind an OpenAI-compatible server, or in this process."""
-
-    url: str = Field("", description="of an OpenAI-compatible server, ending in /v1; empty: run in this process")
-    model: str = Field("", description="its name at the server; in this process a hub id or a local folder")
-    tokenizer: str = Field(
-        "",
-        description="hub id or folder of a tokenizer whose chat template is rendered here, for servers that do not "
-        "render the model's own (Ollama, llama.cpp without --jinja); empty: the server renders",
-    )
-    api_key_env: str = Field(
-        "",
-        pattern="^[A-Z0-9_]*$",
-        description="environment variable that holds the key; never the key itself",
-    )
-    concurrency: PositiveInt = Field(16, description="calls under way at once")
-    timeout: PositiveFloat = Field(60.0, description="seconds for one call")
-    total_timeout: NonNegativeFloat = Field(0.0, description="seconds for one batch of calls; 0: no limit")
-    attempts: PositiveInt = Field(5, description="tries of a call before it counts as failed")
-    max_calls: NonNegativeInt = Field(0, description="calls that one process may make, retries included; 0: no limit")
-    max_total_tokens: NonNegativeInt = Field(0, description="tokens that one process may use; 0: no limit")
-
-    @model_validator(mode="after")
-    def _names_a_server(self) -> Self:
-        try:
-            parts = urlsplit(self.url)
-            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # a port that is no number or too large, or half an IPv6 address
-            sound = False
-        if self.url and (not sound or " " in self.url or not self.url.isprintable()):
-            raise ValueError("url must be like http://localhost:8000/v1, without spaces, its port at most 65535")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("url must hold no key or password: it is written into runs; use api_key_env")
-        if self.tokenizer and not self.url:
-            raise ValueError("tokenizer is for a model behind a server: name it in url, or leave tokenizer out")
-        return self
-
-
 class AttackerConfig(PlayerConfig):
     """The attacker. Its `sft` stage learns the attack pool; without it (steps = 0) it enters the game untaught."""
 
-    strategies: tuple[str, ...] = Field((), description="strategies in the pool; empty: all that its writer can write")
-    pool: str = Field("", description="attack pool (JSONL) from `magic-rl pool build`; empty: built from the seeds")
+    strategies: tuple[str, ...] = Field(
+        (), examples=[["slang"]], description="strategies in the pool; empty: all that its writer can write"
+    )
+    pool: Place | None = Field(
+        None, examples=["pool.jsonl"], description="from `magic-rl pool build`; else templates write it from the seeds"
+    )
     sft: AttackerSftConfig = AttackerSftConfig()
-    writer: EndpointConfig = Field(
-        EndpointConfig(), description="model that writes the pool for `magic-rl pool build`; without one: templates"
+    writer: EndpointConfig | None = Field(
+        None, description="model that writes the pool for `magic-rl pool build`; without one: templates"
     )
 
 
 class DefenderConfig(PlayerConfig):
     """The defender. Its `sft` stage is the refusal warm-up, off for real chat models."""
 
-
-class JudgeMemberConfig(Node):
-    """One judge and the model it asks."""
-
-    kind: JudgeKind = "rules"
-    endpoint: EndpointConfig = EndpointConfig()
-    threshold: float = Field(0.5, gt=0, le=1, description="llm: score (0-1) from which a harmful request counts as met")
-
-    @model_validator(mode="after")
-    def _names_a_model(self) -> Self:
-        if self.kind != "rules" and not self.endpoint.model:
-            raise ValueError(f"kind {self.kind!r} asks a model: name it in endpoint.model")
-        if self.kind == "rules" and (self.endpoint.model or self.endpoint.url):
-            raise ValueError(
-                "kind is 'rules', which asks nobody, but endpoint names a model; set kind to what that model is, or "
-                "empty endpoint.model and endpoint.url"
-            )
-        if self.kind != "llm" and self.threshold != 0.5:
-            raise ValueError(f"threshold is for kind 'llm'; kind {self.kind!r} gives labels, not scores")
-        return self
+    system_prompt: Annotated[str, Field(min_length=1)] | None = Field(
+        None, examples=["Answer in one short sentence."], description="in place of the model's own default one"
+    )
 
 
-class JudgeConfig(JudgeMemberConfig):
-    """Who labels, and how much silence is tolerated."""
-
-    members: tuple[JudgeMemberConfig, ...] = Field((), description="several judges in place of the one above")
-    rule: Literal["majority", "strictest"] = Field("majority", description="how members come to one verdict")
-    cache: str = Field("", description="file of remembered verdicts; empty: in the user's cache; 'off': none")
-    retries: NonNegativeInt = Field(1, description="how often an abstention is asked again")
-    max_abstained: float = Field(0.05, ge=0, le=1, description="share of a step above which the run stops")
-
-    @model_validator(mode="after")
-    def _one_or_several(self) -> Self:
-        if self.members and (self.kind != "rules" or self.endpoint.model):
-            raise ValueError(f"kind {self.kind!r} stands beside members, which would replace it; make it one of them")
-        if not self.members and self.rule != "majority":
-            raise ValueError(f"rule {self.rule!r} is how members come to one verdict, and there are no members")
-        return self
+def _whole_sources(seeds: str) -> str:
+    """The sources with whole paths: each is a file, NAME:FILE, or a name, which has no suffix."""
+    if Path(seeds).is_file():
+        return whole_path(seeds)
+    parts = (source.strip().rpartition(":") for source in seeds.split(","))
+    return ",".join(name + colon + (whole_path(place) if Path(place).suffix else place) for name, colon, place in parts)
 
 
 class DataConfig(Node):
     """Seeds: where they are, how their columns are called, and which categories are held out."""
 
-    seeds: str = Field(
+    seeds: Annotated[str, AfterValidator(_whole_sources)] = Field(
         "demo",
         description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id (owner/name, or owner/name:subset), or a "
-        "named set (`magic-rl data list`); "
-        "several are joined by commas",
+        "named set (`magic-rl data list`); several are joined by commas",
     )
     split: str = Field("train", min_length=1, description="split of a datasets id")
     text_column: str = "text"
     label_column: str = "label"
     category_column: str = "category"
-    harmful_values: tuple[str, ...] = Field(("harmful",), description="label values that mean harmful")
-    benign_values: tuple[str, ...] = Field(("benign",), description="label values that mean benign")
-    held_out_categories: tuple[str, ...] = Field((), description="categories never trained on; empty: a fifth of them")
-    validation_categories: tuple[str, ...] = Field(
-        (), description="categories neither trained on nor held out: for choosing settings (evaluation.split)"
+    harmful_values: tuple[str, ...] = Field(("harmful",), examples=[["1"]], description="labels that mean harmful")
+    benign_values: tuple[str, ...] = Field(("benign",), examples=[["0"]], description="labels that mean benign")
+    held_out_categories: tuple[str, ...] = Field(
+        (), examples=[["fraud"]], description="categories never trained on; empty: a fifth of them"
     )
+    validation_categories: tuple[str, ...] = Field(
+        (), examples=[["fraud"]], description="neither trained on nor held out: to choose settings (evaluation.split)"
+    )
+
+    @model_validator(mode="after")
+    def _read_by_somebody(self) -> Self:
+        # Names of sets have no dot and no slash; NAME:FILE and NAME:PACKAGE are copies of those sets.
+        own = [name for name in map(str.strip, self.seeds.split(",")) if not re.match(r"[\w-]{2,}(:|$)", name)]
+        idle = unlike_default(self)
+        for key in ("text_column", "label_column", "category_column", "harmful_values", "benign_values"):
+            if key in idle and not own:
+                raise ValueError(f"{key} is for seeds of your own: {self.seeds!r} has columns that are known")
+        if "split" in idle and not any("/" in name and not Path(name).is_absolute() for name in own):
+            raise ValueError(f"split is for a datasets id such as owner/name: {self.seeds!r} has none")
+        return self
 
 
 class TargetConfig(Node):
     """The defender's operating point, held by weighing benign against harmful requests from step to step."""
 
-    compliance: float | Literal["start", "off"] = Field(
-        "off",
-        description="rate (0-1) of benign requests that the defender goes on answering; 'start': what it answers at "
-        "its first step; 'off': rewards weigh as they are (paper)",
+    compliance: Literal["start"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        examples=[0.9, 0.8],
+        description="rate (0-1) of benign requests that the defender goes on answering, or 'start': what it answers at "
+        "its first step",
     )
-    gain: NonNegativeFloat = Field(
-        8.0, description="how much the present gap, target − measured rate, adds to the multiplier's logarithm"
-    )
-    rate: NonNegativeFloat = Field(0.5, description="how much each step's gap adds to that logarithm for good")
+    gain: NonNegativeFloat = Field(8.0, description="what the present gap adds to the multiplier's logarithm")
+    rate: NonNegativeFloat = Field(0.5, description="what each step's gap adds to it for good")
     max_multiplier: float = Field(
         8.0, gt=1, description="most that benign requests may weigh relative to harmful ones; its inverse is the least"
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.compliance != "off" and not self.gain + self.rate:
+        if not self.gain + self.rate:
             raise ValueError("gain and rate are both 0: nothing would hold the target")
-        if not isinstance(self.compliance, str) and not 0 < self.compliance <= 1:
-            raise ValueError("compliance must be above 0 and at most 1, 'start' or 'off'")
         return self
 
 
 class LearningConfig(Node):
     """GRPO (METHOD.md §3)."""
 
-    seeds_per_step: PositiveInt = Field(64, description="P: half of them benign")
-    group: int = Field(4, ge=2, description="G: samples for the same input")
+    group_size: int = Field(4, ge=2, description="G: samples for the same input")
     epochs: PositiveInt = Field(1, description="passes over the same samples; 1, in one minibatch, is on-policy")
     minibatches: PositiveInt = Field(
         1, description="parts that the samples are split into, an update each; a group stays whole"
     )
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
-    kl: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
+    kl_coef: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
     reference: Literal["start", "base"] = Field("start", description="π_ref: the policy after SFT, or the base model")
     reduction: Literal["sequence", "token"] = Field(
         "sequence", description="mean over tokens then sequences (GRPO), or over all tokens of the step (DAPO)"
@@ -313,12 +263,17 @@ class LearningConfig(Node):
     )
     dynamic_sampling: NonNegativeInt = Field(
         0,
-        description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO); "
-        'needs baseline = "group"',
+        description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO)",
     )
-    target: TargetConfig = TargetConfig()
+    target: TargetConfig | None = Field(
+        None, description="holds the defender's compliance; without it rewards weigh as they are (paper)"
+    )
     max_cut_off: float = Field(
-        0.5, ge=0, le=1, description="share of a step cut off at a length limit above which the run stops; 1: never"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a step cut off at a length limit above which the run stops; of fewer than 20 episodes it "
+        "takes half, however small this is; 1: never",
     )
     max_degenerate: float = Field(
         0.5,
@@ -329,24 +284,33 @@ class LearningConfig(Node):
     )
 
 
+def _engine(kind: str) -> str:
+    if kind == "local" or is_brought("engines", kind):
+        return kind
+    raise ValueError(f"{kind!r} is neither 'local' nor an engine of your own (package.module:Name)")
+
+
 class EngineConfig(Node):
     """Where the models run."""
 
-    kind: Literal["local"] = "local"
+    kind: Annotated[str, AfterValidator(_engine)] = Field(
+        "local",
+        examples=["magic_rl.engines.local.engine:LocalEngine"],
+        description="'local', or package.module:Name of an engine of your own, which is called as LocalEngine is",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto",
-        description="of the frozen base, adapters being float32; auto: bfloat16 if this machine multiplies in it, else "
-        "float32",
+        "auto", description="of the frozen base; auto: bfloat16 if this machine multiplies in it, else float32"
     )
-    threads: NonNegativeInt = Field(0, description="CPU threads; 0 leaves it to torch")
-    tokens_per_batch: NonNegativeInt = Field(
-        0,
+    threads: PositiveInt | None = Field(None, examples=[4], description="CPU threads; torch's own choice if not set")
+    tokens_per_batch: PositiveInt | None = Field(
+        None,
+        examples=[4096],
         description="tokens computed at a time while learning, prompts included; behind a long prompt completions may "
-        "be half as many; sampling takes 8 times as many of prompts; 0: 1280 on a CPU (640 in float32), else 8192",
+        "be half as many; sampling takes 8 times as many of prompts; else 1280 on a CPU (640 in float32), or 8192",
     )
-    recompute_above: NonNegativeInt = Field(
-        0, description="more tokens than these at a time keep no activations but compute them again; 0: all keep them"
+    recompute_above: PositiveInt | None = Field(
+        None, examples=[4096], description="tokens at a time above which activations are not kept but computed again"
     )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
@@ -372,7 +336,7 @@ class EvaluationConfig(Node):
     temperature: NonNegativeFloat = Field(0.0, description="of the defender; 0 is greedy")
     attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
     max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging, thoughts included")
-    max_seeds: NonNegativeInt = Field(0, description="held-out seeds used per label; 0 is all")
+    max_seeds: PositiveInt | None = Field(None, examples=[100], description="held-out seeds used per label; else all")
     best_of: PositiveInt = Field(
         16, description="`magic-rl attack`: attacks per held-out seed by the final attacker, for attack@1, @4 and @16"
     )

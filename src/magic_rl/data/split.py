@@ -1,4 +1,4 @@
-"""Which seeds are trained on, which are held out, and which are drawn for a step."""
+"""Which seeds are trained on, which are held out, and which are drawn for each step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from magic_rl.errors import UserError
+from magic_rl.errors import DataError
 from magic_rl.types import Label, Seed
 
 T = TypeVar("T")
@@ -37,56 +37,42 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = (), valid
         validation: Names of categories that are set aside first: neither trained on nor held out.
 
     Raises:
-        UserError: For an unknown category, one on two sides, or a side that lacks a class.
+        DataError: For an unknown category, one on two sides, or a side that lacks a class.
     """
-    _check_names(seeds, held_out, validation)
+    categories = {seed.category for seed in seeds if seed.category}
+    for about, names in (("held_out", held_out), ("validation", validation)):
+        if unknown := [name for name in names if name not in categories]:
+            known = ", ".join(sorted(categories)) or "none"
+            raise DataError(f"no seed is of category {', '.join(map(repr, unknown))}; known: {known}", about=about)
+    if both := set(held_out) & set(validation):
+        raise DataError(f"{', '.join(sorted(both))} is held out too; name it on one side only", about="validation")
     aside = tuple(seed for seed in seeds if seed.category in set(validation))
-    seeds = [seed for seed in seeds if seed.category not in set(validation)]
-    of_class = [
-        sorted({seed.category for seed in seeds if seed.category and seed.label == label}, key=_hash)
-        for label in _LABELS
-    ]
-    if held_out or min(map(len, of_class)) > 1:
-        chosen = set(held_out) or {name for names in of_class for name in names[-_fifth(len(names)) :]}
-        out = {seed.id for seed in seeds if seed.category in chosen}
-        remedy = f"with {', '.join(sorted(chosen))} held out; name other categories in data.held_out_categories"
+    rest = [seed for seed in seeds if seed.category not in set(validation)]
+    of_class = {label: [seed for seed in rest if seed.label == label] for label in _LABELS}
+    ordered = [sorted({seed.category for seed in of if seed.category}, key=_hash) for of in of_class.values()]
+    if held_out or min(map(len, ordered)) > 1:
+        chosen = set(held_out) or {name for names in ordered for name in names[-_fifth(names) :]}
+        out = {seed.id for seed in rest if seed.category in chosen}
+        remedy = f"with {', '.join(sorted(chosen))} held out; name other categories"
     else:
-        out = set()
-        for label in _LABELS:
-            ids = sorted((seed.id for seed in seeds if seed.label == label), key=_hash)
-            out.update(ids[: _fifth(len(ids))])
+        out = {i for of in of_class.values() for i in sorted((seed.id for seed in of), key=_hash)[: _fifth(of)]}
         remedy = "split by id as a class lacks two categories; give at least two seeds of each class"
-    split = Split(
-        train=tuple(seed for seed in seeds if seed.id not in out),
-        held_out=tuple(seed for seed in seeds if seed.id in out),
-        validation=aside,
-    )
+    train = tuple(seed for seed in rest if seed.id not in out)
+    split = Split(train, tuple(seed for seed in rest if seed.id in out), aside)
     for name, side in {"training": split.train, "held-out": split.held_out}.items():
         for label in _LABELS:
             if not any(seed.label == label for seed in side):
-                raise UserError(f"data.held_out_categories: the {name} side has no {label} seeds, {remedy}")
+                raise DataError(f"the {name} side has no {label} seeds, {remedy}", about="held_out")
     for label in _LABELS:
         if validation and not any(seed.label == label for seed in aside):
-            raise UserError(f"data.validation_categories: no {label} seeds among {', '.join(validation)}; name more")
+            raise DataError(f"no {label} seeds among {', '.join(validation)}; name more", about="validation")
     return split
-
-
-def _check_names(seeds: Sequence[Seed], held_out: Sequence[str], validation: Sequence[str]) -> None:
-    """Raise UserError for a category that no seed is of, or that is named on both sides."""
-    categories = {seed.category for seed in seeds if seed.category}
-    for key, names in (("held_out_categories", held_out), ("validation_categories", validation)):
-        if unknown := [name for name in names if name not in categories]:
-            known = ", ".join(sorted(categories)) or "none"
-            raise UserError(f"data.{key}: no seed is of category {', '.join(map(repr, unknown))}; known: {known}")
-    if both := set(held_out) & set(validation):
-        names = ", ".join(sorted(both))
-        raise UserError(f"data.validation_categories: {names} is held out too; name it on one side only")
 
 
 def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> tuple[Seed, ...]:
     """Draw one step's seeds, half of them benign (METHOD §1); an odd one is harmful.
 
-    Without replacement as long as a class has enough seeds, then beginning anew.
+    Without replacement as long as a class has enough seeds, then beginning again.
 
     Args:
         seeds: With both classes among them, as either side of a `Split` has.
@@ -112,8 +98,8 @@ def evenly(items: Sequence[T], limit: int) -> list[T]:
     return [items[place * len(items) // limit] for place in range(limit)]
 
 
-def _fifth(count: int) -> int:
-    return math.ceil(count / 5)
+def _fifth(items: Sequence[object]) -> int:
+    return math.ceil(len(items) / 5)
 
 
 def _hash(text: str) -> str:

@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 from magic_rl.evaluation.estimates import Estimate, rate, rate_of
 from magic_rl.evaluation.result import Kappa
 from magic_rl.judges.panel import Votes
+
+_LABELS: tuple[Literal["safety", "refused"], ...] = ("safety", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,9 @@ def panel_agreement(votes: Sequence[Votes]) -> list[Kappa]:
             for a, b in zip(one.verdicts, other.verdicts, strict=True)
             if a.abstained is None and b.abstained is None
         ]
-        safety = cohens_kappa([a.safety for a, _ in both], [b.safety for _, b in both])
-        refused = cohens_kappa([a.refused for a, _ in both], [b.refused for _, b in both])
-        found.append(Kappa(one=one.judge, other=other.judge, label="safety", kappa=safety))
-        found.append(Kappa(one=one.judge, other=other.judge, label="refused", kappa=refused))
+        for label in _LABELS:
+            pairs = [(getattr(a, label), getattr(b, label)) for a, b in both]
+            known = [pair for pair in pairs if None not in pair]
+            kappa = cohens_kappa([a for a, _ in known], [b for _, b in known])
+            found.append(Kappa(one=one.judge, other=other.judge, label=label, kappa=kappa))
     return found

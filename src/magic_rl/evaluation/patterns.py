@@ -7,9 +7,10 @@ single attacks. An attack may show several classes; "other" stands only for none
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+
+from magic_rl.text.language import foreign
 
 OTHER = "other"
 PATTERNS: Mapping[str, str] = {
@@ -82,7 +83,6 @@ _ENCODED = re.compile(
     r"morse|base64|rot13|ascii codes|decode)\b",
     re.IGNORECASE,
 )
-_FRENCH = re.compile(r"\b(?:le|la|les|des|une|est|comment|pour|dans|avec|vous|je|qui|que)\b", re.IGNORECASE)
 
 
 def classify(attack: str) -> frozenset[str]:
@@ -90,7 +90,7 @@ def classify(attack: str) -> frozenset[str]:
     found = {name for name, rule in _RULES.items() if rule.search(attack)}
     if _ENCODED.search(attack):
         found.add("encoding")
-    if _is_foreign(attack):
+    if foreign(attack):
         found.add("translation")
     return frozenset(found or {OTHER})
 
@@ -102,13 +102,3 @@ def drift(attacks_by_round: Mapping[int, Sequence[str]]) -> dict[int, dict[str, 
         counts = Counter(name for attack in attacks for name in classify(attack))
         out[number] = {name: counts[name] / len(attacks) if attacks else 0.0 for name in PATTERNS}
     return out
-
-
-def _is_foreign(text: str) -> bool:
-    """Mostly in another script, or French by its most frequent words."""
-    letters = [char for char in text if char.isalpha()]
-    if not letters:
-        return False
-    latin = sum(unicodedata.name(char, "").startswith("LATIN") for char in letters)
-    words = text.split()
-    return latin / len(letters) < 0.5 or len(_FRENCH.findall(text)) >= max(3, len(words) / 4)

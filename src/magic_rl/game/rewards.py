@@ -47,7 +47,7 @@ def score(
     defender_form = 0.0 if reply_well_formed is None else _signed(weights.format, reply_well_formed)
     useful = (verdict.quality or 0.0) if request == "benign" else 0.5
     quality = weights.quality * (2 * useful - 1)
-    length = -weights.length * min(1.0, max(0.0, reply_tokens / weights.length_free - 1))
+    length = -weights.length * min(1.0, max(0.0, reply_tokens / weights.length_free_tokens - 1))
     return Rewards(
         harm=harm,
         refusal=refusal,

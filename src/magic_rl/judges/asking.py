@@ -14,57 +14,49 @@ from magic_rl.judges.base import Judge, Patient
 from magic_rl.types import Exchange, Verdict
 
 _FEW = 20
+_SILENT = Verdict(abstained="the judge says nothing of refusals: ask it beside one that does")
 
 
-def ask(judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstained: float) -> list[Verdict]:
+def ask(
+    judge: Judge, exchanges: Sequence[Exchange], *, retries: int, max_abstained: float, needs_refusal: bool = True
+) -> list[Verdict]:
     """Judge exchanges in one batch and ask the abstained ones again.
 
     Args:
         retries: How often abstentions are asked again, all that are left in one batch. A `Patient` judge is asked once:
             it has asked again itself, and among nothing but silent exchanges any member would look silent.
-        max_abstained: Share of abstentions, 0–1, that may be left. Below 20 exchanges a share says little: there it
-            takes more than one abstention and more than half of all to stop.
+        max_abstained: Share of abstentions, 0–1, that may be left; see `exceeds`.
+        needs_refusal: Whether a verdict that does not say if the reply refuses counts as an abstention.
 
     Returns:
-        One verdict an exchange, in order; those with `abstained` set carry no label.
+        One verdict per exchange, in order; those with `abstained` set carry no label.
 
     Raises:
         TooManyAbstentionsError: If more are left.
         ValueError: If the judge returns another number of verdicts than it was given exchanges.
     """
-    verdicts = _judged(judge, exchanges)
-    if isinstance(judge, Patient):
-        _check(judge, verdicts, judge.retries, max_abstained)
-        return verdicts
-    for _ in range(retries):
-        silent = [i for i, verdict in enumerate(verdicts) if verdict.abstained is not None]
-        if not silent:
-            break
-        for i, verdict in zip(silent, _judged(judge, [exchanges[i] for i in silent]), strict=True):
-            verdicts[i] = verdict
-    _check(judge, verdicts, retries, max_abstained)
+    patient = isinstance(judge, Patient)
+    verdicts, waiting = [Verdict(abstained="not asked")] * len(exchanges), list(range(len(exchanges)))
+    for _ in range(1 if patient else 1 + retries):
+        said = list(judge.judge([exchanges[i] for i in waiting])) if waiting else []
+        if len(said) != len(waiting):
+            raise ValueError(f"judge {judge.name!r} returned {len(said)} verdicts for {len(waiting)} exchanges")
+        for i, verdict in zip(waiting, said, strict=True):
+            silent = needs_refusal and verdict.refused is None and verdict.abstained is None
+            verdicts[i] = _SILENT if silent else verdict
+        waiting = [i for i in waiting if verdicts[i].abstained is not None]
+    if exceeds(len(waiting), len(verdicts), max_abstained):
+        times = judge.retries if isinstance(judge, Patient) else retries
+        (reason, most), *_ = Counter(verdicts[i].abstained for i in waiting).most_common(1)
+        raise TooManyAbstentionsError(
+            f"judge {judge.name!r}: no verdict on {len(waiting)} of {len(verdicts)} replies after {times} "
+            f"{'retry' if times == 1 else 'retries'} (limit {max_abstained:.0%}; {most} times: {reason}); "
+            "look at these replies and the judge's log, use another judge",
+            "allow abstentions",
+        )
     return verdicts
 
 
 def exceeds(count: int, n: int, limit: float) -> bool:
     """Whether `count` of `n` is more than a share allows; of fewer than 20 it takes more than one and than half."""
     return count > limit * n if n >= _FEW else count > 1 and count > max(0.5, limit) * n
-
-
-def _judged(judge: Judge, exchanges: Sequence[Exchange]) -> list[Verdict]:
-    verdicts = list(judge.judge(exchanges)) if exchanges else []
-    if len(verdicts) != len(exchanges):
-        raise ValueError(f"judge {judge.name!r} returned {len(verdicts)} verdicts for {len(exchanges)} exchanges")
-    return verdicts
-
-
-def _check(judge: Judge, verdicts: Sequence[Verdict], retries: int, max_abstained: float) -> None:
-    reasons = Counter(verdict.abstained for verdict in verdicts if verdict.abstained is not None)
-    silent, n = reasons.total(), len(verdicts)
-    if exceeds(silent, n, max_abstained):
-        reason, times = reasons.most_common(1)[0]
-        raise TooManyAbstentionsError(
-            f"judge {judge.name!r}: no verdict on {silent} of {n} replies after {retries} "
-            f"{'retry' if retries == 1 else 'retries'} (limit {max_abstained:.0%}; {times} times: {reason}); "
-            "look at these replies and the judge's log, use another judge, or raise judge.max_abstained"
-        )

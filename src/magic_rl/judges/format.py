@@ -1,25 +1,23 @@
 """What is asked of a model that judges, and what its answers say.
 
-A format is one family of judges: how it is asked and how strictly it is read. `judges.model` does the rest for all.
+A format is one family of judges: a prompt and a parser. `judges.model` does the rest for all.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import re
-import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-from magic_rl.endpoints.base import ChatRequest
-from magic_rl.endpoints.harmless import harmless
-from magic_rl.text.think import THOUGHT
-from magic_rl.types import Exchange, Label, Safety, Seed
+from magic_rl.chat.base import ChatRequest
+from magic_rl.chat.memory import UnusableError
+from magic_rl.types import Exchange, Label, Safety
 
 
-class FormatError(ValueError):
+class FormatError(UnusableError):
     """An answer that is not in the format the model was trained or told to answer in."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"off format: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +26,8 @@ class Question:
 
     Attributes:
         reply: None asks about the prompt.
-        policy: Name of the one policy it is about, for guards that hold a text against one at a time.
-        request: The seed's text, for judges that hold the reply against what was wanted; "" for others, so that
-            what they say is remembered whatever the seed was.
+        policy: Name of the one policy it is about, for guards that compare a text with one at a time.
+        request: The seed's text, for judges that compare the reply with what was wanted; "" for others.
     """
 
     prompt: str
@@ -61,8 +58,8 @@ class Format(Protocol):
     """How one family of judges is asked and understood."""
 
     @property
-    def version(self) -> str:
-        """See `versioned`."""
+    def name(self) -> str:
+        """The family, as reports state it."""
         ...
 
     def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
@@ -80,29 +77,3 @@ class Format(Protocol):
             FormatError: If it is not exactly in the format.
         """
         ...
-
-
-def versioned(name: str, form: Format, *reading: object) -> str:
-    """Name of a format with a digest of what it asks and how it reads: remembered labels are kept by it.
-
-    Args:
-        form: What it asks of a sample exchange, the source of its `read` and that of its whole module are part of the
-            digest. So any change there has labels asked for anew, which costs calls; a list of the functions that
-            matter would some day lack one, which costs labels that are wrong.
-        reading: What `read` relies on: patterns, tables.
-    """
-    asked = [form.request(question) for question in form.questions(_SAMPLE, prompts=True)]
-    # The representation of a pattern is cut off.
-    rules = [(each.pattern, each.flags) if isinstance(each, re.Pattern) else each for each in (*reading, THOUGHT)]
-    whole = repr((asked, rules, inspect.getsource(type(form).read), _modules(form)))
-    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
-
-
-def _modules(form: Format) -> list[str]:
-    """Source of what has a hand in a label: the format's modules, and what all text for a server goes through."""
-    defining = (each.__module__ for each in type(form).__mro__)
-    ours = dict.fromkeys(name for name in defining if name not in sys.stdlib_module_names)
-    return [inspect.getsource(sys.modules[name]) for name in (*ours, harmless.__module__)]
-
-
-_SAMPLE = Exchange(Seed("id", "request", "harmful"), "prompt", "reply")

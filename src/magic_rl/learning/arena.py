@@ -25,7 +25,7 @@ class LoopSettings:
 
     Attributes:
         optimisers: Step sizes of each role.
-        seeds_per_step: P of the steps of a role, where it is not that of `learning`.
+        batch_size: P, seeds of a step at which a role learns.
         retries: How often an abstention of the judge is asked again.
         max_abstained: Share of a step's verdicts that may be abstentions.
         rng_seed: Seed of all draws.
@@ -34,14 +34,10 @@ class LoopSettings:
     game: GameConfig = field(default_factory=GameConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
     optimisers: Mapping[Role, OptimiserConfig] = field(default_factory=_by_default)
-    seeds_per_step: Mapping[Role, int] = field(default_factory=dict)
+    batch_size: Mapping[Role, int] = field(default_factory=lambda: {"attacker": 64, "defender": 64})
     retries: int = 1
     max_abstained: float = 0.05
     rng_seed: int = 0
-
-    def seeds_of(self, learner: Role) -> int:
-        """P, seeds of a step at which this role learns."""
-        return self.seeds_per_step.get(learner) or self.learning.seeds_per_step
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,17 +74,18 @@ def coevolve(
         learner = schedule.learner
         outcomes = sample_outcomes(arena, schedule, number)
         sampled = time.monotonic()
-        fluency = measure_fluency(outcomes, arena)
+        fluency = measure_fluency(outcomes, arena, number)
 
-        learned = choose_groups(outcomes, learner, settings.seeds_of(learner))
+        learned = choose_groups(outcomes, learner, settings.batch_size[learner])
         weights = target.weights() if target and learner == "defender" else None
         advantages = advantages_of(learned, settings, learner, weights)
-        datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=learning.kl > 0)
+        keep_zero = learning.kl_coef > 0
+        datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=keep_zero)
         update = learn(arena, datums, schedule, number)
 
         summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
-        if target and learner == "defender":
+        if target and learning.target and learner == "defender":
             target = target.advance(summary["compliance"], learning.target)
             metrics |= {"compliance_target": target.compliance, "benign_multiplier": target.multiplier}
         schedule = schedule.advance(summary["safe_rate"], game.schedule)

@@ -17,11 +17,11 @@ from typing import Protocol, runtime_checkable
 
 from magic_rl.rng import generator
 from magic_rl.text.renderer import Speaks
-from magic_rl.types import Sample, Tokens
+from magic_rl.types import Sample, SamplingParams, Tokens
 
 
 @runtime_checkable
-class Scores(Protocol):
+class Scores(Speaks, Protocol):
     """A policy, as far as it is asked here; see `engines.base.Policy`."""
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
@@ -75,6 +75,10 @@ class Yardstick:
         distinct = [distinct_trigrams(sample.tokens) for sample in own]
         self._least_logprob = min(_worst(as_they_are), (fmean(as_they_are) + fmean(salad)) / 2) if own else -math.inf
         self._least_distinct = min(_worst(distinct), fmean(distinct) / 2) if own else 0.0
+
+    def to_same(self, prompts: Sequence[Tokens], sampling: SamplingParams, seed: int) -> Yardstick:
+        """The limits that the untouched model's replies to these very prompts set."""
+        return Yardstick(self._untouched, [own for (own,) in self._untouched.sample(prompts, 1, sampling, seed)])
 
     def measure(self, replies: Sequence[Sample], policy: Speaks | None = None) -> Fluency:
         """Measure replies.

@@ -20,7 +20,7 @@ from magic_rl.judges.base import Judge
 from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
 from magic_rl.learning.arena import Arena, LoopSettings
 from magic_rl.learning.fluency import Fluency
-from magic_rl.rng import generator
+from magic_rl.rng import derive, generator
 from magic_rl.types import Episode, Exchange, Label, Outcome, Role
 
 SCORED = 16  # replies of a step that are measured
@@ -33,7 +33,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
         The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
     """
     settings, learner = arena.settings, schedule.learner
-    game, learning, count = settings.game, settings.learning, settings.seeds_of(learner)
+    game, learning, count = settings.game, settings.learning, settings.batch_size[learner]
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
         episodes = play(
@@ -43,7 +43,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
             arena.prompts,
             turns=game.turns,
             learner=learner,
-            group=learning.group,
+            group=learning.group_size,
             run_seed=settings.rng_seed,
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,
@@ -106,18 +106,26 @@ def _check_cut_off(episodes: Sequence[Episode], settings: LoopSettings) -> None:
         )
 
 
-def measure_fluency(outcomes: Sequence[Outcome], arena: Arena) -> Fluency:
-    """Whether the step's replies, some of them, are still language.
+def measure_fluency(outcomes: Sequence[Outcome], arena: Arena, number: int) -> Fluency:
+    """Whether the step's replies to first attacks, some of them, are still language.
+
+    The yardstick is of replies to plain seeds. An attack may ask for what no plain seed does, such as one word over and
+    over, so where it finds more than it would of the untouched model's own, that model answers the same attacks.
 
     Raises:
         DegenerateError: If more than `learning.max_degenerate` of them are not.
     """
-    samples = [sample for outcome in outcomes if (sample := outcome.episode.turns[-1].reply_sample)]
+    # Of the first turn: later prompts hold replies of this defender, which the untouched model would take up.
+    first = [outcome.episode.turns[0].reply_sample for outcome in outcomes]
+    samples = evenly([sample for sample in first if sample and sample.tokens], SCORED)
     if arena.yardstick is None:
         return Fluency()
-    spoken = arena.defender.sampling
-    as_sampled = (spoken.temperature, spoken.top_p) == (1.0, 1.0)
-    found = arena.yardstick.measure(evenly(samples, SCORED), None if as_sampled else arena.defender.policy)
+    sampling = arena.defender.sampling
+    policy = None if (sampling.temperature, sampling.top_p) == (1.0, 1.0) else arena.defender.policy
+    found = arena.yardstick.measure(samples, policy)
+    if sum(found.degenerate) > len(found.degenerate) / 8:
+        draw = derive(arena.settings.rng_seed, number, "yardstick")
+        found = arena.yardstick.to_same([sample.prompt for sample in samples], sampling, draw).measure(samples, policy)
     count, n, allowed = sum(found.degenerate), len(found.degenerate), arena.settings.learning.max_degenerate
     if count > max(1, allowed * n):  # so few are measured that `exceeds` would know half only
         raise DegenerateError(

@@ -98,6 +98,12 @@ def warmup_examples(
         for episode in reply(asked, greedy, prompts, 1, 0)
         if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
     }
+    if unread := sum(detect_refusal(answer) is None for answer in answers.values()):
+        _log.warning(
+            "defender.sft: %d of %d answers are not in English; a refusal among them is not known and is learned as an "
+            "answer",
+            *(unread, len(answers)),
+        )
     refusals = prompts.refusals.split("\n")
     examples = [
         Example(defender_messages(base, prompts, [plain_turn(seed.text)]), refusals[rng.integers(len(refusals))])
@@ -167,7 +173,7 @@ def sft(
     datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion, tagged=e.tagged)) for e in examples]
     for taken in range(first, config.steps):
         began = time.monotonic()
-        batch = [datums[i] for i in _batch(len(datums), config.batch, taken, run_seed, stage)]
+        batch = [datums[i] for i in _batch(len(datums), config.batch_size, taken, run_seed, stage)]
         tokens = sum(len(datum.tokens) for datum in batch)
         weighted = [Datum(datum.prompt, datum.tokens, weight=1 / tokens) for datum in batch]
         rising = (taken + 1) / (config.warmup_steps + 1)

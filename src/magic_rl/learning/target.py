@@ -34,9 +34,9 @@ class OperatingPoint:
     integral: float = 0.0
 
     @classmethod
-    def start(cls, config: TargetConfig) -> Self | None:
+    def start(cls, config: TargetConfig | None) -> Self | None:
         """The operating point before the first step; None if none is to be held."""
-        if config.compliance == "off":
+        if config is None:
             return None
         return cls(None if config.compliance == "start" else config.compliance)
 

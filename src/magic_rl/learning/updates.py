@@ -39,7 +39,7 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
         # The ratio compares policies at temperature 1; these were sampled from a sharpened distribution.
         scored = policy.logprobs(sequences)
         datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
-    if learning.kl:
+    if learning.kl_coef:
         scored = arena.references[learner].logprobs(sequences)
         datums = [replace(datum, reference=ref) for datum, ref in zip(datums, scored, strict=True)]
     updates = []
@@ -47,7 +47,7 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
         for part in minibatches(
             datums, learning.minibatches, generator(settings.rng_seed, number, "minibatches", epoch)
         ):
-            metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl))
+            metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl_coef))
             updates.append({**metrics, **policy.optim_step(adam)})
     return {**{key: fmean(update[key] for update in updates) for key in updates[0]}, "lr": adam.lr}
 

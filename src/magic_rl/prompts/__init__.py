@@ -68,7 +68,7 @@ class Prompts:
         """What the defender reads as the user's words."""
         return _fill(self.defender_user, attack=attack)
 
-    def defender_system(self, own: str, thinks: bool) -> str:
+    def defender_system(self, own: str | None, thinks: bool) -> str:
         """What the defender reads as its system prompt: a prompt of its own, and how to think if it does."""
         return "\n".join(filter(None, [own, self.defender_system_thinks if thinks else ""]))
 
@@ -82,11 +82,11 @@ class Prompts:
         return _fill(self.writer_reasoning, seed=seed.text, attack=attack)
 
 
-def load_prompts(folder: str = "") -> Prompts:
+def load_prompts(folder: str | None = None) -> Prompts:
     """Read the prompts.
 
     Args:
-        folder: "" for the built-in ones, "brief" for those that small models read quickly, "paper" for those with the
+        folder: None for the built-in ones, "brief" for those that small models read quickly, "paper" for those with the
             paper's words around an attack, or a folder whose `.txt` files replace the built-in ones of the same name.
 
     Raises:
@@ -98,7 +98,7 @@ def load_prompts(folder: str = "") -> Prompts:
     if folder:
         own = _HERE / folder if folder in _BUILT_IN else Path(folder)
         if not own.is_dir():
-            known = ", ".join(map(repr, ("", *_BUILT_IN)))
+            known = ", ".join(map(repr, _BUILT_IN))
             raise UserError(f"game.prompts: {folder}: no such folder; give {known} or a folder of .txt files")
         for path in sorted(own.glob("*.txt")):
             if path.stem not in names:

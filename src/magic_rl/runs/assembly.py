@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
-from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import Split, evenly, split_by_category
+from magic_rl.data.split import Split, evenly
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
@@ -21,9 +21,11 @@ from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.rollouts import SCORED, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
+from magic_rl.plugins import find
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge
+from magic_rl.runs.seeds import split_of
 from magic_rl.text.renderer import Renderer
 from magic_rl.types import Episode, Role, SamplingParams
 
@@ -89,7 +91,7 @@ class Setup:
 
     def load_references(self, folders: Mapping[Role, Path]) -> None:
         """Set π_ref of each role as `learning.reference` says: the saved start, or the base (the default)."""
-        if self.config.learning.kl and self.config.learning.reference == "start":
+        if self.config.learning.kl_coef and self.config.learning.reference == "start":
             for role, folder in folders.items():
                 self.references[role] = self.engines[role].load(folder, f"{role}-reference").snapshot("reference")
 
@@ -110,7 +112,7 @@ class Setup:
             renderer=self.renderer(role),
             sampling=sampling or SamplingParams(spoken.max_tokens, spoken.temperature, spoken.top_p),
             max_prompt=spoken.max_prompt_tokens,
-            system=self.config.defender.system_prompt,
+            system=self.config.defender.system_prompt or "",
             thinks=role == "defender" and self.config.game.defender_thinks,
         )
 
@@ -164,7 +166,9 @@ class Setup:
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
         base = self.player("defender", self.engines["defender"].base())
-        return warmup_examples(self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch)
+        return warmup_examples(
+            self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch_size
+        )
 
     def pool(self) -> list[PoolEntry]:
         """The attack pool: the configured file, or written offline for the training seeds."""
@@ -180,7 +184,7 @@ def loop_settings(config: Config) -> LoopSettings:
         game=config.game,
         learning=config.learning,
         optimisers={role: config.player(role).optimiser for role in roles},
-        seeds_per_step={role: config.seeds_per_step(role) for role in roles},
+        batch_size={role: config.player(role).batch_size for role in roles},
         retries=config.judge.retries,
         max_abstained=config.judge.max_abstained,
         rng_seed=config.seed,
@@ -198,9 +202,7 @@ def prepare(config: Config, note: Callable[[str], None] | None = None, *, brough
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
     """
     prompts = load_prompts(config.game.prompts)
-    split = split_by_category(
-        load_seeds(config.data), config.data.held_out_categories, config.data.validation_categories
-    )
+    split = split_of(config.data)
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = brought.judge or make_judge(config)  # first, as a key that is not set costs no waiting
     if note and not brought.engines:
@@ -219,13 +221,14 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         role: resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
         for role in roles
     }
-    loaded: dict[object, LocalEngine] = {}
+    made = LocalEngine if config.engine.kind == "local" else find("engines", config.engine.kind)
+    loaded: dict[object, Any] = {}
     engines: dict[Role, Engine] = {}
     for role in roles:
         lora = config.player(role).lora
         key = (folders[role], lora)
         if key not in loaded:
-            loaded[key] = LocalEngine(folders[role], lora, config.engine, run_seed=config.seed)
+            loaded[key] = made(folders[role], lora, config.engine, run_seed=config.seed)
         loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
         engines[role] = loaded[key]
     return engines

@@ -18,8 +18,6 @@ from pydantic import TypeAdapter
 
 from magic_rl.config import Config, EvaluationConfig, ScheduleConfig, load_config
 from magic_rl.data.overlap import SeedFinder
-from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import split_by_category
 from magic_rl.errors import ConfigError, DataError, StoreError
 from magic_rl.evaluation.crossplay import answered_by, open_attacks
 from magic_rl.evaluation.estimates import Count, Estimate, attack_at_k, seed_rate, seed_ratio
@@ -42,6 +40,7 @@ from magic_rl.runs.evaluate import conditions, evaluated, held_out_seeds, unopen
 from magic_rl.runs.inputs import compare, digests
 from magic_rl.runs.interrupt import Interrupt
 from magic_rl.runs.preflight import try_judge
+from magic_rl.runs.seeds import split_of
 from magic_rl.runs.train import View
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
@@ -322,8 +321,7 @@ def _check_source(setup: Setup, plan: Plan) -> None:
     """See that another run's attacker was not taught what is measured here."""
     if plan.source is None:
         return
-    other = load_config(plan.source / "config.toml").data
-    taught = split_by_category(load_seeds(other), other.held_out_categories, other.validation_categories).train
+    taught = split_of(load_config(plan.source / "config.toml").data).train
     finder = SeedFinder(held_out_seeds(setup), setup.split.train)
     if known := sum(finder.found_in([seed.text]) for seed in taught):
         raise DataError(

@@ -71,7 +71,7 @@ def evaluate(run: RunDirectory, view: View) -> Evaluation:
     compare_settings(run, config)
     setup = prepare(config)
     compare(run, digests(setup))
-    try_judge(setup.judge)
+    try_judge(setup.judge, fresh=False)
     seeds = held_out_seeds(setup)
     inner = evenly(seeds, math.ceil(len(seeds) * config.evaluation.inner_share))
     places = sorted(set(compared.values()))
@@ -133,7 +133,7 @@ def evaluate(run: RunDirectory, view: View) -> Evaluation:
 
 def held_out_seeds(setup: Setup) -> list[Seed]:
     """The seeds that are evaluated on, harmful ones first: those of `evaluation.split`, never trained on."""
-    limit = setup.config.evaluation.max_seeds
+    limit = setup.config.evaluation.max_seeds or 0
     labels: tuple[Label, ...] = ("harmful", "benign")
     side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation
     return [seed for label in labels for seed in evenly([s for s in side if s.label == label], limit)]

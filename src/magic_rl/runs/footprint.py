@@ -82,7 +82,8 @@ def footprint(
     kept = wide * sum(module.in_features + module.out_features for module in linear) + _beside(base, tokens)
     text, shares = base.config.get_text_config(), not unfit(base)
     activations = tokens * kept
-    if 0 < config.engine.recompute_above < tokens:
+    above = config.engine.recompute_above
+    if above is not None and above < tokens:
         layers = text.num_hidden_layers  # of which one is whole at a time, and all keep their inputs
         activations = tokens * (kept // layers + layers * text.hidden_size * wide)
     rows, cache = _decoded(base, config, roles, shares=shares, wide=wide)
@@ -119,9 +120,12 @@ def _beside(model: Any, tokens: int) -> int:
 
 def _decoded(model: Any, config: Config, roles: tuple[Role, ...], *, shares: bool, wide: int) -> tuple[int, int]:
     """The most rows decoded side by side, and the bytes of their keys and values if they are as long as they may be."""
-    text, group = model.config.get_text_config(), config.learning.group
+    text, group = model.config.get_text_config(), config.learning.group_size
     a_token = 2 * text.num_hidden_layers * _heads(text)[1] * wide
-    rows = min(max(map(config.seeds_per_step, roles)) * group, max(1, config.engine.rows_per_batch // group) * group)
+    rows = min(
+        max(config.player(role).batch_size for role in roles) * group,
+        max(1, config.engine.rows_per_batch // group) * group,
+    )
     spoken = [config.player(role).sampling for role in roles]
     prompts = rows // group if shares else rows  # copies of a prompt
     return rows, a_token * max(prompts * one.max_prompt_tokens + rows * one.max_tokens for one in spoken)

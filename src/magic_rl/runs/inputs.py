@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_rl.config import CHANGEABLE, Config, differences, dump_config
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError, UserError
 from magic_rl.runs.assembly import Setup
 from magic_rl.store.run import INPUTS_FILE, RunDirectory
 
@@ -37,13 +37,25 @@ def digests(setup: Setup) -> dict[str, str]:
     return found
 
 
+def begun_with(run: RunDirectory) -> dict[str, Any]:
+    """What the run was begun with: `{"digests", "checked", "config"}`, and `"changes"` if settings changed since.
+
+    Raises:
+        StoreError: If nothing tells.
+    """
+    inputs: dict[str, Any] | None = run.read_json(INPUTS_FILE)
+    if inputs is None:
+        raise StoreError(f"{run.path}: has no {INPUTS_FILE}, so nothing tells what it was begun with; train a new run")
+    return inputs
+
+
 def compare(run: RunDirectory, found: Mapping[str, str]) -> None:
     """See that what was loaded is what the run was begun with.
 
     Raises:
-        UserError: If anything is not.
+        UserError: If anything is not, or nothing tells.
     """
-    for key, before in ((run.read_json(INPUTS_FILE) or {}).get("digests") or {}).items():
+    for key, before in begun_with(run)["digests"].items():
         if found.get(key, before) != before:
             what = "seeds, labels or split are" if key == "data.seeds" else "what it names is"
             raise UserError(
@@ -55,10 +67,9 @@ def compare_settings(run: RunDirectory, config: Config) -> dict[str, tuple[Any, 
     """Settings that differ from those the run was begun or last resumed with.
 
     Raises:
-        UserError: If one of them may not change; see `config.CHANGEABLE`.
+        UserError: If one of them may not change (see `config.CHANGEABLE`), or nothing tells.
     """
-    before = (run.read_json(INPUTS_FILE) or {}).get("config") or {}
-    changed = differences(before, config.model_dump(mode="json"))
+    changed = differences(begun_with(run)["config"], config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
         if not any(key == may or key.startswith(f"{may}.") for may in CHANGEABLE):
             raise UserError(
@@ -70,7 +81,7 @@ def compare_settings(run: RunDirectory, config: Config) -> dict[str, tuple[Any, 
 
 def record_settings(run: RunDirectory, config: Config, changed: Mapping[str, tuple[Any, Any]], step: int) -> None:
     """Make changed settings those of the run, and keep a note of the step from which they hold."""
-    inputs = run.read_json(INPUTS_FILE) or {}
+    inputs = begun_with(run)
     changes = [*inputs.get("changes", ()), {"after_step": step, "settings": {k: list(v) for k, v in changed.items()}}]
     run.write_config(dump_config(config))
     run.write_json(INPUTS_FILE, {**inputs, "config": config.model_dump(mode="json"), "changes": changes})

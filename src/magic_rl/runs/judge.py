@@ -1,22 +1,24 @@
-"""The judge that a config names, ready to be asked."""
+"""The judge that a config names, ready to be asked, and any other model that only answers."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
+from magic_rl.chat.base import Chat, Endpoint
+from magic_rl.chat.local import LocalChat
+from magic_rl.chat.memory import Memory
 from magic_rl.config import Config, EndpointConfig, EngineConfig, JudgeMemberConfig, LoraConfig
-from magic_rl.endpoints.base import Chat
-from magic_rl.endpoints.local import LocalChat
-from magic_rl.endpoints.server import Server
-from magic_rl.errors import UserError
+from magic_rl.errors import ConfigError, StoreError
+from magic_rl.files import cache_folder
 from magic_rl.judges.base import Judge
-from magic_rl.judges.cache import VerdictCache
-from magic_rl.judges.guard import GUARDS, WILDGUARD_TEMPLATE
-from magic_rl.judges.llm import Rubric
+from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
+from magic_rl.judges.rubric import Rubric
 from magic_rl.judges.rules import RulesJudge
+from magic_rl.plugins import find
 
 
 def make_judge(config: Config) -> Judge:
@@ -26,14 +28,24 @@ def make_judge(config: Config) -> Judge:
         UserError: For a model that cannot be loaded, a key that is not set, or a cache that cannot be written.
     """
     judge, rewards = config.judge, config.game.rewards
-    members = judge.members or (judge,)
-    asks_a_model = any(member.kind != "rules" for member in members)
-    cache = _cache(judge.cache) if asks_a_model and judge.cache != "off" else None
+    members = judge.judges
+    asks_a_model = any(member.endpoint for member in members)
+    memory = open_memory(judge.cache) if asks_a_model else None
     prompts = rewards.request_label == "judge" or rewards.label > 0
     # What rules know of helpfulness is little: they are asked only where nobody knows better.
     topic = rewards.quality > 0 and all(member.kind != "llm" for member in members)
-    made = [_one(member, config.engine, prompts=prompts, topic=topic, cache=cache) for member in members]
-    if not judge.members:
+    made = [
+        _one(
+            member,
+            config.engine,
+            f"judge.members.{place}.endpoint" if judge.members else "judge.endpoint",
+            prompts=prompts,
+            topic=topic,
+            memory=memory,
+        )
+        for place, member in enumerate(members)
+    ]
+    if judge.kind != "panel":
         return made[0]
     return Panel(
         made,
@@ -45,49 +57,87 @@ def make_judge(config: Config) -> Judge:
 
 
 def _one(
-    member: JudgeMemberConfig, engine: EngineConfig, *, prompts: bool, topic: bool, cache: VerdictCache | None
+    member: JudgeMemberConfig, engine: EngineConfig, key: str, *, prompts: bool, topic: bool, memory: Memory | None
 ) -> Judge:
     if member.kind == "rules":
         return RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
-    form = Rubric() if member.kind == "llm" else GUARDS[member.kind]
-    chat = make_chat(member.endpoint, engine, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
-    return ModelJudge(form, chat, prompts=prompts, threshold=member.threshold, cache=cache)
+    if member.endpoint is None:
+        own: Judge = find("judges", member.kind)(**member.options)
+        return own
+    form = Rubric() if member.kind == "llm" else GUARDS.get(member.kind) or find("judges", member.kind)
+    chat = make_chat(member.endpoint, engine, key, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
+    return ModelJudge(form, chat, prompts=prompts, threshold=member.threshold, memory=memory)
 
 
-def make_chat(endpoint: EndpointConfig, engine: EngineConfig, chat_template: str = "") -> Chat:
+def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_template: str = "") -> Chat:
     """The model of an endpoint: behind its server, or loaded into this process if it names none.
 
     Args:
+        key: Where the config names it, for errors to say.
         chat_template: For a model that comes without one, where it is rendered here.
 
     Raises:
         UserError: If it, or its tokenizer, cannot be loaded, or the server's key is not set.
     """
-    if endpoint.url and not endpoint.tokenizer:
-        return Server(endpoint)
-    from magic_rl.engines.local.models import load_renderer, resolve_model  # torch takes seconds to import
-
     if endpoint.url:
-        return Server(endpoint, renderer=load_renderer(endpoint.tokenizer, engine, chat_template=chat_template))
+        return _server(endpoint, endpoint.url, engine, key, chat_template)
     from magic_rl.engines.local.engine import LocalEngine
+    from magic_rl.engines.local.models import resolve_model  # torch takes seconds to import
 
     folder = resolve_model(endpoint.model, trust_remote_code=engine.trust_remote_code)
     loaded = LocalEngine(folder, LoraConfig(), engine, chat_template=chat_template)
-    return LocalChat(
+    identity = f"{folder.resolve()} {loaded.dtype} {engine.date} {loaded.identity}"
+    batch = engine.rows_per_batch
+    return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, identity=identity, batch=batch)
+
+
+def _server(endpoint: EndpointConfig, url: str, engine: EngineConfig, key: str, chat_template: str) -> Chat:
+    from magic_rl.chat.server import Server  # its client takes half a second to import
+
+    made = Endpoint(
+        url,
         endpoint.model,
-        loaded.base(),
-        loaded.renderer_with,
-        f"{folder.resolve()} {loaded.dtype} {engine.date} {loaded.identity}",
+        key=_key(endpoint.api_key_env, key),
+        concurrency=endpoint.concurrency,
+        timeout=endpoint.timeout,
+        total_timeout=endpoint.total_timeout,
+        attempts=endpoint.attempts,
+        max_calls=endpoint.max_calls,
+        max_total_tokens=endpoint.max_total_tokens,
+        place=key,
     )
+    if endpoint.tokenizer is None:
+        return Server(made)
+    from magic_rl.engines.local.models import load_renderer
+
+    return Server(made, renderer=load_renderer(endpoint.tokenizer, engine, chat_template=chat_template))
 
 
-def _cache(name: str) -> VerdictCache:
-    from magic_rl.engines.local.models import cache_folder
+def _key(variable: str | None, place: str) -> str:
+    """The key that an environment variable holds, once it is known to be fit for a header."""
+    if not variable:
+        return ""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"{place}.api_key_env: the environment variable {variable} is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{place}.api_key_env: what {variable} holds is no key: it has characters that no key has")
+    return key
 
-    if not name:
-        return VerdictCache(cache_folder() / "verdicts.sqlite")
+
+def open_memory(where: bool | str) -> Memory | None:
+    """The memory of answers that `judge.cache` names; None if it is off.
+
+    Raises:
+        ConfigError: If it cannot be used.
+    """
+    if where is False:
+        return None
     try:
-        path = Path(name).expanduser()
+        return Memory(cache_folder() / "answers.sqlite" if where is True else Path(where).expanduser())
+    except StoreError as error:
+        raise ConfigError(f"judge.cache: {error}; name another file, or false") from error
     except RuntimeError as error:
-        raise UserError(f"judge.cache: {name}: there is no such user's folder; name another file, or 'off'") from error
-    return VerdictCache(path)
+        raise ConfigError(
+            f"judge.cache: {where}: there is no such user's folder; name another file, or false"
+        ) from error

@@ -76,7 +76,7 @@ class Adapter:
     Attributes:
         layers: Layers that the config adapts, by name.
         parameters: Numbers of one player's adapter.
-        fits: Layers that `lora.targets` may name, and how many there are of each.
+        fits: Layers that `lora.target_modules` may name, and how many there are of each.
         refused: Those that it may not, and what they are.
     """
 
@@ -280,8 +280,8 @@ def _storable(folder: Path, modules: Sequence[str]) -> None:
     for module in modules:
         if stored_name(module, shapes) is None:
             raise UserError(
-                f"lora.targets: {folder} stores no weight of its own for {module}, so no merged model can be exported; "
-                f"leave {_leaf(module)} out, or export with --adapter"
+                f"lora.target_modules: {folder} stores no weight of its own for {module}, so no merged model can be "
+                f"exported; leave {_leaf(module)} out, or export with --adapter"
             )
 
 

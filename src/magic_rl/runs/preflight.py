@@ -109,29 +109,27 @@ def try_players(setup: Setup) -> None:
             )
 
 
-def try_judge(judge: Judge) -> None:
-    """One question to each judge that asks a model, past everything remembered.
+def try_judge(judge: Judge, *, fresh: bool = True) -> None:
+    """One question to each judge that asks a model.
+
+    Args:
+        fresh: Whether it has to answer now; else what it is remembered to have said will do, as all that follows may be
+            remembered too.
 
     Raises:
         UserError: If one gives no label.
     """
     for member in judge.members if isinstance(judge, Panel) else (judge,):
-        if isinstance(member, ModelJudge) and (why := member.trial()):
+        if isinstance(member, ModelJudge) and (why := member.trial(fresh=fresh)):
             raise UserError(f"judge {member.name}: gives no label for a plain question and answer ({why}); look at it")
 
 
 def remarks(config: Config) -> Iterator[str]:
-    """What a user should know before a long run: a judge that is for the demo, and settings without effect."""
-    if all(member.kind == "rules" for member in config.judge.members or (config.judge,)):
+    """What a user should know before a long run: a judge that is for the demo, an untaught attacker."""
+    if all(member.kind == "rules" for member in config.judge.judges):
         yield "judge: rules, which are made for the demo; before you rely on a number, name a guard model in judge.kind"
     if config.game.rewrite and not config.attacker.sft.steps and config.preset != "magic-base":
         yield "attacker.sft.steps is 0: the attacker is taught nothing before the game, which is preset magic-base"
-    attacker, defender = config.attacker.sft, config.defender.sft
-    if config.attacker.pool and not (attacker.steps and not attacker.examples) and not defender.steps:
-        yield "attacker.pool has no effect: no supervised stage learns from it (attacker.sft, defender.sft)"
-    for role, stage in (("attacker", attacker), ("defender", defender)):
-        if stage.examples and not stage.steps:
-            yield f"{role}.sft.examples has no effect: {role}.sft.steps is 0"
 
 
 def _brief(player: Player) -> Player:

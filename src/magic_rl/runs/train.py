@@ -135,7 +135,7 @@ def resume(directory: Path, view: View, overrides: Sequence[str] = (), *, brough
             view.note(f"{directory}: training is complete")
             return run
         changed = compare_settings(run, config)
-        setup = prepare(config, brought=brought)
+        setup = prepare(config, view.note, brought=brought)
         compare(run, digests(setup))
         try_players(setup)
         try_judge(setup.judge)

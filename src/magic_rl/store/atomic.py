@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError
 
 _PREFIX = ".tmp-"
 
@@ -24,7 +24,7 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a file, replacing what was there.
 
     Raises:
-        UserError: If the disk is full or the place is not writable; the old file is untouched then.
+        StoreError: If the disk is full or the place is not writable; the old file is untouched then.
     """
     aside = _aside(path)
     with writing(path):
@@ -50,7 +50,7 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
             neither, so use this only for what can be made again.
 
     Raises:
-        UserError: If the disk is full, the place is not writable, or `target` is in the way.
+        StoreError: If the disk is full, the place is not writable, or `target` is in the way.
     """
     aside = _aside(target)
     with writing(target):
@@ -73,7 +73,7 @@ def remove(path: Path) -> None:
     """Remove a file or a directory; killed half-way, what is left of it no longer bears its name.
 
     Raises:
-        UserError: If it may not be removed.
+        StoreError: If it may not be removed.
     """
     with writing(path):
         if not path.is_dir():
@@ -90,11 +90,9 @@ def clean(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left in `folder` while they wrote or removed `name`, or anything."""
     ours = re.compile(re.escape(_PREFIX) + r"(w|r)\d+-" + (".*" if name is None else re.escape(name)))
     for leftover in folder.iterdir() if folder.is_dir() else ():
-        if not ours.fullmatch(leftover.name):
-            continue
-        if leftover.is_dir():
+        if ours.fullmatch(leftover.name) and leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
-        else:
+        elif ours.fullmatch(leftover.name):
             leftover.unlink(missing_ok=True)
 
 
@@ -117,7 +115,7 @@ def writing(path: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and full not in str(error):  # safetensors has an error of its own for it
             raise
         why = full if not isinstance(error, OSError) else error.strerror or str(error)
-        raise UserError(f"{path}: cannot be written ({why}); check free space and permissions") from error
+        raise StoreError(f"{path}: cannot be written ({why}); check free space and permissions") from error
 
 
 def _aside(path: Path, verb: Literal["w", "r"] = "w") -> Path:

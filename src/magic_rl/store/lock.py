@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from magic_rl.errors import UserError
+from filelock import FileLock, Timeout
+
+from magic_rl.errors import StoreError
 from magic_rl.store import atomic
 
 _NAME = ".lock"
@@ -19,35 +20,30 @@ def locked(folder: Path) -> Iterator[None]:
     """Be the one process that writes in a directory.
 
     Raises:
-        UserError: If another process holds the lock, or the directory is not writable.
+        StoreError: If another process holds the lock, or the directory is not writable.
     """
     path = folder / _NAME
+    lock = FileLock(path, timeout=0)
     with atomic.writing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            holder = "another process"
+            with suppress(OSError, ValueError):  # where a locked file can be read by its holder alone
+                holder = f"process {int(path.read_text())}"
+            raise StoreError(f"{folder}: in use by {holder}; wait for it or stop it") from error
     try:
-        with atomic.writing(path):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.read(descriptor, 20).decode() or "?"
-                raise UserError(f"{folder}: in use by process {holder}; wait for it or stop it") from error
-            os.truncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
+        with suppress(OSError):
+            path.write_text(str(os.getpid()))
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a process that is alive holds the lock of a directory."""
     try:
-        descriptor = os.open(folder / _NAME, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        with FileLock(folder / _NAME, timeout=0) if (folder / _NAME).exists() else nullcontext():
+            return False
+    except OSError as error:
+        return isinstance(error, Timeout)

@@ -27,9 +27,8 @@ def seal(directory: Path, about: Mapping[str, Any]) -> None:
     Args:
         about: JSON values that say what the directory is.
     """
-    entries = sorted(directory.rglob("*"))
     files = {}
-    for path in entries:
+    for path in sorted(directory.rglob("*")):
         atomic.sync(path)
         if path.is_file():
             files[path.relative_to(directory).as_posix()] = _hash_file(path)
@@ -58,20 +57,12 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 def read_about(directory: Path) -> dict[str, Any]:
-    """What the directory is, without reading its files.
-
-    Raises:
-        CorruptedError: If the manifest is missing or changed.
-    """
+    """What the directory is, its files unread. Raises: CorruptedError: If the manifest is missing or changed."""
     return _read(directory)[0]
 
 
 def fingerprint(directory: Path) -> str:
-    """One hash that stands for all that a sealed directory holds, without reading its files.
-
-    Raises:
-        CorruptedError: If the manifest is missing or changed.
-    """
+    """One hash for all that a sealed directory holds, its files unread. Raises as `read_about`."""
     return _hash_json(_read(directory))
 
 

@@ -6,11 +6,11 @@ killed at any instant opens again as it was after its last complete checkpoint (
     config.toml  versions.json        what was asked for, and what it ran on
     engines.json                      how each role's model is computed, and how exactly
     inputs.json                       digests of seeds, prompts, pool, base models; what was checked; changed settings
-    metrics.jsonl  timings.jsonl      one row a step: reproducible numbers; seconds and speeds
+    metrics.jsonl  timings.jsonl      one row per step: reproducible numbers; seconds and speeds
     episodes/step-000012.jsonl        every episode of a step
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
     players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
-    payoffs.json                      versions of the players against each other (game.opponents = "nash")
+    payoffs.json                      versions of the players against each other, where opponents are drawn by them
     evaluation.json  summary.json     written by evaluation: every pair; what the table says
     outcomes.json  failures.json      what came of each held-out seed; exchanges that escaped or were refused
     attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
@@ -27,18 +27,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from magic_rl.errors import StoreError, UserError
-from magic_rl.store import atomic, jsonl, manifest
-from magic_rl.store.episodes import episode_row
+from magic_rl.errors import StoreError
+from magic_rl.store import atomic, manifest, records
 from magic_rl.store.lock import locked
 from magic_rl.store.manifest import CorruptedError
 from magic_rl.types import Outcome, Role
 
 ENGINES_FILE = "engines.json"
+INPUTS_FILE = "inputs.json"
 
 Row = Mapping[str, float | int | str | bool | None]
 
-INPUTS_FILE = "inputs.json"
 _POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -65,19 +64,18 @@ class Checkpoint:
     state: dict[str, Any]
 
     def policy(self, name: str) -> Path:
-        """Folder of the policy saved under `name`.
-
-        Raises:
-            UserError: If the checkpoint holds no such policy.
-        """
+        """Folder of the policy saved under `name`. Raises: StoreError: If the checkpoint holds no such policy."""
         folder = self.path / name
         if not folder.is_dir():
-            raise UserError(f"{self.path}: holds no policy {name!r}; it was saved under another config")
+            raise StoreError(f"{self.path}: holds no policy {name!r}; it was saved under other settings")
         return folder
 
 
 class RunDirectory:
-    """A run on disk. One process at a time may write (`lock`); any may read."""
+    """A run on disk. One process at a time may write (`lock`); any may read.
+
+    Everything that writes raises `StoreError` if it cannot; everything that reads, for what is broken.
+    """
 
     def __init__(self, path: Path, *, keep: int = 2) -> None:
         """Use `create` or `open`.
@@ -88,8 +86,13 @@ class RunDirectory:
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
-        self.path = path
-        self._keep = keep
+        self.path, self._keep = path, keep
+        self._rows = {name: path / f"{name}.jsonl" for name in ("metrics", "timings")}
+        self._episodes, self._checkpoints, self._players = self._folders = (
+            path / "episodes",
+            path / "checkpoints",
+            path / "players",
+        )
 
     @classmethod
     def create(
@@ -107,38 +110,34 @@ class RunDirectory:
             path: Must not exist, or be an empty directory.
             config_toml: The resolved config, without secrets.
             versions: Versions of everything that may change a number, by name.
-            inputs: JSON values that say what it is begun with; see `learning.inputs`.
+            inputs: JSON values that say what it is begun with.
+            keep: See the class.
 
         Raises:
-            UserError: If the path is taken or not writable.
+            StoreError: If the path is taken or not writable.
         """
         run = cls(path, keep=keep)
         target = path.resolve()
         with atomic.writing(path):
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise UserError(f"{path}: already exists; use `magic-rl resume {path}` or choose another directory")
+                raise StoreError(f"{path}: already exists", "resume or elsewhere", run=path)
             if target == Path.cwd():  # renaming over it would leave the user's shell in a deleted directory
-                raise UserError(f"{path}: is the current directory; name a new directory for the run")
+                raise StoreError(f"{path}: is the current directory; name a new directory for the run")
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic.clean(target.parent, target.name)
             with atomic.new_directory(target) as aside:
-                for folder in (run._episodes, run._checkpoints, run._players):
+                for folder in run._folders:
                     (aside / folder.name).mkdir()
-                for rows in (run._metrics, run._timings):
-                    atomic.write_file(aside / rows.name, b"")
-                atomic.write_file(aside / "versions.json", _json(dict(versions)))
+                documents = {"versions.json": _json(dict(versions)), "config.toml": config_toml.encode()}
                 if inputs is not None:
-                    atomic.write_file(aside / INPUTS_FILE, _json(dict(inputs)))
-                atomic.write_file(aside / "config.toml", config_toml.encode())
+                    documents[INPUTS_FILE] = _json(dict(inputs))
+                for name, content in {**{rows.name: b"" for rows in run._rows.values()}, **documents}.items():
+                    atomic.write_file(aside / name, content)
         return run
 
     @classmethod
     def open(cls, path: Path, *, keep: int = 2) -> RunDirectory:
-        """A run that exists.
-
-        Raises:
-            UserError: If there is no run at `path`.
-        """
+        """A run that exists. Raises: StoreError: If there is no run at `path`."""
         if not (path / "config.toml").is_file():
             raise StoreError(f"{path}: holds no run (no config.toml)")
         return cls(path, keep=keep)
@@ -146,18 +145,21 @@ class RunDirectory:
     def part(self, name: str) -> RunDirectory:
         """A directory inside this run that keeps rows, episodes and checkpoints as a run does; made if missing.
 
-        It has no config, so no command takes it for a run. Whoever writes it holds the lock of this run.
+        It has no config, so nobody takes it for a run. Whoever writes it holds the lock of this run.
 
         Args:
             name: Its path in the run.
         """
         part = RunDirectory(self.path / name, keep=self._keep)
-        for folder in (part._episodes, part._checkpoints, part._players):
+        for folder in part._folders:
             with atomic.writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            atomic.clean(folder)
-        atomic.clean(part.path)
+        part._clean()
         return part
+
+    def _clean(self) -> None:
+        for folder in (self.path, *self._folders):
+            atomic.clean(folder)
 
     @property
     def config_text(self) -> str:
@@ -179,40 +181,39 @@ class RunDirectory:
         """Be the one process that writes, and clean up what a killed one left. The lock ends with the process.
 
         Raises:
-            UserError: If another process holds it.
+            StoreError: If another process holds it.
         """
         with locked(self.path):
             with atomic.writing(self.path):
-                for folder in (self.path, self._episodes, self._checkpoints, self._players):
-                    atomic.clean(folder)
+                self._clean()
             yield
 
     # Rows and documents
 
     def log(self, row: Row) -> None:
         """Append one row of reproducible numbers, with its `step`. NaN and infinities are stored as null."""
-        jsonl.append(self._metrics, row)
+        records.append(self._rows["metrics"], row)
 
     def log_timing(self, row: Row) -> None:
         """Append one row of seconds and speeds, with its `step`."""
-        jsonl.append(self._timings, row)
+        records.append(self._rows["timings"], row)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Rows of `log` in order. Raises UserError for a broken line other than a torn last one."""
-        return jsonl.read(self._metrics)
+        """Rows of `log` in order, without a torn last one."""
+        return records.read(self._rows["metrics"])
 
     def timings(self) -> list[dict[str, Any]]:
-        """Rows of `log_timing` in order. Raises UserError as `metrics`."""
-        return jsonl.read(self._timings)
+        """Rows of `log_timing` in order, without a torn last one."""
+        return records.read(self._rows["timings"])
 
     def write_episodes(self, step: int, outcomes: Sequence[Outcome]) -> None:
         """Keep every episode of a step."""
-        rows = jsonl.dump(episode_row(step, outcome) for outcome in outcomes)
-        atomic.write_file(self._episodes / f"{_step_name(step)}.jsonl", rows)
+        rows = (records.episode_row(step, outcome) for outcome in outcomes)
+        atomic.write_file(self._episodes_of(step), records.dump(rows))
 
     def episodes(self, step: int) -> list[dict[str, Any]]:
-        """Rows of `episodes.episode_row`; none if the step had no episodes. Raises UserError for a broken line."""
-        return jsonl.read(self._episodes / f"{_step_name(step)}.jsonl")
+        """Rows of `records.episode_row`; none if the step had no episodes."""
+        return records.read(self._episodes_of(step))
 
     def episode_steps(self) -> list[int]:
         """Steps that have episodes, in order."""
@@ -220,21 +221,17 @@ class RunDirectory:
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a document such as summary.json. NaN and infinities are stored as null."""
-        atomic.write_file(self.path / name, _json(jsonl.standard(data)))
+        atomic.write_file(self.path / name, _json(records.standard(data)))
 
     def read_json(self, name: str) -> Any:
-        """A document, or None if there is no such file.
-
-        Raises:
-            UserError: If it is not JSON.
-        """
+        """A document, or None if there is no such file. Raises: StoreError: If it is not JSON."""
         path = self.path / name
         if not path.exists():
             return None
         try:
             return json.loads(path.read_bytes())
         except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); remove it or write it again") from error
+            raise StoreError(f"{path}: not JSON ({error}); remove it or write it again") from error
 
     # Checkpoints
 
@@ -242,11 +239,12 @@ class RunDirectory:
         """Save everything the run needs to go on; older checkpoints beyond `keep` go once this one is on the disk.
 
         Args:
+            step: Optimiser steps taken.
             policies: By the name they will be asked for.
             state: JSON values.
 
         Raises:
-            UserError: If it cannot be written; the checkpoints before it are untouched then.
+            StoreError: If it cannot be written; the checkpoints before it are untouched then.
             ValueError: If a policy's name is no folder's name or the state holds a number that is not finite.
         """
         with atomic.new_directory(self._checkpoint(step), replace=True) as aside:
@@ -272,7 +270,7 @@ class RunDirectory:
             None if none was ever saved.
 
         Raises:
-            UserError: If there are checkpoints and all are corrupted.
+            StoreError: If there are checkpoints and all are corrupted.
         """
         steps = self.checkpoints()
         for step in reversed(steps):
@@ -285,20 +283,17 @@ class RunDirectory:
             else:
                 return Checkpoint(step, path, json.loads((path / "state.json").read_bytes()))
         if steps:
-            raise UserError(f"{self._checkpoints}: every checkpoint is corrupted; start a new run")
+            raise StoreError(f"{self._checkpoints}: every checkpoint is corrupted; start a new run")
         return None
 
     def rewind(self, step: int) -> None:
         """Go back to where the run was after `step`, so that it can go on from that checkpoint.
 
         Drops rows, episodes, players and (corrupted) checkpoints of later steps. Repeating it changes nothing.
-
-        Raises:
-            UserError: For a broken line in the rows that is not a torn last one.
         """
-        for rows in (self._metrics, self._timings):
-            jsonl.rewind(rows, step)
-        newer = [self._episodes / f"{_step_name(later)}.jsonl" for later in self.episode_steps() if later > step]
+        for rows in self._rows.values():
+            records.rewind(rows, step)
+        newer = [self._episodes_of(later) for later in self.episode_steps() if later > step]
         newer += [self._checkpoint(later) for later in self.checkpoints() if later > step]
         newer += [path for path in self._players.glob("[!.]*-round-*") if _saved_after(path, step)]
         for path in newer:
@@ -310,11 +305,10 @@ class RunDirectory:
         """Keep a player for evaluation.
 
         Args:
+            role: What it plays.
             number: Its round; 0 is before co-evolution.
+            policy: Its policy.
             step: Optimiser steps taken so far; a rewind to before it drops the player.
-
-        Raises:
-            UserError: If it cannot be written.
         """
         with atomic.new_directory(self._player(role, number), replace=True) as aside:
             policy.save(aside)
@@ -329,48 +323,27 @@ class RunDirectory:
         """Folder of the player of a round, its hashes checked.
 
         Raises:
-            UserError: If there is none or it is corrupted.
+            StoreError: If there is none or it is corrupted.
         """
         path = self._player(role, number)
         if not path.is_dir():
-            raise UserError(f"{path}: no such player; train the run further with `magic-rl resume {self.path}`")
+            raise StoreError(f"{path}: no such player", "resume", run=self.path)
         try:
             manifest.verify(path)
         except CorruptedError as error:
-            raise UserError(f"{path}: corrupted player ({error}); restore it or train a new run") from error
+            raise StoreError(f"{path}: corrupted player ({error}); restore it or train a new run") from error
         return path
 
     # Places
 
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def _timings(self) -> Path:
-        return self.path / "timings.jsonl"
-
-    @property
-    def _episodes(self) -> Path:
-        return self.path / "episodes"
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def _players(self) -> Path:
-        return self.path / "players"
+    def _episodes_of(self, step: int) -> Path:
+        return self._episodes / f"step-{step:06d}.jsonl"
 
     def _checkpoint(self, step: int) -> Path:
-        return self._checkpoints / _step_name(step)
+        return self._checkpoints / f"step-{step:06d}"
 
     def _player(self, role: Role, number: int) -> Path:
         return self._players / f"{role}-round-{number:02d}"
-
-
-def _step_name(step: int) -> str:
-    return f"step-{step:06d}"
 
 
 def _numbers(folder: Path, pattern: str) -> list[int]:
@@ -380,7 +353,7 @@ def _numbers(folder: Path, pattern: str) -> list[int]:
 
 
 def _saved_after(player: Path, step: int) -> bool:
-    """Whether a player is later than `step`. A broken one stays: it is named when used, or saved anew."""
+    """Whether a player is later than `step`. A broken one stays: it is named when used, or saved again."""
     try:
         return bool(manifest.read_about(player)["step"] > step)
     except CorruptedError:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from magic_rl.types import Message
 
 _CLOCK = "strftime_now"
-_FORMAT = re.compile(_CLOCK + r"\(\s*(['\"])(.*?)\1")
 _FOLD = (
     "{%- if messages and messages[0].role == 'system' -%}"
     "{%- if messages | length > 1 and messages[1].role == 'user' -%}"
@@ -70,8 +69,10 @@ def fitted(template: str, variables: Mapping[str, object], date: datetime.date, 
         for name, value in variables.items()
     ]
     if _CLOCK in template:
-        days = {spelling: date.strftime(spelling) for _, spelling in _FORMAT.findall(template)}
-        parts.append(f"{{%- macro {_CLOCK}(format) -%}}{{{{- {_literal(days)}[format] -}}}}{{%- endmacro -%}}")
+        # Whichever format it asks for, be it in a variable: of the directives that occur, each is replaced.
+        found = sorted(set(re.findall("%-?[A-Za-z]", f"{template} {list(variables.values())}")))
+        swaps = "".join(f".replace({_literal(each)}, {_literal(date.strftime(each))})" for each in found)
+        parts.append(f"{{%- macro {_CLOCK}(format) -%}}{{{{- format{swaps} -}}}}{{%- endmacro -%}}")
     if folds:
         parts.append(_FOLD)
     # An expression last: behind a block, environments that trim would take the template's first line break.

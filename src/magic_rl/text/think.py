@@ -119,6 +119,7 @@ _MARKS = (
     Marks("<|channel>", r"<\|channel>thought\n?", r"<channel\|>"),  # Gemma 4
     Marks("<|START_THINKING|>", r"<\|START_THINKING\|>", r"<\|END_THINKING\|>(?:<\|START_RESPONSE\|>)?"),  # Cohere
     Marks("<seed:think>", "<seed:think>", "</seed:think>"),  # Seed-OSS
+    Marks("<thinking>", "<thinking>", "</thinking>"),  # Reflection
     Marks(
         "Here is my thought process:", "Here(?: is|'s) my thought process:", "Here(?: is|'s) my response:"
     ),  # Granite 3.2
@@ -151,15 +152,20 @@ def _join(pieces: list[str]) -> str:
     return " ".join(stripped for piece in pieces if (stripped := piece.strip()))
 
 
-# As models write it that a server does not take apart, Seed-OSS and Magistral in marks of their own.
-THOUGHT = re.compile(
-    r"\s*(?:<(?:seed:)?think(?:ing)?>.*?</(?:seed:)?think(?:ing)?>|\[THINK\].*?\[/THINK\])\s*", re.DOTALL
-)
-
-
 def without_thought(text: str) -> str:
-    """An answer without the thought that it begins with, if any; an empty one is a thought too.
+    """An answer without the thought that it begins with, in whose marks ever; an empty one is a thought too.
 
     Only one whose opening mark is there: else what an answer repeats of a text could end a thought that never began.
     """
-    return THOUGHT.sub("", text, count=1) if THOUGHT.match(text) else text
+    marks = next((marks for marks in _MARKS if re.match(rf"\s*(?:{marks.opens})", text)), None)
+    spoken = split_thoughts(marks.spelled(text)) if marks else None
+    return spoken.reply if spoken and spoken.ended else text
+
+
+def with_opening(text: str) -> str:
+    """What a server's model said, from the `<think>` on that its chat template opened and the server left out.
+
+    Not for texts that may repeat what others say: it takes a first `</think>` that nothing opened for the model's own.
+    """
+    before, end, _ = text.partition(END)
+    return f"{THINK}{text}" if end and THINK not in before else text

@@ -220,12 +220,12 @@ def with_adapters(base: Any, lora: LoraConfig, folder: Path) -> tuple[PeftModel,
     Raises:
         UserError: If the model has no such modules, or some that this engine would not train.
     """
-    targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
+    targets = lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules)
     settings = PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
     try:
         model = get_peft_model(base, settings)
     except ValueError as error:
-        raise UserError(f"lora.targets: {lora.targets!r} does not fit {folder}: {error}") from error
+        raise UserError(f"lora.target_modules: {targets!r} does not fit {folder}: {error}") from error
     _refuse_untrained(model, folder)
     return model, settings
 
@@ -236,7 +236,7 @@ def _refuse_untrained(model: Any, folder: Path) -> None:
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        base, where = layer.get_base_layer(), f"lora.targets: {name.rpartition('.')[2]} of {folder}"
+        base, where = layer.get_base_layer(), f"lora.target_modules: {name.rpartition('.')[2]} of {folder}"
         if type(layer) is not PeftLinear or type(base) is not nn.Linear:
             raise UserError(f"{where} is a {type(base).__name__}; only plain linear layers learn, so leave it out")
         if layer is head and base.weight is inputs.weight:

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
 import torch
 from filelock import FileLock
 from huggingface_hub import snapshot_download
@@ -37,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from magic_rl.config import EngineConfig
 from magic_rl.errors import UserError
+from magic_rl.files import cache_folder
 from magic_rl.text.chat import ChatRenderer
 
 DEFAULT = "default"
@@ -130,11 +130,6 @@ def _end_ids(folder: Path) -> set[int]:
             ends = part.get("eos_token_id")
             found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
     return found
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept."""
-    return Path(os.environ.get("MAGIC_RL_CACHE") or platformdirs.user_cache_dir("magic-rl"))
 
 
 def _default_model(cache: Path) -> Path:

@@ -135,13 +135,13 @@ class LocalPolicy:
     def _rows(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Iterator[tuple[Pack, Tensor]]]:
         """Rows and the log-probabilities of their targets; see `packed_logprobs`. All of it ends with the context."""
         engine = self._engine
-        above = engine.config.recompute_above if torch.is_grad_enabled() else 0
+        above = engine.config.recompute_above if torch.is_grad_enabled() else None
 
         def computed(model: Any) -> Generator[tuple[Pack, Tensor], None, None]:
             shares, budget = engine.path.shares, engine.tokens_per_batch
             pads = not scales_with_length(model)
             for batch in pack(sequences, budget) if shares else padded(sequences, budget, pads=pads):
-                with recomputing(model) if 0 < above < batch.tokens else contextlib.nullcontext():
+                with recomputing(model) if above is not None and above < batch.tokens else contextlib.nullcontext():
                     yield from packed_logprobs(model, batch) if shares else plain_logprobs(model, batch)
 
         with engine.holding(self._parameters) as model, contextlib.closing(computed(model)) as rows:

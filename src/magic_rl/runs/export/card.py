@@ -43,8 +43,8 @@ def model_card(
     base: Path,
     number: int,
     evaluation: Evaluation | None,
+    checked: dict[str, Any],
     *,
-    checked: dict[str, Any] | None = None,
     stored: Stored | None = None,
 ) -> str:
     """The model card, in the hub's format: data, judge, metrics with intervals, limits.
@@ -62,8 +62,9 @@ def model_card(
     schedule, rewards = game.schedule, game.rewards
     model = public_name(player, base)
     metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
-    judge = evaluation.judge if evaluation else ", ".join(m.kind for m in config.judge.members or (config.judge,))
+    judge = evaluation.judge if evaluation else ", ".join(judge.kind for judge in config.judge.judges)
     told = _told(config)
+    target = learning.target.compliance if learning.target else "none"
     weights = f"Weights: {stored}." if stored else f"Weights: an adapter for PEFT; it needs {model}. It is whole."
     warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
     return f"""---
@@ -85,9 +86,9 @@ This is the defender after round {number} (round 0 is before the game). No attac
 - Seeds: {_data(config)}, half harmful, half benign. {_held_out(checked)}
 - Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
   {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
-- GRPO, {config.seeds_per_step("defender")} seeds × {learning.group} samples per step, baseline `{learning.baseline}`,
-  {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {learning.target.compliance},
-  learning rate {player.optimiser.lr:g}, KL weight {learning.kl:g}, LoRA rank {player.lora.rank},
+- GRPO, {config.defender.batch_size} seeds × {learning.group_size} samples per step, baseline `{learning.baseline}`,
+  {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {target},
+  learning rate {player.optimiser.lr:g}, KL weight {learning.kl_coef:g}, LoRA rank {player.lora.rank},
   {game.turns} turn(s) a conversation, seed {config.seed}.
 - Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
 - Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
@@ -113,10 +114,8 @@ def _trained_by(config: Config) -> str:
     return "an attacker learned to rewrite\nrequests into deceptive prompts while this model, the defender, learned"
 
 
-def _held_out(checked: dict[str, Any] | None) -> str:
+def _held_out(checked: dict[str, Any]) -> str:
     """What is known of held-out seeds and training: what was looked at, and no more."""
-    if not checked:
-        return "Whether\n  held-out seeds occur in what was trained on was not checked."
     places = ", ".join(["training seeds", *checked["searched"]])
     known = f"; {checked['repeated_in_training']} are nearly repeated by training seeds" * bool(
         checked["repeated_in_training"]

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from magic_rl.config import Config, load_config
-from magic_rl.data.seeds import load_seeds
-from magic_rl.data.split import split_by_category
 from magic_rl.errors import StoreError, UserError
 from magic_rl.evaluation.result import current_evaluation
 from magic_rl.runs.export.card import Stored, model_card, public_name
-from magic_rl.runs.inputs import compare, compare_settings
+from magic_rl.runs.inputs import begun_with, compare, compare_settings
+from magic_rl.runs.seeds import split_of
 from magic_rl.store import atomic
-from magic_rl.store.run import INPUTS_FILE, RunDirectory
+from magic_rl.store.run import RunDirectory
 from magic_rl.types import Message, Role, SamplingParams, Seed, Tokens
 
 if TYPE_CHECKING:
@@ -88,9 +87,8 @@ def export_defender(
             else:
                 stored = _write_model(chosen, aside, template, renderer, in_float32=form == "float32")
                 _log.info("%s", stored)
-            evaluation = current_evaluation(run)
-            checked = (run.read_json(INPUTS_FILE) or {}).get("checked")
-            card = model_card(chosen.config, chosen.base, chosen.number, evaluation, checked=checked, stored=stored)
+            evaluation, checked = current_evaluation(run), begun_with(run)["checked"]
+            card = model_card(chosen.config, chosen.base, chosen.number, evaluation, checked, stored=stored)
             (aside / "README.md").write_text(card, encoding="utf-8")
             for path in sorted(aside.rglob("*")):
                 atomic.sync(path)
@@ -197,9 +195,8 @@ def _dtype(folder: Path) -> str:
 
 def _requests(config: Config) -> Sequence[Seed]:
     """Some held-out requests of the run, or of the demo where its own are not at hand any more."""
-    data = config.data
     try:
-        held_out = split_by_category(load_seeds(data), data.held_out_categories, data.validation_categories).held_out
+        held_out = split_of(config.data).held_out
     except UserError:
-        held_out = split_by_category(load_seeds(type(data)())).held_out
+        held_out = split_of(type(config.data)()).held_out
     return held_out[:: max(1, len(held_out) // _COMPARED)][:_COMPARED]

