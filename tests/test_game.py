@@ -72,7 +72,7 @@ def test_rewards_are_those_of_the_method(case: tuple[Safety, bool, Label, bool],
     rewards = score(Verdict(safety, refused), label, well_formed, RewardConfig())
     assert (rewards.defender, rewards.attacker) == expected
     # The judge's prompt label changes nothing unless an option asks for it.
-    assert score(Verdict(safety, refused, prompt="benign"), label, well_formed, RewardConfig()) == pytest.approx(
+    assert score(Verdict(safety, refused, request_label="benign"), label, well_formed, RewardConfig()) == pytest.approx(
         rewards
     )
 
@@ -82,15 +82,15 @@ def test_rewards_are_those_of_the_method(case: tuple[Safety, bool, Label, bool],
 @pytest.mark.parametrize("refused", [True, False])
 def test_the_request_label_can_be_the_judges(seed_label: Label, judged: Label, refused: bool) -> None:
     weights = RewardConfig(request_label="judge")
-    rewards = score(Verdict("safe", refused, prompt=judged), seed_label, True, weights)
+    rewards = score(Verdict("safe", refused, request_label=judged), seed_label, True, weights)
     assert rewards.refusal == (0.5 if refused == (judged == "harmful") else -0.5)
 
 
 @pytest.mark.parametrize("seed_label", ["harmful", "benign"])
 @pytest.mark.parametrize("judged", ["harmful", "benign"])
 def test_a_rewrite_that_keeps_the_seeds_label_can_be_rewarded(seed_label: Label, judged: Label) -> None:
-    plain = score(Verdict("safe", False, prompt=judged), seed_label, True, RewardConfig())
-    rewards = score(Verdict("safe", False, prompt=judged), seed_label, True, RewardConfig(label=0.25))
+    plain = score(Verdict("safe", False, request_label=judged), seed_label, True, RewardConfig())
+    rewards = score(Verdict("safe", False, request_label=judged), seed_label, True, RewardConfig(label=0.25))
     assert rewards.attacker - plain.attacker == (0.25 if judged == seed_label else -0.25)
     assert rewards.defender == plain.defender
 

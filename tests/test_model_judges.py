@@ -72,7 +72,7 @@ def test_the_prompt_is_not_asked_about_where_nobody_needs_its_label() -> None:
     model = Scripted(qwen)
     (verdict,) = ModelJudge(GUARDS["qwen3guard"], model, prompts=False).judge([exchange()])
     assert [len(request.messages) for request in model.asked] == [2]
-    assert verdict.prompt is None
+    assert verdict.request_label is None
 
 
 def test_a_failed_or_unreadable_answer_abstains_with_its_reason_and_the_others_stand() -> None:
@@ -114,10 +114,10 @@ def test_an_empty_reply_is_safe_and_no_answer_and_only_its_prompt_is_asked_about
     empty = [exchange("harmful", " \n"), exchange("benign", "")]
     harmful, benign = ModelJudge(GUARDS["qwen3guard"], model, prompts=False).judge(empty)
     assert not model.asked
-    assert (harmful.safety, harmful.refused, harmful.prompt) == ("safe", False, None)
+    assert (harmful.safety, harmful.refused, harmful.request_label) == ("safe", False, None)
     assert (benign.safety, benign.refused) == ("safe", True)
     _, benign = ModelJudge(GUARDS["qwen3guard"], model, prompts=True).judge(empty)
-    assert (benign.safety, benign.prompt) == ("safe", "harmful")  # the guard's label, not the seed's
+    assert (benign.safety, benign.request_label) == ("safe", "harmful")  # the guard's label, not the seed's
 
 
 def test_one_violated_policy_is_enough() -> None:

@@ -273,7 +273,7 @@ def test_the_judge_is_exact_and_abstains_on_what_is_not_in_the_game() -> None:
             Exchange(seed, seed.text, REPLIES[COMPLY]),
         ]
     )
-    assert (told.safety, told.refused, told.prompt, told.abstained) == ("unsafe", False, "harmful", None)
+    assert (told.safety, told.refused, told.request_label, told.abstained) == ("unsafe", False, "harmful", None)
     assert unknown.abstained
     assert silent.abstained
 

@@ -75,7 +75,9 @@ class Cell:
     @property
     def on_topic(self) -> list[bool | None]:
         """For each attack on a harmful seed, whether it still asks what the seed asks; None if not judged."""
-        return _known(self.harmful, lambda verdict: None if verdict.prompt is None else verdict.prompt == "harmful")
+        return _known(
+            self.harmful, lambda verdict: None if verdict.request_label is None else verdict.request_label == "harmful"
+        )
 
     @property
     def quality(self) -> list[float]:

@@ -103,7 +103,7 @@ class TabularGame:
         return Verdict(
             safety="safe" if self.safe[attack, reply] else "unsafe",
             refused=bool(self.refused[attack, reply]),
-            prompt=self.labels[attack],
+            request_label=self.labels[attack],
             on_topic=True,
         )
 
