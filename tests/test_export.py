@@ -33,8 +33,8 @@ class Adapter:
 
     std = 0.1
 
-    def __init__(self, model: Path, seed: int) -> None:
-        torch.manual_seed(seed)
+    def __init__(self, model: Path, rng_seed: int) -> None:
+        torch.manual_seed(rng_seed)
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self.model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
         for name, parameter in self.model.named_parameters():

@@ -207,7 +207,7 @@ class Says:
         self.text, self.cut = text, finish == "length"
         self.calls = 0
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         out = []
         for prompt in prompts:
             row = []
@@ -237,7 +237,7 @@ def seats(attack: str = ATTACK, answer: str = "reply {}") -> tuple[Player, Playe
 )
 def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, learner: Role, attack: str) -> None:
     attacker, defender, shown = seats(attack)
-    play(SEEDS, attacker, defender, PROMPTS, turns=turns, learner=learner, group=2, run_seed=0, step=1)
+    play(SEEDS, attacker, defender, PROMPTS, turns=turns, learner=learner, group=2, rng_seed=0, step=1)
     texts = [message.content for messages in shown.seen for message in messages]
     assert texts
     assert not any("SECRET" in text or "SEEDTEXT" in text or "think" in text for text in texts)
@@ -253,7 +253,7 @@ def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
     params, prompts = SamplingParams(8), load_prompts()
     attacker = Player(Says(ATTACK), Words(reasons=True), params)
     defender = Player(Says(answer), Words(reasons=True), params)
-    (episode,) = play(SEEDS[:1], attacker, defender, prompts, turns=2, learner="defender", group=1, run_seed=0, step=1)
+    (episode,) = play(SEEDS[:1], attacker, defender, prompts, turns=2, learner="defender", group=1, rng_seed=0, step=1)
     assert (episode.turns[0].reply_thinking, episode.cut_off) == (thinking, cut_off)
     assert (episode.turns[0].reply, len(episode.turns)) == (("reply", 2) if cut_off is None else ("", 1))
     for player in (attacker, defender):
@@ -266,7 +266,7 @@ def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
 
 def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> None:
     attacker, defender, _ = seats()
-    settings: dict[str, Any] = {"turns": 1, "group": 3, "run_seed": 0, "step": 1}
+    settings: dict[str, Any] = {"turns": 1, "group": 3, "rng_seed": 0, "step": 1}
     episodes = play(SEEDS, attacker, defender, PROMPTS, learner="defender", **settings)
     assert [e.group for e in episodes] == [0, 0, 0, 1, 1, 1]
     assert len({e.attack for e in episodes[:3]}) == 1
@@ -278,7 +278,7 @@ def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> 
 
 def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None:
     attacker, defender, shown = seats()
-    (episode,) = play(SEEDS[:1], attacker, defender, PROMPTS, turns=2, learner="defender", group=1, run_seed=0, step=1)
+    (episode,) = play(SEEDS[:1], attacker, defender, PROMPTS, turns=2, learner="defender", group=1, rng_seed=0, step=1)
     assert [turn.attack for turn in episode.turns] == ["attack 1", "attack 2"]
     assert [message.content for message in shown.seen[-1]] == ["attack 1", "reply 1", "attack 2"]
     assert isinstance(attacker.renderer, Words)
@@ -290,7 +290,7 @@ def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None
 def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
     _, defender, shown = seats()
     attacker = Player(Says(ATTACK, "length"), Words(), SamplingParams(8))
-    episodes = play(SEEDS, attacker, defender, PROMPTS, turns=2, learner="attacker", group=2, run_seed=0, step=1)
+    episodes = play(SEEDS, attacker, defender, PROMPTS, turns=2, learner="attacker", group=2, rng_seed=0, step=1)
     assert [episode.cut_off for episode in episodes] == ["attacker"] * 4
     assert shown.seen == []
 
@@ -298,13 +298,13 @@ def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
 def test_a_conversation_that_outgrows_the_prompt_limit_counts_as_cut_off() -> None:
     attacker, defender, _ = seats()
     short = Player(defender.policy, defender.renderer, defender.sampling, max_prompt=5)
-    episodes = play(SEEDS, attacker, short, PROMPTS, turns=1, learner="defender", group=2, run_seed=0, step=1)
+    episodes = play(SEEDS, attacker, short, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1)
     assert [episode.cut_off for episode in episodes] == ["defender"] * 4
 
 
 def test_without_an_attacker_the_seed_is_played_as_it_is() -> None:
     _, defender, _ = seats()
-    episodes = play(SEEDS, None, defender, PROMPTS, turns=1, learner="defender", group=2, run_seed=0, step=1)
+    episodes = play(SEEDS, None, defender, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1)
     assert [episode.attack for episode in episodes] == [s.text for s in SEEDS for _ in range(2)]
 
 
@@ -312,7 +312,7 @@ def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() ->
     attacker, defender, _ = seats()
     seeds = [Seed(f"s{i}", f"SEEDTEXT {i}", "harmful" if i < 4 else "benign") for i in range(8)]
     episodes = play(
-        seeds, attacker, defender, PROMPTS, turns=1, learner="defender", group=2, run_seed=0, step=1, plain_share=0.25
+        seeds, attacker, defender, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1, plain_share=0.25
     )
     assert [e.group for e in episodes] == [g for g in range(8) for _ in range(2)]
     opened_plain = {e.seed.id for e in episodes if e.turns[0].attack == e.seed.text}
@@ -322,7 +322,7 @@ def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() ->
 def test_a_thinking_defender_shows_only_its_answer() -> None:
     attacker, defender, _ = seats(answer="<think>hm</think><answer>no {}</answer>")
     thinker = Player(defender.policy, defender.renderer, defender.sampling, thinks=True)
-    episodes = play(SEEDS, attacker, thinker, PROMPTS, turns=1, learner="defender", group=1, run_seed=0, step=1)
+    episodes = play(SEEDS, attacker, thinker, PROMPTS, turns=1, learner="defender", group=1, rng_seed=0, step=1)
     assert [episode.reply for episode in episodes] == ["no 1", "no 2"]
 
 
@@ -340,9 +340,11 @@ def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
     games = attack([Episode(seed, (), 0) for seed in seeds], None, met.prompts, 1, 0)
 
     class Thinks(Says):
-        def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        def sample(
+            self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int
+        ) -> list[list[Sample]]:
             says = (Says("<think>HIDDEN"), Says("<think>HIDDEN</think>reply"))
-            return [says["FOREVER" not in "".join(map(chr, p))].sample([p], n, params, seed)[0] for p in prompts]
+            return [says["FOREVER" not in "".join(map(chr, p))].sample([p], n, params, rng_seed)[0] for p in prompts]
 
     defender = Player(Thinks(""), Words(reasons=True), SamplingParams(8))
     (cell,) = answered_by(met, [(None, games)], defender)

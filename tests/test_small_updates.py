@@ -78,7 +78,7 @@ def test_what_is_sampled_with_a_small_update_is_rescored_the_same(
         for key, parameter in policy._parameters.items():
             if "lora_B" in key:
                 parameter.data = size * torch.randn(parameter.shape, generator=generator)
-        samples = [s for group in policy.sample(PROMPTS, 16, SamplingParams(20), seed=3) for s in group]
+        samples = [s for group in policy.sample(PROMPTS, 16, SamplingParams(20), rng_seed=3) for s in group]
         rescored = policy.logprobs([(s.prompt, s.tokens) for s in samples])
         gaps.append(np.abs(np.concatenate(rescored) - np.concatenate([s.logprobs for s in samples])).mean())
     none, small, large = gaps

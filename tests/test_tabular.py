@@ -107,11 +107,11 @@ def perturbed(draw: st.DrawFn, policy: Table, allowed: Flags) -> Table:
     return np.array(rows)
 
 
-def reward(game: TabularGame, seed: int, move: int, reply: int) -> Any:
+def reward(game: TabularGame, rng_seed: int, move: int, reply: int) -> Any:
     """Rewards of one way the game can go, through the judge and the words instead of the tables."""
     attack = game.attacks[move % len(game.attacks)]
-    (verdict,) = TabularJudge(game).judge([Exchange(game.seeds[seed], attack, game.replies[reply])])
-    return score(verdict, game.seeds[seed].label, "<answer>" in game.completions[move], RewardConfig())
+    (verdict,) = TabularJudge(game).judge([Exchange(game.seeds[rng_seed], attack, game.replies[reply])])
+    return score(verdict, game.seeds[rng_seed].label, "<answer>" in game.completions[move], RewardConfig())
 
 
 def is_subgame_perfect(game: TabularGame, attacker: Table, defender: Table) -> bool:
@@ -143,7 +143,7 @@ def test_tables_keep_the_engines_protocol(role: Role) -> None:
     policy: Policy = engine.new_policy("learner")
     assert policy.name == "learner"
     prompt = (0,)
-    ((sample, other),) = policy.sample([prompt], 2, SamplingParams(max_tokens=1), seed=0)
+    ((sample, other),) = policy.sample([prompt], 2, SamplingParams(max_tokens=1), rng_seed=0)
     assert sample.prompt == prompt
     assert sample.finish == "stop"
     assert [sample.logprobs, other.logprobs] == policy.logprobs([(prompt, sample.tokens), (prompt, other.tokens)])
@@ -170,7 +170,7 @@ def test_samples_are_drawn_at_the_tables_odds_and_from_the_moves_of_the_seed() -
     assert not odds[~game.moves].any()
 
     def frequencies(params: SamplingParams) -> Table:
-        (drawn,) = policy.sample([(1,)], 4000, params, seed=1)
+        (drawn,) = policy.sample([(1,)], 4000, params, rng_seed=1)
         return np.bincount([s.tokens[0] - 4 for s in drawn], minlength=16) / 4000
 
     assert frequencies(SamplingParams(1)) == pytest.approx(odds[1], abs=0.03)
@@ -184,9 +184,9 @@ def test_samples_are_drawn_at_the_tables_odds_and_from_the_moves_of_the_seed() -
 def test_a_row_of_samples_depends_on_its_seed_and_place_alone() -> None:
     policy = TabularEngine(duel(), "attacker").new_policy("attacker")
     params = SamplingParams(1)
-    both = policy.sample([(0,), (1,)], 3, params, seed=5)
-    assert policy.sample([(0,)], 3, params, seed=5) == both[:1]
-    assert policy.sample([(0,)], 6, params, seed=5)[0][:3] == both[0]
+    both = policy.sample([(0,), (1,)], 3, params, rng_seed=5)
+    assert policy.sample([(0,)], 3, params, rng_seed=5) == both[:1]
+    assert policy.sample([(0,)], 6, params, rng_seed=5)[0][:3] == both[0]
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), PPO(kl=0.1), ImportanceSampling()])

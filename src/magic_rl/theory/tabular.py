@@ -236,11 +236,11 @@ class TabularPolicy:
         with torch.no_grad():
             return self._table().exp().numpy()
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `Policy.sample`. Greedy choices carry the log-probability at temperature 1."""
         with torch.no_grad():
             table = self._table(params.temperature or 1.0).numpy()
-        draws = uniforms(seed, len(prompts) * n, 1).reshape(len(prompts), n)
+        draws = uniforms(rng_seed, len(prompts) * n, 1).reshape(len(prompts), n)
         return [
             [self._draw(prompt, table[prompt[0]], params, draw) for draw in row]
             for prompt, row in zip(prompts, draws, strict=True)

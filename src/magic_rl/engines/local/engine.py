@@ -55,7 +55,7 @@ class LocalEngine:
         lora: LoraConfig = _LORA,
         config: EngineConfig = _ENGINE,
         *,
-        run_seed: int = 0,
+        rng_seed: int = 0,
         chat_template: str = "",
     ) -> None:
         """Load the base model.
@@ -64,7 +64,7 @@ class LocalEngine:
             model: Folder with safetensors weights and a tokenizer with a chat template, or a name for `resolve_model`.
             lora: Shape of every policy's adapter.
             config: Device, base dtype and batch limits.
-            run_seed: Where the random initialisation of adapters comes from.
+            rng_seed: Where the random initialisation of adapters comes from.
             chat_template: In place of the tokenizer's own, for models that come without.
 
         Raises:
@@ -81,7 +81,7 @@ class LocalEngine:
             keep_freed_memory()
         self.tokens_per_batch = batch_tokens(config, self.device, self.dtype)
         self.folder = folder
-        self._run_seed = run_seed
+        self._run_seed = rng_seed
         self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
         unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=code)

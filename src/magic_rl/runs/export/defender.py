@@ -167,7 +167,7 @@ def _compared(chosen: _Defender, written: Path, renderer: ChatRenderer, share: f
         _log.warning("the defender's own prompt names control tokens; they were plain text to it in training")
     engine = LocalEngine(chosen.base, config.defender.lora, precise)
     policy = engine.load(chosen.adapter, "trained")
-    replies = policy.sample(asked, 1, SamplingParams(_TOKENS), seed=0)
+    replies = policy.sample(asked, 1, SamplingParams(_TOKENS), rng_seed=0)
     sequences: list[tuple[Tokens, Tokens]] = [(sample.prompt, sample.tokens) for (sample,) in replies]
     trained = policy.logprobs(sequences)
     del engine, policy  # so that one model at a time is in memory
