@@ -56,17 +56,17 @@ class Batch:
     """Rows to be computed one after another behind the same tokens, whose activations are there all the while.
 
     Attributes:
-        stem: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
+        prefix: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
         rows: One at least.
     """
 
-    stem: Tokens
+    prefix: Tokens
     rows: list[Pack]
 
     @property
     def tokens(self) -> int:
         """Most tokens whose activations exist at one time."""
-        return len(self.stem) + max(row.ids.numel() for row in self.rows)
+        return len(self.prefix) + max(row.ids.numel() for row in self.rows)
 
 
 _Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
@@ -257,8 +257,8 @@ def _row(prompt: Tokens, completions: _Completions) -> _Row:
 
 def _continued(prompt: Tokens, parts: Sequence[_Completions]) -> Batch:
     """A tree of several rows. Each holds the prompt's last token itself, as its output predicts first tokens."""
-    stem = prompt[:-1]
-    return Batch(stem, [_row(prompt, part).pack(known=len(stem)) for part in parts])
+    prefix = prompt[:-1]
+    return Batch(prefix, [_row(prompt, part).pack(known=len(prefix)) for part in parts])
 
 
 def _split(prompt: Tokens, completions: _Completions, budget: int) -> Iterator[_Completions]:
