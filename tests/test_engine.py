@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.policy import LocalPolicy
-from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.sampling import choose
 from magic_rl.errors import UserError
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams, Tokens
@@ -332,7 +332,7 @@ def test_layers_that_are_read_give_the_same_products(rows: int, dtype: torch.dty
     before = layer(x)
     for adapter in ((), (down, up)):
         wanted = whole_products(x, layer, down, up if adapter else up * 0).float()
-        with reading(layer, *adapter):
+        with inferring(layer, *adapter):
             assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
     assert torch.equal(layer(x), before)
 

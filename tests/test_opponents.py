@@ -21,7 +21,7 @@ from magic_rl.learning.opponents import Opponents, zero_sum_payoff
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.equilibrium import Payoffs, exploitability
-from magic_rl.theory.tabular import Table, TabularEngine, TabularGame, TabularPolicy
+from magic_rl.theory.tabular import Array, TabularEngine, TabularGame, TabularPolicy
 from magic_rl.types import (
     Adam,
     CrossEntropy,
@@ -142,7 +142,7 @@ def course(rule: str, rng_seed: int) -> tuple[list[float], list[float]]:
 
 def test_the_chase_has_the_equilibrium_one_works_out_by_hand() -> None:
     """Free harmful seed in the riddle; of the benign seed half here and half there; refusals at any equal rate."""
-    attacker: Table = np.array([[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+    attacker: Array = np.array([[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
     for rate in (0.0, 0.3, 1.0):
         measured = exploitability(chase(), attacker, np.array([[rate, 1 - rate]] * 2))
         assert measured.attacker_gain + measured.defender_gain == pytest.approx(0.0, abs=1e-12)

@@ -16,7 +16,7 @@ from magic_rl.errors import UserError
 from magic_rl.game.rewards import score
 from magic_rl.judges.base import Judge
 from magic_rl.prompts import load_prompts
-from magic_rl.theory.tabular import FILE, Flags, Table, TabularEngine, TabularGame, TabularJudge
+from magic_rl.theory.tabular import FILE, Array, Flags, TabularEngine, TabularGame, TabularJudge
 from magic_rl.types import (
     PPO,
     Adam,
@@ -98,7 +98,7 @@ def games(draw: st.DrawFn, *, fallback: bool = False) -> TabularGame:
 
 
 @st.composite
-def perturbed(draw: st.DrawFn, policy: Table, allowed: Flags) -> Table:
+def perturbed(draw: st.DrawFn, policy: Array, allowed: Flags) -> Array:
     """A pure policy that differs from another one in some of its rows."""
     rows = []
     for row, options in zip(policy, allowed, strict=True):
@@ -114,7 +114,7 @@ def reward(game: TabularGame, rng_seed: int, move: int, reply: int) -> Any:
     return score(verdict, game.seeds[rng_seed].label, "<answer>" in game.completions[move], RewardConfig())
 
 
-def is_subgame_perfect(game: TabularGame, attacker: Table, defender: Table) -> bool:
+def is_subgame_perfect(game: TabularGame, attacker: Array, defender: Array) -> bool:
     """By trying every deviation at every seed and every attack, for pure policies."""
     for x in range(len(game.seeds)):
         moves = np.flatnonzero(game.moves[x]).tolist()
@@ -169,7 +169,7 @@ def test_samples_are_drawn_at_the_tables_odds_and_from_the_moves_of_the_seed() -
     assert odds.sum(axis=1) == pytest.approx(np.ones(4))
     assert not odds[~game.moves].any()
 
-    def frequencies(params: SamplingParams) -> Table:
+    def frequencies(params: SamplingParams) -> Array:
         (drawn,) = policy.sample([(1,)], 4000, params, rng_seed=1)
         return np.bincount([s.tokens[0] - 4 for s in drawn], minlength=16) / 4000
 

@@ -43,7 +43,7 @@ from magic_rl.types import (
 FILE = "table.safetensors"
 
 Flags = npt.NDArray[np.bool_]
-Table = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,7 @@ class TabularPolicy:
         if self._optimiser is not None and state:
             self._optimiser.state[self._logits] = state
 
-    def probabilities(self) -> Table:
+    def probabilities(self) -> Array:
         """π(output | input), exactly, shape (inputs, outputs)."""
         with torch.no_grad():
             return self._table().exp().numpy()
@@ -298,7 +298,7 @@ class TabularPolicy:
         columns = torch.tensor([tokens[0] for _, tokens in sequences], dtype=torch.long) - len(self._allowed)
         return self._table()[rows, columns]
 
-    def _draw(self, prompt: Tokens, logprobs: Table, params: SamplingParams, draw: float) -> Sample:
+    def _draw(self, prompt: Tokens, logprobs: Array, params: SamplingParams, draw: float) -> Sample:
         """One sample by inverting the cumulative distribution at `draw`, uniform in [0, 1)."""
         if params.temperature == 0:
             column, logprob = int(logprobs.argmax()), float(logprobs.max())
@@ -315,7 +315,7 @@ class TabularPolicy:
         return self._optimiser
 
 
-def _nucleus(p: Table, top_p: float) -> Table:
+def _nucleus(p: Array, top_p: float) -> Array:
     """Renormalised probabilities of the smallest set of outputs whose mass reaches `top_p`."""
     if top_p >= 1:
         return p

@@ -25,12 +25,12 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
 from magic_rl.engines.local.models import fingerprint, load_base, load_renderer, resolve_model
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
-from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.scoring import recomputable
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
@@ -162,7 +162,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def speaking(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
-        """Let the model compute as a policy does, laid out for few rows and no gradients; see `reading`.
+        """Let the model compute as a policy does, laid out for few rows and no gradients; see `inferring`.
 
         On a CPU this takes one more copy of the adapted weights meanwhile.
         """
@@ -171,10 +171,10 @@ class LocalEngine:
             for layer in self._adapted:
                 up = layer.lora_B[_SLOT].weight * layer.scaling[_SLOT]
                 adapter = (layer.lora_A[_SLOT].weight, up) if parameters else ()
-                stack.enter_context(reading(layer.get_base_layer(), *adapter))
+                stack.enter_context(inferring(layer.get_base_layer(), *adapter))
             head = self.model.get_base_model().get_output_embeddings()
             if type(head) is nn.Linear:
-                stack.enter_context(reading(head))
+                stack.enter_context(inferring(head))
             yield self.model
         if self.device.type == "cpu":
             give_back_freed_memory()

@@ -21,7 +21,7 @@ _ROWS = 64  # a typical number of rows, which the layout is chosen for; any numb
 
 
 @contextlib.contextmanager
-def reading(layer: nn.Linear, down: Tensor | None = None, up: Tensor | None = None) -> Iterator[None]:
+def inferring(layer: nn.Linear, down: Tensor | None = None, up: Tensor | None = None) -> Iterator[None]:
     """Let a layer compute without gradients, with an adapter or without; its own forward comes back after.
 
     Args:
