@@ -22,7 +22,7 @@ from magic_rl.evaluation.result import (
 )
 from magic_rl.evaluation.summary import Compared, outcomes
 from magic_rl.report.study import write_study
-from magic_rl.runs.results import read_results
+from magic_rl.runs.study.finished import read_results
 from magic_rl.store.run import RunDirectory
 from tests.evaluations import ALL, cell, evaluation
 

@@ -21,7 +21,7 @@ from magic_rl.config import Config, PresetName, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.aggregate import aggregate
 from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE
-from magic_rl.runs.results import export_results, read_results
+from magic_rl.runs.study.finished import export_results, read_results
 from magic_rl.runs.study.plan import PlannedRun, next_stage, write_plan
 from magic_rl.runs.study.runner import Ended
 from magic_rl.runs.study.slots import slots

@@ -17,7 +17,7 @@ from magic_rl.evaluation.aggregate import aggregate
 from magic_rl.evaluation.estimates import rate_of
 from magic_rl.evaluation.result import EVALUATION_FILE, OUTCOMES_FILE, Evaluation, Outcomes, read
 from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE
-from magic_rl.runs.results import read_results
+from magic_rl.runs.study.finished import read_results
 from magic_rl.runs.study.plan import PlannedRun, Stage
 from magic_rl.runs.study.runner import Ended, Work, run_all
 from magic_rl.store.run import RunDirectory

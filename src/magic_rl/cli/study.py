@@ -136,7 +136,7 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
 
 
 def _any_finished(folder: Path) -> bool:
-    from magic_rl.runs.results import finished_runs
+    from magic_rl.runs.study.finished import finished_runs
 
     return bool(finished_runs(folder))
 
@@ -145,7 +145,7 @@ def _tabulate(folder: Path, out: Path | None, export: Path | None) -> None:
     from magic_rl.evaluation.aggregate import aggregate
     from magic_rl.report.study import PAGE_FILE, write_study
     from magic_rl.report.tables import study_table
-    from magic_rl.runs.results import export_results, read_results
+    from magic_rl.runs.study.finished import export_results, read_results
 
     found = aggregate(read_results(folder))
     write_study(found, out or folder)
