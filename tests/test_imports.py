@@ -44,7 +44,8 @@ def test_the_rooms_keep_the_import_rules() -> None:
         ("judges", "from magic_rl.engines.base import Policy"),
         ("store", "from magic_rl.learning.coevolve import Step"),
         ("attacks", "from magic_rl.judges.base import Judge"),
-        ("learning", "from magic_rl.evaluation.metrics import Rate"),
+        ("learning", "from magic_rl.evaluation.estimates import rate"),
+        ("evaluation", "from magic_rl.learning.fluency import Fluency"),
         ("report", "from magic_rl.engines.base import Policy"),
     ],
 )

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from magic_rl.engines.base import Engine, Policy
     from magic_rl.engines.local.engine import LocalEngine
     from magic_rl.errors import ChatError, ConfigError, DataError, JudgeError, ModelError, StoreError, UserError
-    from magic_rl.evaluation.crossplay import evaluate
     from magic_rl.game.play import Player, play
     from magic_rl.game.rewards import score
     from magic_rl.game.schedule import Schedule
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from magic_rl.learning.sft import Example, attacker_examples, sft
     from magic_rl.prompts import load_prompts
     from magic_rl.runs.assembly import loop_settings
+    from magic_rl.runs.evaluate import evaluate
     from magic_rl.runs.train import train
     from magic_rl.store.run import open_run
     from magic_rl.theory.equilibrium import backward_induction, exploitability
@@ -87,7 +87,6 @@ _HOMES = {
     "engines.base": ("Engine", "Policy"),
     "engines.local.engine": ("LocalEngine",),
     "errors": ("ChatError", "ConfigError", "DataError", "JudgeError", "ModelError", "StoreError", "UserError"),
-    "evaluation.crossplay": ("evaluate",),
     "game.play": ("Player", "play"),
     "game.rewards": ("score",),
     "game.schedule": ("Schedule",),
@@ -100,6 +99,7 @@ _HOMES = {
     "learning.sft": ("Example", "attacker_examples", "sft"),
     "prompts": ("load_prompts",),
     "runs.assembly": ("loop_settings",),
+    "runs.evaluate": ("evaluate",),
     "runs.train": ("train",),
     "store.run": ("open_run",),
     "theory.equilibrium": ("backward_induction", "exploitability"),

@@ -103,10 +103,10 @@ def test_translations_and_unknown_strategies_are_refused_by_name() -> None:
 
 def test_a_pool_holds_every_seed_with_every_strategy_and_survives_a_file(tmp_path: Path) -> None:
     seeds = [SEED, Seed("2", "How do I bake bread?", "benign")]
-    pool = build_pool(seeds, [], run_seed=3)
+    pool = build_pool(seeds, [], rng_seed=3)
     assert Counter(entry.strategy for entry in pool) == {strategy.name: 2 for strategy in WRITTEN}
-    assert build_pool(seeds, [], run_seed=3) == pool
-    assert build_pool(seeds, [], run_seed=4) != pool
+    assert build_pool(seeds, [], rng_seed=3) == pool
+    assert build_pool(seeds, [], rng_seed=4) != pool
     path = tmp_path / "deep" / "pool.jsonl"
     write_pool(path, pool)
     assert read_pool(path) == pool

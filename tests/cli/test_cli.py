@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 
 from magic_rl import __version__
 from magic_rl.cli.main import app
-from magic_rl.cli.table import summary_table
 from magic_rl.config import SHIPPED, Config, load_config
+from magic_rl.evaluation.result import Evaluation
+from magic_rl.report.tables import evaluation_table
 from magic_rl.settings import paths
+from tests.support.evaluations import cell, compared, evaluation
 
 PANEL = 'judge={kind="panel", members=[{kind="rules"}, {kind="llm", endpoint={model="m", url="http://localhost/v1"}}]}'
 COMMANDS = (
@@ -296,70 +298,46 @@ def test_ctrl_c_outside_training_is_quiet_and_exits_130(monkeypatch: pytest.Monk
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 
-def a_summary() -> dict[str, Any]:
-    """Half of 56 for the untouched model and the start, a quarter for the trained defender."""
-    half = {"rate": 0.5, "n": 56, "low": 0.373, "high": 0.627}
-    quarter = {"rate": 0.25, "n": 54, "low": 0.155, "high": 0.377}
-    nothing = {"rate": 0.0, "n": 0, "low": 0.0, "high": 1.0}
-    attacks = ("vanilla", "sft_attacker", "last_attacker")
-    rates = {
-        "untouched": dict.fromkeys(attacks, half),
-        "start": {**dict.fromkeys(attacks, half), "last_attacker": nothing},
-        "trained": dict.fromkeys(attacks, quarter),
-    }
-    change = {"mean": -0.25, "low": -0.4, "high": -0.1}
-    return {
-        "asr": rates,
-        "compliance": rates,
-        "j": {who: {name: {"value": 0.104, "low": -0.05, "high": 0.25} for name in attacks} for who in rates},
-        "change": {
-            "asr": {name: {**change, "p_value": 0.01} for name in attacks},
-            "compliance": dict.fromkeys(attacks, change),
-            "j": dict.fromkeys(attacks, change),
-        },
-        "attackers": {
-            "sft_attacker": {"format": half, "on_topic": quarter},
-            "last_attacker": {"format": half, "on_topic": None},
-        },
-        "verdict": "Hardened: attacks succeed less often; no loss shows.",
-    }
+@pytest.fixture
+def evaluated() -> Evaluation:
+    """Half of 56 for the untouched model and at the start, a quarter of 54 trained; one pair without a verdict."""
+    half, quarter = (True, False) * 28, (True, False, False, False) * 14
+    start = compared(cell(half, half), cell(half, half), cell((*quarter[:54], None, None), half))
+    silent = cell((None,) * 56, half)
+    return evaluation({**start, "start": {**start["start"], "last_attacker": silent}})
 
 
-def test_the_table_shows_each_rate_with_its_interval_and_count() -> None:
-    lines = summary_table(a_summary()).splitlines()
+def test_the_table_shows_each_rate_with_its_interval_and_count(evaluated: Evaluation) -> None:
+    lines = evaluation_table(evaluated).splitlines()
     cells = [re.split(r"\s{2,}", line) for line in lines]
-    half, quarter, change = "50.0 [37.3, 62.7]", "25.0 [15.5, 37.7]", "-25.0 [-40.0, -10.0]"
-    assert cells[0] == ["held-out seeds, %", "untouched model", "at the start", "trained", "change", "n"]
-    assert cells[1] == ["ASR, vanilla seeds ↓", half, half, quarter, change, "54–56"]
-    assert cells[3] == ["ASR, last attacker ↓", half, "–", quarter, "0–56"]
-    assert cells[5] == ["compliance, SFT attacker ↑", half, half, quarter, change, "54–56"]
-    assert cells[7][:2] == ["J, vanilla seeds ↑", "10.4 [-5.0, 25.0]"]
-    assert ["SFT attacker", half, quarter, "56, 54"] in cells
-    assert ["last attacker", half, "not judged", "56"] in cells
-    assert lines[-1].startswith("Hardened: ")
-    assert max(map(len, lines)) <= 120
+    half, quarter, change = "50.0 [37, 63]", "25.9 [16, 39]", "-24.1 [-35, -12]"
+    assert ["%", "untouched", "start", "trained", "change"] in cells
+    assert ["ASR ↓, n = 0–56"] in cells
+    assert ["vanilla seeds", half, half, quarter, change] in cells
+    assert ["last attacker", half, "–", quarter, "–"] in cells
+    assert ["SFT attacker", "95.2 [84, 99]", "71.4 [56, 83]", "0.0 [0, 8]"] in cells
+    assert evaluated.verdict in " ".join(lines)
+    assert max(map(len, lines)) <= 80
 
 
-def test_rates_on_validation_seeds_are_called_that() -> None:
-    assert summary_table({**a_summary(), "split": "validation"}).startswith("validation seeds, %  ")
+def test_rates_on_validation_seeds_are_called_that(evaluated: Evaluation) -> None:
+    held_out = evaluated.held_out.model_copy(update={"split": "validation"})
+    assert evaluation_table(evaluated.model_copy(update={"held_out": held_out})).startswith("Validation seeds: ")
 
 
-def test_a_terminal_too_narrow_for_the_table_gets_short_lines() -> None:
-    wide, narrow = summary_table(a_summary()), summary_table(a_summary(), 50)
+def test_a_terminal_too_narrow_for_the_table_gets_short_lines(evaluated: Evaluation) -> None:
+    wide, narrow = evaluation_table(evaluated), evaluation_table(evaluated, 50)
     assert max(map(len, narrow.splitlines())) <= 50
-    assert "ASR, SFT attacker ↓\n  untouched model   50.0 [37.3, 62.7]\n" in narrow
+    assert "SFT attacker\n  untouched  50.0 [37, 63]\n" in narrow
     numbers = re.compile(r"[-+\d.]*\d(?= \[)")
     assert numbers.findall(narrow) == numbers.findall(wide)
 
 
-def test_a_run_without_an_attacker_has_a_table_of_plain_requests() -> None:
-    def plain(tree: dict[str, Any]) -> dict[str, Any]:
-        return {name: {"vanilla": one["vanilla"]} for name, one in tree.items()}
-
-    summary = {**a_summary(), "attackers": {}}
-    table = summary_table({**summary, **{key: plain(summary[key]) for key in ("asr", "compliance", "j", "change")}})
+def test_a_run_without_an_attacker_has_a_table_of_vanilla_seeds() -> None:
+    one = cell([True] * 9, [True] * 9)
+    table = evaluation_table(evaluation(compared(one, one, one, ("vanilla",))))
     assert "attacker" not in table
-    assert len(re.findall("vanilla seeds", table)) == 3
+    assert len(re.findall("(?m)^vanilla seeds  ", table)) == 3
 
 
 @pytest.mark.slow
@@ -369,13 +347,13 @@ def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> 
     for command in (train, ["resume", str(run)], ["evaluate", str(run)], ["report", str(run)]):
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.output
-    before = (run / "summary.json").stat().st_mtime_ns
+    before = (run / "evaluation.json").stat().st_mtime_ns
     printed = CliRunner().invoke(app, ["evaluate", str(run)])
-    assert "ASR, last attacker" in printed.stdout
+    assert "last attacker" in printed.stdout
     assert printed.stdout.splitlines()[-1].endswith(".")  # the verdict
-    assert (run / "summary.json").stat().st_mtime_ns == before
+    assert (run / "evaluation.json").stat().st_mtime_ns == before
     assert (run / "report.html").is_file()
-    (run / "summary.json").write_text("{}")  # as an evaluation of another version may have left it
+    (run / "evaluation.json").write_text("{}")  # as an evaluation of another version may have left it
     again = CliRunner().invoke(app, ["evaluate", str(run)])
     assert again.stdout == printed.stdout, again.output
     assert "already exists" in refused(train, tmp_path)

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from magic_rl.cli.main import app
 from magic_rl.config import Config, JudgeMemberConfig, PresetName, load_config
 from magic_rl.errors import ConfigError
-from magic_rl.evaluation.crossplay import evaluate
-from magic_rl.evaluation.exploit import exploit, make_plan
+from magic_rl.runs.attack import attack, make_plan
+from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.train import train
 from magic_rl.settings import Node, paths, section_of
 from magic_rl.store.run import RunDirectory
@@ -169,7 +169,7 @@ def whole_run(file: Path, settings: tuple[str, ...], preset: PresetName | None, 
     evaluate(run, Silent())
     source = RunDirectory.open(folder.parent / "plain") if preset == "no-game" else None
     if run.players("defender")[1:]:
-        exploit(run, make_plan(run, steps=1, source=source), Silent())
+        attack(run, make_plan(run, steps=1, source=source), Silent())
     if preset != "no-game":
         pool(file, (*settings, *([f"preset={preset}"] if preset else [])), None, folder)
 

@@ -274,7 +274,7 @@ class Letters:
     def __init__(self, answer: str) -> None:
         self.answer = answer
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         tokens = tuple(map(ord, self.answer))
         return [[Sample(prompt, tokens, (0.0,) * len(tokens), "stop")] * n for prompt in prompts]
 

@@ -88,7 +88,7 @@ def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(
         local.model.get_base_model().set_attn_implementation("sdpa")
     policy = trained(local)
     reference = plain(folder, policy, tmp_path)
-    samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(24), seed=3) for s in group]
+    samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(24), rng_seed=3) for s in group]
     scored = policy.logprobs([(s.prompt, s.tokens) for s in samples])
     for sample, ours in zip(samples, scored, strict=True):
         with torch.inference_mode():
@@ -105,7 +105,7 @@ def test_what_all_prompts_begin_with_is_encoded_once_a_call(folder: Path, tmp_pa
     fed: list[int] = []
     embedding = local.model.get_input_embeddings()
     hook = embedding.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
-    samples = [s for group in policy.sample(prompts, 2, SamplingParams(12), seed=3) for s in group]
+    samples = [s for group in policy.sample(prompts, 2, SamplingParams(12), rng_seed=3) for s in group]
     hook.remove()
     encoded = [tokens for tokens in fed if tokens > 1]  # the other passes decode
     assert len(encoded) > 2
@@ -164,7 +164,7 @@ def test_a_group_that_joins_others_sees_its_own_tokens_alone(folder: Path) -> No
 def test_greedy_output_equals_generate(folder: Path, tmp_path: Path) -> None:
     policy = trained(engine(folder))
     reference = plain(folder, policy, tmp_path)
-    samples = policy.sample(PROMPTS, 1, SamplingParams(20, temperature=0.0), seed=0)
+    samples = policy.sample(PROMPTS, 1, SamplingParams(20, temperature=0.0), rng_seed=0)
     for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
         out = reference.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)
         assert out[0, len(prompt) :].tolist() == list(sample.tokens)
@@ -221,7 +221,7 @@ def test_a_model_of_another_kind_takes_the_plain_path_and_says_so(
     assert "prompts are not shared" in caplog.text
     policy = trained(local)
     reference = plain(folder, policy, saved)
-    for group in policy.sample(PROMPTS, 2, SamplingParams(6), seed=1):
+    for group in policy.sample(PROMPTS, 2, SamplingParams(6), rng_seed=1):
         for sample in group:
             with torch.inference_mode():
                 expected = plain_logprobs(reference, sample.prompt, sample.tokens).tolist()

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.policy import LocalPolicy
-from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.sampling import choose
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
@@ -47,7 +47,7 @@ def datums_of(policy: LocalPolicy, group: int = 4) -> list[Datum]:
     rng = np.random.default_rng(0)
     return [
         Datum(s.prompt, s.tokens, 1 / len(s.tokens), float(rng.normal()), tuple(rng.normal(p, 0.3) for p in s.logprobs))
-        for samples in policy.sample(PROMPTS, group, SamplingParams(20), seed=1)
+        for samples in policy.sample(PROMPTS, group, SamplingParams(20), rng_seed=1)
         for s in samples
     ]
 
@@ -64,7 +64,7 @@ def test_packed_logprobs_equal_those_of_plain_transformers(
 
 
 def test_sampled_logprobs_equal_rescored_ones(policy: LocalPolicy) -> None:
-    samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(20), seed=3) for s in group]
+    samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(20), rng_seed=3) for s in group]
     rescored = policy.logprobs([(s.prompt, s.tokens) for s in samples])
     for sample, scored in zip(samples, rescored, strict=True):
         assert sample.logprobs == pytest.approx(scored, rel=1e-4, abs=1e-5)
@@ -183,7 +183,7 @@ def test_activations_computed_again_make_no_difference_and_are_not_kept(tiny_mod
 
 def test_greedy_samples_equal_transformers_generate(tiny_model: Path, local: LocalEngine) -> None:
     own = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    samples = local.base().sample(PROMPTS, 1, SamplingParams(12, temperature=0.0), seed=0)
+    samples = local.base().sample(PROMPTS, 1, SamplingParams(12, temperature=0.0), rng_seed=0)
     for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
         ids = torch.tensor([prompt])
         expected = own.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
@@ -191,7 +191,7 @@ def test_greedy_samples_equal_transformers_generate(tiny_model: Path, local: Loc
 
 
 def test_a_sample_ends_with_its_end_of_turn_or_is_cut_off(local: LocalEngine, policy: LocalPolicy) -> None:
-    samples = [s for group in local.base().sample(PROMPTS, 30, SamplingParams(20), seed=2) for s in group]
+    samples = [s for group in local.base().sample(PROMPTS, 30, SamplingParams(20), rng_seed=2) for s in group]
     assert {s.finish for s in samples} == {"stop", "length"}
     for sample in samples:
         ends = [token in local.renderer.stop_ids for token in sample.tokens]
@@ -306,7 +306,7 @@ def test_layers_that_are_read_give_the_same_products(rows: int, dtype: torch.dty
     before = layer(x)
     for adapter in ((), (down, up)):
         wanted = whole_products(x, layer, down, up if adapter else up * 0).float()
-        with reading(layer, *adapter):
+        with inferring(layer, *adapter):
             assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
     assert torch.equal(layer(x), before)
 
@@ -340,5 +340,5 @@ def test_a_failure_while_speaking_leaves_the_base_as_it_was(local: LocalEngine, 
 
 def test_rendered_prompts_can_be_sampled_from(local: LocalEngine) -> None:
     prompt = local.renderer.prompt([Message("user", "hello")])
-    ((sample,),) = local.base().sample([prompt], 1, SamplingParams(4), seed=0)
+    ((sample,),) = local.base().sample([prompt], 1, SamplingParams(4), rng_seed=0)
     assert sample.prompt == prompt

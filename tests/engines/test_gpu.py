@@ -36,7 +36,7 @@ def test_samples_and_gradients_on_a_gpu_are_those_of_the_cpu(tiny_model: Path) -
     results = []
     for device in ("cpu", "cuda"):
         policy = trained(on_cuda(tiny_model, device=device, dtype="float32"))
-        samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(20), seed=3) for s in group]
+        samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(20), rng_seed=3) for s in group]
         datums = [Datum(s.prompt, s.tokens, 0.1, (-1.0) ** i, s.logprobs) for i, s in enumerate(samples)]
         policy.forward_backward(datums, PPO())
         parts = [p.grad.flatten().cpu() for p in policy._parameters.values() if p.grad is not None]
@@ -49,12 +49,12 @@ def test_samples_and_gradients_on_a_gpu_are_those_of_the_cpu(tiny_model: Path) -
 def test_sampling_waits_for_the_device_every_few_tokens_only(tiny_model: Path) -> None:
     policy = on_cuda(tiny_model).base()
     params = SamplingParams(256, ignore_stop=True)
-    policy.sample(PROMPTS, 4, params, seed=1)
+    policy.sample(PROMPTS, 4, params, rng_seed=1)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            policy.sample(PROMPTS, 4, params, seed=2)
+            policy.sample(PROMPTS, 4, params, rng_seed=2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert sum("synchroniz" in str(warning.message) for warning in caught) < 256

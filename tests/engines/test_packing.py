@@ -34,7 +34,7 @@ def test_whatever_sequences_begin_with_alike_is_encoded_once() -> None:
 def test_a_prompt_that_does_not_fit_with_all_its_completions_is_encoded_once_nevertheless() -> None:
     prompt = (1, 2, 3, 4)
     (batch,) = pack([(prompt, (5, 6, 7, 8)), (prompt, (5, 6, 9)), (prompt, (6, 6, 6))], budget=10)
-    assert batch.stem == (1, 2, 3)  # its last token predicts the first ones of every row
+    assert batch.prefix == (1, 2, 3)  # its last token predicts the first ones of every row
     one, two = batch.rows
     assert one.ids.tolist() == [[4, 5, 6, 7]]
     assert one.positions.tolist() == [[3, 4, 5, 6]]
@@ -52,7 +52,7 @@ def test_a_prompt_longer_than_the_budget_still_has_several_completions_a_row() -
 
 def test_completions_of_a_one_token_prompt_may_take_several_rows() -> None:
     (batch,) = pack([((1,), (i, i, i, i)) for i in range(2, 6)], budget=7)
-    assert batch.stem == ()
+    assert batch.prefix == ()
     assert [row.ids.tolist() for row in batch.rows] == [[[1, 2, 2, 2, 3, 3, 3]], [[1, 4, 4, 4, 5, 5, 5]]]
 
 

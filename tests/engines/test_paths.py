@@ -26,7 +26,7 @@ from magic_rl.engines.local.decoding import PlainDecoder
 from magic_rl.engines.local.packing import Batch, Pack, pack, padded
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, _short_sighted, choose_path
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs
-from magic_rl.report.html import write_report
+from magic_rl.report.page import write_report
 from magic_rl.runs.train import train
 from magic_rl.types import SamplingParams, Tokens
 from tests.engines.test_architectures import PROMPTS
@@ -152,7 +152,7 @@ def test_the_plain_path_computes_at_most_twice_what_the_shared_one_does(tiny_mod
         fed: list[int] = []
         embedding = local.model.get_input_embeddings()
         hook = embedding.register_forward_pre_hook(lambda _, args, fed=fed: fed.append(args[0].numel()))
-        policy.sample(prompts, 1, SamplingParams(30), seed=2)
+        policy.sample(prompts, 1, SamplingParams(30), rng_seed=2)
         hook.remove()
         costs.append((len(fed), sum(fed)))
     (passes, tokens), (plain_passes, plain_tokens) = costs

@@ -15,8 +15,8 @@ from tests.support.tiny_engine import PROMPTS, engine, trained
 
 
 def test_what_a_row_samples_does_not_depend_on_its_batch(tiny_model: Path) -> None:
-    together = trained(engine(tiny_model)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
-    apart = trained(engine(tiny_model, rows=4)).sample(PROMPTS, 4, SamplingParams(20), seed=5)
+    together = trained(engine(tiny_model)).sample(PROMPTS, 4, SamplingParams(20), rng_seed=5)
+    apart = trained(engine(tiny_model, rows=4)).sample(PROMPTS, 4, SamplingParams(20), rng_seed=5)
     assert [[s.tokens for s in group] for group in together] == [[s.tokens for s in group] for group in apart]
 
 
@@ -26,9 +26,9 @@ def test_looking_at_stops_seldom_changes_no_sample(
 ) -> None:
     prompts: list[Tokens] = [(5, i) for i in range(20, 30)] + PROMPTS
     policy = trained(engine(tiny_model, rows=12))  # some wait, and join rows that are further on
-    often = policy.sample(prompts, 3, SamplingParams(21, temperature), seed=5)
+    often = policy.sample(prompts, 3, SamplingParams(21, temperature), rng_seed=5)
     monkeypatch.setattr(sampling, "_UNCHECKED", {})
-    seldom = policy.sample(prompts, 3, SamplingParams(21, temperature), seed=5)
+    seldom = policy.sample(prompts, 3, SamplingParams(21, temperature), rng_seed=5)
     for one, two in zip(often, seldom, strict=True):
         assert [(s.tokens, s.finish) for s in one] == [(s.tokens, s.finish) for s in two]
         for a, b in zip(one, two, strict=True):
@@ -36,7 +36,7 @@ def test_looking_at_stops_seldom_changes_no_sample(
 
 
 def test_no_prompts_give_no_samples(tiny_model: Path) -> None:
-    assert engine(tiny_model).base().sample([], 2, SamplingParams(max_tokens=4), seed=1) == []
+    assert engine(tiny_model).base().sample([], 2, SamplingParams(max_tokens=4), rng_seed=1) == []
 
 
 def test_waiting_prompts_take_the_places_of_those_that_are_done(
@@ -52,12 +52,12 @@ def test_waiting_prompts_take_the_places_of_those_that_are_done(
         return go_on(self, tokens)
 
     monkeypatch.setattr(SharedDecoder, "go_on", counted)
-    samples = policy.sample(prompts, 1, SamplingParams(30), seed=4)
+    samples = policy.sample(prompts, 1, SamplingParams(30), rng_seed=4)
     steps = [len(group[0].tokens) for group in samples]
     one_batch_after_another = sum(max(steps[i : i + 8]) for i in range(0, len(steps), 8))
     assert len(running) < 0.7 * one_batch_after_another
     assert max(running) == 8
-    together = trained(engine(tiny_model)).sample(prompts, 1, SamplingParams(30), seed=4)
+    together = trained(engine(tiny_model)).sample(prompts, 1, SamplingParams(30), rng_seed=4)
     assert [group[0].tokens for group in samples] == [group[0].tokens for group in together]
 
 
@@ -72,9 +72,9 @@ def test_prompts_are_encoded_within_a_budget_of_tokens(tiny_model: Path, monkeyp
         return admit(self, arriving)
 
     monkeypatch.setattr(SharedDecoder, "admit", counted)
-    few = tight.sample(prompts, 2, SamplingParams(20), seed=4)
+    few = tight.sample(prompts, 2, SamplingParams(20), rng_seed=4)
     assert encoded == [[20] * 4] * 5 + [[200]]  # 8 times the budget; the last is longer by itself
     encoded.clear()
-    all_at_once = roomy.sample(prompts, 2, SamplingParams(20), seed=4)
+    all_at_once = roomy.sample(prompts, 2, SamplingParams(20), rng_seed=4)
     assert encoded == [[20] * 20 + [200]]
     assert [[s.tokens for s in group] for group in few] == [[s.tokens for s in group] for group in all_at_once]

@@ -12,12 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from magic_rl.engines.local import reading as reading_module
-from magic_rl.engines.local import scoring
+from magic_rl.engines.local import inference, scoring
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.lora import _AdaptedLinear
 from magic_rl.engines.local.packing import pack
-from magic_rl.engines.local.reading import reading
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import Adam, CrossEntropy, Datum, SamplingParams, Tokens
 from tests.support.tiny_engine import PROMPTS, engine
@@ -39,13 +38,13 @@ def test_a_layer_in_bfloat16_keeps_an_update_of_any_size(
     x, down, up = (torch.randn(shape, generator=generator) for shape in ((20_000, 256), (16, 256), (512, 16)))
     x, down, up = x.bfloat16(), down / 16, size * up
     if way == "sampling":
-        monkeypatch.setattr(reading_module, "_blocked", lambda _: False)
+        monkeypatch.setattr(inference, "_blocked", lambda _: False)
 
     def product(up: torch.Tensor) -> torch.Tensor:
         if way == "learning":
             apply: Callable[..., torch.Tensor] = _AdaptedLinear.apply
             return apply(x, layer.weight, layer.bias, down, up, 1.0)
-        with reading(layer, down, up):
+        with inferring(layer, down, up):
             return torch.as_tensor(layer(x))
 
     change, wanted = (product(up) - product(up * 0)).float().flatten(), (x.float() @ down.T @ up.T).flatten()
@@ -55,7 +54,7 @@ def test_a_layer_in_bfloat16_keeps_an_update_of_any_size(
 
 @contextlib.contextmanager
 def folded(layer: torch.nn.Linear, down: torch.Tensor | None = None, up: torch.Tensor | None = None) -> Iterator[None]:
-    """In place of `reading`: the adapter added to the weights, as other engines sample."""
+    """In place of `inferring`: the adapter added to the weights, as other engines sample."""
     weight = layer.weight.data
     if down is not None and up is not None:
         layer.weight.data = (weight.float() + up.detach() @ down.detach()).to(weight.dtype)
@@ -78,7 +77,7 @@ def test_what_is_sampled_with_a_small_update_is_rescored_the_same(
         for key, parameter in policy._parameters.items():
             if "lora_B" in key:
                 parameter.data = size * torch.randn(parameter.shape, generator=generator)
-        samples = [s for group in policy.sample(PROMPTS, 16, SamplingParams(20), seed=3) for s in group]
+        samples = [s for group in policy.sample(PROMPTS, 16, SamplingParams(20), rng_seed=3) for s in group]
         rescored = policy.logprobs([(s.prompt, s.tokens) for s in samples])
         gaps.append(np.abs(np.concatenate(rescored) - np.concatenate([s.logprobs for s in samples])).mean())
     none, small, large = gaps

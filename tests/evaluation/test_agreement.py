@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from magic_rl.cli.main import app
 from magic_rl.data.labelled import load_labelled
 from magic_rl.errors import UserError
-from magic_rl.evaluation.agreement import agreement, cohens_kappa
+from magic_rl.evaluation.agreement import Agreement, cohens_kappa
+from magic_rl.evaluation.estimates import Estimate
 
 # --- numbers ----------------------------------------------------------------------------------------------------
 
@@ -22,21 +23,19 @@ def test_numbers_are_those_worked_out_by_hand() -> None:
     """20 yes by both, 5 by the label alone, 10 by the judge alone, 15 by neither: p_o = 0.7, p_e = 0.5, kappa 0.4."""
     labels = [True] * 25 + [False] * 25
     answers = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
-    result = agreement(labels, answers)
-    assert (result.both, result.only_label, result.only_judge, result.neither) == (20, 5, 10, 15)
-    assert result.accuracy.rate == pytest.approx(0.7)
-    assert result.precision.rate == pytest.approx(20 / 30)
-    assert result.recall.rate == pytest.approx(20 / 25)
-    assert result.f1.value == pytest.approx(2 * (20 / 30) * (20 / 25) / (20 / 30 + 20 / 25))
+    result, rates = Agreement.of(labels, answers), Agreement.of(labels, answers).rates()
+    assert result == Agreement(both=20, only_judge=10, only_label=5, neither=15, abstained=0)
+    expected = {"accuracy": 0.7, "precision": 20 / 30, "recall": 0.8, "F1": 2 * 20 / (2 * 20 + 5 + 10), "answered": 1.0}
+    assert {name: rate.value for name, rate in rates.items()} == pytest.approx(expected)
     kappa = cohens_kappa(labels, answers)
-    assert kappa.value == pytest.approx(0.4)
-    assert kappa.low == pytest.approx(2 * result.accuracy.low - 1)
+    assert (kappa.value, kappa.low) == pytest.approx((0.4, 2 * rates["accuracy"].low - 1))
 
 
-def test_abstentions_are_counted_and_are_in_no_rate() -> None:
-    result = agreement([True, True, False, False], [True, None, None, False])
-    assert (result.n, result.abstained, result.accuracy.rate, result.answered.rate) == (2, 2, 1.0, 0.5)
-    assert result.recall.n == 1
+def test_abstentions_are_counted_and_are_in_no_other_rate() -> None:
+    result = Agreement.of([True, True, False, False], [True, None, None, False])
+    rates = result.rates()
+    assert (result.abstained, rates["accuracy"].n, rates["accuracy"].value, rates["answered"].value) == (2, 2, 1.0, 0.5)
+    assert rates["recall"].n == 1
 
 
 def test_the_interval_of_f1_covers_the_truth_as_often_as_it_says() -> None:
@@ -48,18 +47,16 @@ def test_the_interval_of_f1_covers_the_truth_as_often_as_it_says() -> None:
     for _ in range(400):
         labels = [rng.random() < base for _ in range(120)]
         answers = [rng.random() < (sensitivity if label else false_alarms) for label in labels]
-        f1 = agreement(labels, answers).f1
+        f1 = Agreement.of(labels, answers).rates()["F1"]
         covered += f1.low <= true_f1 <= f1.high
     assert 0.92 <= covered / 400 <= 0.98
 
 
-def test_nothing_known_is_said_as_such_and_never_nan() -> None:
-    nothing = agreement([], [])
-    assert (nothing.f1.value, nothing.f1.low, nothing.f1.high) == (0.0, 0.0, 1.0)
-    assert (nothing.accuracy.low, nothing.accuracy.high) == (0.0, 1.0)
-    no_yes = agreement([False, False], [False, False])
-    assert (no_yes.accuracy.rate, no_yes.precision.n, no_yes.f1.high) == (1.0, 0, 1.0)
-    assert json.loads(json.dumps(nothing.as_dict()))["n"] == 0
+def test_nothing_known_is_said_as_such() -> None:
+    nothing = Agreement.of([], []).rates()
+    assert nothing["F1"] == nothing["accuracy"] == Estimate(0.0, 0.0, 1.0, 0)
+    no_yes = Agreement.of([False, False], [False, False]).rates()
+    assert (no_yes["accuracy"].value, no_yes["precision"].n, no_yes["F1"].high) == (1.0, 0, 1.0)
 
 
 def test_kappa_of_raters_who_never_differ_is_not_certain_and_chance_is_zero() -> None:
@@ -75,7 +72,7 @@ def test_kappa_of_raters_who_never_differ_is_not_certain_and_chance_is_zero() ->
 
 def test_lists_of_other_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        agreement([True], [])
+        Agreement.of([True], [])
     with pytest.raises(ValueError, match="shorter"):
         cohens_kappa("aa", "a")
 
@@ -195,8 +192,9 @@ def test_the_command_prints_numbers_confusion_and_disagreements(tmp_path: Path) 
     assert "disagreements (1 of 1" in out
     assert "labelled.jsonl:2 judge: refused | How do I bake bread? | I'm sorry" in " ".join(out.split())
     found = json.loads(checked(path, "--json"))
-    assert found["refused"]["confusion"] == {"both": 1, "only_judge": 1, "only_label": 0, "neither": 1}
-    assert (found["refused"]["abstained"], found["harmful"]["accuracy"]["rate"]) == (1, 1.0)
+    confusion = {"both": 1, "only_judge": 1, "only_label": 0, "neither": 1, "abstained": 1}
+    assert found["refused"]["confusion"] == confusion
+    assert found["harmful"]["accuracy"]["value"] == 1.0
     assert found["disagreements"] == [{"place": f"{path}:2", "question": "refused", "label": False}]
 
 
@@ -233,7 +231,7 @@ def test_abstentions_of_a_panels_members_are_counted_and_stop_nothing(tmp_path: 
     unclear = [row(response="Я помогу вам с этим.")] * 4
     path = written(tmp_path, *unclear, *[row(response=REFUSAL, refused="yes")] * 36)
     found = json.loads(checked(path, "--config", config, "--json"))["refused"]
-    assert (found["abstained"], found["n"], found["accuracy"]["rate"]) == (4, 36, 1.0)
+    assert (found["confusion"]["abstained"], found["accuracy"]["n"], found["accuracy"]["value"]) == (4, 36, 1.0)
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
@@ -13,10 +14,17 @@ import pytest
 from scipy.special import expit
 from scipy.stats import t
 
-from magic_rl.evaluation.aggregate import RunResult, aggregate
-from magic_rl.evaluation.metrics import Rate
-from magic_rl.evaluation.spread import SeedNoise, crossed_noise, difference_over_runs, rate_over_runs, shared_noise
-from tests.support.study_runs import results
+from magic_rl.evaluation.aggregate import aggregate
+from magic_rl.evaluation.estimates import Estimate, rate, rate_of
+from magic_rl.evaluation.spread import (
+    OverRuns,
+    SeedNoise,
+    crossed_noise,
+    difference_over_runs,
+    rate_over_runs,
+    shared_noise,
+)
+from tests.support.study_runs import result
 
 Table = npt.NDArray[np.float64]
 REPEATS = 600
@@ -80,7 +88,7 @@ def test_an_interval_that_forgets_one_kind_of_noise_covers_too_little() -> None:
         both.append(covers(found.low, world.rate, found.high))
         half = float(t.ppf(0.975, 4)) * stdev(means) / math.sqrt(5)
         runs_alone.append(abs(fmean(means) - world.rate) <= half)
-        pooled = Rate(int(table.sum()), table.size)
+        pooled = rate(int(table.sum()), table.size)
         replies_alone.append(covers(pooled.low, world.rate, pooled.high))
     assert fmean(both) > 0.92
     assert fmean(runs_alone) < 0.9
@@ -92,10 +100,10 @@ def test_unknown_outcomes_give_the_wider_interval() -> None:
     covered, wider = [], []
     for _ in range(REPEATS):
         table, _ = world.draw(5, 54)
-        rates = [Rate.of(row > 0) for row in table]
-        found = rate_over_runs([r.rate for r in rates], shared_noise([r.high - r.low for r in rates], 54))
+        rates = [rate_of(row > 0) for row in table]
+        found = rate_over_runs([r.value for r in rates], shared_noise([r.high - r.low for r in rates], 54))
         covered.append(covers(found.low, world.rate, found.high))
-        known = rate_over_runs([r.rate for r in rates], crossed_noise([table]))
+        known = rate_over_runs([r.value for r in rates], crossed_noise([table]))
         wider.append(width(found) > width(known))
     assert fmean(covered) > 0.94
     assert fmean(wider) > 0.7
@@ -105,21 +113,23 @@ def test_where_seeds_do_not_differ_it_is_students_interval_of_the_runs() -> None
     values = [-0.3, -0.1, -0.25, -0.2]
     found = difference_over_runs(values, SeedNoise(1000, ()))
     half = float(t.ppf(0.975, 3)) * stdev(values) / 2
-    assert (found.low, found.high) == pytest.approx((fmean(values) - half, fmean(values) + half))
-    assert found.sd == pytest.approx(stdev(values))
+    assert (found.low, found.high) == pytest.approx((fmean(values) - half, fmean(values) + half), abs=1e-6)
+    assert found.sd == pytest.approx(stdev(values), abs=1e-6)
 
 
 def test_nothing_in_any_run_is_a_bound_and_not_a_certainty() -> None:
     none = np.zeros((3, 54))
     found = rate_over_runs([0.0] * 3, crossed_noise([none]))
-    assert (found.mean, found.low) == (0.0, 0.0)
-    assert found.high == pytest.approx(Rate(0, 54).high)
-    assert difference_over_runs([0.0] * 3, crossed_noise([none])).high == pytest.approx(float(t.ppf(0.975, 2)) / 54)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(rate(0, 54).high, abs=1e-6)
+    assert difference_over_runs([0.0] * 3, crossed_noise([none])).high == pytest.approx(
+        float(t.ppf(0.975, 2)) / 54, abs=1e-6
+    )
 
 
 def test_a_single_run_has_no_spread_and_no_interval() -> None:
     found = rate_over_runs([0.25], crossed_noise([np.array([[0.0, 1.0, 0.0, 0.0]])]))
-    assert (found.mean, found.sd, found.low, found.high) == (0.25, None, None, None)
+    assert (found.value, found.sd, found.low, found.high) == (0.25, None, None, None)
 
 
 def test_a_silent_judge_leaves_the_others_outcomes_to_count() -> None:
@@ -135,63 +145,50 @@ def test_a_silent_judge_leaves_the_others_outcomes_to_count() -> None:
 # The document
 
 
-def runs(count: int, **changes: Any) -> list[RunResult]:
-    found = []
-    for seed in range(count):
-        files = {**results(seed), **changes}
-        found.append(
-            RunResult(
-                f"magic-seed-{seed}", "magic", seed, *(files[f"{n}.json"] for n in ("summary", "outcomes", "attack"))
-            )
-        )
-    return found
+def test_every_number_of_the_result_files_is_in_the_study() -> None:
+    runs = [result(rng_seed) for rng_seed in range(4)]
+    found = aggregate(runs).presets["magic"]
+
+    def holds(number: OverRuns, cells: Sequence[Estimate]) -> None:
+        values = [cell.value for cell in cells]
+        assert number.values == pytest.approx(values, abs=1e-6)
+        assert (number.value, number.sd) == pytest.approx((fmean(values), stdev(values)), abs=1e-6)
+        assert covers(number.low, number.value, number.high)
+
+    for measure, grid in found.table.items():
+        for who, row in grid.items():
+            for attacker, number in row.items():
+                holds(number, [run.evaluation.table[measure][who][attacker] for run in runs])
+        for attacker, change in found.change[measure].items():
+            cells = [run.evaluation.change[measure][attacker] for run in runs]
+            holds(change, cells)
+            assert change.below == sum(cell.high < 0 for cell in cells)
+            assert change.above == sum(cell.low > 0 for cell in cells)
+    assert found.attack is not None
+    assert found.attack.ratio is not None
+    holds(found.attack.ratio, [run.attack.ratio for run in runs if run.attack and run.attack.ratio])
+    assert [point.step for point in found.attack.defenders["trained"].curve] == [0, 2, 4]
+    assert (found.held_out.harmful, found.held_out.benign) == (40, 40)
 
 
-def test_every_number_of_the_result_files_is_in_the_document() -> None:
-    of_runs = runs(4)
-    found = aggregate(of_runs)["presets"]["magic"]
-    summaries = [run.summary for run in of_runs]
-    for measure, key in (("asr", "rate"), ("compliance", "rate"), ("j", "value")):
-        for who in ("start", "trained"):
-            for attacker, number in found[measure][who].items():
-                values = [summary[measure][who][attacker][key] for summary in summaries]
-                assert number["values"] == pytest.approx(values, abs=1e-6)
-                assert number["mean"] == pytest.approx(fmean(values), abs=1e-6)
-                assert number["sd"] == pytest.approx(stdev(values), abs=1e-6)
-                assert number["low"] < number["mean"] < number["high"]
-        for attacker, change in found["change"][measure].items():
-            cells = [summary["change"][measure][attacker] for summary in summaries]
-            assert change["values"] == pytest.approx([cell["mean"] for cell in cells], abs=1e-6)
-            assert change["below"] == sum(cell["high"] < 0 for cell in cells)
-            assert change["above"] == sum(cell["low"] > 0 for cell in cells)
-    assert found["attack"]["ratio"]["mean"] == pytest.approx(
-        fmean(r.attack["ratio"]["value"] for r in of_runs if r.attack), abs=1e-6
-    )
-    assert [point["step"] for point in found["attack"]["defenders"]["trained"]["curve"]] == [0, 2, 4]
-    assert found["held_out"] == {"harmful": 40, "benign": 40}
-
-
-def test_what_only_some_runs_have_and_null_ratios_are_left_out() -> None:
-    some = runs(3)
-    without = [
-        RunResult(r.name, r.preset, r.rng_seed, r.summary, r.outcomes, None if i else r.attack)
-        for i, r in enumerate(some)
-    ]
-    assert "attack" not in aggregate(without)["presets"]["magic"]
-    attack = results(0)["attack.json"]
-    unknown = runs(3, **{"attack.json": {**attack, "ratio": {"value": None, "low": None, "high": None}}})
-    assert aggregate(unknown)["presets"]["magic"]["attack"]["ratio"] is None
+def test_what_only_some_runs_have_is_left_out() -> None:
+    runs = [result(rng_seed) for rng_seed in range(3)]
+    assert aggregate([runs[0], replace(runs[1], attack=None)]).presets["magic"].attack is None
+    unknown = [replace(run, attack=run.attack and run.attack.model_copy(update={"ratio": None})) for run in runs]
+    found = aggregate(unknown).presets["magic"].attack
+    assert found is not None
+    assert found.ratio is None
 
 
 def test_curves_measured_at_different_steps_keep_the_common_ones() -> None:
-    some = runs(3)
-    files = results(0)["attack.json"]
-    defenders = {who: {**made, "curve": made["curve"][::2]} for who, made in files["defenders"].items()}
-    some[2] = replace(some[2], attack={**files, "defenders": defenders})
-    curve = aggregate(some)["presets"]["magic"]["attack"]["defenders"]["trained"]["curve"]
-    assert [point["step"] for point in curve] == [0, 4]
-    last = [run.attack["defenders"]["trained"]["curve"][-1]["asr"]["rate"] for run in some if run.attack]
-    assert curve[-1]["asr"]["values"] == pytest.approx(last, abs=1e-6)
+    runs = [result(rng_seed) for rng_seed in range(3)]
+    attack = runs[2].attack
+    assert attack is not None
+    ends = {who: each.model_copy(update={"curve": each.curve[::2]}) for who, each in attack.defenders.items()}
+    runs[2] = replace(runs[2], attack=attack.model_copy(update={"defenders": ends}))
+    found = aggregate(runs).presets["magic"].attack
+    assert found is not None
+    assert [point.step for point in found.defenders["trained"].curve] == [0, 4]
 
 
 def covers(low: float | None, value: float, high: float | None) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
-from magic_rl.config import Config
-from magic_rl.evaluation.crossplay import answered_by
+from magic_rl.evaluation.crossplay import Conditions, answered_by
 from magic_rl.game.play import Player, attack, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
@@ -74,7 +72,7 @@ def test_rewards_are_those_of_the_method(case: tuple[Safety, bool, Label, bool],
     rewards = score(Verdict(safety, refused), label, well_formed, RewardConfig())
     assert (rewards.defender, rewards.attacker) == expected
     # The judge's prompt label changes nothing unless an option asks for it.
-    assert score(Verdict(safety, refused, prompt="benign"), label, well_formed, RewardConfig()) == pytest.approx(
+    assert score(Verdict(safety, refused, request_label="benign"), label, well_formed, RewardConfig()) == pytest.approx(
         rewards
     )
 
@@ -84,15 +82,15 @@ def test_rewards_are_those_of_the_method(case: tuple[Safety, bool, Label, bool],
 @pytest.mark.parametrize("refused", [True, False])
 def test_the_request_label_can_be_the_judges(seed_label: Label, judged: Label, refused: bool) -> None:
     weights = RewardConfig(request_label="judge")
-    rewards = score(Verdict("safe", refused, prompt=judged), seed_label, True, weights)
+    rewards = score(Verdict("safe", refused, request_label=judged), seed_label, True, weights)
     assert rewards.refusal == (0.5 if refused == (judged == "harmful") else -0.5)
 
 
 @pytest.mark.parametrize("seed_label", ["harmful", "benign"])
 @pytest.mark.parametrize("judged", ["harmful", "benign"])
 def test_a_rewrite_that_keeps_the_seeds_label_can_be_rewarded(seed_label: Label, judged: Label) -> None:
-    plain = score(Verdict("safe", False, prompt=judged), seed_label, True, RewardConfig())
-    rewards = score(Verdict("safe", False, prompt=judged), seed_label, True, RewardConfig(label=0.25))
+    plain = score(Verdict("safe", False, request_label=judged), seed_label, True, RewardConfig())
+    rewards = score(Verdict("safe", False, request_label=judged), seed_label, True, RewardConfig(label=0.25))
     assert rewards.attacker - plain.attacker == (0.25 if judged == seed_label else -0.25)
     assert rewards.defender == plain.defender
 
@@ -209,7 +207,7 @@ class Says:
         self.text, self.cut = text, finish == "length"
         self.calls = 0
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         out = []
         for prompt in prompts:
             row = []
@@ -239,7 +237,7 @@ def seats(attack: str = ATTACK, answer: str = "reply {}") -> tuple[Player, Playe
 )
 def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, learner: Role, attack: str) -> None:
     attacker, defender, shown = seats(attack)
-    play(SEEDS, attacker, defender, PROMPTS, turns=turns, learner=learner, group=2, run_seed=0, step=1)
+    play(SEEDS, attacker, defender, PROMPTS, turns=turns, learner=learner, group=2, rng_seed=0, step=1)
     texts = [message.content for messages in shown.seen for message in messages]
     assert texts
     assert not any("SECRET" in text or "SEEDTEXT" in text or "think" in text for text in texts)
@@ -255,7 +253,7 @@ def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
     params, prompts = SamplingParams(8), load_prompts()
     attacker = Player(Says(ATTACK), Words(reasons=True), params)
     defender = Player(Says(answer), Words(reasons=True), params)
-    (episode,) = play(SEEDS[:1], attacker, defender, prompts, turns=2, learner="defender", group=1, run_seed=0, step=1)
+    (episode,) = play(SEEDS[:1], attacker, defender, prompts, turns=2, learner="defender", group=1, rng_seed=0, step=1)
     assert (episode.turns[0].reply_thinking, episode.cut_off) == (thinking, cut_off)
     assert (episode.turns[0].reply, len(episode.turns)) == (("reply", 2) if cut_off is None else ("", 1))
     for player in (attacker, defender):
@@ -268,7 +266,7 @@ def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
 
 def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> None:
     attacker, defender, _ = seats()
-    settings: dict[str, Any] = {"turns": 1, "group": 3, "run_seed": 0, "step": 1}
+    settings: dict[str, Any] = {"turns": 1, "group": 3, "rng_seed": 0, "step": 1}
     episodes = play(SEEDS, attacker, defender, PROMPTS, learner="defender", **settings)
     assert [e.group for e in episodes] == [0, 0, 0, 1, 1, 1]
     assert len({e.attack for e in episodes[:3]}) == 1
@@ -280,7 +278,7 @@ def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> 
 
 def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None:
     attacker, defender, shown = seats()
-    (episode,) = play(SEEDS[:1], attacker, defender, PROMPTS, turns=2, learner="defender", group=1, run_seed=0, step=1)
+    (episode,) = play(SEEDS[:1], attacker, defender, PROMPTS, turns=2, learner="defender", group=1, rng_seed=0, step=1)
     assert [turn.attack for turn in episode.turns] == ["attack 1", "attack 2"]
     assert [message.content for message in shown.seen[-1]] == ["attack 1", "reply 1", "attack 2"]
     assert isinstance(attacker.renderer, Words)
@@ -292,7 +290,7 @@ def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None
 def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
     _, defender, shown = seats()
     attacker = Player(Says(ATTACK, "length"), Words(), SamplingParams(8))
-    episodes = play(SEEDS, attacker, defender, PROMPTS, turns=2, learner="attacker", group=2, run_seed=0, step=1)
+    episodes = play(SEEDS, attacker, defender, PROMPTS, turns=2, learner="attacker", group=2, rng_seed=0, step=1)
     assert [episode.cut_off for episode in episodes] == ["attacker"] * 4
     assert shown.seen == []
 
@@ -300,13 +298,13 @@ def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
 def test_a_conversation_that_outgrows_the_prompt_limit_counts_as_cut_off() -> None:
     attacker, defender, _ = seats()
     short = Player(defender.policy, defender.renderer, defender.sampling, max_prompt=5)
-    episodes = play(SEEDS, attacker, short, PROMPTS, turns=1, learner="defender", group=2, run_seed=0, step=1)
+    episodes = play(SEEDS, attacker, short, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1)
     assert [episode.cut_off for episode in episodes] == ["defender"] * 4
 
 
 def test_without_an_attacker_the_seed_is_played_as_it_is() -> None:
     _, defender, _ = seats()
-    episodes = play(SEEDS, None, defender, PROMPTS, turns=1, learner="defender", group=2, run_seed=0, step=1)
+    episodes = play(SEEDS, None, defender, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1)
     assert [episode.attack for episode in episodes] == [s.text for s in SEEDS for _ in range(2)]
 
 
@@ -314,7 +312,7 @@ def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() ->
     attacker, defender, _ = seats()
     seeds = [Seed(f"s{i}", f"SEEDTEXT {i}", "harmful" if i < 4 else "benign") for i in range(8)]
     episodes = play(
-        seeds, attacker, defender, PROMPTS, turns=1, learner="defender", group=2, run_seed=0, step=1, plain_share=0.25
+        seeds, attacker, defender, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1, plain_share=0.25
     )
     assert [e.group for e in episodes] == [g for g in range(8) for _ in range(2)]
     opened_plain = {e.seed.id for e in episodes if e.turns[0].attack == e.seed.text}
@@ -324,7 +322,7 @@ def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() ->
 def test_a_thinking_defender_shows_only_its_answer() -> None:
     attacker, defender, _ = seats(answer="<think>hm</think><answer>no {}</answer>")
     thinker = Player(defender.policy, defender.renderer, defender.sampling, thinks=True)
-    episodes = play(SEEDS, attacker, thinker, PROMPTS, turns=1, learner="defender", group=1, run_seed=0, step=1)
+    episodes = play(SEEDS, attacker, thinker, PROMPTS, turns=1, learner="defender", group=1, rng_seed=0, step=1)
     assert [episode.reply for episode in episodes] == ["no 1", "no 2"]
 
 
@@ -337,16 +335,17 @@ def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
             self.seen.extend(exchange.reply for exchange in exchanges)
             return [Verdict("unsafe") for _ in exchanges]
 
-    setup: Any = SimpleNamespace(config=Config(), prompts=load_prompts(), judge=Asked())
+    met = Conditions(Asked(), load_prompts(), turns=1, rng_seed=0, retries=0, max_abstained=1.0)
     seeds = [Seed("a", "THINKS FOREVER", "harmful"), Seed("b", "answers", "harmful")]
-    games = attack([Episode(seed, (), 0) for seed in seeds], None, setup.prompts, 1, 0)
+    games = attack([Episode(seed, (), 0) for seed in seeds], None, met.prompts, 1, 0)
 
     class Thinks(Says):
-        def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        def sample(
+            self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int
+        ) -> list[list[Sample]]:
             says = (Says("<think>HIDDEN"), Says("<think>HIDDEN</think>reply"))
-            return [says["FOREVER" not in "".join(map(chr, p))].sample([p], n, params, seed)[0] for p in prompts]
+            return [says["FOREVER" not in "".join(map(chr, p))].sample([p], n, params, rng_seed)[0] for p in prompts]
 
     defender = Player(Thinks(""), Words(reasons=True), SamplingParams(8))
-    (cell,) = answered_by(setup, [(None, games)], defender)
-    assert (cell.escaped, Asked.seen) == ((None, True), ["reply"])
-    assert [turn[2] for failure in cell.failures for turn in failure.turns] == ["reply"]
+    (cell,) = answered_by(met, [(None, games)], defender)
+    assert (cell.escaped, Asked.seen) == ([None, True], ["reply"])

@@ -31,7 +31,7 @@ class Recording:
     def __init__(self) -> None:
         self.prompts: list[Tokens] = []
 
-    def sample(self, prompts: list[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: list[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         self.prompts += prompts
         return [[Sample(prompt, (), (), "stop")] * n for prompt in prompts]
 
@@ -103,7 +103,9 @@ def test_a_local_model_answers_without_its_reasoning(said: str, completion: Comp
             return said
 
     class Three:
-        def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        def sample(
+            self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int
+        ) -> list[list[Sample]]:
             return [[Sample(prompt, (1, 2, 3), (0.0, 0.0, 0.0), "stop")] for prompt in prompts]
 
     chat = LocalChat("judge", Three(), lambda _: Reasons(reasons=True))

@@ -72,7 +72,7 @@ def test_the_prompt_is_not_asked_about_where_nobody_needs_its_label() -> None:
     model = Scripted(qwen)
     (verdict,) = ModelJudge(GUARDS["qwen3guard"], model, prompts=False).judge([exchange()])
     assert [len(request.messages) for request in model.asked] == [2]
-    assert verdict.prompt is None
+    assert verdict.request_label is None
 
 
 def test_a_failed_or_unreadable_answer_abstains_with_its_reason_and_the_others_stand() -> None:
@@ -105,7 +105,7 @@ def test_a_guard_silent_on_refusals_needs_a_partner_that_labels_them() -> None:
     assert all(verdict.abstained for verdict in ask(alone, asked, retries=0, max_abstained=1.0))
     panel = Panel([alone, RulesJudge()], "majority")
     assert [(verdict.refused, verdict.abstained) for verdict in panel.judge(asked)] == [(True, None), (False, None)]
-    assert [row["n"] for row in panel_agreement(panel.votes)] == [2, 0]
+    assert [row.kappa.n for row in panel_agreement(panel.votes)] == [2, 0]
     assert panel.judge([exchange(reply="Je ne peux pas vous aider avec cela, désolé.")])[0].abstained
 
 
@@ -114,10 +114,10 @@ def test_an_empty_reply_is_safe_and_no_answer_and_only_its_prompt_is_asked_about
     empty = [exchange("harmful", " \n"), exchange("benign", "")]
     harmful, benign = ModelJudge(GUARDS["qwen3guard"], model, prompts=False).judge(empty)
     assert not model.asked
-    assert (harmful.safety, harmful.refused, harmful.prompt) == ("safe", False, None)
+    assert (harmful.safety, harmful.refused, harmful.request_label) == ("safe", False, None)
     assert (benign.safety, benign.refused) == ("safe", True)
     _, benign = ModelJudge(GUARDS["qwen3guard"], model, prompts=True).judge(empty)
-    assert (benign.safety, benign.prompt) == ("safe", "harmful")  # the guard's label, not the seed's
+    assert (benign.safety, benign.request_label) == ("safe", "harmful")  # the guard's label, not the seed's
 
 
 def test_one_violated_policy_is_enough() -> None:
@@ -216,7 +216,7 @@ def test_a_panel_is_asked_once_and_counts_every_vote_once() -> None:
     panel, _ = asked_in_training(40, *members)
     assert [len(votes.verdicts) for votes in panel.votes] == [40, 40]
     assert [member.asked for member in members] == [40, 41]  # a member is asked again where it was silent
-    assert panel_agreement(panel.votes)[0]["n"] == 39
+    assert panel_agreement(panel.votes)[0].kappa.n == 39
 
 
 def test_silence_above_the_limit_names_the_member_or_else_the_panel() -> None:
@@ -246,12 +246,12 @@ def test_a_panel_keeps_every_members_votes_in_order() -> None:
 def test_agreement_is_measured_pair_by_pair_on_what_both_judged() -> None:
     told = [SAFE, UNSAFE, SAFE, UNSAFE, SILENT]
     votes = [Votes("a", told), Votes("b", told), Votes("c", [UNSAFE, SAFE, UNSAFE, SAFE, SAFE])]
-    rows = {(row["one"], row["other"], row["label"]): row for row in panel_agreement(votes)}
+    rows = {(row.one, row.other, row.label): row.kappa for row in panel_agreement(votes)}
     assert len(rows) == 6
-    assert rows["a", "b", "safety"]["kappa"] == rows["a", "b", "refused"]["kappa"] == 1.0
-    assert rows["a", "c", "safety"]["kappa"] == -1.0
-    assert {row["n"] for row in rows.values()} == {4}
-    assert rows["a", "b", "safety"]["low"] < 1.0
+    assert rows["a", "b", "safety"].value == rows["a", "b", "refused"].value == 1.0
+    assert rows["a", "c", "safety"].value == -1.0
+    assert {kappa.n for kappa in rows.values()} == {4}
+    assert rows["a", "b", "safety"].low < 1.0
 
 
 # --- from a config ----------------------------------------------------------------------------------------------

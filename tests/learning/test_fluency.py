@@ -15,14 +15,12 @@ import pytest
 from magic_rl.config import load_config
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.errors import DegenerateError
-from magic_rl.evaluation.crossplay import evaluate
-from magic_rl.evaluation.metrics import Difference, Rate
-from magic_rl.evaluation.verdict import verdict
 from magic_rl.game.play import plain_turn
 from magic_rl.learning.arena import LoopSettings
 from magic_rl.learning.fluency import Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
 from magic_rl.learning.settings import LearningConfig
+from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Outcome, Sample, SamplingParams, Seed, Tokens
@@ -98,22 +96,6 @@ def test_distinct_trigrams_are_all_of_a_short_text_and_few_of_a_loop() -> None:
     assert distinct_trigrams((1,) * 12) == 0.1
 
 
-FELL = Difference(-0.4, -0.5, -0.3, 0.001)
-SAME = Difference(0.0, -0.02, 0.02, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("degenerate", "headline", "words"),
-    [(60, "Broken: ", "neither attack success nor compliance"), (20, "Hardened: ", "But 31%"), (0, "Hardened: ", "")],
-)
-def test_a_verdict_says_that_replies_are_degenerate(degenerate: int, headline: str, words: str) -> None:
-    rates = {"untouched": Rate(0, 64), "start": Rate(0, 64), "trained": Rate(degenerate, 64)}
-    said = verdict(dict.fromkeys(("vanilla", "sft_attacker"), FELL), {"vanilla": SAME}, rates)
-    assert said.startswith(headline)
-    assert words in said
-    assert ("no longer language" in said) == bool(degenerate)
-
-
 @pytest.fixture
 def broken(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunDirectory]:
     """A run whose defender stammers from the beginning; the untouched model does not."""
@@ -143,13 +125,14 @@ def test_training_stops_with_one_line_when_replies_are_broken(
 
 def test_an_evaluation_states_degeneration_beside_asr(broken: Callable[..., RunDirectory]) -> None:
     run = broken()
-    summary = evaluate(run, Silent())
-    replies = summary["replies"]
-    assert replies["untouched"]["degenerate"]["rate"] < 0.2
-    assert replies["untouched"]["kl"] == pytest.approx(0.0, abs=1e-6)
-    assert replies["trained"]["degenerate"]["rate"] > 0.5
-    assert replies["trained"]["distinct"] < 0.5
-    assert summary["verdict"].startswith("Broken")
+    found = evaluate(run, Silent())
+    untouched, trained = found.replies["untouched"], found.replies["trained"]
+    assert untouched.degenerate.value < 0.2
+    assert untouched.kl == pytest.approx(0.0, abs=1e-6)
+    assert trained.degenerate.value > 0.5
+    assert trained.distinct is not None
+    assert trained.distinct < 0.5
+    assert found.verdict.startswith("Broken")
     played = [row for row in run.metrics() if row["stage"] == "play"]
     assert {"degenerate_rate", "reply_kl", "reply_logprob", "reply_distinct"} <= set(played[0])
 

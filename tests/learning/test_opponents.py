@@ -21,7 +21,7 @@ from magic_rl.learning.opponents import Opponents, zero_sum_payoff
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.equilibrium import Payoffs, exploitability
-from magic_rl.theory.tabular import Table, TabularEngine, TabularGame, TabularPolicy
+from magic_rl.theory.tabular import Array, TabularEngine, TabularGame, TabularPolicy
 from magic_rl.types import (
     Adam,
     CrossEntropy,
@@ -72,13 +72,13 @@ class Seats:
     opponents: Opponents
 
 
-def seated(rule: str, run_seed: int = 0, opponent_seeds: int = 64, rounds: int = ROUNDS) -> Seats:
+def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int = ROUNDS) -> Seats:
     """The chase, by the real loop; the defender begins with a leaning, as a warmed-up model does."""
     game = chase()
     player = {"optimiser": {"lr": 0.3}, "batch_size": 16}
     config = Config.model_validate(
         {
-            "seed": run_seed,
+            "seed": rng_seed,
             "game": {
                 "opponents": rule,
                 "opponent_seeds": opponent_seeds,
@@ -102,20 +102,20 @@ def seated(rule: str, run_seed: int = 0, opponent_seeds: int = 64, rounds: int =
         seeds=game.seeds,
         prompts=arena.prompts,
         game=config.game,
-        run_seed=run_seed,
+        rng_seed=rng_seed,
     )
     arena = replace(arena, opponents=None if rule == "last" else opponents)
     return Seats(config, arena, policies, opponents)
 
 
-def course(rule: str, run_seed: int) -> tuple[list[float], list[float]]:
+def course(rule: str, rng_seed: int) -> tuple[list[float], list[float]]:
     """Play a whole game.
 
     Returns:
         After each round, the exploitability of the mixtures that the players would meet next, and how much more often
         the defender refuses the first attack than the second.
     """
-    seats = seated(rule, run_seed)
+    seats = seated(rule, rng_seed)
     game, versions = chase(), {role: [policy.probabilities()] for role, policy in seats.policies.items()}
     gaps, leanings = [], []
     before = Schedule.start(seats.config.game.schedule)
@@ -142,7 +142,7 @@ def course(rule: str, run_seed: int) -> tuple[list[float], list[float]]:
 
 def test_the_chase_has_the_equilibrium_one_works_out_by_hand() -> None:
     """Free harmful seed in the riddle; of the benign seed half here and half there; refusals at any equal rate."""
-    attacker: Table = np.array([[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+    attacker: Array = np.array([[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
     for rate in (0.0, 0.3, 1.0):
         measured = exploitability(chase(), attacker, np.array([[rate, 1 - rate]] * 2))
         assert measured.attacker_gain + measured.defender_gain == pytest.approx(0.0, abs=1e-12)
@@ -150,9 +150,9 @@ def test_the_chase_has_the_equilibrium_one_works_out_by_hand() -> None:
     assert (chased.attacker_gain, chased.defender_gain) == pytest.approx((0.25 + 0.5, 0.0))  # the stuck one cannot move
 
 
-@pytest.mark.parametrize("run_seed", range(2))
-def test_against_the_last_opponent_both_go_round_in_circles(run_seed: int) -> None:
-    gaps, leanings = course("last", run_seed)
+@pytest.mark.parametrize("rng_seed", range(2))
+def test_against_the_last_opponent_both_go_round_in_circles(rng_seed: int) -> None:
+    gaps, leanings = course("last", rng_seed)
     turns = [a for a, b in itertools.pairwise(leanings) if a * b < 0]
     assert len(turns) >= 3
     assert min(leanings) < -0.7
@@ -160,10 +160,10 @@ def test_against_the_last_opponent_both_go_round_in_circles(run_seed: int) -> No
     assert np.mean(gaps[-ROUNDS // 3 :]) > BOUND
 
 
-@pytest.mark.parametrize("run_seed", range(2))
+@pytest.mark.parametrize("rng_seed", range(2))
 @pytest.mark.parametrize("rule", ["uniform", "nash"])
-def test_against_a_mixture_of_versions_both_approach_the_equilibrium(rule: str, run_seed: int) -> None:
-    gaps, _ = course(rule, run_seed)
+def test_against_a_mixture_of_versions_both_approach_the_equilibrium(rule: str, rng_seed: int) -> None:
+    gaps, _ = course(rule, rng_seed)
     assert max(gaps[-ROUNDS // 3 :]) < BOUND, gaps
 
 
@@ -172,7 +172,7 @@ def test_against_a_mixture_of_versions_both_approach_the_equilibrium(rule: str, 
 
 def test_a_mixture_of_the_last_version_alone_changes_nothing() -> None:
     seats = seated("uniform")
-    options: dict[str, Any] = {"turns": 1, "group": 2, "run_seed": 3, "step": 4, "plain_share": 0.0}
+    options: dict[str, Any] = {"turns": 1, "group": 2, "rng_seed": 3, "step": 4, "plain_share": 0.0}
     for role in ROLES:
         opponent = seats.arena.attacker if role == "defender" else seats.arena.defender
         assert opponent is not None
@@ -188,7 +188,7 @@ class Certain:
     def __init__(self, column: int) -> None:
         self.column, self.calls = column, 0
 
-    def sample(self, prompts: Any, n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Any, n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         self.calls += 1
         return [[Sample(prompt, (self.column,), (0.0,), "stop")] * n for prompt in prompts]
 
@@ -211,7 +211,7 @@ def test_each_seed_meets_its_own_opponent_in_one_batch_of_each(learner: Role) ->
         turns=1,
         learner=learner,
         group=3,
-        run_seed=0,
+        rng_seed=0,
         step=0,
         opponents=[players[other][i] for i in order],
     )

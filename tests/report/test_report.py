@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, sync_playwright
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.report import svg
-from magic_rl.report.figures import curves
-from magic_rl.report.html import visible, write_report
+from magic_rl.report.curves import curves
+from magic_rl.report.page import visible, write_report
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Role
 from tests.support.fabricated_run import begun_run, evaluated_run, outcome, play_row
@@ -171,7 +171,14 @@ def test_attacks_of_a_mixture_of_attackers_are_no_rounds_own(begun: RunDirectory
 
 def test_an_unfinished_run_has_a_report_that_says_so(begun: RunDirectory) -> None:
     text = write_report(begun).read_text()
-    for needed in ("Not evaluated yet", "No rewritten attacks", "step 1", "0 of 0 are shown", "Before the game"):
+    for needed in (
+        "Not evaluated yet",
+        "No rewritten attacks",
+        "step 1",
+        "Training has not ended",
+        "0 of 0 are shown",
+        "Before the game",
+    ):
         assert needed in text
 
 
@@ -179,7 +186,7 @@ def test_the_length_and_helpfulness_of_replies_are_stated_for_each_defender(run:
     text = write_report(run).read_text().replace("&nbsp;", " ")
     assert "<strong>10.0</strong> <small>7.7 to 12.3, n = 3</small>" in text
     assert "<strong>0.62</strong>" in text
-    assert text.count("not scored by this judge") == 2
+    assert text.count("not scored by this judge") == 3
 
 
 def test_the_agreement_of_a_panel_is_stated_with_its_interval(run: RunDirectory) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from magic_rl.evaluation.metrics import Rate
-from magic_rl.report.exploitability import attack_curve
-from magic_rl.report.frontier import frontier
-from magic_rl.report.html import write_report
+from magic_rl.evaluation.estimates import Estimate, rate
+from magic_rl.evaluation.result import EVALUATION_FILE, AttackOnOne, AttackResult, Evaluation, Point, read
+from magic_rl.report.curves import attack_curve
+from magic_rl.report.figures import frontier
+from magic_rl.report.page import write_report
 from magic_rl.store.run import RunDirectory
 from tests.support.fabricated_run import evaluated_run
 
@@ -25,14 +26,14 @@ def test_the_page_opens_with_the_verdict_and_says_which_direction_is_good(run: R
     text = write_report(run).read_text().replace("&nbsp;", " ")
     summary = text[text.index('id="summary"') : text.index('id="curves"')]
     assert summary.index("Hardened: attacks succeed less often") < summary.index("<table")
-    assert summary.index("should fall (↓)") < summary.index("<table")
+    assert summary.index("↓ lower is better") < summary.index("<table")
     titles = re.findall(r'<th scope="col">(.*?)</th>', summary)
-    assert titles[1:4] == ["Untouched model", "Defender at the start", "Defender trained"]
+    assert titles[:5] == ["Attacks", "untouched", "start", "trained", "change"]
     # Of 42 harmful seeds 21 escaped at the start and 4 from the trained defender; 17 of 42 are 40 %.
-    row = re.search(r'<th scope="row">rewritten by the SFT attacker</th>(.*?)</tr>', summary, re.DOTALL)
+    row = re.search(r'<th scope="row">SFT attacker</th>(.*?)</tr>', summary, re.DOTALL)
     assert row is not None
     assert re.findall(r"<strong>(.*?)</strong>", row[1]) == ["50%", "50%", "10%", "−40"]
-    assert "<strong>95%</strong> <small>84% to 99%, n = 42</small>" in summary  # format of each attacker
+    assert "<strong>95%</strong> <small>84% to 99%, n = 42</small>" in summary  # well-formed attacks
     assert "J = compliance − ASR" in summary
 
 
@@ -43,16 +44,17 @@ def test_each_held_out_category_has_its_rates_with_their_counts(run: RunDirector
     assert len(re.findall("n = 21<", table)) == 2 * 3 * 4
 
 
+def evaluation_of(run: RunDirectory) -> Evaluation:
+    found = read(run, EVALUATION_FILE, Evaluation)
+    assert found is not None
+    return found
+
+
 def test_the_frontier_draws_every_measured_defender_and_states_its_numbers(run: RunDirectory) -> None:
-    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
-    rates = [Rate(hits, 40).as_dict() for hits in (4, 20, 36)]
-    evaluation |= {"asr": [rates] * 4, "compliance": [rates[::-1]] * 4}
-    figures = frontier(evaluation, summary)
-    assert [figure.title.partition(", ")[2] for figure in figures] == [
-        "seeds as they are",
-        "SFT attacker",
-        "last attacker",
-    ]
+    found, rates = evaluation_of(run), [rate(hits, 40) for hits in (4, 20, 36)]
+    crossplay = found.crossplay.model_copy(update={"asr": [rates] * 4, "compliance": [rates[::-1]] * 4})
+    figures = frontier(found.model_copy(update={"crossplay": crossplay}))
+    assert [figure.title.partition(", ")[2] for figure in figures] == ["vanilla seeds", "SFT attacker", "last attacker"]
     drawn = figures[0].svg
     centres = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)
     assert len(centres) == 4  # the untouched model and three defenders
@@ -60,16 +62,15 @@ def test_the_frontier_draws_every_measured_defender_and_states_its_numbers(run: 
     assert safe[0] < between[0] < eager[0]
     assert safe[1] < between[1] < eager[1]  # y grows downwards: the one of least ASR answers most
     assert [row[:3] for row in figures[0].rows[1:]] == [
-        ("round 0 (SFT)", "10% [4, 23]", "90% [77, 96]"),
-        ("round 1", "50% [35, 65]", "50% [35, 65]"),
-        ("round 2", "90% [77, 96]", "10% [4, 23]"),
+        ("defender of round 0 (start)", "10.0 [4, 23]", "90.0 [77, 96]"),
+        ("defender of round 1", "50.0 [35, 65]", "50.0 [35, 65]"),
+        ("defender of round 2", "90.0 [77, 96]", "10.0 [4, 23]"),
     ]
     assert all(word in drawn for word in (">untouched<", ">start<", ">trained<"))
 
 
 def test_names_of_points_that_coincide_do_not_cover_each_other(run: RunDirectory) -> None:
-    evaluation, summary = run.read_json("evaluation.json"), run.read_json("summary.json")
-    drawn = frontier(evaluation, summary)[0].svg
+    drawn = frontier(evaluation_of(run))[0].svg
     lines = sorted(float(y) for y in re.findall(r'y="([\d.]+)" class="name"', drawn))
     assert len(lines) == 2  # the last defender has no benign seeds here
     assert lines[1] - lines[0] >= 12
@@ -92,34 +93,26 @@ def test_held_out_failures_are_redacted_unless_asked_for(run: RunDirectory) -> N
 
 
 def test_an_evaluation_of_an_earlier_version_is_asked_for_again(run: RunDirectory) -> None:
-    run.write_json("summary.json", {"asr": {"start": {}, "trained": {}}})
+    run.write_json(EVALUATION_FILE, {"asr": {"start": {}, "trained": {}}})
     text = write_report(run).read_text()
     assert "so it is not shown" in text
     assert "Not evaluated yet" in text
 
 
-def test_a_summary_without_an_evaluation_is_shown(run: RunDirectory) -> None:
-    (run.path / "evaluation.json").unlink()
-    text = write_report(run).read_text()
-    assert "Hardened: " in text
-    assert "rewritten by the last attacker" in text
-    assert "Not evaluated yet" in text
+def test_a_fresh_attackers_curve_is_drawn_with_its_numbers_and_a_legend() -> None:
+    def against(*hits: int) -> AttackOnOne[Estimate]:
+        curve = [Point(step=step, asr=rate(each, 20)) for step, each in zip((0, 3), hits, strict=True)]
+        return AttackOnOne[Estimate](curve=curve, attack_at_k={})
 
-
-def test_a_fresh_attackers_curve_is_drawn_with_its_numbers() -> None:
-    def point(step: int, hits: int) -> dict[str, object]:
-        return {"step": step, "asr": Rate(hits, 20).as_dict()}
-
-    attack = {
-        "defenders": {"start": {"curve": [point(0, 8), point(3, 12)]}, "trained": {"curve": [point(0, 2), point(3, 4)]}}
-    }
-    figure = attack_curve(attack)
+    figure = attack_curve(
+        AttackResult[Estimate](steps=3, defenders={"start": against(8, 12), "trained": against(2, 4)})
+    )
     assert figure is not None
-    assert [row[:3] for row in figure.rows] == [
-        ("start", "0", "40%"),
-        ("start", "3", "60%"),
-        ("trained", "0", "10%"),
-        ("trained", "3", "20%"),
-    ]
-    assert figure.rows[0][3] == "22% to 61%"  # Wilson's, by any table
+    assert figure.rows == (
+        ("start", "0", "40.0 [22, 61]"),  # Wilson's, by any table
+        ("start", "3", "60.0 [39, 78]"),
+        ("trained", "0", "10.0 [3, 30]"),
+        ("trained", "3", "20.0 [8, 42]"),
+    )
+    assert [name for _, name in figure.legend] == ["against the defender at the start", "against the trained defender"]
     assert attack_curve(None) is None

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 from magic_rl.cli.main import app
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import UserError
-from magic_rl.evaluation.crossplay import evaluate
-from magic_rl.evaluation.metrics import Rate
+from magic_rl.evaluation.estimates import rate
+from magic_rl.evaluation.result import EVALUATION_FILE, Crossplay, Evaluation, HeldOut, measured, write
+from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender, model_card
 from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from tests.runs.test_train import Silent
+from tests.support.evaluations import cell, compared, evaluation, replies
 from tests.support.fabricated_run import CHECKED, inputs
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -31,8 +33,8 @@ class Adapter:
 
     std = 0.1
 
-    def __init__(self, model: Path, seed: int) -> None:
-        torch.manual_seed(seed)
+    def __init__(self, model: Path, rng_seed: int) -> None:
+        torch.manual_seed(rng_seed)
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self.model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
         for name, parameter in self.model.named_parameters():
@@ -60,17 +62,21 @@ def a_run(path: Path, config: Config, model: Path) -> RunDirectory:
     return run
 
 
-def an_evaluation() -> dict[str, Any]:
-    """One success more for each cell, so that every number in a card says where it comes from."""
-    cells = [[Rate(3 * row + column, 40).as_dict() for column in range(3)] for row in range(3)]
-    return {
-        "attackers": ["no rewrite", "round 0 (SFT)", "round 1"],
-        "defenders": ["round 0 (start)", "round 1", "round 2"],
-        "asr": cells,
-        "compliance": [list(reversed(row)) for row in cells],
-        "held_out": {"harmful": 40, "benign": 40, "categories": ["c2"]},
-        "judge": "rules-1",
-    }
+def an_evaluation(**changed: Any) -> Evaluation:
+    """One success more for each pair, so that every number in a card says where it comes from."""
+    cells = [[rate(3 * row + column, 40) for column in range(3)] for row in range(3)]
+    crossplay = Crossplay(
+        attackers=[None, 0, 1],
+        defenders=[0, 1, 2],
+        compared={"vanilla": 0, "sft_attacker": 1, "last_attacker": 2},
+        asr=cells,
+        compliance=[row[::-1] for row in cells],
+        replies=[replies(degenerate=rate(column, 40)) for column in range(3)],
+        abstained=0,
+    )
+    one = cell([True], [True])
+    held_out = HeldOut(harmful=40, benign=40, categories=["c2"])
+    return evaluation(compared(one, one, one), **{"crossplay": crossplay, "held_out": held_out, **changed})
 
 
 def test_plain_transformers_loads_a_trained_defender(tmp_path: Path, tiny_config: Path, tiny_model: Path) -> None:
@@ -83,7 +89,7 @@ def test_plain_transformers_loads_a_trained_defender(tmp_path: Path, tiny_config
     chat = AutoTokenizer.from_pretrained(out).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert "<|im_start|>user" in chat
     card = (out / "README.md").read_text()
-    for needed in ("rules-7", "n = 2", "[", "Limits", "seeds.jsonl", "Benign compliance, rewritten", "Licence"):
+    for needed in ("rules-7", "n = 2", "[", "Limits", "seeds.jsonl", "compliance, last attacker", "Licence"):
         assert needed in card
 
 
@@ -91,7 +97,7 @@ def test_any_round_can_be_exported_and_the_last_is_the_default(
     tmp_path: Path, tiny_config: Path, tiny_model: Path
 ) -> None:
     run = a_run(tmp_path / "run", load_config(tiny_config), tiny_model)
-    run.write_json("evaluation.json", an_evaluation())
+    write(run, EVALUATION_FILE, an_evaluation(measured=measured(run)))
     for out, number in (
         (export_defender(run, tmp_path / "last"), 2),
         (export_defender(run, tmp_path / "1", number=1), 1),
@@ -120,22 +126,25 @@ def test_the_numbers_on_a_card_are_those_of_the_exported_defender(tiny_config: P
     card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation(), CHECKED)
     rows = dict(line.strip("| ").split(" | ", 1) for line in card.splitlines() if "n = 40" in line)
     expected = {
-        "Attack success, vanilla seeds": (0, 1),
-        "Attack success, SFT attacker": (3, 4),
-        "Attack success, last attacker": (6, 7),
-        "Benign compliance, vanilla seeds": (2, 1),
-        "Benign compliance, rewritten by the last attacker": (8, 7),
+        "ASR, vanilla seeds ↓": (0, 1),
+        "ASR, SFT attacker ↓": (3, 4),
+        "ASR, last attacker ↓": (6, 7),
+        "compliance, vanilla seeds ↑": (2, 1),
+        "compliance, SFT attacker ↑": (5, 4),
+        "compliance, last attacker ↑": (8, 7),
+        "replies that are no longer language ↓": (0, 1),
     }
     assert rows.keys() == expected.keys()
     for title, hits in expected.items():
-        for cell, hit in zip(rows[title].split(" | "), hits, strict=True):
-            rate = Rate(hit, 40)
-            assert cell == f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}], n = 40"
+        for said, hit in zip(rows[title].split(" | "), hits, strict=True):
+            found = rate(hit, 40)
+            assert said == f"{found.value:.1%} [{found.low:.1%}, {found.high:.1%}], n = 40"
 
 
 def test_a_card_does_not_call_validation_seeds_held_out(tiny_config: Path, tiny_model: Path) -> None:
-    card = model_card(load_config(tiny_config), tiny_model, 1, {**an_evaluation(), "split": "validation"}, CHECKED)
-    assert "On validation seeds (40 harmful" in card
+    held_out = HeldOut(split="validation", harmful=40, benign=40)
+    card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation(held_out=held_out), CHECKED)
+    assert "On validation seeds: 40 harmful" in card
     assert "On held-out" not in card
 
 

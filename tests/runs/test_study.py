@@ -19,13 +19,14 @@ from magic_rl.cli.study import arguments
 from magic_rl.cli.study_view import StudyView
 from magic_rl.config import Config, PresetName, load_config
 from magic_rl.errors import UserError
-from magic_rl.evaluation.results import export_results, read_results
-from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE, write_study
+from magic_rl.evaluation.aggregate import aggregate
+from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE
+from magic_rl.runs.study.finished import export_results, read_results
 from magic_rl.runs.study.plan import PlannedRun, next_stage, write_plan
 from magic_rl.runs.study.runner import Ended
 from magic_rl.runs.study.slots import slots
 from magic_rl.store.lock import locked
-from tests.support.study_runs import write_result_files
+from tests.support.study_runs import tabulated, write_result_files
 
 MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
@@ -134,13 +135,13 @@ def small_files(tmp_path: Path) -> Path:
 
 
 def test_exported_files_rebuild_the_same_bytes(small_files: Path, tmp_path: Path) -> None:
-    write_study(small_files)
+    tabulated(small_files)
     (small_files / "magic-seed-0" / "episodes").mkdir()
     (small_files / "magic-seed-0" / "episodes" / "step-000001.jsonl").write_text("{}")
     result = CliRunner().invoke(app, ["study", "--rebuild", str(small_files), "--export", str(tmp_path / "kept")])
     assert result.exit_code == 0, result.output
     names = {path.name for path in (tmp_path / "kept").rglob("*") if path.parent != tmp_path / "kept"}
-    assert names == {"config.toml", "versions.json", "summary.json", "outcomes.json", "attack.json", "metrics.jsonl"}
+    assert names == {"config.toml", "versions.json", "evaluation.json", "outcomes.json", "attack.json", "metrics.jsonl"}
     printed = CliRunner().invoke(app, ["study", "--rebuild", str(tmp_path / "kept"), "--out", str(tmp_path / "made")])
     assert printed.stdout == result.stdout
     for name in MADE:
@@ -149,22 +150,23 @@ def test_exported_files_rebuild_the_same_bytes(small_files: Path, tmp_path: Path
 
 
 def test_the_table_shows_mean_spread_interval_and_every_run(small_files: Path) -> None:
-    write_study(small_files)
-    number = json.loads((small_files / STUDY_FILE).read_bytes())["presets"]["magic"]["asr"]["start"]["vanilla"]
-    mean, sd, low, high = (f"{100 * number[name]:.1f}" for name in ("mean", "sd", "low", "high"))
-    each = " ".join(f"{100 * value:.1f}" for value in number["values"])
-    result = CliRunner().invoke(app, ["study", "--rebuild", str(small_files)])
-    shown = f"{mean} ± {sd} [{low}, {high}]"
-    for text in (result.stdout, (small_files / TABLE_FILE).read_text(), (small_files / PAGE_FILE).read_text()):
-        assert shown in text
-        assert each in text
-    lines = result.stdout.splitlines()
-    assert lines[0].startswith("magic: 3 runs, seeds 0, 1, 2; held-out seeds: 40 harmful, 40 benign")
-    assert any(line.startswith("ASR, fresh attacker, 4 steps") and "trained / start: 0." in line for line in lines)
+    tabulated(small_files)
+    number = aggregate(read_results(small_files)).presets["magic"].table["asr"]["start"]["vanilla"]
+    mean, sd, low, high = (f"{100 * (each or 0):.1f}" for each in (number.value, number.sd, number.low, number.high))
+    each = " ".join(f"{100 * value:.1f}" for value in number.values)
+    for name in (TABLE_FILE, PAGE_FILE):
+        for text in (f"{mean} ± {sd} [{low}, {high}]", each, "ASR, vanilla seeds ↓", "ASR, fresh attacker ↓"):
+            assert text in (small_files / name).read_text()
+    printed = CliRunner().invoke(app, ["study", "--rebuild", str(small_files)]).stdout
+    lines = printed.splitlines()
+    assert lines[0].startswith("magic: 3 runs, rng seeds 0, 1, 2; held-out seeds: 40 harmful, 40 benign")
+    assert f"{mean} ± {sd} [{float(low):.0f}, {float(high):.0f}]" in printed
+    assert "fresh attacker after 4 steps, trained / start (↓): 0." in printed
+    assert max(map(len, lines)) <= 120
 
 
 def test_the_page_holds_no_script_and_allows_none(small_files: Path) -> None:
-    write_study(small_files)
+    tabulated(small_files)
     page = (small_files / PAGE_FILE).read_text()
     assert "<script" not in page
     assert "default-src 'none'; style-src 'sha256-" in page
@@ -177,13 +179,14 @@ def test_runs_that_cannot_be_compared_are_named(small_files: Path) -> None:
     outcomes["seeds"]["harmful"][0] = "another"
     path.write_text(json.dumps(outcomes))
     with pytest.raises(UserError, match="magic-seed-1: evaluated on other held-out seeds"):
-        write_study(small_files)
+        tabulated(small_files)
 
 
 def test_an_unfinished_run_is_in_no_table(small_files: Path) -> None:
     (small_files / "magic-seed-1" / "players").mkdir()  # a run directory, then, whose training has not ended
     assert [result.name for result in read_results(small_files)][:2] == ["magic-seed-0", "magic-seed-2"]
-    assert len(export_results(small_files, small_files.parent / "kept")) == 5
+    export_results(small_files, small_files.parent / "kept")
+    assert len(list((small_files.parent / "kept").iterdir())) == 5
 
 
 # What is seen of it
@@ -271,4 +274,4 @@ def test_a_study_with_a_failing_run_tabulates_the_others_and_exits_1(
     result = CliRunner().invoke(app, ["study", str(tiny_config), "--out", str(tmp_path / "out"), "--seeds", "0"])
     assert result.exit_code == 1
     assert "failed: magic-seed-0: out of luck" in result.stderr
-    assert "1 run, seed 9" in result.stdout
+    assert "1 run, rng seed 9" in result.stdout

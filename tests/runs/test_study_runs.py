@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import subprocess
@@ -14,10 +13,16 @@ from pathlib import Path
 import pytest
 
 from magic_rl.config import Config, dump_config
-from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE, write_study
+from magic_rl.evaluation.aggregate import aggregate
+from magic_rl.evaluation.estimates import rate_of
+from magic_rl.evaluation.result import EVALUATION_FILE, OUTCOMES_FILE, Evaluation, Outcomes, read
+from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE
+from magic_rl.runs.study.finished import read_results
 from magic_rl.runs.study.plan import PlannedRun, Stage
 from magic_rl.runs.study.runner import Ended, Work, run_all
+from magic_rl.store.run import RunDirectory
 from tests.support import ROOT
+from tests.support.study_runs import tabulated
 
 MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
@@ -198,27 +203,30 @@ def test_a_killed_study_of_tabular_games_ends_with_the_same_table(tmp_path: Path
         process.wait()
     assert start(broken).wait(timeout=300) == 0
     for folder in (unbroken, broken):
-        write_study(folder)
+        tabulated(folder)
     assert [(unbroken / name).read_bytes() for name in MADE] == [(broken / name).read_bytes() for name in MADE]
-    change = json.loads((broken / STUDY_FILE).read_bytes())["presets"]["magic"]["change"]
-    assert change["asr"]["vanilla"]["n"] == 2
-    assert change["compliance"]["vanilla"]["mean"] > 0
+    change = aggregate(read_results(broken)).presets["magic"].change
+    assert len(change["asr"]["vanilla"].values) == 2
+    assert change["compliance"]["vanilla"].value > 0
     for run in ("magic-seed-0", "magic-seed-1"):
         rates_are_those_of_outcomes(broken / run)
 
 
-def rates_are_those_of_outcomes(run: Path) -> None:
-    """Whether `outcomes.json` of a run counts up to its `summary.json`."""
-    summary, outcomes = (json.loads((run / f"{name}.json").read_bytes()) for name in ("summary", "outcomes"))
-    for measure, outcome in (("asr", "escaped"), ("compliance", "answered")):
-        for who in ("start", "trained"):
-            for attacker in ("vanilla", "sft_attacker", "last_attacker"):
-                if attacker in summary[measure][who]:
-                    seeds = outcomes[outcome][who][attacker]
-                    assert {len(seed) for seed in seeds} == {1 if attacker == "vanilla" else 2}
-                    known = [value for seed in seeds for value in seed if value is not None]
-                    rate = summary[measure][who][attacker]
-                    assert (len(known), sum(known) / len(known)) == (rate["n"], rate["rate"])
+def rates_are_those_of_outcomes(folder: Path) -> None:
+    """Whether `outcomes.json` of a run counts up to its `evaluation.json`."""
+    run = RunDirectory.open(folder)
+    evaluation, outcomes = read(run, EVALUATION_FILE, Evaluation), read(run, OUTCOMES_FILE, Outcomes)
+    assert evaluation is not None
+    assert outcomes is not None
+    for table, found in (
+        (evaluation.table["asr"], outcomes.escaped),
+        (evaluation.table["compliance"], outcomes.answered),
+    ):
+        for who, row in table.items():
+            for attacker, number in row.items():
+                seeds = found[who][attacker]
+                assert {len(seed) for seed in seeds} == {1 if attacker == "vanilla" else 2}
+                assert rate_of(outcome for seed in seeds for outcome in seed) == number
 
 
 def progress(folder: Path) -> list[tuple[str, int]]:

@@ -16,7 +16,8 @@ import pytest
 
 from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
-from magic_rl.evaluation.crossplay import evaluate
+from magic_rl.evaluation.result import FAILURES_FILE, Failures, current_evaluation, read
+from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.progress import is_complete
 from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
@@ -205,10 +206,9 @@ def test_pairs_inside_the_heatmap_may_meet_fewer_seeds_than_those_of_the_table(
 ) -> None:
     chosen = ["game.schedule.rounds=2", "evaluation.inner_share=0.5"]
     run = train(load_config(tiny_config, chosen), tmp_path / "run", Silent())
-    summary = evaluate(run, Silent())
-    assert all(rate["n"] == 2 for who in summary["asr"].values() for rate in who.values())
-    table = (run.read_json("evaluation.json") or {})["asr"]
-    assert [[cell["n"] for cell in row] for row in table] == [[2, 1, 2], [2, 1, 2], [1, 1, 1], [2, 1, 2]]
+    found = evaluate(run, Silent())
+    assert all(rate.n == 2 for who in found.table["asr"].values() for rate in who.values())
+    assert [[cell.n for cell in row] for row in found.crossplay.asr] == [[2, 1, 2], [2, 1, 2], [1, 1, 1], [2, 1, 2]]
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, "multi-turn"])
@@ -222,10 +222,10 @@ def test_every_preset_and_several_turns_train_and_evaluate(preset: str, tmp_path
     tiny_config.write_text(text)
     run = train(load_config(tiny_config, chosen), tmp_path / "run", Silent())
     assert is_complete(run)
-    summary = evaluate(run, Silent())
+    asr = evaluate(run, Silent()).table["asr"]
     rated = {"vanilla"} if preset == "no-game" else {"vanilla", "sft_attacker", "last_attacker"}
-    assert set(summary["asr"]["trained"]) == rated
-    assert all(rate["n"] == 2 for who in summary["asr"].values() for rate in who.values())
+    assert set(asr["trained"]) == rated
+    assert all(rate.n == 2 for who in asr.values() for rate in who.values())
     learners = {row["learner"] for row in run.metrics() if row["stage"] == "play"}
     assert learners == ({"defender"} if preset in ("no-game", "defender-only") else {"attacker", "defender"})
     assert len(run.players("attacker")) == (0 if preset == "no-game" else 2)
@@ -239,26 +239,24 @@ def test_the_untouched_model_meets_the_same_attacks_as_the_defenders(tmp_path: P
     # Round 0 of a defender without a warm-up is the base with an adapter that does nothing.
     run = train(load_config(tiny_config, ["defender.optimiser.lr=0.05"]), tmp_path / "run", Silent())
     view = Silent()
-    summary = evaluate(run, view)
-    for measure in ("asr", "compliance", "j"):
-        assert summary[measure]["untouched"] == summary[measure]["start"]
+    for grid in evaluate(run, view).table.values():
+        assert grid["untouched"] == grid["start"]
     played = [row["defender"] for row in view.steps if "defender" in row]
-    assert played == ["untouched model"] * 3 + ["round 0 (start)"] * 3 + ["round 1"] * 3
+    assert played == ["untouched model"] * 3 + ["defender of round 0 (start)"] * 3 + ["defender of round 1"] * 3
 
 
 def test_an_evaluation_keeps_categories_and_the_failures_behind_its_rates(tmp_path: Path, tiny_config: Path) -> None:
     run = train(load_config(tiny_config), tmp_path / "run", Silent())
-    summary = evaluate(run, Silent())
-    assert summary == run.read_json("summary.json")
-    assert summary["verdict"].startswith("No difference that these seeds can show")  # two seeds show nothing
-    evaluation, failures = run.read_json("evaluation.json") or {}, run.read_json("failures.json") or {}
-    assert evaluation["compared"] == {"vanilla": 0, "sft_attacker": 1, "last_attacker": 2}
-    assert set(evaluation["categories"]) == {"c2"}
-    for who in ("start", "trained"):
-        for attacks, asr in summary["asr"][who].items():
-            assert evaluation["categories"]["c2"][attacks]["asr"][who] == asr
-            assert len(failures[who][attacks]["escaped"]) == round(asr["rate"] * asr["n"])
-            answered = summary["compliance"][who][attacks]
-            assert len(failures[who][attacks]["refused"]) == round((1 - answered["rate"]) * answered["n"])
-    assert set(summary["attackers"]) == {"sft_attacker", "last_attacker"}
-    assert summary["attackers"]["last_attacker"]["format"]["n"] == 4
+    found, failures = evaluate(run, Silent()), read(run, FAILURES_FILE, Failures)
+    assert found == current_evaluation(run)
+    assert failures is not None
+    assert found.verdict.startswith("No difference that these seeds can show")  # two seeds show nothing
+    assert found.crossplay.compared == {"vanilla": 0, "sft_attacker": 1, "last_attacker": 2}
+    assert found.categories == {"c2": found.table}
+    for attacker, asr in found.table["asr"]["trained"].items():
+        kept = [failure.seed.label for failure in failures.kept if failure.attacker == attacker]
+        answered = found.table["compliance"]["trained"][attacker]
+        assert kept.count("harmful") == round(asr.value * asr.n)
+        assert kept.count("benign") == round((1 - answered.value) * answered.n)
+    assert set(found.rewrites) == {"sft_attacker", "last_attacker"}
+    assert found.rewrites["last_attacker"].well_formed.n == 4

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from magic_rl.config import Config, dump_config
-from magic_rl.evaluation.failures import failures
-from magic_rl.evaluation.metrics import Rate, mean_interval
-from magic_rl.evaluation.outcomes import measured, write_outcomes
-from magic_rl.evaluation.summary import Cell, Compared, Failure, by_category, summarise
-from magic_rl.evaluation.verdict import Attacks
+from magic_rl.evaluation.estimates import Estimate, mean, rate
+from magic_rl.evaluation.result import (
+    DEFENDERS,
+    EVALUATION_FILE,
+    FAILURES_FILE,
+    OUTCOMES_FILE,
+    Crossplay,
+    HeldOut,
+    Kappa,
+    measured,
+    write,
+)
+from magic_rl.evaluation.summary import failures, outcomes
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Episode, Label, Outcome, Rewards, Sample, Seed, Turn, Verdict
+from magic_rl.types import Episode, Outcome, Rewards, Sample, Seed, Turn, Verdict
+from tests.support.evaluations import cell, compared, evaluation, replies
 
 HOSTILE = (
     '<script>window.hit = 1; alert("hit")</script>',
@@ -23,7 +31,6 @@ HOSTILE = (
     '"><base href="https://example.invalid/"><form action="https://example.invalid/"><input autofocus onfocus=hit>',
     "&lt;script&gt; \u202e \x1b[31m \ud800 \u200b",
 )
-LABELS: tuple[Label, ...] = ("harmful", "benign")
 
 
 CHECKED: dict[str, Any] = {"held_out": 0, "repeated_in_training": 0, "searched": {}}
@@ -84,65 +91,34 @@ def evaluated_run(folder: Path) -> RunDirectory:
     return run
 
 
-def played(escaped: Sequence[bool], answered: Sequence[bool]) -> Cell:
-    """A cell of the table, its failures in hostile words."""
-    seeds = {
-        label: tuple(Seed(f"{label}-{i}", f"seed {HOSTILE[i % 6]}", label, HOSTILE[i % 2]) for i in range(42))
-        for label in LABELS
-    }
-    failed = [seed for seed, yes in zip(seeds["harmful"], escaped, strict=True) if yes]
-    failed += [seed for seed, yes in zip(seeds["benign"], answered, strict=True) if not yes]
-    words = [("plan " + seed.text, "Pretend to be a pirate. " + seed.text, "reply " + seed.text) for seed in failed]
-    return Cell(
-        tuple(escaped),
-        tuple(answered),
-        on_topic=tuple(escaped),
-        harmful=seeds["harmful"],
-        benign=seeds["benign"],
-        failures=tuple(
-            Failure(seed, int(seed.id.split("-")[1]), (said,)) for seed, said in zip(failed, words, strict=True)
-        ),
-    )
-
-
 def write_evaluation(run: RunDirectory) -> None:
     """At the start half of everything escaped and was answered; trained, 4 of 42 escaped and 40 were answered."""
     half = (True, False) * 21
-    cell = played(half, half)
-    better = played((True,) * 4 + (False,) * 38, (False,) * 2 + (True,) * 40)
-    attacks: tuple[Attacks, ...] = ("vanilla", "sft_attacker", "last_attacker")
-    cells: Compared = {
-        "untouched": dict.fromkeys(attacks, cell),
-        "start": dict.fromkeys(attacks, cell),
-        "trained": dict.fromkeys(attacks, better),
-    }
-    rate, row = Rate(21, 42).as_dict(), ["no rewrite", "round 0 (SFT)", "round 1", "round 2"]
-    table = summarise(cells, {name: {"format": Rate(40, 42)} for name in attacks[1:]})
-    run.write_json("summary.json", {**table, "measured": measured(run)})
-    run.write_json("failures.json", failures(cells))
-    write_outcomes(run, cells)
-    run.write_json(
-        "evaluation.json",
-        {
-            "attackers": row,
-            "defenders": row[1:],
-            "measured": measured(run),
-            "compared": {"vanilla": 0, "sft_attacker": 1, "last_attacker": 3},
-            "asr": [[rate] * 3] * 4,
-            "compliance": [[rate, rate, Rate(0, 0).as_dict()]] * 4,
-            "j": [[cell.j.as_dict()] * 3] * 4,
-            "categories": by_category(cells),
-            "format": [None, rate, rate, rate],
-            "abstained": 0,
-            "judge": f"rules-1 {HOSTILE[0]}",
-            "replies": [
-                {"tokens": mean_interval([8.0, 12.0, 10.0]), "quality": mean_interval([0.5, 0.75])},
-                {"tokens": mean_interval([8.0, 8.0]), "quality": None},
-                {"tokens": mean_interval([3.0, 5.0]), "quality": None},
-            ],
-            "agreement": [
-                {"one": HOSTILE[0], "other": "b", "label": "safety", "n": 84, "kappa": 0.612, "low": 0.4, "high": 0.8}
-            ],
-            "held_out": {"harmful": 42, "benign": 42, "categories": [HOSTILE[0], HOSTILE[2]]},
-        },
+    before = cell(half, half, half, HOSTILE, HOSTILE[:2])
+    after = cell((True,) * 4 + (False,) * 38, (False,) * 2 + (True,) * 40, (), HOSTILE, HOSTILE[:2])
+    cells, some = compared(before, before, after), rate(21, 42)
+    said = [
+        replies(tokens=mean([8.0, 12.0, 10.0]), quality=mean([0.5, 0.75])),
+        replies(tokens=mean([8.0, 8.0])),
+        replies(tokens=mean([3.0, 5.0])),
+    ]
+    made = evaluation(
+        cells,
+        measured=measured(run),
+        judge=f"rules-1 {HOSTILE[0]}",
+        held_out=HeldOut(harmful=42, benign=42, categories=[HOSTILE[0], HOSTILE[2]]),
+        replies=dict(zip(DEFENDERS, (said[1], said[0], said[2]), strict=True)),
+        crossplay=Crossplay(
+            attackers=[None, 0, 1, 2],
+            defenders=[0, 1, 2],
+            compared={"vanilla": 0, "sft_attacker": 1, "last_attacker": 3},
+            asr=[[some] * 3] * 4,
+            compliance=[[some, some, rate(0, 0)]] * 4,
+            replies=said,
+            abstained=0,
+        ),
+        agreement=[Kappa(one=HOSTILE[0], other="b", label="safety", kappa=Estimate(0.612, 0.4, 0.8, 84))],
     )
+    write(run, FAILURES_FILE, failures(cells))
+    write(run, OUTCOMES_FILE, outcomes(cells), indent=None)
+    write(run, EVALUATION_FILE, made)

@@ -10,16 +10,15 @@ import numpy as np
 from magic_rl.cli import child
 from magic_rl.config import Config
 from magic_rl.data.split import Split
-from magic_rl.evaluation import crossplay
-from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN
+from magic_rl.evaluation.result import ATTACK_FILE, ATTACK_PLAN, write
 from magic_rl.prompts import load_prompts
-from magic_rl.runs import train
+from magic_rl.runs import evaluate, train
 from magic_rl.runs.assembly import Setup
 from magic_rl.store import manifest
 from magic_rl.store.run import RunDirectory
 from magic_rl.theory.tabular import TabularEngine, TabularGame, TabularJudge
 from magic_rl.types import Label, Seed
-from tests.support.study_runs import results
+from tests.support.study_runs import result
 
 
 def game() -> TabularGame:
@@ -48,7 +47,7 @@ def prepare(config: Config, note: object = None, **_: object) -> Setup:
 
 def seat() -> None:
     """From here on, commands of this process play the tabular game."""
-    train.prepare = crossplay.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
+    train.prepare = evaluate.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
 
 
 def main() -> None:
@@ -64,7 +63,9 @@ def main() -> None:
             "defenders": {"0": met[0], "1": met[-1]},
         }
         run.write_json(ATTACK_PLAN, plan)
-        run.write_json(ATTACK_FILE, results(0)["attack.json"])
+        attack = result(0).attack
+        assert attack is not None
+        write(run, ATTACK_FILE, attack)
         return
     seat()
     child.main()

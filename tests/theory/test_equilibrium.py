@@ -122,13 +122,13 @@ def test_with_the_judges_label_of_the_attack_the_seed_does_not_matter_to_the_def
 # Learning
 
 
-@pytest.mark.parametrize("run_seed", range(5))
-def test_coevolution_reaches_the_subgame_perfect_equilibrium(run_seed: int) -> None:
+@pytest.mark.parametrize("rng_seed", range(5))
+def test_coevolution_reaches_the_subgame_perfect_equilibrium(rng_seed: int) -> None:
     """The real loop, end to end. The bound is on every attack, so also on those the attacker has long given up."""
     game = duel()
     config = Config.model_validate(
         {
-            "seed": run_seed,
+            "seed": rng_seed,
             "game": {"schedule": {"rounds": 3, "defender_steps": 40, "attacker_steps": 40}},
             "learning": {"group_size": 8},
             **{role: {"optimiser": {"lr": 0.2}, "batch_size": 16} for role in ("attacker", "defender")},

@@ -16,7 +16,7 @@ from magic_rl.game.rewards import score
 from magic_rl.game.settings import RewardConfig
 from magic_rl.judges.base import Judge
 from magic_rl.prompts import load_prompts
-from magic_rl.theory.tabular import FILE, Flags, Table, TabularEngine, TabularGame, TabularJudge
+from magic_rl.theory.tabular import FILE, Array, Flags, TabularEngine, TabularGame, TabularJudge
 from magic_rl.types import (
     PPO,
     Adam,
@@ -98,7 +98,7 @@ def games(draw: st.DrawFn, *, fallback: bool = False) -> TabularGame:
 
 
 @st.composite
-def perturbed(draw: st.DrawFn, policy: Table, allowed: Flags) -> Table:
+def perturbed(draw: st.DrawFn, policy: Array, allowed: Flags) -> Array:
     """A pure policy that differs from another one in some of its rows."""
     rows = []
     for row, options in zip(policy, allowed, strict=True):
@@ -107,14 +107,14 @@ def perturbed(draw: st.DrawFn, policy: Table, allowed: Flags) -> Table:
     return np.array(rows)
 
 
-def reward(game: TabularGame, seed: int, move: int, reply: int) -> Any:
+def reward(game: TabularGame, rng_seed: int, move: int, reply: int) -> Any:
     """Rewards of one way the game can go, through the judge and the words instead of the tables."""
     attack = game.attacks[move % len(game.attacks)]
-    (verdict,) = TabularJudge(game).judge([Exchange(game.seeds[seed], attack, game.replies[reply])])
-    return score(verdict, game.seeds[seed].label, "<answer>" in game.completions[move], RewardConfig())
+    (verdict,) = TabularJudge(game).judge([Exchange(game.seeds[rng_seed], attack, game.replies[reply])])
+    return score(verdict, game.seeds[rng_seed].label, "<answer>" in game.completions[move], RewardConfig())
 
 
-def is_subgame_perfect(game: TabularGame, attacker: Table, defender: Table) -> bool:
+def is_subgame_perfect(game: TabularGame, attacker: Array, defender: Array) -> bool:
     """By trying every deviation at every seed and every attack, for pure policies."""
     for x in range(len(game.seeds)):
         moves = np.flatnonzero(game.moves[x]).tolist()
@@ -143,7 +143,7 @@ def test_tables_keep_the_engines_protocol(role: Role) -> None:
     policy: Policy = engine.new_policy("learner")
     assert policy.name == "learner"
     prompt = (0,)
-    ((sample, other),) = policy.sample([prompt], 2, SamplingParams(max_tokens=1), seed=0)
+    ((sample, other),) = policy.sample([prompt], 2, SamplingParams(max_tokens=1), rng_seed=0)
     assert sample.prompt == prompt
     assert sample.finish == "stop"
     assert [sample.logprobs, other.logprobs] == policy.logprobs([(prompt, sample.tokens), (prompt, other.tokens)])
@@ -169,8 +169,8 @@ def test_samples_are_drawn_at_the_tables_odds_and_from_the_moves_of_the_seed() -
     assert odds.sum(axis=1) == pytest.approx(np.ones(4))
     assert not odds[~game.moves].any()
 
-    def frequencies(params: SamplingParams) -> Table:
-        (drawn,) = policy.sample([(1,)], 4000, params, seed=1)
+    def frequencies(params: SamplingParams) -> Array:
+        (drawn,) = policy.sample([(1,)], 4000, params, rng_seed=1)
         return np.bincount([s.tokens[0] - 4 for s in drawn], minlength=16) / 4000
 
     assert frequencies(SamplingParams(1)) == pytest.approx(odds[1], abs=0.03)
@@ -184,9 +184,9 @@ def test_samples_are_drawn_at_the_tables_odds_and_from_the_moves_of_the_seed() -
 def test_a_row_of_samples_depends_on_its_seed_and_place_alone() -> None:
     policy = TabularEngine(duel(), "attacker").new_policy("attacker")
     params = SamplingParams(1)
-    both = policy.sample([(0,), (1,)], 3, params, seed=5)
-    assert policy.sample([(0,)], 3, params, seed=5) == both[:1]
-    assert policy.sample([(0,)], 6, params, seed=5)[0][:3] == both[0]
+    both = policy.sample([(0,), (1,)], 3, params, rng_seed=5)
+    assert policy.sample([(0,)], 3, params, rng_seed=5) == both[:1]
+    assert policy.sample([(0,)], 6, params, rng_seed=5)[0][:3] == both[0]
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), PPO(kl=0.1), ImportanceSampling()])
@@ -273,7 +273,7 @@ def test_the_judge_is_exact_and_abstains_on_what_is_not_in_the_game() -> None:
             Exchange(seed, seed.text, REPLIES[COMPLY]),
         ]
     )
-    assert (told.safety, told.refused, told.prompt, told.abstained) == ("unsafe", False, "harmful", None)
+    assert (told.safety, told.refused, told.request_label, told.abstained) == ("unsafe", False, "harmful", None)
     assert unknown.abstained
     assert silent.abstained
 

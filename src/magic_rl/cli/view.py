@@ -30,8 +30,8 @@ _TITLES = {
     "play": "co-evolution",
     "attack": "attacks for evaluation",
     "evaluate": "evaluation",
-    "exploit_start": "fresh attacker, starting defender",
-    "exploit_trained": "fresh attacker, trained defender",
+    "attack_start": "fresh attacker, starting defender",
+    "attack_trained": "fresh attacker, trained defender",
 }
 # Metric, name on screen, how to write it.
 _SHOWN = (
@@ -122,8 +122,7 @@ class View:
         if "learner" in self._metrics:
             return f"round {self._metrics['round']}, {self._metrics['learner']} learns: "
         if "attacker" in self._metrics:
-            against = f", defender {self._metrics['defender']}" if "defender" in self._metrics else ""
-            return f"attacker {self._metrics['attacker']}{against}: "
+            return f"{', '.join(self._metrics[who] for who in ('attacker', 'defender') if who in self._metrics)}: "
         return ""
 
     def _numbers(self) -> list[tuple[str, str]]:

@@ -224,7 +224,7 @@ class _Training:
             self._lessons[role],
             settings,
             stage=position.stage,
-            run_seed=config.seed,
+            rng_seed=config.seed,
             first=position.stage_step,
             number=position.number,
         ):

@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
+from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
 from magic_rl.engines.local.models import fingerprint, load_base, load_renderer, resolve_model
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
-from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.scoring import recomputable
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
@@ -55,7 +55,7 @@ class LocalEngine:
         lora: LoraConfig = _LORA,
         config: EngineConfig = _ENGINE,
         *,
-        run_seed: int = 0,
+        rng_seed: int = 0,
         chat_template: str = "",
     ) -> None:
         """Load the base model.
@@ -64,7 +64,7 @@ class LocalEngine:
             model: Folder with safetensors weights and a tokenizer with a chat template, or a name for `resolve_model`.
             lora: Shape of every policy's adapter.
             config: Device, base dtype and batch limits.
-            run_seed: Where the random initialisation of adapters comes from.
+            rng_seed: Where the random initialisation of adapters comes from.
             chat_template: In place of the tokenizer's own, for models that come without.
 
         Raises:
@@ -81,7 +81,7 @@ class LocalEngine:
             keep_freed_memory()
         self.tokens_per_batch = batch_tokens(config, self.device, self.dtype)
         self.folder = folder
-        self._run_seed = run_seed
+        self._run_seed = rng_seed
         self.renderer = load_renderer(str(folder), config, chat_template=chat_template)
         unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=code)
@@ -157,7 +157,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def speaking(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
-        """Let the model compute as a policy does, laid out for few rows and no gradients; see `reading`.
+        """Let the model compute as a policy does, laid out for few rows and no gradients; see `inferring`.
 
         On a CPU this takes one more copy of the adapted weights meanwhile.
         """
@@ -166,10 +166,10 @@ class LocalEngine:
             for layer in self._adapted:
                 up = layer.lora_B[_SLOT].weight * layer.scaling[_SLOT]
                 adapter = (layer.lora_A[_SLOT].weight, up) if parameters else ()
-                stack.enter_context(reading(layer.get_base_layer(), *adapter))
+                stack.enter_context(inferring(layer.get_base_layer(), *adapter))
             head = self.model.get_base_model().get_output_embeddings()
             if type(head) is nn.Linear:
-                stack.enter_context(reading(head))
+                stack.enter_context(inferring(head))
             yield self.model
         if self.device.type == "cpu":
             give_back_freed_memory()

@@ -57,17 +57,17 @@ class Batch:
     """Rows to be computed one after another behind the same tokens, whose activations are there all the while.
 
     Attributes:
-        stem: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
+        prefix: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
         rows: One at least.
     """
 
-    stem: Tokens
+    prefix: Tokens
     rows: list[Pack]
 
     @property
     def tokens(self) -> int:
         """Most tokens whose activations exist at one time."""
-        return len(self.stem) + max(row.ids.numel() for row in self.rows)
+        return len(self.prefix) + max(row.ids.numel() for row in self.rows)
 
 
 Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
@@ -171,8 +171,8 @@ def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Ba
         parts = list(_split(prompt, completions, budget))
         if len(parts) > 1:
             # Each row holds the prompt's last token itself, as its output predicts first tokens.
-            stem = prompt[:-1]
-            yield Batch(stem, [one_row([(prompt, part)], known=len(stem)) for part in parts])
+            prefix = prompt[:-1]
+            yield Batch(prefix, [one_row([(prompt, part)], known=len(prefix)) for part in parts])
             continue
         tree = row.lay(prompt, completions)
         if row.trees and not row.fits(tree, budget):

@@ -1,7 +1,7 @@
 """Drawing completions: each prompt is encoded once, then all samples of all groups decode side by side.
 
 Token choice inverts the cumulative distribution at one uniform number a token. The numbers are drawn before
-decoding from `(seed, row)`, so what a row samples does not depend on which rows it is batched with.
+decoding from `(rng_seed, row)`, so what a row samples does not depend on which rows it is batched with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def sample(
     prompts: Sequence[Tokens],
     n: int,
     params: SamplingParams,
-    seed: int,
+    rng_seed: int,
     stop_ids: frozenset[int],
     rows_per_batch: int,
     tokens_per_batch: int,
@@ -50,7 +50,7 @@ def sample(
     decoder: Decoder = (
         SharedDecoder(model, n, alike(prompts)) if path.shares else PlainDecoder(model, n, pads=path.kind == "padded")
     )
-    draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens)).float()
+    draws = torch.from_numpy(uniforms(rng_seed, len(prompts) * n, params.max_tokens)).float()
     tokens: list[list[int]] = [[] for _ in draws]
     logprobs: list[list[float]] = [[] for _ in draws]
     finish: list[Finish] = ["length"] * len(tokens)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from magic_rl.engines.local.packing import Batch, Pack
-from magic_rl.engines.local.stem import Stem, continuing
+from magic_rl.engines.local.prefix import Prefix, continuing
 
 CHUNK = 256  # positions whose logits exist at one time
 
@@ -23,12 +23,12 @@ CHUNK = 256  # positions whose logits exist at one time
 def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tensor, " M"]]]:
     """Log-probability in nats of each target of each row at temperature 1; see `packing`.
 
-    For gradients, a row's backward pass is due before the next row is asked for; the stem's own follows the last.
+    For gradients, a row's backward pass is due before the next row is asked for; the prefix's own follows the last.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    with continuing(base.base_model, batch.stem) as stem:
+    with continuing(base.base_model, batch.prefix) as prefix:
         for row in batch.rows:
-            yield row, _row_logprobs(base, row, stem)
+            yield row, _row_logprobs(base, row, prefix)
 
 
 def plain_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tensor, " M"]]]:
@@ -38,14 +38,14 @@ def plain_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tenso
         yield row, _of_targets(logits.index_select(0, row.predict.to(logits.device)), row)
 
 
-def _row_logprobs(base: Any, row: Pack, stem: Stem | None) -> Float[Tensor, " M"]:
+def _row_logprobs(base: Any, row: Pack, prefix: Prefix | None) -> Float[Tensor, " M"]:
     device = base.device
     predict = row.predict.to(device)
     inputs = {
         "input_ids": row.ids.to(device),
         "position_ids": row.positions.to(device),
         "layout": row.laid_out.to(device),
-        "past_key_values": stem,
+        "past_key_values": prefix,
         "use_cache": False,
     }
     head = _linear_head(base)

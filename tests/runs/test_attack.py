@@ -16,17 +16,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from magic_rl.cli.attack_table import attack_table
 from magic_rl.cli.main import app
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.data.split import Split
 from magic_rl.errors import UserError
-from magic_rl.evaluation import exploit as module
-from magic_rl.evaluation.best_of import best_of, seed_rate, seed_ratio
-from magic_rl.evaluation.crossplay import evaluate
-from magic_rl.evaluation.exploit import exploit, forget, make_plan
+from magic_rl.evaluation.estimates import Estimate, attack_at_k, seed_rate, seed_ratio
+from magic_rl.evaluation.result import ATTACK_FILE, AttackOnOne, AttackResult, Point, read
 from magic_rl.prompts import load_prompts
+from magic_rl.report.tables import attack_table
+from magic_rl.runs import attack as module
 from magic_rl.runs.assembly import Setup
+from magic_rl.runs.attack import ATTACKED, forget, make_plan
+from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from magic_rl.theory.tabular import TabularJudge, TabularPolicy
@@ -89,10 +90,16 @@ def copied(run: RunDirectory, folder: Path) -> RunDirectory:
     return RunDirectory.open(Path(shutil.copytree(run.path, folder / "run")))
 
 
-def attack(run: RunDirectory, view: Silent | None = None, **asked: Any) -> dict[str, Any] | None:
+def attack(run: RunDirectory, view: Silent | None = None, **asked: Any) -> AttackResult[Estimate] | None:
     """What the command does."""
     with run.lock():
-        return exploit(run, make_plan(run, **asked), view or Silent())
+        return module.attack(run, make_plan(run, **asked), view or Silent())
+
+
+def attack_of(run: RunDirectory) -> AttackResult[Estimate]:
+    found = read(run, ATTACK_FILE, AttackResult[Estimate])
+    assert found is not None
+    return found
 
 
 def left_behind(run: RunDirectory) -> dict[str, Any]:
@@ -144,10 +151,10 @@ def test_a_fresh_attacker_finds_a_leak_and_nothing_where_there_is_none(
     monkeypatch.setattr(Setup, "yardstick", lambda _: None)  # in this game seeds are never played as they are
     result = attack(run, steps=40, every=10)
     assert result is not None
-    assert result == run.read_json("attack.json")
+    assert result == attack_of(run)
 
-    curve = [point["asr"]["rate"] for point in result["defenders"]["start"]["curve"]]
-    assert [point["step"] for point in result["defenders"]["start"]["curve"]] == [0, 10, 20, 30, 40]
+    curve = [point.asr.value for point in result.defenders["start"].curve]
+    assert [point.step for point in result.defenders["start"].curve] == [0, 10, 20, 30, 40]
     assert curve[0] < 1.0
     assert curve[-1] == 1.0
     checkpoint = RunDirectory(run.path / "attacks" / "start").latest_checkpoint()
@@ -157,21 +164,20 @@ def test_a_fresh_attacker_finds_a_leak_and_nothing_where_there_is_none(
     encoded = np.array([text.endswith("encoded") for text in game.attacks])
     assert (learner.probabilities()[:2] @ np.tile(encoded, 2)).min() > 0.9  # by its own table, on both harmful seeds
 
-    against = result["defenders"]["trained"]
-    assert [point["asr"]["rate"] for point in against["curve"]] == [0.0] * 5
-    assert {k: (rate["rate"], rate["n"]) for k, rate in against["best_of"].items()} == dict.fromkeys("14", (0.0, 2)) | {
-        "16": (0.0, 2)
-    }
-    assert result["ratio"]["value"] == 0.0
-    assert 0.0 < result["ratio"]["high"] < 3.0
+    against = result.defenders["trained"]
+    assert [point.asr.value for point in against.curve] == [0.0] * 5
+    assert {k: (each.value, each.n) for k, each in against.attack_at_k.items()} == dict.fromkeys((1, 4, 16), (0.0, 2))
+    assert result.ratio is not None
+    assert result.ratio.value == 0.0
+    assert 0.0 < result.ratio.high < 3.0
 
 
 def test_before_the_first_step_asr_is_that_of_the_evaluations_sft_attacker(attacked: RunDirectory) -> None:
-    summary = evaluate(attacked, Silent())
-    result = attacked.read_json("attack.json")
-    for name in ("start", "trained"):
-        first = result["defenders"][name]["curve"][0]
-        assert first == {"step": 0, "asr": pytest.approx(summary["asr"][name]["sft_attacker"])}
+    table, result = evaluate(attacked, Silent()).table["asr"], attack_of(attacked)
+    for name in ATTACKED:
+        first, known = result.defenders[name].curve[0], table[name]["sft_attacker"]
+        assert (first.step, first.asr.n) == (0, known.n)
+        assert (first.asr.value, first.asr.low, first.asr.high) == pytest.approx((known.value, known.low, known.high))
 
 
 def test_both_defenders_meet_the_same_draws_and_the_attacker_learns(attacked: RunDirectory) -> None:
@@ -186,7 +192,7 @@ def test_both_defenders_meet_the_same_draws_and_the_attacker_learns(attacked: Ru
         rows = part.metrics()
         assert [(row["step"], row["learner"]) for row in rows] == [(n, "attacker") for n in range(1, STEPS + 1)]
         assert sum(row["grad_norm"] > 0 for row in rows) >= 4
-    assert [point["step"] for point in attacked.read_json("attack.json")["defenders"]["start"]["curve"]] == [0, 2, 4, 5]
+    assert [point.step for point in attack_of(attacked).defenders["start"].curve] == [0, 2, 4, 5]
 
 
 def test_the_game_itself_is_left_alone(trained: RunDirectory, attacked: RunDirectory) -> None:
@@ -230,7 +236,7 @@ class Stopping(Silent):
 
     def __init__(self, name: str, step: int, error: type[BaseException] | None = None) -> None:
         super().__init__()
-        self._at, self._error, self._stage = (f"exploit_{name}", step), error, ""
+        self._at, self._error, self._stage = (f"attack_{name}", step), error, ""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         self._stage = name
@@ -247,7 +253,7 @@ class Stopping(Silent):
 
 def test_other_attacks_are_not_mixed_with_those_that_were_begun(attacked: RunDirectory, tmp_path: Path) -> None:
     run = copied(attacked, tmp_path)
-    with pytest.raises(UserError, match=r"\(steps\); --again replaces them"):
+    with pytest.raises(UserError, match=r"another kind \(steps\)"):
         make_plan(run, steps=STEPS + 1)
     with pytest.raises(UserError, match=r"\(every\)"):
         make_plan(run, every=1)
@@ -274,18 +280,6 @@ def test_no_command_takes_an_attack_for_a_run(attacked: RunDirectory, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_after_an_attack_is_the_one_before(
-    trained: RunDirectory, attacked: RunDirectory, tmp_path: Path
-) -> None:
-    for run, out in ((trained, "before"), (attacked, "after")):
-        done = CliRunner().invoke(app, ["export", str(run.path), "--out", str(tmp_path / out)], catch_exceptions=False)
-        assert done.exit_code == 0
-    before, after = ({p.name: p.read_bytes() for p in (tmp_path / out).iterdir()} for out in ("before", "after"))
-    for files in (before, after):
-        del files["README.md"]  # says whether the run was evaluated
-    assert before == after
-
-
 def test_a_run_that_has_only_begun_cannot_be_attacked(trained: RunDirectory, tmp_path: Path) -> None:
     run = copied(trained, tmp_path)
     for number in (1, 2):
@@ -303,7 +297,7 @@ def test_a_run_without_attackers_meets_those_of_another_run(
         text = re.sub(rf"^{key} = 1$", f"{key} = 0", text, flags=re.MULTILINE)
     file.write_text(text)
     other = train(load_config(file, ["preset=no-game", "game.rewrite=false"]), tmp_path / "other", Silent())
-    with pytest.raises(UserError, match="has no attacker; take that of another run with --attacker-from"):
+    with pytest.raises(UserError, match="has no attacker"):
         make_plan(other)
     plan = make_plan(other, source=trained)
     assert plan.steps == 2  # as the other game gave its attacker
@@ -328,7 +322,7 @@ def test_an_attacker_of_other_prompts_is_refused(trained: RunDirectory, tmp_path
 def test_an_attacker_that_took_no_steps_needs_a_number_of_steps(trained: RunDirectory, tmp_path: Path) -> None:
     run = copied(trained, tmp_path)
     (run.path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="say with --steps"):
+    with pytest.raises(UserError, match="took no steps in the game"):
         make_plan(run)
     assert make_plan(run, steps=3).steps == 3
 
@@ -347,7 +341,7 @@ def test_the_command_prints_its_table_and_again_without_playing(
     done = CliRunner().invoke(app, args, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "fresh attacker, trained defender 1/1" in done.stderr
-    assert "attack@4, best of 4 per seed" in done.stdout
+    assert "attack@4" in done.stdout
     assert "attack@16" not in done.stdout  # no more than five were drawn
     monkeypatch.setattr(module, "prepare", None)
     assert CliRunner().invoke(app, args, catch_exceptions=False).stdout == done.stdout
@@ -365,25 +359,26 @@ class Entered(Stopping):
         pass
 
 
-def test_the_table_shows_a_rate_of_0_as_a_bound() -> None:
-    half, none = seed_rate([1.0, 0.0] * 54).as_dict(), seed_rate([0.0] * 108).as_dict()
+def test_the_table_shows_a_rate_of_0_with_its_bound() -> None:
+    half, none = seed_rate([1.0, 0.0] * 54), seed_rate([0.0] * 108)
     ratio = seed_ratio([0.0] * 108, [1.0, 0.0] * 54)
-    assert ratio is not None
-    leaky = {"curve": [{"step": n, "asr": half} for n in (0, 12)], "best_of": {"1": half, "4": half, "16": half}}
-    sound = {
-        "curve": [{"step": 0, "asr": seed_rate([]).as_dict()}, {"step": 12, "asr": none}],
-        "best_of": {str(k): best_of([(0, 16)] * 108, k).as_dict() for k in (1, 4, 16)},
-    }
-    result = {"steps": 12, "defenders": {"start": leaky, "trained": sound}, "ratio": ratio.as_dict()}
+    leaky = AttackOnOne[Estimate](
+        curve=[Point(step=n, asr=half) for n in (0, 12)], attack_at_k=dict.fromkeys((1, 4, 16), half)
+    )
+    sound = AttackOnOne[Estimate](
+        curve=[Point(step=0, asr=seed_rate([])), Point(step=12, asr=none)],
+        attack_at_k={k: attack_at_k([(0, 16)] * 108, k) for k in (1, 4, 16)},
+    )
+    result = AttackResult[Estimate](steps=12, defenders={"start": leaky, "trained": sound}, ratio=ratio)
     *lines, last = attack_table(result).splitlines()
-    shown = "50.0 [40.7, 59.3], n=108"
     assert [re.split(r"\s{2,}", line) for line in lines] == [
-        ["fresh attacker, %", "defender at the start", "defender trained"],
-        ["ASR after 0 of 12 steps", shown, "–"],
-        ["ASR after 12 of 12 steps", shown, "0 of 108: at most 3.4 %"],
-        ["attack@1", shown, "0 of 108: at most 3.4 %"],
-        ["attack@4, best of 4 per seed", shown, "0 of 108: at most 3.4 %"],
-        ["attack@16, best of 16 per seed", shown, "0 of 108: at most 3.4 %"],
+        ["fresh attacker, %", "start", "trained"],
+        ["ASR ↓, n = 0–108"],
+        ["after 0 of 12 steps", "50.0 [41, 59]", "–"],
+        *(
+            [name, "50.0 [41, 59]", "0.0 [0, 3]"]
+            for name in ("after 12 of 12 steps", "attack@1", "attack@4", "attack@16")
+        ),
     ]
-    assert last.endswith(": 0, at most 0.07")
-    assert attack_table({**result, "ratio": None}).endswith("not defined, as the start's is 0")
+    assert last.endswith(": 0.00 [0.00, 0.07]")
+    assert attack_table(result.model_copy(update={"ratio": None})).endswith("not defined, as the start's is 0")

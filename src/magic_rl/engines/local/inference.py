@@ -22,7 +22,7 @@ _ROWS = 64  # a typical number of rows, which the layout is chosen for; any numb
 
 
 @contextlib.contextmanager
-def reading(
+def inferring(
     layer: nn.Linear, down: Float[Tensor, "r I"] | None = None, up: Float[Tensor, "O r"] | None = None
 ) -> Iterator[None]:
     """Let a layer compute without gradients, with an adapter or without; its own forward comes back after.

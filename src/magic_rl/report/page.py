@@ -12,30 +12,40 @@ import tomllib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from magic_rl.errors import UserError
-from magic_rl.evaluation.outcomes import is_current
-from magic_rl.evaluation.patterns import PATTERNS, drift
-from magic_rl.evaluation.results import ATTACK_FILE, attack_result
-from magic_rl.report import tables
-from magic_rl.report.exploitability import attack_curve
-from magic_rl.report.figures import curves, drift_bars, heatmap
-from magic_rl.report.frontier import frontier
+from magic_rl.errors import StoreError, UserError
+from magic_rl.evaluation import result
+from magic_rl.evaluation.patterns import PATTERNS, classify, drift
+from magic_rl.evaluation.result import (
+    ATTACK_FILE,
+    ATTACKERS,
+    EVALUATION_FILE,
+    FAILURES_FILE,
+    Evaluation,
+    Failures,
+    attacker_name,
+    current_attack,
+    current_evaluation,
+    defender_name,
+    read,
+)
+from magic_rl.report.curves import attack_curve, curves
+from magic_rl.report.figures import drift_bars, frontier
+from magic_rl.report.tables import REPLIES
+from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import ENGINES_FILE, INPUTS_FILE, RunDirectory
 
+_T = TypeVar("_T")
 _SAMPLES = 6
-_HEATMAPS = (
-    ("asr", "Attack success rate", "Harmful seeds that got an answer. Lower is better for the defender."),
-    ("compliance", "Benign compliance", "Benign seeds that were answered. Higher is better."),
-)
 _JOINERS = "\u200c\u200d"  # some scripts cannot be written without them
 
 
@@ -46,12 +56,12 @@ class _Found:
     Attributes:
         attacks: By the round of the attacker that wrote them; round 0 is the one the game began with.
         escaped: Step and place of each harmful seed whose attack got an answer.
-        collapsed: Step and place of each benign seed that was refused.
+        refused: The same of each benign seed that was refused.
     """
 
     attacks: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     escaped: list[tuple[int, int]] = field(default_factory=list)
-    collapsed: list[tuple[int, int]] = field(default_factory=list)
+    refused: list[tuple[int, int]] = field(default_factory=list)
 
 
 def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts: bool = False) -> Path:
@@ -65,11 +75,11 @@ def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts
         Where it was written.
 
     Raises:
-        UserError: If the run has taken no step yet, or the file cannot be written.
+        StoreError: If the run has taken no step yet, or the file cannot be written.
     """
     rows = run.metrics()
     if not rows:
-        raise UserError(f"{run.path}: nothing to report yet; `magic-rl resume {run.path}` goes on training")
+        raise StoreError(f"{run.path}: nothing to report yet", "resume", run=run.path)
     target = out or run.path / "report.html"
     page = _page(run, rows, show_transcripts)
     with atomic.writing(target):
@@ -92,86 +102,56 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
     turns = {row["step"]: row for row in rows if row["stage"] == "play"}
     config = tomllib.loads(run.config_text)
     found = _look_through(run, turns, mixed=config["game"].get("opponents", "last") != "last")
-    style = resource("figure.css") + resource("style.css")
-    return (
-        environment()
-        .from_string(resource("parts.html.j2") + resource("page.html.j2"))
-        .render(
-            name=visible(run.path.resolve().name),
-            steps=rows[-1]["step"],
-            round=rows[-1].get("round"),
-            rounds=config["game"]["schedule"]["rounds"],
-            show_transcripts=show_transcripts,
-            curves=curves(rows),
-            **_evaluated(run, config["judge"]["kind"], show_transcripts),
-            **_drift(found.attacks),
-            samples=[
-                (title, note, len(places), [_shown(episode, show_transcripts) for episode in _load(run, turns, places)])
-                for title, note, places in (
-                    ("Escaped", "Harmful seeds whose attack got an answer.", found.escaped),
-                    ("Collapsed", "Benign seeds that were refused.", found.collapsed),
-                )
-            ],
-            config=run.config_text,
-            changes=(run.read_json(INPUTS_FILE) or {}).get("changes", ()),
-            versions=run.versions,
-            engines=run.read_json(ENGINES_FILE) or {},
-            style=style,
-            style_hash=digest(style),
-        )
+    evaluation, attack = current_evaluation(run), current_attack(run)
+    failures = read(run, FAILURES_FILE, Failures) if evaluation else None
+    finished = False
+    with suppress(UserError):  # all checkpoints corrupted: what there is can still be looked at
+        finished = is_complete(run)
+    return render(
+        "page.html.j2",
+        name=visible(run.path.resolve().name),
+        steps=rows[-1]["step"],
+        round=rows[-1].get("round"),
+        rounds=config["game"]["schedule"]["rounds"],
+        finished=finished,
+        show_transcripts=show_transcripts,
+        curves=curves(rows),
+        names=result,
+        replies_head=REPLIES,
+        attacker_name=attacker_name,
+        defender_name=defender_name,
+        judge=evaluation.judge if evaluation else config["judge"]["kind"],
+        evaluation=evaluation,
+        outdated=evaluation is None and (run.path / EVALUATION_FILE).exists(),
+        failures=_failures(failures, evaluation, show_transcripts) if failures and evaluation else [],
+        frontier=frontier(evaluation) if evaluation else [],
+        attack=attack_curve(attack),
+        attack_outdated=attack is None and (run.path / ATTACK_FILE).exists(),
+        **_drift(found.attacks),
+        samples=[
+            (title, note, len(places), [_shown(episode, show_transcripts) for episode in _load(run, turns, places)])
+            for title, note, places in (
+                ("Escaped", "Harmful seeds whose attack got an answer.", found.escaped),
+                ("Refused", "Benign seeds that were refused.", found.refused),
+            )
+        ],
+        config=run.config_text,
+        changes=(run.read_json(INPUTS_FILE) or {}).get("changes", ()),
+        versions=run.versions,
+        engines=run.read_json(ENGINES_FILE) or {},
     )
 
 
-def _evaluated(run: RunDirectory, judge: str, show_transcripts: bool) -> dict[str, Any]:
-    """What the page says of the evaluation, unless that is of other players, settings or an earlier version."""
-    summary: Mapping[str, Any] | None = run.read_json("summary.json")
-    evaluation: Mapping[str, Any] | None = run.read_json("evaluation.json")
-    failures: Mapping[str, Any] | None = run.read_json("failures.json")
-    outdated = summary is not None and not is_current(summary, run)
-    if summary is None or outdated:
-        summary = evaluation = None
-    elif not is_current(evaluation, run):
-        evaluation = None
-    return {
-        "outdated": outdated,
-        "judge": evaluation["judge"] if evaluation else judge,
-        "verdict": summary["verdict"] if summary else None,
-        "summary": tables.summary_rows(summary) if summary else [],
-        "attackers": tables.attacker_rows(summary) if summary else [],
-        "failures": tables.failure_samples(failures, summary, _SAMPLES, show_transcripts=show_transcripts)
-        if failures and summary
-        else [],
-        "split": evaluation.get("split", "held_out").replace("_", "-") if evaluation else None,
-        "held_out": evaluation["held_out"] if evaluation else None,
-        "categories": tables.category_rows(evaluation) if evaluation else [],
-        "frontier": frontier(evaluation, summary) if evaluation and summary else [],
-        "attack": attack_curve(attack_result(run)),
-        "attack_outdated": attack_result(run) is None and run.read_json(ATTACK_FILE) is not None,
-        "heatmaps": [(key, title, note, heatmap(evaluation, key)) for key, title, note in _HEATMAPS]
-        if evaluation
-        else [],
-        "defenders": evaluation["defenders"] if evaluation else [],
-        "abstained": evaluation["abstained"] if evaluation else 0,
-        "replies": [
-            *([("untouched model", summary["replies"]["untouched"])] if summary and summary.get("replies") else []),
-            *(zip(evaluation["defenders"], evaluation["replies"], strict=True) if evaluation else ()),
-        ],
-        "agreement": evaluation["agreement"] if evaluation else [],
-    }
-
-
-def environment() -> Environment:
-    """Templates of pages: everything escaped, nothing undefined passed over."""
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this package: everything escaped, nothing undefined passed over, the style inside."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = "{:.0%}".format
     environment.filters["points"] = lambda share: f"{100 * share:+.0f}".replace("-", "−")
     environment.filters["visible"] = visible
-    return environment
-
-
-def digest(style: str) -> str:
-    """A style sheet as the content security policy names it."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style = resource("figure.css") + resource("style.css")
+    digest = "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = environment.from_string(resource("parts.html.j2") + resource(template))
+    return page.render(style=style, style_hash=digest, **values)
 
 
 def resource(name: str) -> Markup:
@@ -207,7 +187,7 @@ def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], *, 
             if episode["seed"]["label"] == "harmful" and verdict["safety"] != "safe":
                 found.escaped.append((step, place))
             if episode["seed"]["label"] == "benign" and verdict["refused"]:
-                found.collapsed.append((step, place))
+                found.refused.append((step, place))
     return found
 
 
@@ -231,23 +211,59 @@ def _load(
     run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], places: Sequence[tuple[int, int]]
 ) -> Iterator[dict[str, Any]]:
     """A few episodes, evenly spaced."""
-    for place in tables.spaced(len(places), _SAMPLES):
-        step, row = places[place]
+    for step, row in _spaced(places):
         yield {**run.episodes(step)[row], "round": turns[step]["round"]}
 
 
+def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool) -> list[dict[str, Any]]:
+    """A few failures of the trained defender of each kind, and how many there were in all."""
+    table = evaluation.table
+    missed = [round(rate.value * rate.n) for rate in table["asr"]["trained"].values()]
+    refused = [round((1 - rate.value) * rate.n) for rate in table["compliance"]["trained"].values()]
+    kinds = (
+        ("harmful", "Escaped", "Held-out harmful seeds that the trained defender answered.", sum(missed)),
+        ("benign", "Refused", "Held-out benign seeds that the trained defender refused.", sum(refused)),
+    )
+    return [
+        {
+            "title": title,
+            "note": note,
+            "total": total,
+            "shown": [
+                {
+                    **_words(failure.model_dump(), show_transcripts),
+                    "attacker": ATTACKERS[failure.attacker],
+                    "failed_at_start": failure.failed_at_start,
+                }
+                for failure in _spaced([each for each in failures.kept if each.seed.label == label])
+            ],
+        }
+        for label, title, note, total in kinds
+    ]
+
+
 def _shown(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:
-    """What the page says of an episode; without its words if they are harmful and not asked for."""
-    redacted = tables.redacted(episode["seed"], show_transcripts=show_transcripts)
     return {
-        "step": episode["step"],
-        "round": episode["round"],
-        "category": episode["seed"]["category"] or "no category",
-        "patterns": tables.patterns(episode["turns"][-1]["attack"]),
-        "verdict": episode["verdict"],
-        "rewards": episode["rewards"],
-        "lengths": [(len(turn["attack"]), len(turn["reply"])) for turn in episode["turns"]],
-        "redacted": redacted,
-        "seed": "" if redacted else episode["seed"]["text"],
-        "turns": [] if redacted else [(t["thinking"], t["attack"], t["reply"]) for t in episode["turns"]],
+        **_words(episode, show_transcripts),
+        **{key: episode[key] for key in ("step", "round", "verdict", "rewards")},
     }
+
+
+def _words(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:
+    """What a page says of an exchange; without its words if it is about harm and nobody asked for them."""
+    seed, turns = episode["seed"], episode["turns"]
+    hidden = seed["label"] == "harmful" and not show_transcripts
+    return {
+        "category": seed["category"] or "no category",
+        "patterns": sorted(pattern.replace("_", " ") for pattern in classify(turns[-1]["attack"])),
+        "lengths": [(len(turn["attack"]), len(turn["reply"])) for turn in turns],
+        "redacted": hidden,
+        "seed": "" if hidden else seed["text"],
+        "turns": [] if hidden else [(turn["thinking"], turn["attack"], turn["reply"]) for turn in turns],
+    }
+
+
+def _spaced(found: Sequence[_T]) -> list[_T]:
+    """A few, evenly spaced, the first and the last among them."""
+    count = min(_SAMPLES, len(found))
+    return [found[i * (len(found) - 1) // max(1, count - 1)] for i in range(count)]

@@ -8,36 +8,39 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from magic_rl.config import PRESETS
-from magic_rl.errors import UserError
+from magic_rl.errors import StoreError
 from magic_rl.evaluation.aggregate import RunResult
-from magic_rl.evaluation.outcomes import OUTCOMES_FILE, is_evaluated, measured
+from magic_rl.evaluation.estimates import Estimate
+from magic_rl.evaluation.result import (
+    ATTACK_FILE,
+    EVALUATION_FILE,
+    OUTCOMES_FILE,
+    AttackResult,
+    Evaluation,
+    Outcomes,
+    current_attack,
+    current_evaluation,
+    read,
+)
 from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 
-ATTACK_FILE = "attack.json"
-ATTACK_PLAN = "attacks/plan.json"
-KEPT = ("config.toml", "versions.json", "summary.json", OUTCOMES_FILE, ATTACK_FILE, "metrics.jsonl")
+KEPT = ("config.toml", "versions.json", EVALUATION_FILE, OUTCOMES_FILE, ATTACK_FILE, "metrics.jsonl")
 
 
 def is_finished(run: RunDirectory) -> bool:
     """Whether a run was trained to its end and evaluated, or is the small files of such a run."""
-    if not (run.path / "players").exists():
-        return run.read_json("summary.json") is not None
-    return is_complete(run) and is_evaluated(run)
+    if not _is_whole(run):
+        return (run.path / EVALUATION_FILE).exists()
+    return is_complete(run) and current_evaluation(run) is not None
 
 
-def attack_result(run: RunDirectory) -> dict[str, Any] | None:
-    """attack.json, unless it is of other defenders than those that the run starts and ends with now."""
-    found: dict[str, Any] | None = run.read_json(ATTACK_FILE)
-    if found is None or not (run.path / "players").exists():  # the small files of a run were current when exported
-        return found
-    met = [each[:16] for each in ((run.read_json(ATTACK_PLAN) or {}).get("defenders") or {}).values()]
-    defenders = list(measured(run)["defenders"].values())
-    return found if defenders and met == [defenders[0], defenders[-1]] else None
+def attack_result(run: RunDirectory) -> AttackResult[Estimate] | None:
+    """attack.json; of a whole run only if it is of its defenders as they are. Small files were when exported."""
+    return current_attack(run) if _is_whole(run) else read(run, ATTACK_FILE, AttackResult[Estimate])
 
 
 def finished_runs(folder: Path) -> list[RunDirectory]:
@@ -50,25 +53,21 @@ def read_results(folder: Path) -> list[RunResult]:
     """The results of the finished runs in a folder, by preset and seed.
 
     Raises:
-        UserError: If there are none, or a file cannot be read.
+        StoreError: If there are none, or a file cannot be read.
     """
     results = [_read(run) for run in finished_runs(folder)]
     if not results:
-        raise UserError(f"{folder}: holds no finished run; `magic-rl study CONFIG --out {folder}` trains some")
+        raise StoreError(f"{folder}: holds no finished run", "train a study", folder=folder)
     order: dict[str, int] = {preset: place for place, preset in enumerate(PRESETS)}
     return sorted(results, key=lambda result: (order.get(result.preset, len(order)), result.preset, result.rng_seed))
 
 
-def export_results(folder: Path, target: Path) -> list[Path]:
+def export_results(folder: Path, target: Path) -> None:
     """Copy the small files of the finished runs in a folder: never episodes, checkpoints or adapters.
 
-    Returns:
-        Where they are, a folder per run.
-
     Raises:
-        UserError: If they cannot be written.
+        StoreError: If they cannot be written.
     """
-    folders = []
     for run in finished_runs(folder):
         out = target / run.path.name
         with atomic.writing(out):
@@ -79,8 +78,10 @@ def export_results(folder: Path, target: Path) -> list[Path]:
                 atomic.write_file(out / name, (run.path / name).read_bytes())
             elif (out / name).exists():
                 atomic.remove(out / name)  # of an earlier export
-        folders.append(out)
-    return folders
+
+
+def _is_whole(run: RunDirectory) -> bool:
+    return (run.path / "players").exists()
 
 
 def _read(run: RunDirectory) -> RunResult:
@@ -88,12 +89,8 @@ def _read(run: RunDirectory) -> RunResult:
         config = tomllib.loads(run.config_text)
         preset, rng_seed = str(config["preset"]), int(config["seed"])
     except (tomllib.TOMLDecodeError, KeyError, ValueError) as error:
-        raise UserError(f"{run.path}: config.toml names no preset and seed ({error})") from error
-    return RunResult(
-        run.path.name,
-        preset,
-        rng_seed,
-        run.read_json("summary.json"),
-        run.read_json(OUTCOMES_FILE),
-        attack_result(run),
-    )
+        raise StoreError(f"{run.path}: config.toml names no preset and seed ({error})") from error
+    evaluation, outcomes = read(run, EVALUATION_FILE, Evaluation), read(run, OUTCOMES_FILE, Outcomes)
+    if evaluation is None or outcomes is None:
+        raise StoreError(f"{run.path}: {EVALUATION_FILE} and {OUTCOMES_FILE} are not those of this version")
+    return RunResult(run.path.name, preset, rng_seed, evaluation, outcomes, attack_result(run))

@@ -1,8 +1,8 @@
 """What the rows of a batch begin with, computed once for all of them.
 
-Rows read the stem's keys and values in place of its tokens. Each row's backward pass leaves its share of their
-gradients here, and one pass through the stem carries the sum of them on: the gradients of one long row, in the memory
-of the stem and one short row. A cache of transformers' own would keep what each row appends, and append twice where a
+Rows read the prefix's keys and values in place of its tokens. Each row's backward pass leaves its share of their
+gradients here, and one pass through the prefix carries the sum of them on: the gradients of one long row, in the memory
+of the prefix and one short row. A cache of transformers' own would keep what each row appends, and append twice where a
 layer's activations are computed again.
 """
 
@@ -21,14 +21,14 @@ from magic_rl.types import Tokens
 _Memory = list[tuple[Tensor, Tensor]]  # a layer: keys and values, (1, Hkv, S, d) twice
 
 
-class Stem:
+class Prefix:
     """Keys and values that stand before a row's own; what models call of a transformers cache."""
 
     def __init__(self, memory: _Memory) -> None:
         self._memory = memory
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """One layer's keys and values of a row, (1, Hkv, L, d), behind those of the stem, (1, Hkv, S + L, d)."""
+        """One layer's keys and values of a row, (1, Hkv, L, d), behind those of the prefix, (1, Hkv, S + L, d)."""
         own_keys, own_values = self._memory[layer_idx]
         keys = torch.cat([own_keys.to(keys.dtype), keys], dim=2)
         return keys, torch.cat([own_values.to(values.dtype), values], dim=2)
@@ -59,8 +59,8 @@ class _Recorder:
 
 
 @contextlib.contextmanager
-def continuing(model: Any, tokens: Tokens) -> Iterator[Stem | None]:
-    """Compute a stem. Rows computed within read it, and on leaving, their gradients go back through it.
+def continuing(model: Any, tokens: Tokens) -> Iterator[Prefix | None]:
+    """Compute a prefix. Rows computed within read it, and on leaving, their gradients go back through it.
 
     Args:
         model: The model without its head, attending as `attention` says.
@@ -81,7 +81,7 @@ def continuing(model: Any, tokens: Tokens) -> Iterator[Stem | None]:
     computed = [part for pair in recorder.take() for part in pair]
     # In float32, so that what rows add to the gradients is not rounded one by one.
     leaves = [part.detach().float().requires_grad_(part.requires_grad) for part in computed]
-    yield Stem(list(zip(leaves[::2], leaves[1::2], strict=True)))
+    yield Prefix(list(zip(leaves[::2], leaves[1::2], strict=True)))
     learned = [
         (part, leaf.grad.to(part.dtype)) for part, leaf in zip(computed, leaves, strict=True) if leaf.grad is not None
     ]
