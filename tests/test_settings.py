@@ -238,4 +238,4 @@ def test_every_setting_acts_in_some_kind_of_run(read: dict[str, tuple[Path, Kind
     idle = set(paths(Config))
     for file, kind, seen in read.values():
         idle -= {path for path in idle & seen if accepted(file, kind, path)}
-    assert idle == {"preset"}  # whose settings are looked at
+    assert idle <= {"preset"}  # whose settings are looked at
