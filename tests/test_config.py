@@ -131,6 +131,19 @@ def test_a_setting_without_effect_is_refused_by_its_name(idle: str, beside: str)
         load_config(None, [*beside.split(), idle])
 
 
+def test_what_an_override_leaves_without_effect_is_left_out_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[attacker.sft]\nbatch_size = 2\n[learning]\nkl_coef = 0.1\nreference = 'base'\n")
+    config = load_config(path, ["attacker.sft.steps=0", "learning.kl_coef=0"])
+    assert (config.attacker.sft.batch_size, config.learning.reference) == (16, "start")
+    assert load_config(path, ["preset=magic-base"]) == load_config(path, (), "magic-base")
+    path.write_text("[data]\nseeds = 's.csv'\ntext_column = 'prompt'\n")
+    assert load_config(path, ["data.seeds=xstest"]).data.text_column == "text"
+    path.write_text("[learning]\nreference = 'base'\n")
+    with pytest.raises(ConfigError, match=r"c\.toml: learning\.reference has no effect"):
+        load_config(path, ["seed=1"])
+
+
 def test_the_one_who_set_a_thing_wrongly_is_blamed(tmp_path: Path) -> None:
     good, bad, odd = (tmp_path / name for name in ("good.toml", "bad.toml", "odd.toml"))
     good.write_text("[game]\nturns = 2\n")
