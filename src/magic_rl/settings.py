@@ -57,4 +57,4 @@ def values(node: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def unlike_default(node: Node) -> list[str]:
     """Paths of the settings that are not at their default."""
     default = dict(values(type(node).model_construct()))
-    return [path for path, value in values(node) if path not in default or default[path] != value]
+    return [path for path, value in values(node) if default.get(path) != value]

@@ -82,6 +82,68 @@ def test_a_wrong_setting_is_refused_by_its_path_and_says_what_to_write(override:
     assert "\n" not in str(caught.value)
 
 
+NO_ATTACKER = "game.rewrite=false attacker.sft.steps=0 game.schedule.attacker_steps=0"
+
+
+@pytest.mark.parametrize(
+    ("idle", "beside"),
+    [
+        ("game.schedule.high=0.95", ""),
+        ("game.schedule.low=0.5", ""),
+        ("game.schedule.window=2", ""),
+        ("game.schedule.low=0.5", "game.schedule.kind=metric game.schedule.attacker_steps=0"),
+        ("game.schedule.high=0.95", "game.schedule.kind=metric game.schedule.defender_steps=0"),
+        ("game.opponent_seeds=8", "game.opponents=uniform"),
+        ("game.opponents=nash", "game.schedule.attacker_steps=0"),
+        ("game.opponents=uniform", "game.shared_parameters=true"),
+        ("game.rewards.length_free_tokens=9", ""),
+        ("game.plain_share=0.5", "game.turns=2"),
+        ("game.plain_share=0.5", "game.schedule.defender_steps=0"),
+        *((item, NO_ATTACKER) for item in ("game.turns=2", "game.plain_share=0.5", "game.shared_parameters=true")),
+        *((item, NO_ATTACKER) for item in ("game.rewards.label=1", "game.rewards.format=1", "attacker.batch_size=2")),
+        *((item, NO_ATTACKER) for item in ("attacker.model=m", "attacker.lora.rank=8", "attacker.sampling.top_p=0.5")),
+        *((item, NO_ATTACKER) for item in ("attacker.optimiser.lr=1e-3", "attacker.writer.model=m")),
+        ("defender.optimiser.lr=1e-3", "game.schedule.defender_steps=0"),
+        ("defender.batch_size=8", "game.schedule.defender_steps=0"),
+        ("learning.target.compliance=0.9", "game.schedule.defender_steps=0"),
+        ("learning.reference=base", ""),
+        ("learning.dynamic_sampling=1", "learning.baseline=label"),
+        ("attacker.pool=p.jsonl", "attacker.sft.steps=0"),
+        ("attacker.pool=p.jsonl", "attacker.sft.examples=e.jsonl"),
+        *((f"attacker.sft.{item}", "attacker.sft.steps=0") for item in ("lr=1", "batch_size=2", "warmup_steps=1")),
+        *((f"defender.sft.{item}", "") for item in ("lr=1", "batch_size=2", "warmup_steps=1", "examples=e.jsonl")),
+        ("judge.threshold=0.7", ""),
+        ("judge.rule=strictest", ""),
+        ('judge.members=[{kind="rules"}]', ""),
+        ("judge.cache=false", ""),
+        ("judge.endpoint.model=m", ""),
+        ("judge.endpoint.max_calls=3", "judge.kind=llm judge.endpoint.model=m"),
+        ("judge.endpoint.tokenizer=t", "judge.kind=llm judge.endpoint.model=m"),
+        ("judge.threshold=0.7", 'judge.kind=panel judge.members=[{kind="rules"}]'),
+        ("data.text_column=t", "data.seeds=xstest"),
+        ("data.harmful_values=['1']", "data.seeds=harmbench,xstest:x.csv"),
+        ("data.split=test", "data.seeds=seeds.csv"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_by_its_name(idle: str, beside: str) -> None:
+    load_config(None, beside.split())  # which is well without it
+    with pytest.raises(ConfigError, match=idle.partition("=")[0].rpartition(".")[2]):
+        load_config(None, [*beside.split(), idle])
+
+
+def test_what_an_override_leaves_without_effect_is_left_out_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[attacker.sft]\nbatch_size = 2\n[learning]\nkl_coef = 0.1\nreference = 'base'\n")
+    config = load_config(path, ["attacker.sft.steps=0", "learning.kl_coef=0"])
+    assert (config.attacker.sft.batch_size, config.learning.reference) == (16, "start")
+    assert load_config(path, ["preset=magic-base"]) == load_config(path, (), "magic-base")
+    path.write_text("[data]\nseeds = 's.csv'\ntext_column = 'prompt'\n")
+    assert load_config(path, ["data.seeds=xstest"]).data.text_column == "text"
+    path.write_text("[learning]\nreference = 'base'\n")
+    with pytest.raises(ConfigError, match=r"c\.toml: learning\.reference has no effect"):
+        load_config(path, ["seed=1"])
+
+
 def test_the_one_who_set_a_thing_wrongly_is_blamed(tmp_path: Path) -> None:
     good, bad, odd = (tmp_path / name for name in ("good.toml", "bad.toml", "odd.toml"))
     good.write_text("[game]\nturns = 2\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -103,17 +104,15 @@ class DataConfig(Node):
         (), examples=[["fraud"]], description="neither trained on nor held out: to choose settings (evaluation.split)"
     )
 
-    @model_validator(mode="after")
-    def _read_by_somebody(self) -> Self:
+    def unread(self) -> Iterator[tuple[str, str]]:
+        """Settings that no source of seeds is read by though they are set, each with what it needs."""
         # Names of sets have no dot and no slash; NAME:FILE and NAME:PACKAGE are copies of those sets.
         own = [name for name in map(str.strip, self.seeds.split(",")) if not re.match(r"[\w-]{2,}(:|$)", name)]
-        idle = unlike_default(self)
-        for key in ("text_column", "label_column", "category_column", "harmful_values", "benign_values"):
-            if key in idle and not own:
-                raise ValueError(f"{key} is for seeds of your own: {self.seeds!r} has columns that are known")
-        if "split" in idle and not any("/" in name and not Path(name).is_absolute() for name in own):
-            raise ValueError(f"split is for a datasets id such as owner/name: {self.seeds!r} has none")
-        return self
+        for key in unlike_default(self):
+            if key == "split" and not any("/" in name and not Path(name).is_absolute() for name in own):
+                yield key, "a datasets id such as owner/name in data.seeds"
+            elif key.endswith(("_column", "_values")) and not own:
+                yield key, f"seeds of your own: {self.seeds!r} has columns that are known"
 
 
 class StoreConfig(Node):
