@@ -27,10 +27,10 @@ from magic_rl.runs import modelcheck
 from magic_rl.runs.footprint import footprint
 from magic_rl.runs.train import resume, train
 from magic_rl.types import CrossEntropy, Datum
-from tests.conftest import CHATML
 from tests.runs.test_inputs import stopped
 from tests.runs.test_train import Silent
 from tests.support.families import CHATS, family_folder
+from tests.support.tiny_llama import CHATML
 
 ONCE = "{% if messages | map(attribute='role') | list | length > 2 %}{{ raise_exception('no') }}{% endif %}"
 
