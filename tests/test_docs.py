@@ -15,8 +15,9 @@ import typer
 import magic_rl
 from magic_rl.cli.main import app
 from magic_rl.cli.options import spelled_out
-from magic_rl.config import SHIPPED, Config, Node, load_config, section_of
+from magic_rl.config import SHIPPED, Config, load_config
 from magic_rl.report.study import write_study
+from magic_rl.settings import Node, section_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -20,9 +20,9 @@ from magic_rl.chat.base import ChatRequest, Completion, Endpoint
 from magic_rl.chat.harmless import harmless
 from magic_rl.chat.local import LocalChat
 from magic_rl.chat.server import Server
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import load_renderer, resolve_model
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import ChatError
 from magic_rl.types import Message
 

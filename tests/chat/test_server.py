@@ -19,7 +19,8 @@ import pytest
 
 from magic_rl.chat.base import ChatRequest, Completion
 from magic_rl.cli.remedies import in_words
-from magic_rl.config import EndpointConfig, EngineConfig
+from magic_rl.config import EndpointConfig
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import ChatError, ConfigError
 from magic_rl.runs.judge import make_chat
 from magic_rl.types import Message

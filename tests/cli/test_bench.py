@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from magic_rl.bench import W1, Workload, floating_point_operations, measure
 from magic_rl.cli.main import app
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 
 
 @pytest.fixture(scope="module")

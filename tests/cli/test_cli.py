@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 from magic_rl import __version__
 from magic_rl.cli.main import app
 from magic_rl.cli.table import summary_table
-from magic_rl.config import SHIPPED, Config, load_config, paths
+from magic_rl.config import SHIPPED, Config, load_config
+from magic_rl.settings import paths
 
+PANEL = 'judge={kind="panel", members=[{kind="rules"}, {kind="llm", endpoint={model="m", url="http://localhost/v1"}}]}'
 COMMANDS = (
     "demo",
     "init",
@@ -205,9 +207,11 @@ def test_init_writes_once_and_never_over_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_starter_config_is_the_one_it_begins_with_and_lists_every_setting(name: str, tmp_path: Path) -> None:
     path = tmp_path / "magic.toml"
-    made = CliRunner().invoke(app, ["init", str(path), "--from", name, "--learning.group_size", "7"])
+    changes = ["learning.group_size=7", "defender.chat_template_kwargs={a-b=false}", PANEL]
+    sets = [part for change in changes for part in ("--set", change)]
+    made = CliRunner().invoke(app, ["init", str(path), "--from", name, *sets])
     assert made.exit_code == 0, made.output
-    assert load_config(path) == load_config(Path(name), ["learning.group_size=7"])
+    assert load_config(path) == load_config(Path(name), changes)
     uncommented = re.sub(r"(?m)^#(?! )", "", path.read_text())
     assert set(dotted(tomllib.loads(uncommented))) >= set(paths(Config)) - {"attacker.chat_template_kwargs"}
 

@@ -27,11 +27,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.parity import choose_path
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import PPO, Datum, SamplingParams, Tokens
 from tests.support.tiny_engine import engine, gradients, plain, plain_logprobs, trained
 

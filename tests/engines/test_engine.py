@@ -13,12 +13,12 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.sampling import choose
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams
 from tests.support.tiny_engine import PROMPTS, engine, gradients, plain, plain_logprobs, trained

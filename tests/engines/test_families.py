@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_rl.config import EngineConfig, load_config
+from magic_rl.config import load_config
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import load_renderer
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
 from magic_rl.runs.assembly import prepare
 from magic_rl.runs.export import export_defender

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from magic_rl.bench import W1, measure, product_rate
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import resolve_model
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import PPO, CrossEntropy, Datum, SamplingParams
 from tests.support.families import SHARING, model_of
 from tests.support.tiny_engine import PROMPTS, trained

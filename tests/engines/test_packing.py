@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.packing import pack
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import PPO, CrossEntropy, Datum
 from tests.support.tiny_engine import PROMPTS, engine, trained
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local import reading as reading_module
 from magic_rl.engines.local import scoring
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.lora import _AdaptedLinear
 from magic_rl.engines.local.packing import pack
 from magic_rl.engines.local.reading import reading
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import Adam, CrossEntropy, Datum, SamplingParams, Tokens
 from tests.support.tiny_engine import PROMPTS, engine
 

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from magic_rl.config import Config, RewardConfig, ScheduleConfig
+from magic_rl.config import Config
 from magic_rl.evaluation.crossplay import answered_by
 from magic_rl.game.play import Player, attack, play
 from magic_rl.game.rewards import score
 from magic_rl.game.schedule import Schedule
+from magic_rl.game.settings import RewardConfig, ScheduleConfig
 from magic_rl.prompts import load_prompts
 from magic_rl.store.records import episode_row
 from magic_rl.text.think import Spoken, split_thoughts

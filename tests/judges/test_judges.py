@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from magic_rl.attacks.codecs import CODECS
-from magic_rl.config import RewardConfig
 from magic_rl.errors import TooManyAbstentionsError
 from magic_rl.game.rewards import score
+from magic_rl.game.settings import RewardConfig
 from magic_rl.judges.asking import ask
 from magic_rl.judges.rules import RulesJudge, detect_refusal
 from magic_rl.prompts import load_prompts

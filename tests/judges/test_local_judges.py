@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from magic_rl.chat.base import ChatRequest, Completion
 from magic_rl.chat.local import LocalChat
-from magic_rl.config import EndpointConfig, EngineConfig, load_config
+from magic_rl.config import EndpointConfig, load_config
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.judges.format import Question
 from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
 from magic_rl.runs.judge import make_chat, make_judge

@@ -9,7 +9,8 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from magic_rl.chat.base import Chat, ChatRequest
-from magic_rl.config import EndpointConfig, EngineConfig, load_config
+from magic_rl.config import EndpointConfig, load_config
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
 from magic_rl.judges.format import Question
 from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magic_rl.config import TargetConfig, load_config
+from magic_rl.config import load_config
 from magic_rl.errors import UserError
 from magic_rl.learning.advantages import estimate_advantages, group_advantages, groups_with_signal
 from magic_rl.learning.datums import minibatches
+from magic_rl.learning.settings import TargetConfig
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.theory.tabular import TabularGame
 from magic_rl.types import Datum, Seed

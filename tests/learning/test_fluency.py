@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from magic_rl.config import LearningConfig, load_config
+from magic_rl.config import load_config
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.errors import DegenerateError
 from magic_rl.evaluation.crossplay import evaluate
@@ -22,6 +22,7 @@ from magic_rl.game.play import plain_turn
 from magic_rl.learning.arena import LoopSettings
 from magic_rl.learning.fluency import Yardstick, distinct_trigrams
 from magic_rl.learning.rollouts import measure_fluency
+from magic_rl.learning.settings import LearningConfig
 from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Outcome, Sample, SamplingParams, Seed, Tokens

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magic_rl.config import OptimiserConfig, ScheduleConfig
 from magic_rl.errors import UserError
 from magic_rl.game.schedule import Schedule
+from magic_rl.game.settings import ScheduleConfig
 from magic_rl.learning.advantages import group_advantages
 from magic_rl.learning.datums import build_datums
 from magic_rl.learning.metrics import outcome_metrics
+from magic_rl.learning.settings import OptimiserConfig
 from magic_rl.learning.sft import first_sentence, read_examples
 from magic_rl.learning.updates import adam_step
 from magic_rl.types import Episode, Outcome, Rewards, Sample, Seed, Turn, Verdict

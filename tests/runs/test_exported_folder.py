@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from magic_rl.config import EngineConfig, LoraConfig, load_config
+from magic_rl.config import load_config
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import WEIGHT_INDEX, weight_files
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
 from magic_rl.game.play import Player, defender_messages, plain_turn
 from magic_rl.prompts import load_prompts

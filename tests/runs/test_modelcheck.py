@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from magic_rl.config import Config, EngineConfig, LoraConfig, load_config
+from magic_rl.config import Config, load_config
 from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
 from magic_rl.runs import footprint as sizes
 from magic_rl.runs import modelcheck

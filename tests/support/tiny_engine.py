@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.policy import LocalPolicy
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import Adam, CrossEntropy, Datum, Tokens
 
 PROMPTS: list[Tokens] = [(5, 9, 30), (40, 41, 42, 43, 44, 45, 46), (7, 8)]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magic_rl.config import Config, RewardConfig
+from magic_rl.config import Config
 from magic_rl.game.schedule import Schedule
+from magic_rl.game.settings import RewardConfig
 from magic_rl.learning import coevolve
 from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.equilibrium import Exploitability, Payoffs, backward_induction, exploitability

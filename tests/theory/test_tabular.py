@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from magic_rl.config import RewardConfig
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.errors import UserError
 from magic_rl.game.rewards import score
+from magic_rl.game.settings import RewardConfig
 from magic_rl.judges.base import Judge
 from magic_rl.prompts import load_prompts
 from magic_rl.theory.tabular import FILE, Flags, Table, TabularEngine, TabularGame, TabularJudge

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from magic_rl.cli.options import Overrides
-from magic_rl.config import Config, Node, load_config, section_of, shipped
+from magic_rl.config import Config, load_config, shipped
 from magic_rl.errors import UserError
+from magic_rl.settings import Node, section_of
 
 _HEADER = """\
 # A config of magic-rl, for `magic-rl train`. Every setting is here. Those of `{source}` are set; a line that begins
@@ -61,7 +62,7 @@ def starter(source: str, config: Config) -> str:
 
 def _table(section: type[Node], node: Node | None, path: str) -> Iterator[str]:
     """One table: what it is for, its own settings, then the tables under it. `node` is None where it is not set."""
-    written: Mapping[str, Any] = {} if node is None else node.model_dump(mode="json")
+    written: Mapping[str, Any] = {} if node is None else node.model_dump(mode="json", exclude_none=True)
     default = section.model_construct().model_dump(mode="json", warnings=False)
     if path:
         yield f"\n# {(inspect.getdoc(section) or '').splitlines()[0]}\n{'#' if node is None else ''}[{path}]\n"
@@ -71,7 +72,14 @@ def _table(section: type[Node], node: Node | None, path: str) -> Iterator[str]:
             value = written.get(name)
             off = "#" if node is None or value == default.get(name) else ""
             shown = (field.examples or [default.get(name)])[0] if value is None else value
-            yield f"{off}{name} = {json.dumps(shown, ensure_ascii=False)}\n"  # which is TOML, too, on one line
+            yield f"{off}{name} = {_toml(shown)}\n"
     for name, field in section.model_fields.items():
         if inner := section_of(field):
             yield from _table(inner, getattr(node, name, None), f"{path}.{name}" if path else name)
+
+
+def _toml(value: Any) -> str:
+    """A value on one line. JSON's texts, numbers and truth values are TOML's too."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(each)}' for key, each in value.items())} }}"
+    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)

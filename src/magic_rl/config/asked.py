@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from magic_rl.config.node import Node, Place, unlike_default, whole_path
 from magic_rl.plugins import is_brought
+from magic_rl.settings import Node, Place, unlike_default, whole_path
 
 _BUILT_IN = ("rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm")
 _SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma"})

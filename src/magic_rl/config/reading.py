@@ -17,12 +17,11 @@ from typing import Any, Literal
 
 import tomli_w
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from magic_rl.config.node import Node, paths, section_of
 from magic_rl.config.tree import LENIENT, PRESETS, Config, PresetName, Tree, without_effect
 from magic_rl.errors import ConfigError
 from magic_rl.files import NO_UNICODE, read_text
+from magic_rl.settings import Node, paths, section_of
 
 SHIPPED = ("demo", "paper")  # the configs that come with the package, in its folder `configs`
 
@@ -93,7 +92,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
 
     def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
-            if isinstance(value, Mapping) and key != "chat_template_kwargs":  # whose keys are the user's
+            if isinstance(value, Mapping) and key not in ("chat_template_kwargs", "options"):  # keys of the user's
                 yield from flat(value, f"{prefix}{key}.")
             elif value is not None:
                 yield f"{prefix}{key}", value
@@ -132,7 +131,7 @@ def _blamed(keys: _Keys, given: Sequence[tuple[_Keys, Any]], without: Tree) -> b
     return bool(given)
 
 
-def _explained(errors: Sequence[ErrorDetails]) -> tuple[_Keys, str]:
+def _explained(errors: Sequence[Mapping[str, Any]]) -> tuple[_Keys, str]:
     """The first error's key and what is wrong with it, in one line."""
     first = errors[0]
     keys = _keys(first["loc"])
@@ -163,7 +162,7 @@ def _keys(location: Sequence[int | str]) -> _Keys:
     return tuple(out)
 
 
-def _says(error: ErrorDetails) -> str:
+def _says(error: Mapping[str, Any]) -> str:
     if error["type"] == "tuple_type" and isinstance(error["input"], str):
         return f"be a list, such as [{json.dumps(error['input'])}]"
     kinds = (f"be {text}" for begin, text in _EXPECTED.items() if error["type"].startswith(begin))

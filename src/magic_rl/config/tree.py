@@ -8,18 +8,18 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, ValidationInfo, model_validator
 
 from magic_rl.config.asked import JudgeConfig
-from magic_rl.config.node import Node, unlike_default, values
 from magic_rl.config.sections import (
     AttackerConfig,
     DataConfig,
     DefenderConfig,
-    EngineConfig,
     EvaluationConfig,
-    GameConfig,
-    LearningConfig,
     PlayerConfig,
     StoreConfig,
 )
+from magic_rl.engines.settings import EngineConfig
+from magic_rl.game.settings import GameConfig
+from magic_rl.learning.settings import LearningConfig
+from magic_rl.settings import Node, unlike_default, values
 from magic_rl.types import Role
 
 Tree = dict[str, Any]
@@ -104,7 +104,7 @@ class Config(Node):
             raise ValueError("learning.target needs benign seeds in a step: defender.batch_size above 1")
         if self.evaluation.split == "validation" and not self.data.validation_categories:
             raise ValueError('evaluation.split = "validation" needs data.validation_categories')
-        if game.rewards.quality and not {"llm", "rules"} & {judge.kind for judge in self.judge.judges}:
+        if game.rewards.quality and not any(j.is_own or j.kind in ("llm", "rules") for j in self.judge.judges):
             raise ValueError(
                 'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
             )

@@ -6,7 +6,7 @@ terms that only the attacker can earn.
 
 from __future__ import annotations
 
-from magic_rl.config import RewardConfig
+from magic_rl.game.settings import RewardConfig
 from magic_rl.types import Label, Rewards, Verdict
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from magic_rl.config import GameConfig
 from magic_rl.data.split import draw_seeds
 from magic_rl.engines.base import Policy
 from magic_rl.errors import TooManyAbstentionsError
 from magic_rl.game.play import Player, play
 from magic_rl.game.schedule import Schedule
+from magic_rl.game.settings import GameConfig
 from magic_rl.prompts import Prompts
 from magic_rl.rng import derive, generator
 from magic_rl.theory.matrix import Array, maximin

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry
-from magic_rl.config import SftConfig
 from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
 from magic_rl.files import read_objects
 from magic_rl.game.play import Player, attack, defender_messages, plain_turn, reply
 from magic_rl.judges.rules import detect_refusal
 from magic_rl.learning.coevolve import Step
+from magic_rl.learning.settings import SftConfig
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.text.renderer import Renderer

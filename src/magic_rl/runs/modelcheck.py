@@ -18,10 +18,11 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from magic_rl.config import Config, LoraConfig
+from magic_rl.config import Config
 from magic_rl.engines.local.engine import device_of, dtype_of, unquantised, with_adapters
 from magic_rl.engines.local.models import load_renderer, resolve_model, stored_name, stored_shapes
 from magic_rl.engines.local.parity import unfit
+from magic_rl.engines.settings import LoraConfig
 from magic_rl.errors import UserError
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.footprint import Footprint, available, footprint

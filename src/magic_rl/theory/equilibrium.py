@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magic_rl.config import RewardConfig
 from magic_rl.game.rewards import score
+from magic_rl.game.settings import RewardConfig
 from magic_rl.theory.tabular import Flags, Table, TabularGame
 
 

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from magic_rl.config import EngineConfig
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
 from magic_rl.files import cache_folder
 from magic_rl.text.chat import ChatRenderer
