@@ -129,6 +129,7 @@ def test_bfloat16_gives_nearly_the_numbers_of_float32(tiny_model: Path, tmp_path
         assert torch.cosine_similarity(whole, other, dim=0) > 0.99
 
 
+@pytest.mark.slow
 def test_the_same_batch_gives_the_same_gradients_to_the_bit(tiny_model: Path, restored_threads: None) -> None:
     # With two threads and enough tokens that sums over a group's copies of its prompt are shared out among them.
     config = EngineConfig.model_validate({"device": "cpu", "dtype": "float32", "threads": 2})

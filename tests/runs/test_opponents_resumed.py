@@ -33,6 +33,7 @@ class Stop(Silent):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["uniform", "nash"])
 def test_a_resumed_run_meets_the_same_opponents(rule: str, tmp_path: Path, tiny_config: Path) -> None:
     config = load_config(

@@ -158,7 +158,8 @@ TABULAR = """
 import sys
 from pathlib import Path
 from magic_rl.config import load_config
-from magic_rl.runs.study.plan import arguments, next_stage, write_plan
+from magic_rl.cli.study import arguments
+from magic_rl.runs.study.plan import next_stage, write_plan
 from magic_rl.runs.study.runner import Work, run_all
 from tests.runs.test_study_runs import Silent
 

@@ -100,6 +100,7 @@ def test_a_run_passes_through_all_stages_and_keeps_every_episode(finished: RunDi
     assert is_complete(finished)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_points_and_resumed_ends_with_the_same_numbers(
     finished: RunDirectory, tmp_path: Path
 ) -> None:
