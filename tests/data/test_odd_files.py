@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from magic_rl.errors import UserError
 from magic_rl.game.play import Player
 from magic_rl.learning.sft import first_sentence, read_examples, warmup_examples
 from magic_rl.prompts import load_prompts
+from magic_rl.store.run import RunDirectory
 from magic_rl.text.think import Spoken
 from magic_rl.types import Message, Sample, SamplingParams, Seed, Tokens
 
@@ -100,7 +102,7 @@ def test_half_a_surrogate_pair_is_refused_with_its_row(kind: str, tmp_path: Path
     for text in ("half \ud83d a pair", "\udc80"):
         _written(path, "".join(json.dumps(row) + "\n" for row in (rows[0], {**rows[1], key: text})).encode())
         assert "rows.jsonl:2: holds a character that is no valid Unicode" in _refused(read, path)
-    with pytest.raises(UserError, match=r"^--set .*no valid Unicode"):  # a byte of a command line that is no UTF-8
+    with pytest.raises(UserError, match="no valid Unicode"):  # a byte of a command line that is no UTF-8
         load_config(None, ["defender.system_prompt=caf\udce9"])
 
 
@@ -176,6 +178,12 @@ def test_a_byte_order_mark_and_windows_line_ends_enter_no_text(kind: str, end: s
     name, text, read, expected = FILES[kind]
     path = _written(tmp_path / name, BOM + text.replace("\n", end).encode() + end.encode())
     assert read(path) == expected
+
+
+def test_a_runs_config_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", "seed = 1\n", {})
+    _written(run.path / "config.toml", BOM + b"seed = 1\r\n")
+    assert tomllib.loads(run.config_text) == {"seed": 1}
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from magic_rl.errors import StoreError
+from magic_rl.files import read_text
 from magic_rl.store import atomic, manifest, records
 from magic_rl.store.lock import locked
 from magic_rl.store.manifest import CorruptedError
@@ -164,7 +165,7 @@ class RunDirectory:
     @property
     def config_text(self) -> str:
         """The resolved config as TOML."""
-        return (self.path / "config.toml").read_text(encoding="utf-8")
+        return read_text(self.path / "config.toml")
 
     def write_config(self, config_toml: str) -> None:
         """Replace the resolved config."""
