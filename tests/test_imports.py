@@ -101,3 +101,13 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
 def normal(name: str) -> str:
     """A distribution's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_nothing_below_the_command_line_names_a_flag_or_a_command() -> None:
+    named = re.compile(r"magic-rl |(?<![\w-])--[a-z]")
+    ours = (path for path in SOURCE.rglob("*.py") if SOURCE / "cli" not in path.parents)
+    found = [
+        line.strip() for path in ours for line in path.read_text(encoding="utf-8").splitlines() if named.search(line)
+    ]
+    of_pip_and_css = ("command = ", "command += ", "style += ")
+    assert [line for line in found if not line.startswith(of_pip_and_css)] == []

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magic_rl.attacks.pool import build_pool
+    from magic_rl.chat.base import Endpoint
+    from magic_rl.chat.server import Server
     from magic_rl.config import Config, load_config
     from magic_rl.engines.base import Engine, Policy
     from magic_rl.engines.local.engine import LocalEngine
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from magic_rl.game.rewards import score
     from magic_rl.game.schedule import Schedule
     from magic_rl.judges.base import Judge
+    from magic_rl.judges.guards import GUARDS
     from magic_rl.judges.model import ModelJudge
     from magic_rl.judges.panel import Panel
+    from magic_rl.judges.rubric import Rubric
     from magic_rl.judges.rules import RulesJudge
     from magic_rl.learning.arena import Arena, LoopSettings
     from magic_rl.learning.coevolve import coevolve
@@ -37,11 +41,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "GUARDS",
     "Arena",
     "ChatError",
     "Config",
     "ConfigError",
     "DataError",
+    "Endpoint",
     "Engine",
     "Example",
     "Exchange",
@@ -55,10 +61,12 @@ __all__ = [
     "Player",
     "Policy",
     "Role",
+    "Rubric",
     "RulesJudge",
     "SamplingParams",
     "Schedule",
     "Seed",
+    "Server",
     "StoreError",
     "TabularEngine",
     "TabularGame",
@@ -83,6 +91,8 @@ __all__ = [
 
 _HOMES = {
     "attacks.pool": ("build_pool",),
+    "chat.base": ("Endpoint",),
+    "chat.server": ("Server",),
     "config": ("Config", "load_config"),
     "engines.base": ("Engine", "Policy"),
     "engines.local.engine": ("LocalEngine",),
@@ -91,8 +101,10 @@ _HOMES = {
     "game.rewards": ("score",),
     "game.schedule": ("Schedule",),
     "judges.base": ("Judge",),
+    "judges.guards": ("GUARDS",),
     "judges.model": ("ModelJudge",),
     "judges.panel": ("Panel",),
+    "judges.rubric": ("Rubric",),
     "judges.rules": ("RulesJudge",),
     "learning.arena": ("Arena", "LoopSettings"),
     "learning.coevolve": ("coevolve",),

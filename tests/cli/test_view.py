@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from magic_rl.cli import view as view_module
-from magic_rl.cli.view import View
-from magic_rl.runs.train import View as Watcher
+from magic_rl.cli.view import Screen
+from magic_rl.runs.train import View
 
 SFT = {"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.5, "grad_norm": 1.0, "lr": 0.1}
 PLAY = {
@@ -50,8 +50,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def watch(console: Console, clock: Clock) -> None:
     """A run of three steps in two stages, 20 seconds a step of the game."""
-    view = View(console)
-    watcher: Watcher = view  # what training asks of a view
+    view = Screen(console)
+    watcher: View = view  # what training asks of a view
     with view:
         watcher.stage("sft_attacker", 1)
         watcher.step(SFT, {})
@@ -115,7 +115,7 @@ def test_in_a_terminal_a_panel_shows_the_last_step(clock: Clock, width: int) -> 
 
 def test_the_cursor_is_given_back_when_a_run_is_interrupted(clock: Clock) -> None:
     console = terminal()
-    view = View(console)
+    view = Screen(console)
     view.__enter__()
     view.stage("play", 3)
     view.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
@@ -124,7 +124,7 @@ def test_the_cursor_is_given_back_when_a_run_is_interrupted(clock: Clock) -> Non
 
 def test_a_stage_that_goes_on_counts_what_was_done_before(clock: Clock) -> None:
     console = Console(file=io.StringIO(), width=200)
-    view = View(console)
+    view = Screen(console)
     view.stage("play", 10, done=7)
     clock.now += 5
     view.step(PLAY, TIMING)
@@ -133,13 +133,13 @@ def test_a_stage_that_goes_on_counts_what_was_done_before(clock: Clock) -> None:
 
 
 def test_time_left_runs_down_while_a_step_takes_long(clock: Clock) -> None:
-    view = View(terminal())
+    view = Screen(terminal())
     view.stage("play", 3)
     clock.now += 60
     view.step(PLAY, TIMING)
     clock.now += 30
 
-    def shown(view: View) -> str:
+    def shown(view: Screen) -> str:
         console = Console(width=80, file=io.StringIO())
         console.print(view._panel())
         return written(console)
@@ -151,7 +151,7 @@ def test_time_left_runs_down_while_a_step_takes_long(clock: Clock) -> None:
 
 def test_an_evaluation_says_who_plays_whom(clock: Clock) -> None:
     console = Console(file=io.StringIO(), width=200)
-    view = View(console)
+    view = Screen(console)
     view.stage("evaluate", 4)
     row: dict[str, Any] = {"attacker": "no rewrite", "defender": "round 1", "asr": 0.5, "compliance": 1.0}
     view.step(row, {})

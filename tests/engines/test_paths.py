@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from magic_rl.cli.view import View
+from magic_rl.cli.view import Screen
 from magic_rl.config import load_config
 from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local import decoding
@@ -171,7 +171,7 @@ def test_a_run_on_the_slow_path_says_so_in_log_view_and_report(
     shown = io.StringIO()
     settings = load_config(tiny_config, [f"attacker.model={json.dumps(str(model))}", "attacker.sft.steps=1"])
     with caplog.at_level(logging.WARNING, logger="magic_rl"):
-        run = train(settings, tmp_path / "run", View(Console(file=shown, width=400)))
+        run = train(settings, tmp_path / "run", Screen(Console(file=shown, width=400)))
     reason = "positions depend on the longest sequence"
     assert f"stretched: prompts are not shared, as its {reason}" in caplog.text
     assert f"attacker: prompts are not shared, as its {reason}" in shown.getvalue()

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magic_rl.cli.shown import shown
+from magic_rl.runs.train import View
 from magic_rl.types import Exchange, Verdict
 
 _WIDTH = 160  # characters shown of a text
@@ -50,7 +51,7 @@ _SHOWN = (
 )
 
 
-class View:
+class Screen(View):
     """Shows a run as it goes. Use as a context manager; lines are printed even outside of one.
 
     The time left is that of the current stage, from the mean duration of its last steps.
@@ -160,9 +161,9 @@ class View:
         return Panel(Group(progress, escape(self._who().rstrip(": ")), table, last), title="MAGIC", title_align="left")
 
 
-def make_view() -> View:
+def make_view() -> Screen:
     """The view of the command line."""
-    return View()
+    return Screen()
 
 
 def _plain(text: str) -> str:

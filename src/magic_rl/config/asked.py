@@ -55,7 +55,7 @@ class EndpointConfig(Node):
         None,
         examples=["Qwen/Qwen3Guard-Gen-4B"],
         description="hub id or folder of a tokenizer whose chat template is rendered here, for servers that do not "
-        "render the model's own (Ollama, llama.cpp without --jinja)",
+        "render the model's own (Ollama, llama.cpp without its jinja option)",
     )
     api_key_env: str | None = Field(
         None,

@@ -58,11 +58,11 @@ class AttackerConfig(PlayerConfig):
         (), examples=[["slang"]], description="strategies in the pool; empty: all that its writer can write"
     )
     pool: Place | None = Field(
-        None, examples=["pool.jsonl"], description="from `magic-rl pool build`; else templates write it from the seeds"
+        None, examples=["pool.jsonl"], description="attack pool (JSONL) that was built before; else templates write one"
     )
     sft: AttackerSftConfig = AttackerSftConfig()
     writer: EndpointConfig | None = Field(
-        None, description="model that writes the pool for `magic-rl pool build`; without one: templates"
+        None, description="model that writes the pool where one is built; without one: templates"
     )
 
 
@@ -88,7 +88,7 @@ class DataConfig(Node):
     seeds: Annotated[str, AfterValidator(_whole_sources)] = Field(
         "demo",
         description="'demo', a .jsonl/.csv/.tsv/.parquet file, a datasets id (owner/name, or owner/name:subset), or a "
-        "named set (`magic-rl data list`); several are joined by commas",
+        "named set; several are joined by commas",
     )
     split: str = Field("train", min_length=1, description="split of a datasets id")
     text_column: str = "text"
@@ -133,6 +133,6 @@ class EvaluationConfig(Node):
     max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging, thoughts included")
     max_seeds: PositiveInt | None = Field(None, examples=[100], description="held-out seeds used per label; else all")
     best_of: PositiveInt = Field(
-        16, description="`magic-rl attack`: attacks per held-out seed by the final attacker, for attack@1, @4 and @16"
+        16, description="attacks per held-out seed by the final fresh attacker, for attack@1, @4 and @16"
     )
     inner_share: float = Field(1.0, gt=0, le=1, description="of these, used for pairs inside the heatmap, in no table")

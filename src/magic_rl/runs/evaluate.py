@@ -50,12 +50,12 @@ from magic_rl.learning.fluency import Yardstick
 from magic_rl.runs.assembly import Setup, prepare
 from magic_rl.runs.inputs import compare, compare_settings, digests
 from magic_rl.runs.preflight import try_judge
-from magic_rl.runs.train import View
+from magic_rl.runs.train import NOBODY, View
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Label, Role, Sample, SamplingParams, Seed
 
 
-def evaluate(run: RunDirectory, view: View) -> Evaluation:
+def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
     """Play all pairs and write the result files into the run, `evaluation.json` last.
 
     Raises:
