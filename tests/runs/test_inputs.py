@@ -24,8 +24,8 @@ from magic_rl.runs.preflight import remarks
 from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
-from tests.stub_server import Reply, Stub, completion
-from tests.test_train import Silent
+from tests.runs.test_train import Silent
+from tests.support.stub_server import Reply, Stub, completion
 
 HELD_OUT = "harmful request number 0 of category 2"  # of the fixture's seeds
 
