@@ -18,7 +18,7 @@ from magic_rl.attacks.pool import PoolEntry, write_pool
 from magic_rl.config import load_config
 from magic_rl.data.overlap import SeedFinder
 from magic_rl.errors import TooManyCutOffError, UserError
-from magic_rl.evaluation.crossplay import evaluate
+from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender
 from magic_rl.runs.preflight import remarks
 from magic_rl.runs.train import resume, train
