@@ -121,7 +121,7 @@ def test_a_run_named_by_relative_paths_goes_on_from_elsewhere(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     resume(run.path, Silent())
-    assert evaluate(run, Silent())["verdict"]
+    assert evaluate(run, Silent()).verdict
 
 
 @pytest.mark.parametrize(
