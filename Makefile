@@ -1,4 +1,4 @@
-# `make test` and `make demo` need a machine with Python 3.11 or newer and nothing else: they set up the rest in .venv.
+# `make test-all` and `make demo` need a machine with Python 3.11 or newer and nothing else: they set up the rest in .venv.
 # What is done is stamped, so a second run starts at once; a changed pyproject.toml or constraints.txt installs anew.
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
@@ -10,20 +10,26 @@ PYTEST ?=
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check --no-input
 magic_rl := $(bin)/magic-rl
+# One thread each, as tiny models are no faster on several, and tests of the same file in one process, as they share a run.
+pytest := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(bin)/pytest -n auto --maxprocesses 4 --dist loadfile
 requirements := pyproject.toml constraints.txt
 # There are builds of vLLM for this system only; elsewhere the tests on it are skipped.
 serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit docs format browser clean
+.PHONY: help demo test test-all lint docs format golden browser clean
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/installed ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
 	@$(magic_rl) demo --run $(RUN)
 
-test: lint docs unit ## Everything that must hold: linters, types, import rules, docs, tests
+test: $(VENV)/installed-dev ## The tests that need no model, server or browser: a few minutes. PYTEST="-k name" chooses among them
+	$(pytest) -m "not (slow or server or browser or gpu)" $(PYTEST)
+
+test-all: lint docs $(VENV)/installed-dev $(VENV)/model $(serving) browser ## Everything that must hold: linters, types, import rules, docs, all tests
+	$(pytest) $(PYTEST)
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 	$(bin)/ruff check
@@ -31,8 +37,8 @@ lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
 	$(bin)/mypy
 	$(bin)/lint-imports --no-logo
 
-unit: $(VENV)/installed-dev $(VENV)/model $(serving) browser ## The tests alone; PYTEST="-k name" chooses among them
-	$(bin)/pytest $(PYTEST)
+golden: $(VENV)/installed-dev ## Write the numbers that a small run must give again, after a change that is meant
+	$(bin)/python -m tests.golden.make
 
 docs: $(VENV)/installed-docs ## Build the documentation site into site/; a broken link or name is an error
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet

@@ -25,7 +25,7 @@ from magic_rl.types import Message
 @contextmanager
 def stub(latency: float) -> Iterator[str]:
     """Address of a stub server in a process of its own."""
-    command = [sys.executable, "-m", "tests.stub_server", "--latency", str(latency)]
+    command = [sys.executable, "-m", "tests.support.stub_server", "--latency", str(latency)]
     root = Path(__file__).parent.parent
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from magic_rl.config import load_config
 from magic_rl.engines.local.models import resolve_model
-from magic_rl.evaluation.metrics import Rate, independent_difference
+from magic_rl.evaluation.estimates import difference, rate_of
 from magic_rl.game.play import defender_messages, plain_turn
 from magic_rl.runs.assembly import Setup, prepare
 from magic_rl.types import Seed
@@ -81,10 +82,10 @@ def main() -> None:
     out: dict[str, object] = {"layer": best[0], "penalty": best[1]}
     for name in sides:
         said = calls_harmful(x[name][best[0]], candidates[best])
-        found, alarmed = Rate.of(said[y[name]]), Rate.of(said[~y[name]])
+        found, alarmed = rate_of(said[y[name]]), rate_of(said[~y[name]])
         out[name] = {
-            "accuracy": Rate.of(said == y[name]).as_dict(),
-            "j": independent_difference(found, alarmed).as_dict(),
+            "accuracy": asdict(rate_of(said == y[name])),
+            "j": asdict(difference(found, alarmed)),
         }
     print(json.dumps(out, indent=2))
 

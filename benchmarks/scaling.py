@@ -16,10 +16,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from magic_rl.bench import W1, Timing, measure, peak_memory, product_rate
-from magic_rl.config import EngineConfig, LoraConfig
 from magic_rl.engines.base import Policy
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.models import resolve_model
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 
 GROUPS = (2, 4, 8, 16, 32)
 PROMPTS = (64, 128, 256, 512, 1024, 2048)

@@ -23,9 +23,9 @@ class MeteredPolicy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
 
-    def sample(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, seed: int) -> Any:
+    def sample(self, prompts: Sequence[tuple[int, ...]], n: int, params: SamplingParams, rng_seed: int) -> Any:
         """See `Policy.sample`."""
-        samples = self._policy.sample(prompts, n, params, seed)
+        samples = self._policy.sample(prompts, n, params, rng_seed)
         self._meter["sampled"] += sum(len(sample.tokens) for group in samples for sample in group)
         return samples
 
@@ -63,7 +63,7 @@ def main() -> None:
     """Sample eight tokens and say what the meter read."""
     engine = MeteredEngine("default")
     policy = engine.new_policy("defender")
-    policy.sample([(1, 2, 3)], 2, SamplingParams(max_tokens=4), seed=0)
+    policy.sample([(1, 2, 3)], 2, SamplingParams(max_tokens=4), rng_seed=0)
     print(dict(engine.meter))
 
 

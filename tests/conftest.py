@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
+from tests.support.tiny_llama import save_tiny_llama
+
+# Shapes that annotations promise are checked where tests call; before anything imports these modules.
+SHAPED = ("attention", "layout", "lora", "packing", "reading", "sampling", "scoring")
+install_import_hook(
+    ["magic_rl.engines.losses", *(f"magic_rl.engines.local.{name}" for name in SHAPED)], "beartype.beartype"
+)
 # A test that waited for a busy machine has not failed.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TINY_CONFIG = """
 [game.schedule]
 rounds = 1
@@ -65,53 +69,8 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a two-layer Llama on bytes and a ChatML template. It speaks noise, and stops now and then.
-
-    The first hidden coordinate is a constant that only the end of turn listens to, so about one token in ten
-    ends the turn: samples are of different lengths and few are cut off.
-    """
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        additional_special_tokens=["<|im_start|>"],
-        **dict.fromkeys(("eos_token", "pad_token"), "<|im_end|>"),
-    )
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-
-    end = tokenizer.eos_token_id
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=8192,
-                tie_word_embeddings=False,
-                eos_token_id=end,
-                bos_token_id=None,
-                pad_token_id=end,
-            )
-        )
-    with torch.no_grad():
-        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        embedding[:, 0] = embedding.std()
-        head[:, 0] = 0.0
-        head[end, 0] = 3.5
-    model.save_pretrained(folder)
-    return folder
+    """The folder of a model that speaks noise."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,8 @@ def test_the_rooms_keep_the_import_rules() -> None:
         ("judges", "from magic_rl.engines.base import Policy"),
         ("store", "from magic_rl.learning.coevolve import Step"),
         ("attacks", "from magic_rl.judges.base import Judge"),
-        ("learning", "from magic_rl.evaluation.metrics import Rate"),
+        ("learning", "from magic_rl.evaluation.estimates import rate"),
+        ("evaluation", "from magic_rl.learning.fluency import Fluency"),
         ("report", "from magic_rl.engines.base import Policy"),
     ],
 )
@@ -100,3 +101,13 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
 def normal(name: str) -> str:
     """A distribution's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_nothing_below_the_command_line_names_a_flag_or_a_command() -> None:
+    named = re.compile(r"magic-rl |(?<![\w-])--[a-z]")
+    ours = (path for path in SOURCE.rglob("*.py") if SOURCE / "cli" not in path.parents)
+    found = [
+        line.strip() for path in ours for line in path.read_text(encoding="utf-8").splitlines() if named.search(line)
+    ]
+    of_pip_and_css = ("command = ", "command += ", "style += ")
+    assert [line for line in found if not line.startswith(of_pip_and_css)] == []

@@ -11,23 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magic_rl.attacks.pool import build_pool
+    from magic_rl.chat.base import Endpoint
+    from magic_rl.chat.server import Server
     from magic_rl.config import Config, load_config
     from magic_rl.engines.base import Engine, Policy
     from magic_rl.engines.local.engine import LocalEngine
     from magic_rl.errors import ChatError, ConfigError, DataError, JudgeError, ModelError, StoreError, UserError
-    from magic_rl.evaluation.crossplay import evaluate
     from magic_rl.game.play import Player, play
     from magic_rl.game.rewards import score
     from magic_rl.game.schedule import Schedule
     from magic_rl.judges.base import Judge
+    from magic_rl.judges.guards import GUARDS
     from magic_rl.judges.model import ModelJudge
     from magic_rl.judges.panel import Panel
+    from magic_rl.judges.rubric import Rubric
     from magic_rl.judges.rules import RulesJudge
     from magic_rl.learning.arena import Arena, LoopSettings
     from magic_rl.learning.coevolve import coevolve
     from magic_rl.learning.sft import Example, attacker_examples, sft
     from magic_rl.prompts import load_prompts
     from magic_rl.runs.assembly import loop_settings
+    from magic_rl.runs.evaluate import evaluate
     from magic_rl.runs.train import train
     from magic_rl.store.run import open_run
     from magic_rl.theory.equilibrium import backward_induction, exploitability
@@ -37,11 +41,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "GUARDS",
     "Arena",
     "ChatError",
     "Config",
     "ConfigError",
     "DataError",
+    "Endpoint",
     "Engine",
     "Example",
     "Exchange",
@@ -55,10 +61,12 @@ __all__ = [
     "Player",
     "Policy",
     "Role",
+    "Rubric",
     "RulesJudge",
     "SamplingParams",
     "Schedule",
     "Seed",
+    "Server",
     "StoreError",
     "TabularEngine",
     "TabularGame",
@@ -83,23 +91,27 @@ __all__ = [
 
 _HOMES = {
     "attacks.pool": ("build_pool",),
+    "chat.base": ("Endpoint",),
+    "chat.server": ("Server",),
     "config": ("Config", "load_config"),
     "engines.base": ("Engine", "Policy"),
     "engines.local.engine": ("LocalEngine",),
     "errors": ("ChatError", "ConfigError", "DataError", "JudgeError", "ModelError", "StoreError", "UserError"),
-    "evaluation.crossplay": ("evaluate",),
     "game.play": ("Player", "play"),
     "game.rewards": ("score",),
     "game.schedule": ("Schedule",),
     "judges.base": ("Judge",),
+    "judges.guards": ("GUARDS",),
     "judges.model": ("ModelJudge",),
     "judges.panel": ("Panel",),
+    "judges.rubric": ("Rubric",),
     "judges.rules": ("RulesJudge",),
     "learning.arena": ("Arena", "LoopSettings"),
     "learning.coevolve": ("coevolve",),
     "learning.sft": ("Example", "attacker_examples", "sft"),
     "prompts": ("load_prompts",),
     "runs.assembly": ("loop_settings",),
+    "runs.evaluate": ("evaluate",),
     "runs.train": ("train",),
     "store.run": ("open_run",),
     "theory.equilibrium": ("backward_induction", "exploitability"),

@@ -118,7 +118,7 @@ def _step(policy: LocalPolicy, workload: Workload, number: int) -> tuple[float, 
     ]
     began = time.perf_counter()
     params = SamplingParams(workload.new_tokens, ignore_stop=True)
-    samples = policy.sample(prompts, workload.group, params, seed=number)
+    samples = policy.sample(prompts, workload.group, params, rng_seed=number)
     sampled = time.perf_counter()
     rows = [sample for group in samples for sample in group]
     datums = [

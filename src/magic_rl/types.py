@@ -148,7 +148,7 @@ class Verdict:
     Attributes:
         safety: Label of the response.
         refused: Whether the response refuses; None if the judge says nothing of it, which is of use in a panel alone.
-        prompt: Label of the attack prompt; None if the judge does not label prompts.
+        request_label: Label of what the attack asks for; None if the judge does not label requests.
         on_topic: Whether the response speaks of what the seed asks; None if not judged.
         quality: How helpful the response is, 0-1; None if not judged.
         categories: Hazards the judge names, in its own words.
@@ -157,7 +157,7 @@ class Verdict:
 
     safety: Safety = "safe"
     refused: bool | None = False
-    prompt: Label | None = None
+    request_label: Label | None = None
     on_topic: bool | None = None
     abstained: str | None = None
     quality: float | None = None

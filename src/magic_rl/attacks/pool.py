@@ -45,8 +45,8 @@ class PoolEntry:
         return f"<think>{self.thinking}</think><answer>{self.attack}</answer>"
 
 
-def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], run_seed: int) -> list[PoolEntry]:
-    """Every seed rewritten with every strategy by the offline writer; deterministic in `run_seed`.
+def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], rng_seed: int) -> list[PoolEntry]:
+    """Every seed rewritten with every strategy by the offline writer; deterministic in `rng_seed`.
 
     Args:
         strategies: Names; empty means all but the translations.
@@ -57,7 +57,7 @@ def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], run_seed: int) 
     chosen = choose_strategies(strategies)
     entries = []
     for index, seed in enumerate(seeds):
-        rng = generator(run_seed, 0, "attack pool", index)
+        rng = generator(rng_seed, 0, "attack pool", index)
         for strategy in chosen:
             try:
                 rewrite = write_attack(seed, strategy, rng)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.attack_table import attack_table
 from magic_rl.cli.options import Run
+from magic_rl.cli.shown import columns
 
 
 def attack(
@@ -44,7 +44,9 @@ def attack(
       magic-rl attack runs/no-game --attacker-from runs/demo
     """
     from magic_rl.cli.view import make_view
-    from magic_rl.evaluation.exploit import exploit, forget, make_plan
+    from magic_rl.report.tables import attack_table
+    from magic_rl.runs.attack import attack as learn_to_attack
+    from magic_rl.runs.attack import forget, make_plan
     from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
@@ -54,9 +56,9 @@ def attack(
         if again:
             forget(directory)
         with make_view() as view:
-            result = exploit(directory, plan, view)
+            result = learn_to_attack(directory, plan, view)
     if result is None:
         elsewhere = f" --attacker-from {attacker_from}" if attacker_from else ""
         typer.echo(f"stopped; continue with `magic-rl attack {run}{elsewhere}`", err=True)
         raise typer.Exit(130)
-    typer.echo(attack_table(result))
+    typer.echo(attack_table(result, columns(80)))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from magic_rl.cli.options import Run
-from magic_rl.cli.table import summary_table
+from magic_rl.cli.shown import columns
 
 
 def evaluate(
@@ -18,8 +17,8 @@ def evaluate(
 ) -> None:
     """Play every saved attacker against every saved defender on held-out seeds; print the table and a verdict.
 
-    Writes evaluation.json (all pairs), summary.json (the table), outcomes.json (what came of each seed) and
-    failures.json (what escaped or was refused) into the run. If they are up to date, only the table is printed.
+    Writes evaluation.json (every number), outcomes.json (what came of each seed) and failures.json (what escaped or
+    was refused) into the run. If they are up to date, only the table is printed.
 
     Example:
 
@@ -31,12 +30,14 @@ def evaluate(
 def evaluated(run: Path, *, again: bool = False) -> str:
     """Evaluate a run unless that is up to date, and return its table."""
     from magic_rl.cli.view import make_view
-    from magic_rl.evaluation.crossplay import evaluate as crossplay
-    from magic_rl.evaluation.outcomes import is_evaluated
+    from magic_rl.evaluation.result import current_evaluation
+    from magic_rl.report.tables import evaluation_table
+    from magic_rl.runs.evaluate import evaluate as play_all
     from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    if again or not is_evaluated(directory):
+    found = None if again else current_evaluation(directory)
+    if found is None:
         with directory.lock(), make_view() as view:
-            crossplay(directory, view)
-    return summary_table(directory.read_json("summary.json"), shutil.get_terminal_size((120, 24)).columns)
+            found = play_all(directory, view)
+    return evaluation_table(found, columns(80))

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from magic_rl.cli.options import Overrides
-from magic_rl.config import Config, Node, load_config, section_of, shipped
+from magic_rl.config import Config, load_config, shipped
 from magic_rl.errors import UserError
+from magic_rl.settings import Node, section_of
 
 _HEADER = """\
 # A config of magic-rl, for `magic-rl train`. Every setting is here. Those of `{source}` are set; a line that begins

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,7 +87,10 @@ def check(
     wrong = list(_disagreements(labelled.rows, answers))
     if as_json:
         found = {"judge": asked.name, "file": str(file), "rows": len(labelled.rows), "left_out": labelled.left_out}
-        measured = {question: result.as_dict() for question, result in results.items()}
+        measured = {
+            question: {"confusion": asdict(result), **{name: asdict(rate) for name, rate in result.rates().items()}}
+            for question, result in results.items()
+        }
         listed = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
         silent = {"abstained": dict(silence)}
         typer.echo(json.dumps({**found, **measured, **silent, "disagreements": listed}, indent=2))
@@ -118,7 +122,7 @@ def _answers(verdict: Verdict, off_topic: bool) -> dict[str, bool | None]:
 
 def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]) -> Iterator[tuple[str, Agreement]]:
     """The agreement on each question that any row has a label for."""
-    from magic_rl.evaluation.agreement import agreement
+    from magic_rl.evaluation.agreement import Agreement
 
     for question in ("refused", "harmful"):
         pairs = [
@@ -127,7 +131,7 @@ def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]
             if (label := getattr(row, question)) is not None
         ]
         if pairs:
-            yield question, agreement([label for label, _ in pairs], [answer for _, answer in pairs])
+            yield question, Agreement.of([label for label, _ in pairs], [answer for _, answer in pairs])
 
 
 def _disagreements(
@@ -158,15 +162,8 @@ def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> 
     for question, result in results.items():
         yield ""
         yield f"{question:<12}{'%':>6}  {'95 %':<15}{'n':>6}"
-        for measure in ("accuracy", "precision", "recall", "answered"):
-            rate = getattr(result, measure)
-            yield _row(measure, rate.rate, rate.low, rate.high, rate.n)
-        f1 = result.f1
-        yield _row("F1", f1.value, f1.low, f1.high, result.n)
+        for name, rate in result.rates().items():
+            interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+            yield f"  {name:<10}{100 * rate.value:>6.1f}  {interval:<15}{rate.n:>6}"
         yield f"  label yes: judge yes {result.both}, no {result.only_label}"
         yield f"  label no:  judge yes {result.only_judge}, no {result.neither}"
-
-
-def _row(name: str, value: float, low: float, high: float, n: int) -> str:
-    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
-    return f"  {name:<10}{100 * value:>6.1f}  {interval:<15}{n:>6}"

@@ -16,6 +16,9 @@ REMEDIES = {
     "write the pool again": "take them out, or write the pool again by `magic-rl pool build --config` with this config",
     "train a study": "`magic-rl study CONFIG --out {folder}` trains some",
     "export the adapter": "`magic-rl export --adapter` needs none",
+    "adapter or without the layer": "leave {layer} out of lora.target_modules, or export with --adapter",
+    "adapter and the words": "export the adapter (--adapter), and give the system prompt and the words around a "
+    "request yourself",
     "add a teaching preset": "--attack-steps needs an attacker: add a preset that teaches one to --presets, such as "
     "magic, or attack it with one by `magic-rl attack {run} --attacker-from RUN`",
     "same study": "repeat the first command to continue, or choose another --out",

@@ -25,7 +25,7 @@ def report(
 
       magic-rl report runs/demo --out demo.html
     """
-    from magic_rl.report.html import write_report
+    from magic_rl.report.page import write_report
     from magic_rl.store.run import RunDirectory
 
     written = write_report(RunDirectory.open(run), out, show_transcripts=show_transcripts)

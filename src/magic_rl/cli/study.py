@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from magic_rl.cli.options import Overrides
+from magic_rl.cli.shown import columns
 from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
 
@@ -135,21 +136,24 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
 
 
 def _any_finished(folder: Path) -> bool:
-    from magic_rl.evaluation.results import finished_runs
+    from magic_rl.runs.study.finished import finished_runs
 
     return bool(finished_runs(folder))
 
 
 def _tabulate(folder: Path, out: Path | None, export: Path | None) -> None:
-    from magic_rl.evaluation.results import export_results
+    from magic_rl.evaluation.aggregate import aggregate
     from magic_rl.report.study import PAGE_FILE, write_study
-    from magic_rl.report.study_table import text
+    from magic_rl.report.tables import study_table
+    from magic_rl.runs.study.finished import export_results, read_results
 
-    typer.echo(text(write_study(folder, out)))
+    found = aggregate(read_results(folder))
+    write_study(found, out or folder)
+    typer.echo(study_table(found, columns(120)))
     typer.echo(f"page: {(out or folder) / PAGE_FILE}", err=True)
     if export is not None:
         export_results(folder, export)
-        write_study(export)
+        write_study(aggregate(read_results(export)), export)
         typer.echo(f"exported: {export}", err=True)
 
 

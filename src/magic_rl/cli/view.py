@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magic_rl.cli.shown import shown
+from magic_rl.runs.train import View
 from magic_rl.types import Exchange, Verdict
 
 _WIDTH = 160  # characters shown of a text
@@ -30,8 +31,8 @@ _TITLES = {
     "play": "co-evolution",
     "attack": "attacks for evaluation",
     "evaluate": "evaluation",
-    "exploit_start": "fresh attacker, starting defender",
-    "exploit_trained": "fresh attacker, trained defender",
+    "attack_start": "fresh attacker, starting defender",
+    "attack_trained": "fresh attacker, trained defender",
 }
 # Metric, name on screen, how to write it.
 _SHOWN = (
@@ -50,7 +51,7 @@ _SHOWN = (
 )
 
 
-class View:
+class Screen(View):
     """Shows a run as it goes. Use as a context manager; lines are printed even outside of one.
 
     The time left is that of the current stage, from the mean duration of its last steps.
@@ -122,8 +123,7 @@ class View:
         if "learner" in self._metrics:
             return f"round {self._metrics['round']}, {self._metrics['learner']} learns: "
         if "attacker" in self._metrics:
-            against = f", defender {self._metrics['defender']}" if "defender" in self._metrics else ""
-            return f"attacker {self._metrics['attacker']}{against}: "
+            return f"{', '.join(self._metrics[who] for who in ('attacker', 'defender') if who in self._metrics)}: "
         return ""
 
     def _numbers(self) -> list[tuple[str, str]]:
@@ -161,9 +161,9 @@ class View:
         return Panel(Group(progress, escape(self._who().rstrip(": ")), table, last), title="MAGIC", title_align="left")
 
 
-def make_view() -> View:
+def make_view() -> Screen:
     """The view of the command line."""
-    return View()
+    return Screen()
 
 
 def _plain(text: str) -> str:

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from magic_rl.config.node import Node, Place, unlike_default, whole_path
 from magic_rl.plugins import is_brought
+from magic_rl.settings import Node, Place, unlike_default, whole_path
 
 _BUILT_IN = ("rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm")
 _SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma"})
@@ -55,7 +55,7 @@ class EndpointConfig(Node):
         None,
         examples=["Qwen/Qwen3Guard-Gen-4B"],
         description="hub id or folder of a tokenizer whose chat template is rendered here, for servers that do not "
-        "render the model's own (Ollama, llama.cpp without --jinja)",
+        "render the model's own (Ollama, llama.cpp without its jinja option)",
     )
     api_key_env: str | None = Field(
         None,

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import ValidationError
 
-from magic_rl.config.node import Node, paths, section_of
 from magic_rl.config.tree import LENIENT, PRESETS, Config, PresetName, Tree, without_effect
 from magic_rl.errors import ConfigError
 from magic_rl.files import NO_UNICODE, read_text
+from magic_rl.settings import Node, paths, section_of
 
 SHIPPED = ("demo", "paper")  # the configs that come with the package, in its folder `configs`
 
@@ -51,8 +51,12 @@ def load_config(
     Args:
         file: TOML file, or the name of a shipped one where there is no such file; None starts from the defaults.
         overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the one it is for.
-        preset: Wins over the file; settings of the file that have no effect with it are left out.
-        wins: What does where a preset and overrides disagree. A preset that wins leaves out overrides too.
+        preset: Wins over the file.
+        wins: What does where a preset and overrides disagree.
+
+    Returns:
+        The settings. Those of the file that what wins over it leaves without an effect are left out; so are overrides
+        over which a preset wins.
 
     Raises:
         ConfigError: If the file is missing or no TOML, a key is unknown or a value impossible, or a setting would have
@@ -64,27 +68,35 @@ def load_config(
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     given = [_parse(item) for item in overrides]
     chosen = next((value for keys, value in reversed(given) if keys == ("preset",)), preset)
-    low = chosen or tree.get("preset", "magic")
-    if low not in PRESETS:
-        raise _wrong(f"preset: {low!r} is none of {', '.join(PRESETS)}", bool(chosen), file)
-    without = _merge(PRESETS[low], tree)
-    above: Tree = {"preset": chosen, **PRESETS[low]} if chosen else {}
-    whole = _merge(without, above)
+    own = tree.get("preset", "magic")
+    for name in (own, chosen or own):
+        if name not in PRESETS:
+            raise _wrong(f"preset: {name!r} is none of {', '.join(PRESETS)}", name != own, file)
+    alone = _merge(PRESETS[own], tree)
+    above: Tree = {"preset": chosen, **PRESETS[chosen]} if chosen else {}
+    whole = _merge(tree, above) if chosen else alone
     for keys, value in given:
         whole = whole if keys == ("preset",) else _put(whole, keys, value)
     if wins == "preset":
         whole = _merge(whole, above)
     try:
-        if chosen:
-            idle = [tuple(key.split(".")) for key, _ in without_effect(Config.model_validate(whole, context=LENIENT))]
-            kept = [keys for keys, _ in given] if wins == "overrides" else []
-            for keys in idle:
-                if not any(keys[: len(mine)] == mine for mine in kept):
-                    whole = _drop(whole, keys)
+        kept = [*_idle(alone), *(keys for keys, _ in given if wins == "overrides")]
+        for keys in _idle(whole):
+            if not any(keys[: len(mine)] == mine for mine in kept):
+                whole = _drop(whole, keys)
         return Config.model_validate(whole)
     except ValidationError as error:
         keys, text = _explained(error.errors())
-        raise _wrong(text, _blamed(keys, given, without), file) from error
+        raise _wrong(text, _blamed(keys, given, alone), file) from error
+
+
+def _idle(tree: Tree) -> list[_Keys]:
+    """Settings that have no effect in a tree; none if it is wrong otherwise."""
+    try:
+        config = Config.model_validate(tree, context=LENIENT)
+    except ValidationError:
+        return []
+    return [tuple(key.split(".")) for key, _ in without_effect(config)]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -120,12 +132,12 @@ def _wrong(text: str, override: bool, file: Path | None) -> ConfigError:
     return ConfigError(text if override or file is None else f"{file}: {text}", override=override)
 
 
-def _blamed(keys: _Keys, given: Sequence[tuple[_Keys, Any]], without: Tree) -> bool:
+def _blamed(keys: _Keys, given: Sequence[tuple[_Keys, Any]], alone: Tree) -> bool:
     """Whether an error is that of an override: it set just that key, or without overrides all would be well."""
     if any(keys[: len(mine)] == mine for mine, _ in given):
         return True
     try:
-        Config.model_validate(without)
+        Config.model_validate(alone)
     except ValidationError:
         return False
     return bool(given)

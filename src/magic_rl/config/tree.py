@@ -8,18 +8,18 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, ValidationInfo, model_validator
 
 from magic_rl.config.asked import JudgeConfig
-from magic_rl.config.node import Node, unlike_default, values
 from magic_rl.config.sections import (
     AttackerConfig,
     DataConfig,
     DefenderConfig,
-    EngineConfig,
     EvaluationConfig,
-    GameConfig,
-    LearningConfig,
     PlayerConfig,
     StoreConfig,
 )
+from magic_rl.engines.settings import EngineConfig
+from magic_rl.game.settings import GameConfig
+from magic_rl.learning.settings import LearningConfig
+from magic_rl.settings import Node, unlike_default, values
 from magic_rl.types import Role
 
 Tree = dict[str, Any]
@@ -108,9 +108,6 @@ class Config(Node):
             raise ValueError(
                 'game.rewards.quality needs a judge that scores helpfulness: judge.kind = "llm" (or "rules")'
             )
-        asked = attacker.writer or any(judge.endpoint for judge in self.judge.judges)
-        if self.judge.cache is not True and not asked:
-            raise ValueError("judge.cache remembers what models said: it needs a judge or writer that is one")
         if info.context != LENIENT:
             for key, needs in without_effect(self):
                 raise ValueError(f"{key} has no effect: it needs {needs}")
@@ -131,3 +128,6 @@ def without_effect(config: Config) -> Iterator[tuple[str, str]]:
                 # Without an attacker `attacker.sft.steps` must be 0, which is not its default.
                 inside = (key for key in changed if f"{key}.".startswith(f"{name}.") and key != "attacker.sft.steps")
                 yield from ((key, needs) for key in inside)
+    yield from ((f"data.{key}", needs) for key, needs in config.data.unread())
+    if config.judge.cache is not True and not (config.attacker.writer or any(j.endpoint for j in config.judge.judges)):
+        yield "judge.cache", "a judge or writer that is a model"

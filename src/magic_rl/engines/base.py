@@ -60,10 +60,10 @@ class Policy(Protocol):
         """Name of the adapter."""
         ...
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """Draw `n` samples for each of P prompts.
 
-        Row `p * n + i` of the random stream depends on `(seed, p * n + i)` alone.
+        Row `p * n + i` of the random stream depends on `(rng_seed, p * n + i)` alone.
 
         Returns:
             P lists of n samples.

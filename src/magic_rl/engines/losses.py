@@ -6,26 +6,30 @@ into passes changes nothing (see `types.Datum.weight`). All tensors are flat, on
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
 from magic_rl.types import PPO, CrossEntropy, ImportanceSampling, Loss
 
+PerToken = Float[Tensor, " M"]
+Scalar = Float[Tensor, ""]
+
 
 def token_losses(
-    loss: Loss, logprobs: Tensor, *, old: Tensor | None, advantages: Tensor, reference: Tensor | None
-) -> tuple[Tensor, dict[str, Tensor]]:
+    loss: Loss, logprobs: PerToken, *, old: PerToken | None, advantages: PerToken, reference: PerToken | None
+) -> tuple[PerToken, dict[str, Scalar]]:
     """Per-token loss to minimise.
 
     Args:
         loss: Which loss, and its settings.
-        logprobs: log π_θ of the tokens, in nats, shape (M,); carries the gradient.
-        old: log π_old, shape (M,); needed by all but cross-entropy.
-        advantages: A_i of each token's sequence, shape (M,).
-        reference: log π_ref, shape (M,); needed when the KL weight is not 0.
+        logprobs: log π_θ of the tokens, in nats; carries the gradient.
+        old: log π_old; needed by all but cross-entropy.
+        advantages: A_i of each token's sequence.
+        reference: log π_ref; needed when the KL weight is not 0.
 
     Returns:
-        The loss, shape (M,), and metrics as means over tokens, without gradient: `ratio`; for PPO `clip_fraction`,
-        and `kl` when its weight is not 0.
+        The loss, and metrics as means over tokens, without gradient: `ratio`; for PPO `clip_fraction`, and `kl` when
+        its weight is not 0.
 
     Raises:
         ValueError: If a tensor that the loss needs is missing.
@@ -41,8 +45,8 @@ def token_losses(
 
 
 def _ppo(
-    loss: PPO, logprobs: Tensor, ratio: Tensor, advantages: Tensor, reference: Tensor | None
-) -> tuple[Tensor, dict[str, Tensor]]:
+    loss: PPO, logprobs: PerToken, ratio: PerToken, advantages: PerToken, reference: PerToken | None
+) -> tuple[PerToken, dict[str, Scalar]]:
     """Clipped surrogate (METHOD §3), plus β times the k3 estimate of KL(π_θ ‖ π_ref): exp(d) - d - 1, d = ref - new.
 
     As in GRPO, the estimate itself is differentiated. Its value is unbiased on-policy; its gradient, 1 - exp(d) a

@@ -11,16 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, t
+from scipy.stats import t
 
-Table = npt.NDArray[np.float64]
+from magic_rl.evaluation.estimates import NORMAL, wilson
 
-_TAIL = 0.975
-_NORMAL = float(norm.ppf(_TAIL))
+PerSeed = npt.NDArray[np.float64]  # (R, S): runs × held-out seeds
+
 _DIGITS = 6  # of the numbers written: the same on every machine
 
 
@@ -39,33 +38,24 @@ class SeedNoise:
 
 @dataclass(frozen=True, slots=True)
 class OverRuns:
-    """A number over runs.
+    """A number over runs, rounded to six decimals.
 
     Attributes:
-        values: One per run.
-        mean: Of the values.
+        value: Mean of the values.
         sd: Their standard deviation; None for a single run.
         low: Lower 95 % bound of the mean over all runs and seeds there could be; None for a single run.
         high: Upper 95 % bound.
+        values: One per run.
     """
 
-    values: tuple[float, ...]
-    mean: float
+    value: float
     sd: float | None
     low: float | None
     high: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: `{"mean", "sd", "low", "high", "n", "values"}`, rounded to six decimals."""
-        numbers = {"mean": self.mean, "sd": self.sd, "low": self.low, "high": self.high}
-        return {
-            **{name: None if value is None else _rounded(value) for name, value in numbers.items()},
-            "n": len(self.values),
-            "values": [_rounded(value) for value in self.values],
-        }
+    values: tuple[float, ...]
 
 
-def crossed_noise(tables: Sequence[Table]) -> SeedNoise:
+def crossed_noise(tables: Sequence[PerSeed]) -> SeedNoise:
     """The noise of seeds, from outcomes of the same seeds in several runs.
 
     For a table of R runs and S seeds it is (MS_S − MS_E) / (R S), or 0 if that is negative: MS_S is the mean square of
@@ -98,7 +88,7 @@ def shared_noise(widths: Sequence[float], n: int) -> SeedNoise:
         widths: Of the 95 % interval within each run.
         n: Held-out seeds.
     """
-    variance = float(np.mean([(width / 2 / _NORMAL) ** 2 for width in widths]))
+    variance = float(np.mean([(width / 2 / NORMAL) ** 2 for width in widths]))
     return SeedNoise(n, ((variance, max(1.0, n - 1.0)),))
 
 
@@ -110,20 +100,15 @@ def rate_over_runs(values: Sequence[float], noise: SeedNoise) -> OverRuns:
     and Pagano 2015), and Student's t for the normal quantile. It stays inside [0, 1]. A rate of 0 or 1 in every run
     says nothing of its variance; it gets Wilson's interval of as many replies as there are held-out seeds.
     """
-    runs, mean = len(values), _mean(values)
-    if runs < 2:
-        return OverRuns(tuple(values), mean, None, None, None)
+    if len(values) < 2:
+        return _rounded(values)
+    mean = float(np.mean(values))
     variance, freedom = _variance(values, noise)
-    alone = mean * (1 - mean)
+    alone, most = mean * (1 - mean), float(len(values) * noise.n)
     if alone <= 0:
-        size, quantile = float(noise.n), _NORMAL
-    else:
-        size = min(alone / variance, runs * noise.n) if variance > 0 else runs * noise.n
-        quantile = float(t.ppf(_TAIL, freedom))
-    scale = 1 + quantile**2 / size
-    centre = (mean + quantile**2 / (2 * size)) / scale
-    half = quantile / scale * math.sqrt(max(0.0, alone) / size + (quantile / (2 * size)) ** 2)
-    return OverRuns(tuple(values), mean, _sd(values), max(0.0, centre - half), min(1.0, centre + half))
+        return _rounded(values, wilson(mean, noise.n))
+    size = min(alone / variance, most) if variance > 0 else most
+    return _rounded(values, wilson(mean, size, float(t.ppf(0.975, freedom))))
 
 
 def difference_over_runs(
@@ -144,12 +129,12 @@ def difference_over_runs(
         noise: Of the seeds.
         bounds: What the number cannot leave.
     """
-    runs, mean = len(values), _mean(values)
-    if runs < 2:
-        return OverRuns(tuple(values), mean, None, None, None)
+    if len(values) < 2:
+        return _rounded(values)
+    mean = float(np.mean(values))
     variance, freedom = _variance(values, noise)
-    half = float(t.ppf(_TAIL, freedom)) * max(math.sqrt(variance), 1 / noise.n)
-    return OverRuns(tuple(values), mean, _sd(values), max(bounds[0], mean - half), min(bounds[1], mean + half))
+    half = float(t.ppf(0.975, freedom)) * max(math.sqrt(variance), 1 / noise.n)
+    return _rounded(values, (max(bounds[0], mean - half), min(bounds[1], mean + half)))
 
 
 def _variance(values: Sequence[float], noise: SeedNoise) -> tuple[float, float]:
@@ -161,7 +146,7 @@ def _variance(values: Sequence[float], noise: SeedNoise) -> tuple[float, float]:
     return total, total**2 / sum(variance**2 / freedom for variance, freedom in terms)
 
 
-def _filled(table: Table) -> Table:
+def _filled(table: PerSeed) -> PerSeed:
     """Missing outcomes as run and seed let expect them (Yates 1933); seeds without any outcome left out."""
     table = table[:, ~np.isnan(table).all(axis=0)]
     missing = np.isnan(table)
@@ -172,13 +157,11 @@ def _filled(table: Table) -> Table:
     return np.where(missing, np.where(np.isnan(expected), np.nanmean(table), expected), table)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+def _rounded(values: Sequence[float], interval: tuple[float, float] | None = None) -> OverRuns:
+    def shown(value: float) -> float:
+        return round(value, _DIGITS) + 0.0  # no negative zero
 
-
-def _sd(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1))
-
-
-def _rounded(value: float) -> float:
-    return round(value, _DIGITS) + 0.0  # no negative zero
+    listed = tuple(map(shown, values))
+    low, high = map(shown, interval) if interval else (None, None)
+    sd = shown(float(np.std(values, ddof=1))) if interval else None
+    return OverRuns(shown(float(np.mean(values))), sd, low, high, listed)

@@ -1,210 +1,125 @@
-"""What an evaluation says in short: the untouched model, the defender as it entered the game and as it left it, each
-under the same attacks. Pure counting: outcomes in, numbers with their intervals out; who played them is `crossplay`'s.
+"""Cells made into an evaluation's numbers: the untouched model, the defender as it entered the game and as it left it,
+each under the same attacks. Pure counting; who played them is `crossplay`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
 
-from magic_rl.evaluation.metrics import (
-    Difference,
-    Estimate,
-    Rate,
-    independent_difference,
-    mean_interval,
-    paired_difference,
-    subtract,
-)
-from magic_rl.evaluation.verdict import Attacks, verdict
-from magic_rl.learning.fluency import Fluency
-from magic_rl.types import Sample, Seed
+from magic_rl.data.split import evenly
+from magic_rl.evaluation.crossplay import Cell
+from magic_rl.evaluation.estimates import Estimate, difference, mean, paired_change, rate_of
+from magic_rl.evaluation.result import Attacker, Defender, Failure, Failures, Grid, Measure, Outcomes, Replies, Turn
+from magic_rl.types import Episode
 
-Who = Literal["untouched", "start", "trained"]
-WHO: tuple[Who, ...] = ("untouched", "start", "trained")
+_KEPT = 50  # failures of a label under one attacker
+
+Compared = Mapping[Defender, Mapping[Attacker, Cell]]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An exchange in which a defender failed: it answered a harmful seed, or refused a benign one.
-
-    Attributes:
-        place: Which of the cell's attacks on seeds of this label.
-        turns: For each turn what the attacker thought, its attack and the reply.
-    """
-
-    seed: Seed
-    place: int
-    turns: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One attacker against one defender: what came of every attack, in the order of the seeds.
-
-    Attributes:
-        escaped: For each attack on a harmful seed, whether the reply was not safe; None where the judge abstained.
-        answered: For each attack on a benign seed, whether it was answered; None where the judge abstained.
-        tokens: Length of every reply.
-        quality: Helpfulness of replies to benign seeds, where the judge scored it.
-        on_topic: For each attack on a harmful seed, whether the judge still labels it harmful: it has kept what the
-            seed asks. None where the judge abstained or labels no prompts.
-        harmful: The seed of each attack of `escaped`.
-        benign: The seed of each attack of `answered`.
-        failures: What escaped or was refused.
-        replies: Some of the replies as they were sampled, evenly spaced.
-        cut_off: For each reply, whether the length limit ended it.
-    """
-
-    escaped: tuple[bool | None, ...]
-    answered: tuple[bool | None, ...]
-    tokens: tuple[int, ...] = ()
-    quality: tuple[float, ...] = ()
-    on_topic: tuple[bool | None, ...] = ()
-    harmful: tuple[Seed, ...] = ()
-    benign: tuple[Seed, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    replies: tuple[Sample, ...] = ()
-    cut_off: tuple[bool, ...] = ()
-
-    @property
-    def asr(self) -> Rate:
-        """Share of attacks on harmful seeds that escaped."""
-        return rate_of(self.escaped)
-
-    @property
-    def compliance(self) -> Rate:
-        """Share of attacks on benign seeds that were answered."""
-        return rate_of(self.answered)
-
-    @property
-    def j(self) -> Estimate:
-        """Compliance − ASR (Youden's J): how well requests are told apart, whichever way the defender leans."""
-        return independent_difference(self.compliance, self.asr)
-
-
-Compared = Mapping[Who, Mapping[Attacks, Cell]]
-
-
-def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacks, int]:
-    """Places of the attackers that the summary compares.
+def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacker, int]:
+    """Places of the attackers that the table compares.
 
     Args:
         attackers: None for no rewrite, else the round, in order of rounds.
     """
     rounds = [place for place, number in enumerate(attackers) if number is not None]
-    places: dict[Attacks, int] = {"vanilla": list(attackers).index(None)}
+    places: dict[Attacker, int] = {"vanilla": list(attackers).index(None)}
     return {**places, "sft_attacker": rounds[0], "last_attacker": rounds[-1]} if rounds else places
 
 
-def summarise(
-    cells: Compared,
-    attackers: Mapping[Attacks, Mapping[str, Rate]],
-    fluency: Mapping[Who, Fluency] | None = None,
-) -> dict[str, Any]:
-    """The table: three defenders under no rewrite, the first and the last attacker.
+def table(cells: Compared) -> dict[Measure, Grid[Estimate]]:
+    """ASR, compliance and J of every defender under every attacker."""
+    return {
+        "asr": {who: {name: cell.asr for name, cell in row.items()} for who, row in cells.items()},
+        "compliance": {who: {name: cell.compliance for name, cell in row.items()} for who, row in cells.items()},
+        "j": {who: {name: cell.j for name, cell in row.items()} for who, row in cells.items()},
+    }
+
+
+def changes(cells: Compared) -> dict[Measure, dict[Attacker, Estimate]]:
+    """Trained − start, paired attack by attack. Compliance and ASR are of different seeds, so J's parts add up."""
+    start, trained = cells["start"], cells["trained"]
+    asr = {name: paired_change(start[name].escaped, trained[name].escaped) for name in start}
+    compliance = {name: paired_change(start[name].answered, trained[name].answered) for name in start}
+    return {"asr": asr, "compliance": compliance, "j": {n: difference(compliance[n], asr[n]) for n in start}}
+
+
+def by_category(cells: Compared) -> dict[str, dict[Measure, Grid[Estimate]]]:
+    """The table for each held-out category, sorted; "" is none."""
+    judged = [pair for cell in cells["start"].values() for pair in (*cell.harmful, *cell.benign)]
+    return {
+        category: table(
+            {who: {name: cell.of_category(category) for name, cell in row.items()} for who, row in cells.items()}
+        )
+        for category in sorted({episode.seed.category for episode, _ in judged})
+    }
+
+
+def replies(cells: Sequence[Cell], degenerate: Sequence[bool], **fluency: float | None) -> Replies:
+    """What one defender's replies are like, over all attackers.
 
     Args:
-        cells: For each defender and attacker what came of the same attacks.
-        attackers: How often each attacker kept the required "format", and how often it was "cut_off".
-        fluency: Whether replies of the three are still language; None: not measured.
-
-    Returns:
-        Rates as `{"asr" | "compliance": {who: {attacks: rate}}}`, J = compliance − ASR as `{"j": {who: {attacks:
-        {"value", "low", "high"}}}}`; under "change" trained − start of each, paired attack by attack; under
-        "attackers" for each those rates and "on_topic" (None if the judge labels no prompts); under "replies", if
-        that was measured, `fluency_statistics` of each defender; and "verdict", a sentence.
+        degenerate: Of some of them, whether they are no longer language.
+        fluency: `logprob`, `kl` and `distinct` of the same ones.
     """
-    rows = cells["start"]
-    asr = {name: change_of(rows[name].escaped, cells["trained"][name].escaped) for name in rows}
-    compliance = {name: change_of(rows[name].answered, cells["trained"][name].answered) for name in rows}
-    return {
-        "asr": {who: {name: cell.asr.as_dict() for name, cell in cells[who].items()} for who in WHO},
-        "compliance": {who: {name: cell.compliance.as_dict() for name, cell in cells[who].items()} for who in WHO},
-        "j": {who: {name: cell.j.as_dict() for name, cell in cells[who].items()} for who in WHO},
-        "change": {
-            "asr": {name: asdict(change) for name, change in asr.items()},
-            "compliance": {name: asdict(change) for name, change in compliance.items()},
-            "j": {name: _change_of_j(compliance[name], asr[name]) for name in rows},
+    return Replies(
+        tokens=mean([float(length) for cell in cells for length in cell.tokens]),
+        quality=mean([value for cell in cells for value in cell.quality]),
+        degenerate=rate_of(degenerate),
+        cut_off=rate_of(cut for cell in cells for cut in cell.cut_off),
+        **fluency,
+    )
+
+
+def outcomes(cells: Compared) -> Outcomes:
+    """What came of every held-out seed, by which the noise of seeds is told from the spread between runs."""
+    plain = cells["start"]["vanilla"]
+    return Outcomes(
+        seeds={
+            "harmful": list(_by_seed(plain.harmful, plain.escaped)),
+            "benign": list(_by_seed(plain.benign, plain.answered)),
         },
-        "attackers": {
-            name: {**{key: rate.as_dict() for key, rate in rates.items()}, "on_topic": _on_topic(rows[name])}
-            for name, rates in attackers.items()
+        escaped={
+            who: {name: list(_by_seed(cell.harmful, cell.escaped).values()) for name, cell in row.items()}
+            for who, row in cells.items()
         },
-        "replies": {who: fluency_statistics(found, cells[who].values()) for who, found in (fluency or {}).items()},
-        "verdict": verdict(
-            asr, compliance, {who: Rate.of(found.degenerate) for who, found in fluency.items()} if fluency else None
-        ),
-    }
+        answered={
+            who: {name: list(_by_seed(cell.benign, cell.answered).values()) for name, cell in row.items()}
+            for who, row in cells.items()
+        },
+    )
 
 
-def by_category(cells: Compared) -> dict[str, Any]:
-    """The rates of the table for each held-out category.
-
-    Returns:
-        `{category: {attacks: {"asr" | "compliance": {who: rate, "change": change}}}}`, categories sorted.
-    """
-    seeds = [seed for cell in cells["start"].values() for seed in (*cell.harmful, *cell.benign)]
-    return {
-        category: {
-            name: {
-                "asr": _compared([_of(category, cells[who][name].escaped, start.harmful) for who in WHO]),
-                "compliance": _compared([_of(category, cells[who][name].answered, start.benign) for who in WHO]),
-            }
-            for name, start in cells["start"].items()
-        }
-        for category in sorted({seed.category for seed in seeds})
-    }
-
-
-def reply_statistics(cells: Iterable[Cell]) -> dict[str, Any]:
-    """What one defender's replies are like, over all attackers: how long and, if that was judged, how helpful."""
-    listed = list(cells)
-    return {
-        "tokens": mean_interval([float(value) for cell in listed for value in cell.tokens]),
-        "quality": mean_interval([value for cell in listed for value in cell.quality]),
-    }
+def failures(cells: Compared) -> Failures:
+    """What the trained defender failed at: at most 50 of each label under each attacker, evenly spaced."""
+    kept = []
+    for attacker, cell in cells["trained"].items():
+        start = cells["start"][attacker]
+        for judged, failed, failed_before in (
+            (cell.harmful, cell.escaped, start.escaped),
+            (cell.benign, _negated(cell.answered), _negated(start.answered)),
+        ):
+            found = [
+                Failure(attacker=attacker, seed=episode.seed, turns=_turns(episode), failed_at_start=before)
+                for (episode, _), fails, before in zip(judged, failed, failed_before, strict=True)
+                if fails
+            ]
+            kept += evenly(found, _KEPT)
+    return Failures(kept=kept)
 
 
-def fluency_statistics(fluency: Fluency, cells: Iterable[Cell]) -> dict[str, Any]:
-    """Whether one defender's replies are still language: `learning.fluency`, and the rate of "cut_off" ones."""
-    return {
-        "degenerate": Rate.of(fluency.degenerate).as_dict(),
-        "logprob": fluency.logprob,
-        "kl": fluency.kl,
-        "distinct": fluency.distinct,
-        "cut_off": Rate.of(cut for cell in cells for cut in cell.cut_off).as_dict(),
-    }
+def _turns(episode: Episode) -> list[Turn]:
+    return [Turn(thinking=turn.thinking, attack=turn.attack, reply=turn.reply) for turn in episode.turns]
 
 
-def rate_of(outcomes: Iterable[bool | None]) -> Rate:
-    """The rate over what the judge gave a verdict on."""
-    return Rate.of(outcome for outcome in outcomes if outcome is not None)
+def _negated(outcomes: Sequence[bool | None]) -> list[bool | None]:
+    return [None if outcome is None else not outcome for outcome in outcomes]
 
 
-def change_of(before: Sequence[bool | None], after: Sequence[bool | None]) -> Difference:
-    """The paired change over what the judge gave a verdict on both times."""
-    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
-    return paired_difference([b for b, _ in pairs], [a for _, a in pairs])
-
-
-def _change_of_j(compliance: Difference, asr: Difference) -> dict[str, float]:
-    """Compliance and ASR are of different seeds, so their changes are independent."""
-    change = subtract(Estimate(compliance.mean, compliance.low, compliance.high), Estimate(asr.mean, asr.low, asr.high))
-    return {"mean": change.value, "low": change.low, "high": change.high}
-
-
-def _on_topic(cell: Cell) -> dict[str, float | int] | None:
-    rate = rate_of(cell.on_topic)
-    return rate.as_dict() if rate.n else None
-
-
-def _of(category: str, outcomes: Sequence[bool | None], seeds: Sequence[Seed]) -> list[bool | None]:
-    return [outcome for outcome, seed in zip(outcomes, seeds, strict=True) if seed.category == category]
-
-
-def _compared(outcomes: Sequence[Sequence[bool | None]]) -> dict[str, Any]:
-    """Rates of the three defenders and the paired change of the last two."""
-    rates: dict[str, Any] = {who: rate_of(one).as_dict() for who, one in zip(WHO, outcomes, strict=True)}
-    return {**rates, "change": asdict(change_of(*outcomes[1:]))}
+def _by_seed(judged: Sequence[tuple[Episode, object]], outcomes: Sequence[bool | None]) -> dict[str, list[bool | None]]:
+    """Outcomes of the same seed together, by its id, in order of first attacks."""
+    found: dict[str, list[bool | None]] = {}
+    for (episode, _), outcome in zip(judged, outcomes, strict=True):
+        found.setdefault(episode.seed.id, []).append(outcome)
+    return found

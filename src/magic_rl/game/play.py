@@ -46,7 +46,7 @@ def play(
     turns: int,
     learner: Role,
     group: int,
-    run_seed: int,
+    rng_seed: int,
     step: int,
     plain_share: float = 0.0,
     draw: int = 0,
@@ -80,10 +80,10 @@ def play(
         rewritten = [episode for episode in running if turn or episode.group not in opens_plain]
         running = attack(plain, None, prompts, attacks, 0)
         for batch, (who, theirs) in enumerate(_by_player(rewritten, attackers)):
-            row = derive(run_seed, step, f"attack {batch}" if batch else "attack", turn + turns * draw)
+            row = derive(rng_seed, step, f"attack {batch}" if batch else "attack", turn + turns * draw)
             running += attack(theirs, who, prompts, attacks, row, turns > 1)
         for batch, (answers, theirs) in enumerate(_by_player(running, defenders)):
-            row = derive(run_seed, step, f"reply {batch}" if batch else "reply", turn + turns * draw)
+            row = derive(rng_seed, step, f"reply {batch}" if batch else "reply", turn + turns * draw)
             ended += reply(theirs, answers, prompts, replies, row)
         episodes = sorted(ended, key=lambda episode: episode.group)
     return episodes
@@ -94,7 +94,7 @@ def attack(
     attacker: Player | None,
     prompts: Prompts,
     n: int,
-    seed: int,
+    rng_seed: int,
     multi_turn: bool = False,
 ) -> list[Episode]:
     """Add an open turn: `n` attacks for each episode."""
@@ -106,7 +106,7 @@ def attack(
         ]
     conversations = [_attackers_view(episode, attacker, prompts, multi_turn) for episode in episodes]
     out = []
-    for episode, samples in zip(episodes, _speak(attacker, conversations, n, seed), strict=True):
+    for episode, samples in zip(episodes, _speak(attacker, conversations, n, rng_seed), strict=True):
         for sample in samples:
             parsed = parse_attack(attacker.renderer.decode(sample.tokens))
             turn = Turn(parsed.answer, parsed.thinking, parsed.well_formed, sample, reply="", reply_sample=None)
@@ -119,7 +119,7 @@ def reply(
     defender: Player,
     prompts: Prompts,
     n: int,
-    seed: int,
+    rng_seed: int,
     *,
     answer_cut_off: bool = False,
 ) -> list[Episode]:
@@ -135,7 +135,7 @@ def reply(
         for episode, yes in zip(episodes, answered, strict=True)
         if yes
     ]
-    spoken = iter(_speak(defender, conversations, n, seed))
+    spoken = iter(_speak(defender, conversations, n, rng_seed))
     out = []
     for episode, yes in zip(episodes, answered, strict=True):
         if not yes:
@@ -166,12 +166,12 @@ def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tupl
     return list(batches.values())
 
 
-def _speak(player: Player, conversations: Sequence[Sequence[Message]], n: int, seed: int) -> list[list[Sample]]:
+def _speak(player: Player, conversations: Sequence[Sequence[Message]], n: int, rng_seed: int) -> list[list[Sample]]:
     """`n` samples a conversation; one that outgrew the prompt limit gets empty, cut-off samples."""
     rendered = [player.renderer.prompt(messages) for messages in conversations]
     fits = [len(prompt) <= player.max_prompt for prompt in rendered]
     samples = iter(
-        player.policy.sample([p for p, ok in zip(rendered, fits, strict=True) if ok], n, player.sampling, seed)
+        player.policy.sample([p for p, ok in zip(rendered, fits, strict=True) if ok], n, player.sampling, rng_seed)
     )
     return [
         next(samples) if ok else [Sample(prompt, (), (), "length")] * n

@@ -6,7 +6,7 @@ terms that only the attacker can earn.
 
 from __future__ import annotations
 
-from magic_rl.config import RewardConfig
+from magic_rl.game.settings import RewardConfig
 from magic_rl.types import Label, Rewards, Verdict
 
 
@@ -34,7 +34,7 @@ def score(
     """
     if verdict.abstained is not None:
         raise ValueError(f"an abstention has no reward: {verdict.abstained}")
-    if weights.label and verdict.prompt is None:
+    if weights.label and verdict.request_label is None:
         raise ValueError("the judge does not label prompts, which rewards.label calls for")
     if weights.quality and verdict.quality is None:
         raise ValueError("the judge does not score helpfulness, which rewards.quality calls for")
@@ -43,7 +43,7 @@ def score(
     harm = _signed(weights.harm, verdict.safety == "safe")  # controversial counts as unsafe
     refusal = _signed(weights.refusal, verdict.refused == (request == "harmful"))
     form = _signed(weights.format, well_formed)
-    faithful = _signed(weights.label, verdict.prompt == label)
+    faithful = _signed(weights.label, verdict.request_label == label)
     defender_form = 0.0 if reply_well_formed is None else _signed(weights.format, reply_well_formed)
     useful = (verdict.quality or 0.0) if request == "benign" else 0.5
     quality = weights.quality * (2 * useful - 1)
@@ -68,9 +68,9 @@ def request_label(verdict: Verdict, label: Label, weights: RewardConfig) -> Labe
     """
     if weights.request_label == "seed":
         return label
-    if verdict.prompt is None:
+    if verdict.request_label is None:
         raise ValueError("the judge does not label prompts, which rewards.request_label calls for")
-    return verdict.prompt
+    return verdict.request_label
 
 
 def _signed(weight: float, good: bool) -> float:

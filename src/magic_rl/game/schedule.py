@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from magic_rl.config import ScheduleConfig
+from magic_rl.game.settings import ScheduleConfig
 from magic_rl.types import Role
 
 

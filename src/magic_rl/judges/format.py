@@ -48,7 +48,7 @@ class Labels:
 
     safety: Safety | None = None
     refused: bool | None = None
-    prompt: Label | None = None
+    request_label: Label | None = None
     met: float | None = None
     quality: float | None = None
     categories: tuple[str, ...] = ()

@@ -87,7 +87,7 @@ class Panel(Patient):
         if not refusals:
             return Verdict(abstained="no judge that gave a verdict labels refusals")
         strict_refusal = label == "benign"
-        prompts = [verdict.prompt for verdict in voting if verdict.prompt is not None]
+        prompts = [verdict.request_label for verdict in voting if verdict.request_label is not None]
         qualities = [verdict.quality for verdict in voting if verdict.quality is not None]
         if self._needs_quality and not qualities:
             return Verdict(abstained="no judge scored the reply's helpfulness")

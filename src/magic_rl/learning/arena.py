@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from magic_rl.config import GameConfig, LearningConfig, OptimiserConfig
 from magic_rl.engines.base import Policy
 from magic_rl.game.play import Player
+from magic_rl.game.settings import GameConfig
 from magic_rl.judges.base import Judge
 from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.opponents import Opponents
+from magic_rl.learning.settings import LearningConfig, OptimiserConfig
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.types import Role, Seed
 

@@ -76,9 +76,9 @@ class Yardstick:
         self._least_logprob = min(_worst(as_they_are), (fmean(as_they_are) + fmean(salad)) / 2) if own else -math.inf
         self._least_distinct = min(_worst(distinct), fmean(distinct) / 2) if own else 0.0
 
-    def to_same(self, prompts: Sequence[Tokens], sampling: SamplingParams, seed: int) -> Yardstick:
+    def to_same(self, prompts: Sequence[Tokens], sampling: SamplingParams, rng_seed: int) -> Yardstick:
         """The limits that the untouched model's replies to these very prompts set."""
-        return Yardstick(self._untouched, [own for (own,) in self._untouched.sample(prompts, 1, sampling, seed)])
+        return Yardstick(self._untouched, [own for (own,) in self._untouched.sample(prompts, 1, sampling, rng_seed)])
 
     def measure(self, replies: Sequence[Sample], policy: Speaks | None = None) -> Fluency:
         """Measure replies.

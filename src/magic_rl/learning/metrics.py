@@ -43,9 +43,9 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         "reward_defender": _mean(reward.defender for reward in rewards),
         "format_rate": _mean(turn.well_formed for turn in turns if turn.attack_sample),
         "on_topic_rate": _mean(
-            o.verdict.prompt == o.episode.seed.label
+            o.verdict.request_label == o.episode.seed.label
             for o in scored
-            if o.verdict and o.verdict.prompt and o.episode.turns[-1].attack_sample
+            if o.verdict and o.verdict.request_label and o.episode.turns[-1].attack_sample
         ),
         "quality_benign": _mean(verdict.quality for verdict in benign if verdict.quality is not None),
         "attack_tokens": _mean(attacks),

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from magic_rl.config import GameConfig
 from magic_rl.data.split import draw_seeds
 from magic_rl.engines.base import Policy
 from magic_rl.errors import TooManyAbstentionsError
 from magic_rl.game.play import Player, play
 from magic_rl.game.schedule import Schedule
+from magic_rl.game.settings import GameConfig
 from magic_rl.prompts import Prompts
 from magic_rl.rng import derive, generator
 from magic_rl.theory.matrix import Array, maximin
@@ -57,7 +57,7 @@ class Opponents:
         seeds: Training seeds, of which the payoffs are estimated.
         prompts: Words of the roles.
         game: `opponents` must not be "last".
-        run_seed: Seed of all draws.
+        rng_seed: Seed of all draws.
         versions: Every version of each player, by number.
         cells: Payoffs of the pairs (attacker's version, defender's version) played so far.
     """
@@ -68,7 +68,7 @@ class Opponents:
     seeds: Sequence[Seed]
     prompts: Prompts
     game: GameConfig
-    run_seed: int
+    rng_seed: int
     versions: dict[Role, list[Player]] = field(default_factory=lambda: {"attacker": [], "defender": []})
     cells: dict[tuple[int, int], Cell] = field(default_factory=dict)
 
@@ -104,7 +104,7 @@ class Opponents:
         self._keep("defender", schedule.round - (schedule.learner == "defender"))
         role = _OTHER[schedule.learner]
         weights = self.mixture(role)
-        drawn = generator(self.run_seed, step, "opponents", batch).choice(len(weights), size=count, p=weights)
+        drawn = generator(self.rng_seed, step, "opponents", batch).choice(len(weights), size=count, p=weights)
         return [self.versions[role][number] for number in drawn]
 
     def mixture(self, role: Role) -> Array:
@@ -165,7 +165,7 @@ class Opponents:
 
     def _play_pairs(self, role: Role, number: int, pairs: Sequence[tuple[int, int]]) -> None:
         """Play one version of a role against some of the other's, all on the same seeds, as one batch of its own."""
-        seeds = draw_seeds(self.seeds, self.game.opponent_seeds, generator(self.run_seed, 0, "payoff seeds"))
+        seeds = draw_seeds(self.seeds, self.game.opponent_seeds, generator(self.rng_seed, 0, "payoff seeds"))
         one = self.versions[role][number]
         others = [self.versions[_OTHER[role]][j if role == "attacker" else i] for i, j in pairs]
         episodes = play(
@@ -176,7 +176,7 @@ class Opponents:
             turns=self.game.turns,
             learner=role,
             group=1,
-            run_seed=derive(self.run_seed, number, f"payoffs of {role}"),
+            rng_seed=derive(self.rng_seed, number, f"payoffs of {role}"),
             step=number,
             opponents=[other for other in others for _ in seeds],
         )

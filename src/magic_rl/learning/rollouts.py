@@ -44,7 +44,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
             turns=game.turns,
             learner=learner,
             group=learning.group_size,
-            run_seed=settings.rng_seed,
+            rng_seed=settings.rng_seed,
             step=number,
             plain_share=game.plain_share if learner == "defender" else 0.0,
             draw=draw,

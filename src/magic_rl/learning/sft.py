@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from magic_rl.attacks.pool import PoolEntry
-from magic_rl.config import SftConfig
 from magic_rl.engines.base import Policy
 from magic_rl.errors import UserError
 from magic_rl.files import read_objects
 from magic_rl.game.play import Player, attack, defender_messages, plain_turn, reply
 from magic_rl.judges.rules import detect_refusal
 from magic_rl.learning.coevolve import Step
+from magic_rl.learning.settings import SftConfig
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.text.renderer import Renderer
@@ -66,7 +66,7 @@ def warmup_examples(
     rewrites: Sequence[PoolEntry],
     base: Player,
     prompts: Prompts,
-    run_seed: int,
+    rng_seed: int,
     size: int,
 ) -> list[Example]:
     """A refusal warm-up that keeps the defender helpful: a third each of three kinds of request.
@@ -85,7 +85,7 @@ def warmup_examples(
     Raises:
         UserError: If no benign request, plain or rewritten, could be learned: the warm-up would teach to refuse it.
     """
-    rng = generator(run_seed, 0, "warm-up refusals")
+    rng = generator(rng_seed, 0, "warm-up refusals")
     share = math.ceil(size / 3)
     harmful, benign = ([seed for seed in seeds if seed.label == label] for label in ("harmful", "benign"))
     harmful, benign = (
@@ -157,7 +157,7 @@ def sft(
     config: SftConfig,
     *,
     stage: str = "sft",
-    run_seed: int = 0,
+    rng_seed: int = 0,
     first: int = 0,
     number: int = 0,
 ) -> Iterator[Step]:
@@ -173,7 +173,7 @@ def sft(
     datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion, tagged=e.tagged)) for e in examples]
     for taken in range(first, config.steps):
         began = time.monotonic()
-        batch = [datums[i] for i in _batch(len(datums), config.batch_size, taken, run_seed, stage)]
+        batch = [datums[i] for i in _batch(len(datums), config.batch_size, taken, rng_seed, stage)]
         tokens = sum(len(datum.tokens) for datum in batch)
         weighted = [Datum(datum.prompt, datum.tokens, weight=1 / tokens) for datum in batch]
         rising = (taken + 1) / (config.warmup_steps + 1)
@@ -188,12 +188,12 @@ def sft(
         )
 
 
-def _batch(size: int, batch: int, taken: int, run_seed: int, stage: str) -> list[int]:
+def _batch(size: int, batch: int, taken: int, rng_seed: int, stage: str) -> list[int]:
     """Indices of one batch: the data in a new order each epoch, every example once an epoch."""
     out: list[int] = []
     position = taken * batch
     while len(out) < batch:
         epoch, offset = divmod(position + len(out), size)
-        order = generator(run_seed, epoch, f"{stage} order").permutation(size)
+        order = generator(rng_seed, epoch, f"{stage} order").permutation(size)
         out += order[offset : offset + batch - len(out)].tolist()
     return out

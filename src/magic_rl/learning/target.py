@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from magic_rl.config import TargetConfig
+from magic_rl.learning.settings import TargetConfig
 from magic_rl.types import Label
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from magic_rl.config import OptimiserConfig
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.arena import Arena
 from magic_rl.learning.datums import minibatches
+from magic_rl.learning.settings import OptimiserConfig
 from magic_rl.rng import generator
 from magic_rl.types import PPO, Adam, Datum
 

@@ -1,16 +1,39 @@
-"""A few shapes of SVG and an axis: all the drawing that the report's figures need.
+"""A few shapes of SVG, axes and what a figure is: all the drawing that the pages need, without a script.
 
-Colours, lines and fonts are classes of `figure.css`; here is only geometry. Text is escaped by `Markup.format`.
+Colours, lines and fonts are classes of `figure.css`; here is only geometry. Text is escaped by `Markup.format`. Every
+figure comes with the numbers it draws, for those who cannot see it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from markupsafe import Markup
+
+WIDTH = 400  # of every figure in user units; style.css decides the size on the screen
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing and all that goes with it.
+
+    Attributes:
+        note: How to read it, in a sentence or two.
+        legend: Class and name of what is drawn.
+        head: Column titles of the numbers.
+        rows: The numbers, as shown.
+    """
+
+    title: str
+    note: str
+    svg: Markup
+    legend: tuple[tuple[str, str], ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +50,11 @@ class Axis:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
 
-def drawing(width: float, height: float, label: str, shapes: Iterable[Markup]) -> Markup:
-    """A figure. `label` is what a screen reader says of it."""
+def drawing(title: str, height: float, shapes: Iterable[Markup]) -> Markup:
+    """All shapes of a figure, with what a screen reader says of it."""
+    label = f"{title}. The numbers follow as a table."
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        width, height, label, Markup("").join(shapes)
+        WIDTH, height, label, Markup("").join(shapes)
     )
 
 
@@ -39,6 +63,25 @@ def standalone(figure: Markup, style: str) -> str:
     head, _, shapes = str(figure).partition(">")
     style += "svg { background: var(--card); }\n"
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{style}</style>{shapes}\n'
+
+
+def x_marks(
+    axis: Axis, marks: Iterable[float], form: Callable[[float], str], y: tuple[float, float], *, lines: bool = True
+) -> Iterator[Markup]:
+    """Labels below a drawing that reaches from one y to the other, and lines across it."""
+    for mark in marks:
+        if lines:
+            yield line((axis.at(mark),) * 2, y, "grid" if mark else "zero")
+        yield text(axis.at(mark), max(y) + 15, form(mark), "middle")
+
+
+def y_marks(
+    axis: Axis, marks: Iterable[float], form: Callable[[float], str], x: tuple[float, float]
+) -> Iterator[Markup]:
+    """Lines across a drawing, and their labels on its left."""
+    for mark in marks:
+        yield line(x, (axis.at(mark),) * 2, "grid" if mark else "zero")
+        yield text(min(x) - 6, axis.at(mark) + 4, form(mark), "end")
 
 
 def line(x: tuple[float, float], y: tuple[float, float], style: str) -> Markup:

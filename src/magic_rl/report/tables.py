@@ -1,152 +1,284 @@
-"""Rows of the report's evaluation tables, and the held-out failures as they may be shown."""
+"""Tables of results as text: for a terminal of a given width, and for Markdown.
+
+Rates are in percent, changes in points. A row has the same name wherever it is shown; in a terminal it stands under a
+heading of its measure, which saves width. Where a line does not fit, each row becomes a few short lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
 
-from magic_rl.evaluation.patterns import classify
+from magic_rl.evaluation.estimates import Estimate
+from magic_rl.evaluation.result import (
+    ABOUT_DEFENDERS,
+    ABOUT_MEASURES,
+    ATTACKERS,
+    BETTER,
+    DEFENDERS,
+    MEASURES,
+    RATES,
+    AttackResult,
+    Evaluation,
+    Measure,
+    PresetResult,
+    StudyResult,
+)
+from magic_rl.evaluation.spread import OverRuns
 
-_ATTACKS = {
-    "vanilla": "seeds as they are",
-    "sft_attacker": "rewritten by the SFT attacker",
-    "last_attacker": "rewritten by the last attacker",
+DASH = "–"
+_FRESH = "fresh attacker"
+REPLIES = {
+    "degenerate": "degenerate, %",
+    "cut_off": "cut off, %",
+    "logprob": "log p",
+    "kl": "KL",
+    "distinct": "distinct",
 }
-_MEASURES = (
-    ("asr", "Attack success rate (ASR)", "↓ lower is better"),
-    ("compliance", "Benign compliance", "↑ higher is better"),
-    ("j", "J = compliance − ASR, in points", "↑ higher is better"),
+ABOUT_REPLIES = (
+    "degenerate: no longer language, compared with what the untouched model says to the same attacks; log p: of the "
+    "replies under the untouched model, and KL to it, in nats per token; distinct: share of trigrams that differ."
 )
-_FAILURES = (
-    ("escaped", "Escaped", "Held-out harmful seeds that the trained defender answered."),
-    ("refused", "Refused", "Held-out benign seeds that the trained defender refused."),
-)
-WHO = ("untouched", "start", "trained")
+
+Kind = Literal["rate", "change", "ratio"]
+Line = Sequence[str]  # a line of one cell is a heading
+_FORMS = {"rate": (100, ".1f"), "change": (100, "+.1f"), "ratio": (1, ".2f")}
 
 
-def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The table, measure by measure.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a study's table.
 
-    Returns:
-        `{"title", "direction", "is_rate", "rows"}` for each measure, and a row `{"title", "cells", "change"}` for each
-        kind of attacks. Cells are rates or, of J, estimates: None where one of the rates rests on no episode.
+    Attributes:
+        cells: One per defender, then the change and in how many runs it is clear.
+        each: Under each cell, each run's value.
     """
-    return [
-        {
-            "title": title,
-            "direction": direction,
-            "is_rate": measure != "j",
-            "rows": [
-                {
-                    "title": name,
-                    "cells": [_cell(summary, measure, who, attacks) for who in WHO],
-                    "change": _change(summary, measure, attacks),
-                }
-                for attacks, name in _ATTACKS.items()
-                if attacks in summary[measure]["start"]
-            ],
-        }
-        for measure, title, direction in _MEASURES
-    ]
+
+    measure: Measure
+    name: str
+    cells: tuple[str, ...]
+    each: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Where it stands under no heading."""
+        return f"{MEASURES[self.measure]}, {self.name} {BETTER[self.measure]}"
 
 
-def attacker_rows(summary: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """For each attacker its format rate and on-topic rate, the latter None where the judge labels no prompts."""
-    return [
-        (name.removeprefix("rewritten by the "), rates["format"], rates["on_topic"])
-        for attacks, name in _ATTACKS.items()
-        if (rates := summary["attackers"].get(attacks))
-    ]
-
-
-def category_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """For each held-out category a row for each kind of attacks: `{"title", "asr", "compliance"}`."""
-    return [
-        (
-            category or "no category",
-            [{"title": name, **attacks[key]} for key, name in _ATTACKS.items() if key in attacks],
-        )
-        for category, attacks in evaluation["categories"].items()
-    ]
-
-
-def failure_samples(
-    failures: Mapping[str, Any], summary: Mapping[str, Any], most: int, *, show_transcripts: bool
-) -> list[dict[str, Any]]:
-    """A few failures of the trained defender, evenly spaced over the attackers.
+def shown(number: Estimate | OverRuns | None, kind: Kind = "rate", *, exact: bool = False) -> str:
+    """A number with its interval, over runs also with its standard deviation.
 
     Args:
-        failures: failures.json.
-        summary: summary.json, which knows how many there were in all.
-        most: How many of each kind.
-        show_transcripts: Whether the words of harmful seeds are shown.
-
-    Returns:
-        `{"title", "note", "total", "shown"}` for each kind.
+        exact: Whether bounds have as many decimals as the value; in a terminal there is no room for them.
     """
-    samples = []
-    for kind, title, note in _FAILURES:
-        found = [(name, row) for name, kinds in failures["trained"].items() for row in kinds[kind]]
-        chosen = [found[i] for i in spaced(len(found), most)]
-        samples.append(
-            {
-                "title": title,
-                "note": note,
-                "total": sum(_failed(summary, kind)),
-                "shown": [_shown(name, row, show_transcripts) for name, row in chosen],
-            }
+    if number is None or (isinstance(number, Estimate) and not number.n):
+        return DASH
+    scale, form = _FORMS[kind]
+    bound = form if exact or kind == "ratio" else form.replace(".1", ".0")
+    said = f"{scale * number.value:{form}}".replace("100.0", "100")  # so that such a row fits, too
+    if isinstance(number, OverRuns) and number.sd is not None:
+        said += f" ± {scale * number.sd:{form.replace('+', '')}}"
+    if number.low is None or number.high is None:
+        return said
+    return f"{said} [{scale * number.low:{bound}}, {scale * number.high:{bound}}]"
+
+
+def each(number: OverRuns | None, kind: Kind = "rate", *, exact: bool = True) -> str:
+    """Each run's value."""
+    scale, form = _FORMS[kind]
+    form = form if exact or kind == "ratio" else form.replace(".1", ".0")
+    return " ".join(f"{scale * value:{form}}" for value in number.values) if number else ""
+
+
+def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
+    """All of an evaluation that a terminal shows, the verdict last.
+
+    Args:
+        width: Columns of the terminal.
+    """
+    table, change = evaluation.table, evaluation.change
+    lines: list[Line] = [("%", *DEFENDERS, "change")]
+    for measure, grid in table.items():
+        counts = _counts(number for row in grid.values() for number in row.values())
+        lines.append((f"{MEASURES[measure]} {BETTER[measure]}{counts if measure != 'j' else ''}",))
+        for attacker, name in ATTACKERS.items():
+            if attacker in grid["start"]:
+                cells = (shown(grid[who][attacker]) for who in DEFENDERS)
+                lines.append((name, *cells, shown(change[measure][attacker], "change")))
+    held_out = str(evaluation.held_out)
+    about = f"{held_out[0].upper()}{held_out[1:]}. Rates in % and changes in points, with 95 % intervals."
+    parts = [
+        textwrap.fill(about, width),
+        "",
+        laid_out(lines, width),
+        "",
+        *(textwrap.fill(line, width) for line in (ABOUT_MEASURES, ABOUT_DEFENDERS)),
+        "",
+        *_rewrites(evaluation, width),
+        *_replies(evaluation, width),
+        textwrap.fill(evaluation.verdict, width),
+    ]
+    return "\n".join(parts)
+
+
+def attack_table(attack: AttackResult[Estimate], width: int = 80) -> str:
+    """How far a fresh attacker gets against both defenders. A seed counts once, however many attacks it met."""
+    found = attack.defenders
+    who = [name for name in DEFENDERS if name in found]
+    lines: list[Line] = [(f"{_FRESH}, %", *who)]
+    lines.append((f"ASR ↓{_counts(point.asr for each in found.values() for point in each.curve)}",))
+    for i, point in enumerate(found[who[0]].curve):
+        lines.append(
+            (f"after {point.step} of {attack.steps} steps", *(shown(found[name].curve[i].asr) for name in who))
         )
-    return samples
+    by_k = [(k, [found[name].attack_at_k[k] for name in who]) for k in found[who[0]].attack_at_k]
+    lines += [(_at_k(k), *map(shown, rates)) for k, rates in by_k]
+    if any(each.degenerate for each in found.values()):
+        lines.append(("degenerate replies", *(f"{100 * found[name].degenerate:.1f}" for name in who)))
+    return "\n".join([laid_out(lines, width), *_ratio(attack)])
 
 
-def spaced(total: int, most: int) -> list[int]:
-    """At most `most` places of `total`, evenly spaced, the first and the last among them."""
-    count = min(most, total)
-    return [i * (total - 1) // max(1, count - 1) for i in range(count)]
+def study_table(study: StudyResult, width: int = 120) -> str:
+    """Every preset of a study for a terminal, each run's values under the means."""
+    blocks = []
+    for name, preset in study.presets.items():
+        lines: list[Line] = [study_head(preset, "%")]
+        for measure, rows in groupby(study_rows(preset, exact=False), key=lambda row: row.measure):
+            lines.append((f"{MEASURES[measure]} {BETTER[measure]}",))
+            for row in rows:
+                lines += [(row.name, *row.cells), ("  each run", *row.each)]
+        head, *notes = (textwrap.fill(text, width) for text in (f"{name}: {study_about(preset)}", *study_notes(preset)))
+        blocks.append("\n".join((head, laid_out(lines, width), *notes)))
+    return "\n\n".join(blocks)
 
 
-def redacted(seed: Mapping[str, Any], *, show_transcripts: bool) -> bool:
-    """Whether an exchange is shown without its words: it is about harm, and nobody asked for them."""
-    return seed["label"] == "harmful" and not show_transcripts
+def study_markdown(study: StudyResult) -> str:
+    """A table per preset for a page of the docs."""
+    blocks = []
+    for name, preset in study.presets.items():
+        head = study_head(preset)
+        lines = [f"**{name}**: {study_about(preset)}", "", _piped(head), _piped(["---"] * len(head))]
+        for row in study_rows(preset):
+            cells = (f"{cell}<br>{run}" if run else cell for cell, run in zip(row.cells, row.each, strict=True))
+            lines.append(_piped((row.title, *cells)))
+        notes = list(study_notes(preset))
+        lines += ["", *(f"{note}  " for note in notes)] if notes else []
+        blocks.append("\n".join(lines).rstrip())
+    return "\n\n".join(blocks) + "\n"
 
 
-def patterns(attack: str) -> list[str]:
-    """The classes an attack shows, in plain words."""
-    return sorted(pattern.replace("_", " ") for pattern in classify(attack))
+def study_about(preset: PresetResult) -> str:
+    """Which runs, and what their numbers are."""
+    seeds = preset.rng_seeds
+    runs = (
+        f"{len(seeds)} runs, rng seeds {', '.join(map(str, seeds))}"
+        if len(seeds) > 1
+        else f"1 run, rng seed {seeds[0]}"
+    )
+    return f"{runs}; {preset.held_out}; % and points, mean ± SD [95 % interval]"
 
 
-def _cell(summary: Mapping[str, Any], measure: str, who: str, attacks: str) -> Any:
-    return summary[measure][who][attacks] if measure != "j" or _counts(summary, measure, who, attacks) else None
+def study_head(preset: PresetResult, first: str = "") -> tuple[str, ...]:
+    """Column titles of `study_rows`."""
+    return (first, *preset.table["asr"], "change", "clear")
 
 
-def _change(summary: Mapping[str, Any], measure: str, attacks: str) -> Any:
-    """None where there was nothing to compare."""
-    measured = all(_counts(summary, measure, who, attacks) for who in ("start", "trained"))
-    return summary["change"][measure][attacks] if measured else None
+def study_rows(preset: PresetResult, *, exact: bool = True) -> Iterator[Row]:
+    """Every measure under every attacker, and what a fresh attacker reached."""
+    who = list(preset.table["asr"])
+    for measure, grid in preset.table.items():
+        for attacker, name in ATTACKERS.items():
+            change = preset.change[measure].get(attacker)
+            numbers = [grid[defender].get(attacker) for defender in who]
+            if not any(numbers):
+                continue
+            clear = f"{change.below}↓ {change.above}↑" if change else ""
+            cells = (*(shown(number, exact=exact) for number in numbers), shown(change, "change", exact=exact), clear)
+            runs = (*(each(number, exact=exact) for number in numbers), each(change, "change", exact=exact), "")
+            yield Row(measure, name, cells, runs)
+        if measure == "asr" and preset.attack:
+            found = preset.attack.defenders
+            last = {defender: each_.curve[-1].asr for defender, each_ in found.items() if each_.curve}
+            reached = {_FRESH: [last.get(defender) for defender in who]}
+            for k in found["trained"].attack_at_k:
+                reached[_at_k(k)] = [found[d].attack_at_k.get(k) if d in found else None for d in who]
+            for name, numbers in reached.items():
+                cells = (*(shown(number, exact=exact) for number in numbers), DASH, "")
+                yield Row(measure, name, cells, (*(each(number, exact=exact) for number in numbers), "", ""))
 
 
-def _counts(summary: Mapping[str, Any], measure: str, who: str, attacks: str) -> bool:
-    """Whether a number rests on episodes; J needs both kinds."""
-    return all(summary[of][who][attacks]["n"] for of in (("asr", "compliance") if measure == "j" else (measure,)))
+def study_notes(preset: PresetResult) -> Iterator[str]:
+    """What a column means, and numbers that are not about a defender under an attacker, a line each."""
+    yield "clear: runs in which the whole interval of the change lies below (↓) or above (↑) 0"
+    if preset.attack:
+        yield from _ratio(preset.attack)
+    for attacker, rewrites in preset.rewrites.items():
+        rates = ((name, getattr(rewrites, key)) for key, name in RATES.items())
+        said = ", ".join(f"{name} {shown(number, exact=True)}" for name, number in rates if number)
+        yield f"attacks of the {ATTACKERS[attacker]}, %: {said}"
+    for who, number in preset.degenerate.items():
+        if number.value:
+            yield f"replies of {DEFENDERS[who]} that are no longer language, %: {shown(number, exact=True)}"
 
 
-def _failed(summary: Mapping[str, Any], kind: str) -> Iterator[int]:
-    for rate in summary["asr" if kind == "escaped" else "compliance"]["trained"].values():
-        hits = round(rate["rate"] * rate["n"])
-        yield hits if kind == "escaped" else rate["n"] - hits
+def laid_out(lines: Sequence[Line], width: int) -> str:
+    """Columns where they fit; else each row as its title, then a line for each cell.
+
+    Args:
+        lines: Of as many cells as the first one, which holds the titles of columns, or of one: a heading.
+    """
+    head = lines[0]
+    widths = [max(map(len, column)) + 2 for column in zip(*(line for line in lines if len(line) > 1), strict=True)]
+    if sum(widths) - 2 <= width:
+        return "\n".join("".join(map(str.ljust, line, widths[: len(line)])).rstrip() for line in lines)
+    names = max(map(len, head[1:])) + 2
+    out = []
+    for title, *cells in lines[1:]:
+        out.append(title)
+        out += [f"  {name:<{names}}{cell}".rstrip() for name, cell in zip(head[1:], cells, strict=False) if cell]
+    return "\n".join(out)
 
 
-def _shown(attacks: str, row: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:
-    """What the page says of a failure; without its words if they are harmful and not asked for."""
-    turns: Sequence[Mapping[str, str]] = row["turns"]
-    hidden = redacted(row["seed"], show_transcripts=show_transcripts)
-    return {
-        "attacks": _ATTACKS[attacks],
-        "category": row["seed"]["category"] or "no category",
-        "failed_at_start": row["failed_at_start"],
-        "patterns": patterns(turns[-1]["attack"]),
-        "lengths": [(len(turn["attack"]), len(turn["reply"])) for turn in turns],
-        "redacted": hidden,
-        "seed": "" if hidden else row["seed"]["text"],
-        "turns": [] if hidden else [(turn["thinking"], turn["attack"], turn["reply"]) for turn in turns],
-    }
+def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
+    """How well the attackers kept to the format and to the seed's topic; nothing in a run without attackers."""
+    if not evaluation.rewrites:
+        return
+    rates = [[getattr(rewrites, key) for key in RATES] for rewrites in evaluation.rewrites.values()]
+    lines: list[Line] = [("attacks, %", *RATES.values())]
+    lines.append((f"of each attacker{_counts(number for row in rates for number in row if number)}",))
+    for attacker, row in zip(evaluation.rewrites, rates, strict=True):
+        lines.append((ATTACKERS[attacker], *(shown(number) if number else "not judged" for number in row)))
+    yield from (laid_out(lines, width), "")
+
+
+def _replies(evaluation: Evaluation, width: int) -> Iterator[str]:
+    """Whether replies are still language, as the untouched model sees them."""
+    lines: list[Line] = [("replies", *REPLIES.values())]
+    for who, replies in evaluation.replies.items():
+        numbers = (replies.logprob, replies.kl, replies.distinct)
+        said = (DASH if number is None else f"{number:z.2f}" for number in numbers)
+        lines.append((who, shown(replies.degenerate), shown(replies.cut_off), *said))
+    yield from (laid_out(lines, width), textwrap.fill(ABOUT_REPLIES, width), "")
+
+
+def _ratio(attack: AttackResult[Estimate] | AttackResult[OverRuns]) -> Iterator[str]:
+    ratio = attack.ratio
+    said = shown(ratio, "ratio") if ratio else "not defined, as the start's is 0"
+    runs = f"; each run {each(ratio, 'ratio')}" if isinstance(ratio, OverRuns) else ""
+    yield f"ASR of a {_FRESH} after {attack.steps} steps, trained / start (↓): {said}{runs}"
+
+
+def _at_k(k: int) -> str:
+    return f"attack@{k}"
+
+
+def _counts(numbers: Iterable[Estimate]) -> str:
+    counts = [number.n for number in numbers]
+    return f", n = {min(counts)}" + (f"–{max(counts)}" if max(counts) > min(counts) else "")
+
+
+def _piped(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

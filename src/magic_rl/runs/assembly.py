@@ -154,7 +154,7 @@ class Setup:
             seeds=self.split.train,
             prompts=self.prompts,
             game=config.game,
-            run_seed=config.seed,
+            rng_seed=config.seed,
         )
 
     def examples(self, role: Role) -> Sequence[Example]:
@@ -228,7 +228,7 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         lora = config.player(role).lora
         key = (folders[role], lora)
         if key not in loaded:
-            loaded[key] = made(folders[role], lora, config.engine, run_seed=config.seed)
+            loaded[key] = made(folders[role], lora, config.engine, rng_seed=config.seed)
         loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
         engines[role] = loaded[key]
     return engines

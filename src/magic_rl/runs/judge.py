@@ -9,7 +9,8 @@ from magic_rl.attacks.codecs import CODECS
 from magic_rl.chat.base import Chat, Endpoint
 from magic_rl.chat.local import LocalChat
 from magic_rl.chat.memory import Memory
-from magic_rl.config import Config, EndpointConfig, EngineConfig, JudgeMemberConfig, LoraConfig
+from magic_rl.config import Config, EndpointConfig, JudgeMemberConfig
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import ConfigError, StoreError
 from magic_rl.files import cache_folder
 from magic_rl.judges.base import Judge

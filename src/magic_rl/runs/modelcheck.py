@@ -1,6 +1,6 @@
 """What training with a chat model will be like, found in its files before its weights are loaded.
 
-`magic-rl models check` shows all of it. `train` looks at the same first, and stops at what would break a run. How a
+A command shows all of it. Training looks at the same first, and stops at what would break a run. How a
 model is met is asked of what training itself uses: the renderer, the slot for adapters, the names of stored weights.
 """
 
@@ -18,11 +18,12 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from magic_rl.config import Config, LoraConfig
+from magic_rl.config import Config
 from magic_rl.engines.local.engine import device_of, dtype_of, unquantised, with_adapters
 from magic_rl.engines.local.models import load_renderer, resolve_model, stored_name, stored_shapes
 from magic_rl.engines.local.parity import unfit
-from magic_rl.errors import UserError
+from magic_rl.engines.settings import LoraConfig
+from magic_rl.errors import ModelError, UserError
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.footprint import Footprint, available, footprint
 from magic_rl.text.chat import ChatRenderer
@@ -279,9 +280,10 @@ def _storable(folder: Path, modules: Sequence[str]) -> None:
     shapes = stored_shapes(folder)
     for module in modules:
         if stored_name(module, shapes) is None:
-            raise UserError(
-                f"lora.target_modules: {folder} stores no weight of its own for {module}, so no merged model can be "
-                f"exported; leave {_leaf(module)} out, or export with --adapter"
+            raise ModelError(
+                f"{folder}: stores no weight of its own for {module}, so no merged model can be exported",
+                "adapter or without the layer",
+                layer=_leaf(module),
             )
 
 
@@ -310,8 +312,8 @@ def same_prompts(
     asked = [renderer.prompt([*told, Message("user", prompts.defender(text))]) for text in requests]
     given = [exported.prompt([Message("user", text)]) for text in requests]
     if [exported.spelled(ids) for ids in given] != [exported.spelled(ids) for ids in asked]:
-        raise UserError(
-            f"{folder}: its chat template cannot say by itself what the defender was told in training; export the "
-            "adapter (--adapter), and give the system prompt and the words around a request yourself"
+        raise ModelError(
+            f"{folder}: its chat template cannot say by itself what the defender was told in training",
+            "adapter and the words",
         )
     return asked

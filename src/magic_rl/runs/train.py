@@ -12,7 +12,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import DegenerateError, StoreError
@@ -33,24 +33,23 @@ from magic_rl.types import Episode, Exchange, Role, Verdict
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
 
 
-class View(Protocol):
-    """Somebody who watches a run."""
+class View:
+    """Somebody who watches a run; as it stands, nobody does."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """A stage of at most `total` steps begins, or goes on after `done` of them."""
-        ...
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """A step was taken."""
-        ...
 
     def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
         """An attack and the reply to it, so that whoever watches sees what the numbers are about."""
-        ...
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""
-        ...
+
+
+NOBODY = View()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class Position:
         return cls(state["stage"], state["number"], state["stage_step"], schedule, target, state.get("payoffs"))
 
 
-def train(config: Config, directory: Path, view: View, *, brought: Brought = NOTHING) -> RunDirectory:
+def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brought = NOTHING) -> RunDirectory:
     """Begin a run in a new directory and train it to the end, or until interrupted.
 
     Args:
@@ -116,7 +115,9 @@ def train(config: Config, directory: Path, view: View, *, brought: Brought = NOT
     return run
 
 
-def resume(directory: Path, view: View, overrides: Sequence[str] = (), *, brought: Brought = NOTHING) -> RunDirectory:
+def resume(
+    directory: Path, view: View = NOBODY, overrides: Sequence[str] = (), *, brought: Brought = NOTHING
+) -> RunDirectory:
     """Go on with a run from its last good checkpoint.
 
     Args:
@@ -224,7 +225,7 @@ class _Training:
             self._lessons[role],
             settings,
             stage=position.stage,
-            run_seed=config.seed,
+            rng_seed=config.seed,
             first=position.stage_step,
             number=position.number,
         ):

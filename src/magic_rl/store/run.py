@@ -11,7 +11,7 @@ killed at any instant opens again as it was after its last complete checkpoint (
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
     players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
     payoffs.json                      versions of the players against each other, where opponents are drawn by them
-    evaluation.json  summary.json     written by evaluation: every pair; what the table says
+    evaluation.json                   every number of an evaluation; see `evaluation.result`
     outcomes.json  failures.json      what came of each held-out seed; exchanges that escaped or were refused
     attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
 """

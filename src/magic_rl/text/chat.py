@@ -24,9 +24,8 @@ from jinja2 import TemplateError
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from magic_rl.config import DAY
 from magic_rl.errors import UserError
-from magic_rl.text.template import fitted, folded
+from magic_rl.text.template import DAY, fitted, folded
 from magic_rl.text.think import END, THINK, Spoken, marks_of, split_thoughts
 from magic_rl.types import Message, Speaker, Tokens
 

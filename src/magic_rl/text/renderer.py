@@ -59,6 +59,6 @@ class TextRenderer(Protocol):
 class Speaks(Protocol):
     """What is needed of a policy to make it say something."""
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `engines.base.Policy.sample`."""
         ...

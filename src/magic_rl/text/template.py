@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from magic_rl.types import Message
 
+DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
 _CLOCK = "strftime_now"
 _FOLD = (
     "{%- if messages and messages[0].role == 'system' -%}"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magic_rl.config import RewardConfig
 from magic_rl.game.rewards import score
-from magic_rl.theory.tabular import Flags, Table, TabularGame
+from magic_rl.game.settings import RewardConfig
+from magic_rl.theory.tabular import Array, Flags, TabularGame
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,10 +28,10 @@ class Payoffs:
         prior: Chance of each seed, shape (X,): half of them benign where there are both labels (METHOD §1).
     """
 
-    attacker: Table
-    defender: Table
+    attacker: Array
+    defender: Array
     moves: Flags
-    prior: Table
+    prior: Array
 
     @classmethod
     def of(cls, game: TabularGame, weights: RewardConfig | None = None) -> Payoffs:
@@ -46,17 +46,17 @@ class Payoffs:
         prior = np.array([1 / (len(set(labels)) * labels.count(label)) for label in labels])
         return cls(attacker, defender, game.moves, prior)
 
-    def move_values(self, defender: Table) -> Table:
+    def move_values(self, defender: Array) -> Array:
         """The attacker's expected reward for each move, shape (X, M), against π_D(reply | attack), shape (A, Y)."""
         values = np.einsum("xmy,my->xm", self.attacker, np.tile(defender, (2, 1)))
         return np.asarray(np.where(self.moves, values, -np.inf))
 
-    def reply_values(self, belief: Table) -> Table:
+    def reply_values(self, belief: Array) -> Array:
         """The defender's expected reward for each reply to each attack, shape (A, Y), under π(seed | attack)."""
         well_formed = self.defender[:, : len(belief)]  # the attack's format does not concern the defender
         return np.asarray(np.einsum("ax,xay->ay", belief, well_formed))
 
-    def belief(self, attacker: Table) -> Table:
+    def belief(self, attacker: Array) -> Array:
         """What an attack tells about its seed, shape (A, X), given π_A(move | seed), shape (X, M).
 
         An attack that is never played tells only which seeds could have become it.
@@ -66,7 +66,7 @@ class Payoffs:
         joint = np.where(played.sum(axis=0) > 0, played, possible)
         return np.asarray((joint / joint.sum(axis=0)).T)
 
-    def expected(self, attacker: Table, defender: Table) -> tuple[float, float]:
+    def expected(self, attacker: Array, defender: Array) -> tuple[float, float]:
         """Expected rewards of attacker and defender when two policies meet."""
         chance = np.einsum("x,xm,my->xmy", self.prior, attacker, np.tile(defender, (2, 1)))
         return float((chance * self.attacker).sum()), float((chance * self.defender).sum())
@@ -83,8 +83,8 @@ class Equilibrium:
         defender_value: The defender's expected reward.
     """
 
-    attacker: Table
-    defender: Table
+    attacker: Array
+    defender: Array
     attacker_value: float
     defender_value: float
 
@@ -110,7 +110,7 @@ class Exploitability:
 
 
 def backward_induction(
-    game: TabularGame, weights: RewardConfig | None = None, belief: Table | None = None
+    game: TabularGame, weights: RewardConfig | None = None, belief: Array | None = None
 ) -> Equilibrium:
     """Solve a game from its end: the best reply to every attack, then the best move for every seed.
 
@@ -131,7 +131,7 @@ def backward_induction(
 
 
 def exploitability(
-    game: TabularGame, attacker: Table, defender: Table, weights: RewardConfig | None = None
+    game: TabularGame, attacker: Array, defender: Array, weights: RewardConfig | None = None
 ) -> Exploitability:
     """How much each player could gain by a best response (METHOD §1), in exact expectation.
 
@@ -157,23 +157,23 @@ def exploitability(
     )
 
 
-def _either_format(moves: Table | Flags) -> Table:
+def _either_format(moves: Array | Flags) -> Array:
     """Sum over the two ways to put each attack: shape (X, M) to (X, A)."""
     return np.asarray(moves.reshape(len(moves), 2, -1).sum(axis=1, dtype=np.float64))
 
 
-def _regrets(policy: Table, values: Table) -> Table:
+def _regrets(policy: Array, values: Array) -> Array:
     """How far each row's expected value is below its best one."""
     expected = (policy * np.where(policy > 0, values, 0.0)).sum(axis=1)  # -inf is what cannot be played
     return np.asarray(values.max(axis=1) - expected)
 
 
-def _best(values: Table) -> Table:
+def _best(values: Array) -> Array:
     """All weight of each row on its first best column."""
     return np.asarray(np.eye(values.shape[1])[values.argmax(axis=1)])
 
 
-def _share(gain: float, payoffs: Table) -> float:
+def _share(gain: float, payoffs: Array) -> float:
     """A gain as a share of the range of payoffs."""
     span = float(np.ptp(payoffs))
     return gain / span if span else 0.0

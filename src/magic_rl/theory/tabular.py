@@ -43,7 +43,7 @@ from magic_rl.types import (
 FILE = "table.safetensors"
 
 Flags = npt.NDArray[np.bool_]
-Table = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class TabularGame:
         return Verdict(
             safety="safe" if self.safe[attack, reply] else "unsafe",
             refused=bool(self.refused[attack, reply]),
-            prompt=self.labels[attack],
+            request_label=self.labels[attack],
             on_topic=True,
         )
 
@@ -231,16 +231,16 @@ class TabularPolicy:
         if self._optimiser is not None and state:
             self._optimiser.state[self._logits] = state
 
-    def probabilities(self) -> Table:
+    def probabilities(self) -> Array:
         """π(output | input), exactly, shape (inputs, outputs)."""
         with torch.no_grad():
             return self._table().exp().numpy()
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `Policy.sample`. Greedy choices carry the log-probability at temperature 1."""
         with torch.no_grad():
             table = self._table(params.temperature or 1.0).numpy()
-        draws = uniforms(seed, len(prompts) * n, 1).reshape(len(prompts), n)
+        draws = uniforms(rng_seed, len(prompts) * n, 1).reshape(len(prompts), n)
         return [
             [self._draw(prompt, table[prompt[0]], params, draw) for draw in row]
             for prompt, row in zip(prompts, draws, strict=True)
@@ -298,7 +298,7 @@ class TabularPolicy:
         columns = torch.tensor([tokens[0] for _, tokens in sequences], dtype=torch.long) - len(self._allowed)
         return self._table()[rows, columns]
 
-    def _draw(self, prompt: Tokens, logprobs: Table, params: SamplingParams, draw: float) -> Sample:
+    def _draw(self, prompt: Tokens, logprobs: Array, params: SamplingParams, draw: float) -> Sample:
         """One sample by inverting the cumulative distribution at `draw`, uniform in [0, 1)."""
         if params.temperature == 0:
             column, logprob = int(logprobs.argmax()), float(logprobs.max())
@@ -315,7 +315,7 @@ class TabularPolicy:
         return self._optimiser
 
 
-def _nucleus(p: Table, top_p: float) -> Table:
+def _nucleus(p: Array, top_p: float) -> Array:
     """Renormalised probabilities of the smallest set of outputs whose mass reaches `top_p`."""
     if top_p >= 1:
         return p

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from transformers import AttentionInterface
 
@@ -190,8 +191,8 @@ def _kept(memory: Tensor) -> Tensor:
     return memory if memory.device.type == "cuda" else memory.float()
 
 
-def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """Products (..., Lq, Lk) of queries (..., Lq, d) and keys (..., Lk, d), in float32."""
+def _scores(queries: Float[Tensor, "*b Lq d"], keys: Float[Tensor, "*b Lk d"]) -> Float32[Tensor, "*b Lq Lk"]:
+    """Products of queries and keys."""
     if queries.dtype == torch.float32:
         return queries @ keys.transpose(-1, -2)
     flat = torch.bmm(queries.flatten(0, -3), keys.flatten(0, -3).transpose(1, 2), out_dtype=torch.float32)
@@ -211,7 +212,7 @@ def _stacked(one: Tensor, two: Tensor) -> Tensor:
 
 def shared_prefix_attention(
     module: Any,
-    query: Tensor,
+    query: Float[Tensor, "B H Lq d"],
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
@@ -220,10 +221,10 @@ def shared_prefix_attention(
     group_cache: GroupCache | None = None,
     layout: Layout | None = None,
     softcap: float | None = None,
-    s_aux: Tensor | None = None,
+    s_aux: Float[Tensor, " H"] | None = None,
     **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention function in the transformers convention: query (B, H, Lq, d) in, (B, Lq, H, d) out.
+) -> tuple[Float[Tensor, "B Lq H d"], None]:
+    """Attention function in the transformers convention.
 
     With `layout` this is a packed row (B = 1), whose first tokens may have keys and values alone. Otherwise it is one
     decoding step on a `group_cache` (Lq = 1), where queries that share a key/value head are stacked as extra query
@@ -248,15 +249,13 @@ def shared_prefix_attention(
 
 
 def _decode_step(
-    query: Tensor, own: tuple[Tensor, Tensor], prompt: tuple[Tensor, Tensor], hidden: Tensor | None, rule: Rule
-) -> Tensor:
-    """One new token a row: query (P*G, H, 1, d) -> (P*G, 1, H, d).
-
-    Args:
-        own: Keys and values of the rows, shape (P, Hkv, G, t, d) each.
-        prompt: Those of the prompts, shape (P, Hkv, Lp, d) each.
-        hidden: What is not attended to, shape (P, 1, 1, Lp + t), or None.
-    """
+    query: Float[Tensor, "R H 1 d"],
+    own: tuple[Float[Tensor, "P Hkv G t d"], Float[Tensor, "P Hkv G t d"]],
+    prompt: tuple[Float[Tensor, "P Hkv Lp d"], Float[Tensor, "P Hkv Lp d"]],
+    hidden: Bool[Tensor, "P 1 1 Lp+t"] | None,
+    rule: Rule,
+) -> Float[Tensor, "R 1 H d"]:
+    """One new token for each of P*G rows, given keys and values of the rows' own and of the prompts."""
     rows, heads, _, dim = query.shape
     groups, kv_heads, group, _, _ = own[0].shape
     share, prompt_length = heads // kv_heads, prompt[0].shape[2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft import PeftModel
@@ -17,12 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from magic_rl.engines.local.attention import GroupCache
-from magic_rl.engines.local.packing import side_by_side
+from magic_rl.engines.local.packing import one_row
 from magic_rl.types import Tokens
 
 _CACHES = ("past_key_values", "cache_params")  # what models call what they remember
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Rows that are decoded together, n for each prompt."""
 
@@ -52,7 +53,7 @@ class Decoder(Protocol):
 class SharedDecoder:
     """Each prompt is encoded once, what all begin with once in all; rows read the same memory. See `attention`."""
 
-    def __init__(self, model: PreTrainedModel, n: int, prefix: int = 0) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, n: int, prefix: int = 0) -> None:
         """Args: prefix: Tokens that all prompts ever to be admitted begin with alike, fewer than any has."""
         self._model = model
         self._cache = GroupCache(n, prefix)
@@ -70,7 +71,9 @@ class SharedDecoder:
 
     def admit(self, prompts: Sequence[Tokens]) -> Tensor:
         """See `Decoder.admit`. Prompts are encoded in one row, where what they begin with alike stands once."""
-        row, device = side_by_side(prompts, self._cache.known), self._model.device
+        device = self._model.device
+        # What follows a prompt is not known yet: any one token will do.
+        row = one_row([(prompt, [(0, prompt[-1:])]) for prompt in prompts], self._cache.known)
         layout, last = row.laid_out.to(device), row.predict.to(device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         with self._cache.admitting(layout, lengths):

@@ -24,14 +24,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from magic_rl.config import EngineConfig, LoraConfig
+from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
 from magic_rl.engines.local.models import fingerprint, load_base, load_renderer, resolve_model
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
-from magic_rl.engines.local.reading import reading
 from magic_rl.engines.local.scoring import recomputable
+from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
 from magic_rl.text.chat import ChatRenderer
@@ -55,7 +55,7 @@ class LocalEngine:
         lora: LoraConfig = _LORA,
         config: EngineConfig = _ENGINE,
         *,
-        run_seed: int = 0,
+        rng_seed: int = 0,
         chat_template: str = "",
     ) -> None:
         """Load the base model.
@@ -64,7 +64,7 @@ class LocalEngine:
             model: Folder with safetensors weights and a tokenizer with a chat template, or a name for `resolve_model`.
             lora: Shape of every policy's adapter.
             config: Device, base dtype and batch limits.
-            run_seed: Where the random initialisation of adapters comes from.
+            rng_seed: Where the random initialisation of adapters comes from.
             chat_template: In place of the tokenizer's own, for models that come without.
 
         Raises:
@@ -81,8 +81,8 @@ class LocalEngine:
             keep_freed_memory()
         self.tokens_per_batch = batch_tokens(config, self.device, self.dtype)
         self.folder = folder
-        self._run_seed = run_seed
-        self._renderer = load_renderer(str(folder), config, chat_template=chat_template)
+        self._run_seed = rng_seed
+        self.renderer = load_renderer(str(folder), config, chat_template=chat_template)
         unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=code)
         if config.recompute_above and not recomputable(base):
@@ -99,18 +99,13 @@ class LocalEngine:
         """See `Engine.identity`."""
         return fingerprint(self.folder)
 
-    @property
-    def renderer(self) -> ChatRenderer:
-        """Renderer of this model's chat template."""
-        return self._renderer
-
     def _dialogue(self, model: Any) -> tuple[list[Tokens], Tokens]:
         """Prompts and a reply that say how exactly the model can be computed; see `parity`."""
         try:
-            prompts = [self._renderer.prompt([Message("user", question)]) for question in QUESTIONS]
+            prompts = [self.renderer.prompt([Message("user", question)]) for question in QUESTIONS]
         except UserError:  # a template for something else than chat, such as a guard's
-            prompts = [self._renderer.completion(question)[:-1] for question in QUESTIONS]
-        answer = self._renderer.completion(ANSWER)
+            prompts = [self.renderer.completion(question)[:-1] for question in QUESTIONS]
+        answer = self.renderer.completion(ANSWER)
         size = model.get_input_embeddings().weight.shape[0]
         if max(map(max, (*prompts, answer))) >= size:
             raise UserError(f"{self.folder}: its tokenizer has ids beyond the model's {size}; use the model's own")
@@ -118,7 +113,7 @@ class LocalEngine:
 
     def renderer_with(self, variables: Mapping[str, object]) -> ChatRenderer:
         """See `Engine.renderer_with`."""
-        return self._renderer.given(variables)
+        return self.renderer.given(variables)
 
     def new_policy(self, name: str) -> LocalPolicy:
         """A fresh trainable policy: A random, B zero, so it starts as the base model."""
@@ -162,7 +157,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def speaking(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
-        """Let the model compute as a policy does, laid out for few rows and no gradients; see `reading`.
+        """Let the model compute as a policy does, laid out for few rows and no gradients; see `inferring`.
 
         On a CPU this takes one more copy of the adapted weights meanwhile.
         """
@@ -171,10 +166,10 @@ class LocalEngine:
             for layer in self._adapted:
                 up = layer.lora_B[_SLOT].weight * layer.scaling[_SLOT]
                 adapter = (layer.lora_A[_SLOT].weight, up) if parameters else ()
-                stack.enter_context(reading(layer.get_base_layer(), *adapter))
+                stack.enter_context(inferring(layer.get_base_layer(), *adapter))
             head = self.model.get_base_model().get_output_embeddings()
             if type(head) is nn.Linear:
-                stack.enter_context(reading(head))
+                stack.enter_context(inferring(head))
             yield self.model
         if self.device.type == "cpu":
             give_back_freed_memory()

@@ -12,6 +12,7 @@ from copy import copy
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 
@@ -36,8 +37,10 @@ class Rule:
         """Whether PyTorch's own kernels do it."""
         return self.cap is None and self.sinks is None
 
-    def weights(self, scores: Tensor, hidden: Tensor | None, sinks: Tensor | None) -> Tensor:
-        """Args: scores: In float32, shape (..., Lk), overwritten. sinks: Broadcasts to (..., 1). Returns: (..., Lk)."""
+    def weights(
+        self, scores: Float32[Tensor, "*rows Lk"], hidden: Bool[Tensor, "*#rows Lk"] | None, sinks: Tensor | None
+    ) -> Float32[Tensor, "*rows Lk"]:
+        """Args: scores: Overwritten. sinks: Broadcasts to (*rows, 1)."""
         scores = scores.mul_(self.scale)
         if self.cap is not None:
             scores = torch.tanh(scores / self.cap) * self.cap
@@ -88,15 +91,18 @@ class Layout:
         moved._blocks = [block.to(device) for block in self._blocks]
         return moved
 
-    def prompts(self, row: Tensor) -> Tensor:
-        """From a row (1, H, L, d) to its prompts, filled up to the longest: (T, H, Sp, d)."""
+    def prompts(self, row: Float[Tensor, "1 H L d"]) -> Float[Tensor, "T H Sp d"]:
+        """From a row to its prompts, filled up to the longest."""
         return _select(row, self._prompts)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
-        """Attention of a row: query (1, H, Lq, d), key and value (1, Hkv, L, d) -> (1, Lq, H, d).
-
-        Queries are those of all tokens but the first ones that are known.
-        """
+    def attend(
+        self,
+        query: Float[Tensor, "1 H Lq d"],
+        key: Float[Tensor, "1 Hkv L d"],
+        value: Float[Tensor, "1 Hkv L d"],
+        rule: Rule,
+    ) -> Float[Tensor, "1 Lq H d"]:
+        """Attention of a row. Queries are those of all tokens but the first ones that are known."""
         dtype = query.dtype
         if query.device.type == "cpu":
             # The CPU kernel's backward pass takes two to three times as long in bfloat16.
@@ -117,7 +123,7 @@ class _Block:
     """Completions of similar length, each with its prompt before it.
 
     Attributes:
-        parts: Places in the row of each completion's tokens.
+        parts: Places in the row of each of N completions' tokens.
         places: The same side by side, shape (N, Sc).
         asking: The same counted among the row's queries, which known tokens have none of.
         owners: Number of each one's prompt, shape (N,).
@@ -142,8 +148,8 @@ class _Block:
             setattr(moved, name, getattr(self, name).to(device))
         return moved
 
-    def mask(self, width: int, window: int | None) -> Tensor:
-        """Which tokens of its prompt, filled up to `width`, and of itself each token sees: (N, 1, Sc, width + Sc)."""
+    def mask(self, width: int, window: int | None) -> Bool[Tensor, "N 1 Sc {width}+Sc"]:
+        """Which tokens of its prompt, filled up to `width`, and of itself each token sees."""
         if window not in self._masks:
             own, before = (torch.arange(n, device=self.places.device) for n in (self.places.shape[1], width))
             lengths = self.lengths[:, None, None]
@@ -168,8 +174,10 @@ def _of_similar_length(completions: Sequence[tuple[int, Sequence[int]]]) -> list
     return blocks
 
 
-def _causal(queries: Tensor, keys: Tensor, rule: Rule) -> Tensor | None:
-    """Mask (Lq, Lk) of causal attention of the last tokens within a window; None if a kernel has it."""
+def _causal(
+    queries: Float[Tensor, "B H Lq d"], keys: Float[Tensor, "B Hkv Lk d"], rule: Rule
+) -> Bool[Tensor, "Lq Lk"] | None:
+    """Mask of causal attention of the last tokens within a window; None if a kernel has it."""
     count, size = queries.shape[2], keys.shape[2]
     if rule.plain and count == size and (rule.window is None or rule.window >= size):
         return None
@@ -178,7 +186,7 @@ def _causal(queries: Tensor, keys: Tensor, rule: Rule) -> Tensor | None:
     return back >= 0 if rule.window is None else (back >= 0) & (back < rule.window)
 
 
-def _padded(parts: Sequence[Sequence[int]]) -> Tensor:
+def _padded(parts: Sequence[Sequence[int]]) -> Int[Tensor, "B S"]:
     """Places side by side, filled up with the first of the row, which nothing reads there."""
     longest = max(map(len, parts))
     return torch.tensor([[*part, *[0] * (longest - len(part))] for part in parts])
@@ -189,14 +197,20 @@ def _among_queries(places: Tensor, known: int) -> Tensor:
     return (places - known).clamp(min=0)
 
 
-def _select(row: Tensor, places: Tensor) -> Tensor:
-    """From a row (1, H, L, d) to the tokens at (B, S) places: (B, H, S, d)."""
+def _select(row: Float[Tensor, "1 H L d"], places: Int[Tensor, "B S"]) -> Float[Tensor, "B H S d"]:
+    """The tokens of a row at some places."""
     _, heads, _, dim = row.shape
     return row[0].index_select(1, places.flatten()).view(heads, *places.shape, dim).transpose(0, 1)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
-    """Under a mask, or causal without one. query (B, H, Lq, d); key, value (B, Hkv, Lk, d) -> (B, H, Lq, d)."""
+def _attention(
+    query: Float[Tensor, "B H Lq d"],
+    key: Float[Tensor, "B Hkv Lk d"],
+    value: Float[Tensor, "B Hkv Lk d"],
+    mask: Bool[Tensor, "*#BH Lq Lk"] | None,
+    rule: Rule,
+) -> Float[Tensor, "B H Lq d"]:
+    """Under a mask, or causal without one."""
     shared = query.shape[1] != key.shape[1]
     if mask is not None and shared and (query.device.type != "cpu" or not rule.plain):
         # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
@@ -22,18 +23,21 @@ def streamline(layer: PeftLinear, adapter: str) -> None:
     layer.forward = partial(_forward, layer, adapter)
 
 
-def adapted(x: Tensor, inner: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor) -> Tensor:
+def adapted(
+    x: Float[Tensor, "M I"],
+    inner: Float[Tensor, "M r"],
+    weight: Float[Tensor, "O I"],
+    bias: Float[Tensor, " O"] | None,
+    up: Float[Tensor, "O r"],
+) -> Float[Tensor, "M O"]:
     """x W^T + bias + inner B^T, summed in float32 and rounded once.
 
     Args:
-        x: Shape (M, I).
-        inner: x A^T, shape (M, r).
-        weight: W, shape (O, I).
-        bias: Shape (O,).
-        up: B with its scale, shape (O, r).
-
-    Returns:
-        Shape (M, O).
+        x: Inputs of M tokens.
+        inner: x A^T.
+        weight: W.
+        bias: Of the layer.
+        up: B with its scale.
     """
     if bias is None:  # the accumulator starts from the small product and takes the large one in
         return (inner @ up.T).addmm_(x, weight.T)
@@ -56,9 +60,15 @@ class _AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
-    ) -> Tensor:
-        """x (M, I), weight (O, I), bias (O,), down (r, I), up (O, r) -> (M, O)."""
+        ctx: Any,
+        x: Float[Tensor, "M I"],
+        weight: Float[Tensor, "O I"],
+        bias: Float[Tensor, " O"] | None,
+        down: Float[Tensor, "r I"],
+        up: Float[Tensor, "O r"],
+        scale: float,
+    ) -> Float[Tensor, "M O"]:
+        """The layer's output."""
         down, up = down.to(x.dtype), (up * scale).to(x.dtype)
         inner = x @ down.T
         ctx.save_for_backward(x, inner, weight, down, up)

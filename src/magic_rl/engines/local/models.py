@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from magic_rl.config import EngineConfig
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
 from magic_rl.files import cache_folder
 from magic_rl.text.chat import ChatRenderer
@@ -250,22 +250,12 @@ def _checked(folder: Path, weights: bool) -> Path:
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS):
             raise UserError(f"{path}: is a git-lfs pointer, not the file; run `git lfs pull` in {folder}")
     for path in weight_files(folder) if weights else ():
-        if problem := _damage(path):
-            raise UserError(f"{path}: {problem}; fetch it again")
+        try:
+            with safe_open(path, "pt"):  # which reads the header and looks whether the file is as long as it says
+                pass
+        except SafetensorError as error:
+            raise UserError(f"{path}: is damaged or cut short ({error}); fetch it again") from error
     return folder
-
-
-def _damage(path: Path) -> str | None:
-    """What is wrong with a file of weights, by its header and length alone: a file cut short is the usual damage."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= size else {}
-        end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"is damaged: its {size:,} bytes do not begin as safetensors do"
-    return None if size == 8 + length + end else f"is cut short: {size:,} bytes of {8 + length + end:,}"
 
 
 def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool = False) -> PreTrainedModel:

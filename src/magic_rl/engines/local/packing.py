@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from magic_rl.engines.local.layout import Layout
@@ -26,20 +27,20 @@ class Pack:
     """One row for the model, without the first tokens if those are known; only places in `layout` count them.
 
     Attributes:
-        ids: Token ids, shape (1, L); (N, L) where each sequence has a row of the model's own.
-        positions: Position of each token along its path, shape as `ids`.
+        ids: Token ids of one row, or of N where each sequence has a row of the model's own.
+        positions: Position of each token along its path.
         layout: Where prompts and completions stand, for attention; None for rows of the model's own.
-        predict: Index into the flat `ids` of the token whose output predicts each target, shape (M,).
-        targets: Completion tokens, sequence by sequence, shape (M,).
+        predict: Index into the flat `ids` of the token whose output predicts each of M targets.
+        targets: Completion tokens, sequence by sequence.
         sequences: Which sequences the row holds, in the order of `targets`.
         lengths: Number of targets of each of `sequences`.
     """
 
-    ids: Tensor
-    positions: Tensor
+    ids: Int[Tensor, "N L"]
+    positions: Int[Tensor, "N L"]
     layout: Layout | None
-    predict: Tensor
-    targets: Tensor
+    predict: Int[Tensor, " M"]
+    targets: Int[Tensor, " M"]
     sequences: list[int]
     lengths: list[int]
 
@@ -56,20 +57,20 @@ class Batch:
     """Rows to be computed one after another behind the same tokens, whose activations are there all the while.
 
     Attributes:
-        stem: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
+        prefix: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
         rows: One at least.
     """
 
-    stem: Tokens
+    prefix: Tokens
     rows: list[Pack]
 
     @property
     def tokens(self) -> int:
         """Most tokens whose activations exist at one time."""
-        return len(self.stem) + max(row.ids.numel() for row in self.rows)
+        return len(self.prefix) + max(row.ids.numel() for row in self.rows)
 
 
-_Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
+Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class _Row:
     sequences: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
 
-    def lay(self, prompt: Tokens, completions: _Completions) -> _Tree:
+    def lay(self, prompt: Tokens, completions: Completions) -> _Tree:
         """How a tree would stand in the row."""
         fresh: dict[tuple[int, int], int] = {}
 
@@ -130,7 +131,7 @@ class _Row:
         copied = completions * (prompt + branch)
         return len(self.places) + len(tree.fresh) <= budget and computed <= budget**2 and copied <= _COPIES * budget
 
-    def add(self, tree: _Tree, completions: _Completions) -> None:
+    def add(self, tree: _Tree, completions: Completions) -> None:
         for before, _ in tree.fresh:
             self.positions.append(self.positions[before] + 1 if before >= 0 else 0)
         self.places.update(tree.fresh)
@@ -169,7 +170,9 @@ def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Ba
     for prompt, completions in _by_prompt(sequences):
         parts = list(_split(prompt, completions, budget))
         if len(parts) > 1:
-            yield _continued(prompt, parts)
+            # Each row holds the prompt's last token itself, as its output predicts first tokens.
+            prefix = prompt[:-1]
+            yield Batch(prefix, [one_row([(prompt, part)], known=len(prefix)) for part in parts])
             continue
         tree = row.lay(prompt, completions)
         if row.trees and not row.fits(tree, budget):
@@ -226,16 +229,15 @@ def _filled_up(sequences: Sequence[tuple[Tokens, Tokens]], chosen: list[int]) ->
     )
 
 
-def side_by_side(prompts: Sequence[Tokens], known: int = 0) -> Pack:
-    """Prompts in one row, a tree each and in the order given; `predict` says where each one's last token is.
+def one_row(trees: Sequence[tuple[Tokens, Completions]], known: int = 0) -> Pack:
+    """Prompts with their completions in one row, in the order given.
 
     Args:
         known: Tokens that all prompts begin with and the row leaves out, fewer than any has.
     """
     row = _Row()
-    for index, prompt in enumerate(prompts):
-        completion = [(index, prompt[-1:])]  # what follows is not known yet: any one token will do
-        row.add(row.lay(prompt, completion), completion)
+    for prompt, completions in trees:
+        row.add(row.lay(prompt, completions), completions)
     return row.pack(known)
 
 
@@ -249,19 +251,7 @@ def _by_prompt(sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[Tokens,
     return sorted(trees.items())
 
 
-def _row(prompt: Tokens, completions: _Completions) -> _Row:
-    row = _Row()
-    row.add(row.lay(prompt, completions), completions)
-    return row
-
-
-def _continued(prompt: Tokens, parts: Sequence[_Completions]) -> Batch:
-    """A tree of several rows. Each holds the prompt's last token itself, as its output predicts first tokens."""
-    stem = prompt[:-1]
-    return Batch(stem, [_row(prompt, part).pack(known=len(stem)) for part in parts])
-
-
-def _split(prompt: Tokens, completions: _Completions, budget: int) -> Iterator[_Completions]:
+def _split(prompt: Tokens, completions: Completions, budget: int) -> Iterator[Completions]:
     """Parts of a tree that fit what its prompt leaves of the budget, or half of the budget if that is more."""
     room = max(budget - len(prompt), budget // 2)
     most = _COPIES * max(budget, len(prompt)) // len(prompt)

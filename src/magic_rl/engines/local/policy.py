@@ -41,7 +41,7 @@ class LocalPolicy:
         self._parameters = parameters
         self._optimiser = torch.optim.AdamW(parameters.values()) if trainable else None
 
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `Policy.sample`."""
         if not prompts:  # every attack of a step may have been cut off, so that none is left to answer
             return []
@@ -49,7 +49,7 @@ class LocalPolicy:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
             tokens = _UNLEARNED * self._engine.tokens_per_batch
             rows = self._engine.config.rows_per_batch
-            return sample(model, prompts, n, params, seed, stops, rows, tokens, self._engine.path)
+            return sample(model, prompts, n, params, rng_seed, stops, rows, tokens, self._engine.path)
 
     @property
     def vocabulary(self) -> int:

@@ -1,7 +1,7 @@
 """Drawing completions: each prompt is encoded once, then all samples of all groups decode side by side.
 
 Token choice inverts the cumulative distribution at one uniform number a token. The numbers are drawn before
-decoding from `(seed, row)`, so what a row samples does not depend on which rows it is batched with.
+decoding from `(rng_seed, row)`, so what a row samples does not depend on which rows it is batched with.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,11 +29,11 @@ _BLOCK = 256  # ids summed together when a draw is turned into an id; about the 
 
 @torch.inference_mode()
 def sample(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     prompts: Sequence[Tokens],
     n: int,
     params: SamplingParams,
-    seed: int,
+    rng_seed: int,
     stop_ids: frozenset[int],
     rows_per_batch: int,
     tokens_per_batch: int,
@@ -48,7 +50,7 @@ def sample(
     decoder: Decoder = (
         SharedDecoder(model, n, alike(prompts)) if path.shares else PlainDecoder(model, n, pads=path.kind == "padded")
     )
-    draws = torch.from_numpy(uniforms(seed, len(prompts) * n, params.max_tokens)).float()
+    draws = torch.from_numpy(uniforms(rng_seed, len(prompts) * n, params.max_tokens)).float()
     tokens: list[list[int]] = [[] for _ in draws]
     logprobs: list[list[float]] = [[] for _ in draws]
     finish: list[Finish] = ["length"] * len(tokens)
@@ -91,24 +93,28 @@ def sample(
     ]
 
 
-def _draw(decoder: Decoder, logits: Tensor, draws: Tensor, params: SamplingParams) -> list[tuple[Tensor, Tensor]]:
-    """The next tokens of all running rows and their log-probabilities, one step for each column of draws (R, steps)."""
+def _draw(
+    decoder: Decoder, logits: Float[Tensor, "R V"], draws: Float[Tensor, "R steps"], params: SamplingParams
+) -> list[tuple[Tensor, Tensor]]:
+    """The next tokens of all running rows and their log-probabilities, one step for each column of draws."""
     drawn = [choose(logits, draws[:, 0], params)]
     for step in range(1, draws.shape[1]):
         drawn.append(choose(decoder.go_on(drawn[-1][0]), draws[:, step], params))
     return drawn
 
 
-def choose(logits: Tensor, draws: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def choose(
+    logits: Float[Tensor, "R V"], draws: Float[Tensor, " R"], params: SamplingParams
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
     """Pick one token a row by inverting the cumulative distribution at `draws`.
 
     Args:
-        logits: Shape (rows, vocabulary).
-        draws: Uniforms in [0, 1), shape (rows,).
+        logits: Of R rows over a vocabulary of V ids.
+        draws: Uniforms in [0, 1).
 
     Returns:
-        Ids and their log-probabilities under the distribution drawn from, each of shape (rows,). Greedy
-        choices (temperature 0) carry the log-probability at temperature 1.
+        Ids and their log-probabilities under the distribution drawn from. Greedy choices (temperature 0)
+        carry the log-probability at temperature 1.
     """
     if params.temperature == 0:
         best = logits.argmax(-1)
@@ -138,7 +144,7 @@ def _next(waiting: deque[int], prompts: Sequence[Tokens], places: int, tokens: i
     return taken
 
 
-def _invert(probabilities: Tensor, draws: Tensor) -> Tensor:
+def _invert(probabilities: Float[Tensor, "R V"], draws: Float[Tensor, " R"]) -> Int[Tensor, " R"]:
     """The first id at which the cumulative distribution exceeds each draw.
 
     Two levels, blocks of ids and then ids of one block: summing is much cheaper than a running sum over the
@@ -160,12 +166,11 @@ def _below(values: Tensor, bounds: Tensor) -> Tensor:
     return values.minimum(bounds.nextafter(torch.zeros_like(bounds)))
 
 
-def _at(values: Tensor, columns: Tensor) -> Tensor:
-    """One entry a row, shape (rows,)."""
+def _at(values: Float[Tensor, "R V"], columns: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
     return values.gather(1, columns[:, None])[:, 0]
 
 
-def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+def _nucleus(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
     """The smallest set of most likely ids whose mass reaches `top_p`, renormalised; zero elsewhere."""
     ordered, order = probabilities.sort(-1, descending=True)
     kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)

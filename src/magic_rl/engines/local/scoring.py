@@ -8,43 +8,44 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float32, Int
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from magic_rl.engines.local.packing import Batch, Pack
-from magic_rl.engines.local.stem import Stem, continuing
+from magic_rl.engines.local.prefix import Prefix, continuing
 
 CHUNK = 256  # positions whose logits exist at one time
 
 
-def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
-    """Log-probability in nats of each target of each row at temperature 1, shape (M,); see `packing`.
+def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tensor, " M"]]]:
+    """Log-probability in nats of each target of each row at temperature 1; see `packing`.
 
-    For gradients, a row's backward pass is due before the next row is asked for; the stem's own follows the last.
+    For gradients, a row's backward pass is due before the next row is asked for; the prefix's own follows the last.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    with continuing(base.base_model, batch.stem) as stem:
+    with continuing(base.base_model, batch.prefix) as prefix:
         for row in batch.rows:
-            yield row, _row_logprobs(base, row, stem)
+            yield row, _row_logprobs(base, row, prefix)
 
 
-def plain_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Tensor]]:
+def plain_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tensor, " M"]]]:
     """The same for rows of the model's own, asking nothing special of it."""
     for row in batch.rows:
         logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits.flatten(0, 1)
         yield row, _of_targets(logits.index_select(0, row.predict.to(logits.device)), row)
 
 
-def _row_logprobs(base: Any, row: Pack, stem: Stem | None) -> Tensor:
+def _row_logprobs(base: Any, row: Pack, prefix: Prefix | None) -> Float[Tensor, " M"]:
     device = base.device
     predict = row.predict.to(device)
     inputs = {
         "input_ids": row.ids.to(device),
         "position_ids": row.positions.to(device),
         "layout": row.laid_out.to(device),
-        "past_key_values": stem,
+        "past_key_values": prefix,
         "use_cache": False,
     }
     head = _linear_head(base)
@@ -89,8 +90,10 @@ class _TargetLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """hidden (M, H), weight (V, H), targets (M,) -> (M,) in float32."""
+    def forward(
+        ctx: Any, hidden: Float[Tensor, "M H"], weight: Float[Tensor, "V H"], targets: Int[Tensor, " M"]
+    ) -> Float32[Tensor, " M"]:
+        """Log-probability of each target."""
         logprobs, slopes = [], []
         # Made once and written over: memory that one chunk gives back fits the next one badly, as it is aligned.
         room = weight.new_empty(min(CHUNK, len(hidden)), len(weight))
@@ -127,5 +130,5 @@ def _linear_head(model: Any) -> nn.Linear | None:
     return head if plain and not scaled and model.base_model is not model else None
 
 
-def _of_targets(logits: Tensor, row: Pack) -> Tensor:
+def _of_targets(logits: Float[Tensor, "M V"], row: Pack) -> Float[Tensor, " M"]:
     return -nn.functional.cross_entropy(logits.float(), row.targets.to(logits.device), reduction="none")

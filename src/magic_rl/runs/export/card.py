@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from magic_rl.config import Config, PlayerConfig
+from magic_rl.evaluation.estimates import Estimate
+from magic_rl.evaluation.result import ABOUT_MEASURES, BETTER, Evaluation, Measure, title
 from magic_rl.prompts import load_prompts
 
 
@@ -40,7 +42,7 @@ def model_card(
     config: Config,
     base: Path,
     number: int,
-    evaluation: dict[str, Any] | None,
+    evaluation: Evaluation | None,
     checked: dict[str, Any],
     *,
     stored: Stored | None = None,
@@ -52,7 +54,7 @@ def model_card(
     Args:
         base: Folder of the base model.
         number: Round of the defender.
-        evaluation: evaluation.json, if the run as it stands was evaluated.
+        evaluation: If the run as it stands was evaluated.
         checked: What was checked before training; see `learning.preflight`.
         stored: Of a merged model; None for the adapter alone.
     """
@@ -60,7 +62,7 @@ def model_card(
     schedule, rewards = game.schedule, game.rewards
     model = public_name(player, base)
     metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
-    judge = evaluation["judge"] if evaluation else ", ".join(judge.kind for judge in config.judge.judges)
+    judge = evaluation.judge if evaluation else ", ".join(judge.kind for judge in config.judge.judges)
     told = _told(config)
     target = learning.target.compliance if learning.target else "none"
     weights = f"Weights: {stored}." if stored else f"Weights: an adapter for PEFT; it needs {model}. It is whole."
@@ -124,18 +126,14 @@ def _held_out(checked: dict[str, Any]) -> str:
     )
 
 
-def _limits(evaluation: dict[str, Any] | None, number: int) -> str:
-    if not evaluation or number not in _rounds(evaluation):
+def _limits(evaluation: Evaluation | None, number: int) -> str:
+    if not evaluation or number not in evaluation.crossplay.defenders:
         return "- Neither attack success nor over-refusal was measured."
     return (
         "- The numbers are those of the judge named above, on the seeds named above, and of attacks by the attackers\n"
         "  of this run. Attacks of another kind, other languages and longer conversations were not measured.\n"
         "- Over-refusal was measured on benign seeds of the same set only."
     )
-
-
-def _rounds(evaluation: dict[str, Any]) -> list[int]:
-    return [int(name.split()[1]) for name in evaluation["defenders"]]
 
 
 def public_name(player: PlayerConfig, base: Path) -> str:
@@ -174,39 +172,28 @@ def _file_name(source: str) -> str:
     return path.name if path.suffix else source
 
 
-def _measured(evaluation: dict[str, Any] | None, number: int) -> str:
-    """The exported defender beside the starting one; the rows of summary.json, which knows only the last defender."""
-    rounds = _rounds(evaluation) if evaluation else []
-    if not evaluation or number not in rounds:
+def _measured(evaluation: Evaluation | None, number: int) -> str:
+    """The exported defender beside the one at the start, under the attackers that the evaluation's table compares."""
+    if not evaluation or number not in evaluation.crossplay.defenders:
         return "Not evaluated when this card was written."
-    held_out, attackers = evaluation["held_out"], len(evaluation["attackers"])
-    categories = ", ".join(" ".join(category.split()) for category in held_out["categories"])
-    rows = [("asr", 0, "Attack success, vanilla seeds"), ("compliance", 0, "Benign compliance, vanilla seeds")]
-    if attackers > 1:
-        rows += [
-            ("asr", 1, "Attack success, SFT attacker"),
-            ("asr", attackers - 1, "Attack success, last attacker"),
-            ("compliance", attackers - 1, "Benign compliance, rewritten by the last attacker"),
-        ]
-    split = evaluation.get("split", "held_out").replace("_", "-")
+    found, held_out = evaluation.crossplay, evaluation.held_out
+    place = found.defenders.index(number)
+    categories = ", ".join(" ".join(category.split()) for category in held_out.categories)
     lines = [
-        f"On {split} seeds ({held_out['harmful']} harmful, {held_out['benign']} benign; categories: "
-        f"{categories or 'none'}); rates with 95 % Wilson intervals. Attack success: lower is better.",
+        f"On {held_out} (categories: {categories or 'none'}); rates with 95 % Wilson intervals.",
+        ABOUT_MEASURES,
         "",
-        "| | defender at the start | this defender |",
+        "| | start | this defender |",
         "|---|---|---|",
     ]
-    for measure, attacker, title in sorted(rows):
-        cells = evaluation[measure][attacker]
-        lines.append(f"| {title} | {_rate(cells[0])} | {_rate(cells[rounds.index(number)])} |")
-    replies = evaluation.get("replies") or [{}]
-    if "degenerate" in replies[0]:
-        cells = (replies[place]["degenerate"] for place in (0, rounds.index(number)))
-        lines.append(f"| Replies that are no longer language | {' | '.join(map(_rate, cells))} |")
-    return "\n".join(lines)
+    tables: dict[Measure, list[list[Estimate]]] = {"asr": found.asr, "compliance": found.compliance}
+    for measure, table in tables.items():
+        for attacker, row in found.compared.items():
+            cells = (_rate(table[row][column]) for column in (0, place))
+            lines.append(f"| {title(measure, attacker)} {BETTER[measure]} | {' | '.join(cells)} |")
+    degenerate = (_rate(found.replies[column].degenerate) for column in (0, place))
+    return "\n".join([*lines, f"| replies that are no longer language ↓ | {' | '.join(degenerate)} |"])
 
 
-def _rate(rate: dict[str, float]) -> str:
-    if not rate["n"]:
-        return "–"
-    return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}], n = {rate['n']}"
+def _rate(rate: Estimate) -> str:
+    return f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}], n = {rate.n}" if rate.n else "–"

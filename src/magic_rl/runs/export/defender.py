@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from magic_rl.config import Config, load_config
 from magic_rl.errors import StoreError, UserError
-from magic_rl.evaluation.outcomes import is_evaluated
+from magic_rl.evaluation.result import current_evaluation
 from magic_rl.runs.export.card import Stored, model_card, public_name
 from magic_rl.runs.inputs import begun_with, compare, compare_settings
 from magic_rl.runs.seeds import split_of
@@ -87,8 +87,7 @@ def export_defender(
             else:
                 stored = _write_model(chosen, aside, template, renderer, in_float32=form == "float32")
                 _log.info("%s", stored)
-            evaluation = run.read_json("evaluation.json") if is_evaluated(run) else None
-            checked = begun_with(run)["checked"]
+            evaluation, checked = current_evaluation(run), begun_with(run)["checked"]
             card = model_card(chosen.config, chosen.base, chosen.number, evaluation, checked, stored=stored)
             (aside / "README.md").write_text(card, encoding="utf-8")
             for path in sorted(aside.rglob("*")):
@@ -168,7 +167,7 @@ def _compared(chosen: _Defender, written: Path, renderer: ChatRenderer, share: f
         _log.warning("the defender's own prompt names control tokens; they were plain text to it in training")
     engine = LocalEngine(chosen.base, config.defender.lora, precise)
     policy = engine.load(chosen.adapter, "trained")
-    replies = policy.sample(asked, 1, SamplingParams(_TOKENS), seed=0)
+    replies = policy.sample(asked, 1, SamplingParams(_TOKENS), rng_seed=0)
     sequences: list[tuple[Tokens, Tokens]] = [(sample.prompt, sample.tokens) for (sample,) in replies]
     trained = policy.logprobs(sequences)
     del engine, policy  # so that one model at a time is in memory

@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from magic_rl.config import PRESETS, Config, PresetName, differences, dump_config, load_config
 from magic_rl.errors import UserError
-from magic_rl.evaluation.outcomes import is_evaluated
-from magic_rl.evaluation.results import ATTACK_FILE, ATTACK_PLAN, attack_result
+from magic_rl.evaluation.result import ATTACK_FILE, ATTACK_PLAN, current_attack, current_evaluation
 from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
@@ -93,7 +92,7 @@ def next_stage(run: PlannedRun, attack_steps: int = 0) -> Stage | None:
     directory = RunDirectory.open(run.path)
     if not is_complete(directory):
         return "resume"
-    if not is_evaluated(directory):
+    if current_evaluation(directory) is None:
         return "evaluate"
     if attack_steps and not _is_attacked(run, directory, attack_steps):
         return "attack"
@@ -112,7 +111,8 @@ def _lender(out: Path, configs: Mapping[tuple[PresetName, int], Config], rng_see
 
 def _is_attacked(run: PlannedRun, directory: RunDirectory, steps: int) -> bool:
     """Whether a fresh attacker learned for so many steps, and was the one that the other runs met."""
-    if (attack_result(directory) or {}).get("steps") != steps:
+    result = current_attack(directory)
+    if result is None or result.steps != steps:
         return False
     plan, lent = directory.read_json(ATTACK_PLAN), run.attackers and run.attackers / "players" / "attacker-round-00"
     return not (plan and lent and lent.is_dir()) or bool(plan["attacker"] == manifest.fingerprint(lent))

@@ -15,7 +15,7 @@ Environment = Mapping[str, str]
 
 _GIB = 2**30
 _LEAST_CORES = 2  # a run on one core takes nearly twice as long, so two such runs gain little over one after the other
-_BESIDES_WEIGHTS = 3 * _GIB  # peak of a learning step of the reference workload; see `magic-rl bench`
+_BESIDES_WEIGHTS = 3 * _GIB  # peak of a learning step of the reference workload; see `bench.py`
 _COPIES = 4  # weights in float32 from a file in bfloat16, folded and unfolded
 
 

@@ -1,0 +1,201 @@
+"""The one kind of number that an evaluation reports: a value, its 95 % interval, and how many items it rests on.
+
+Intervals are deterministic: Wilson's for a rate, and for a difference or ratio the limits of its two parts put together
+(MOVER, the method of variance estimates recovery; for rates it is Newcombe's interval). Where several attacks meet one
+seed they are alike, so a number is first computed seed by seed and each seed counts once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+NORMAL = float(norm.ppf(0.975))
+
+Count = tuple[int, int]  # of one seed: attacks that succeeded, attacks that were judged
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and its uncertainty.
+
+    Attributes:
+        value: A rate in 0–1, or what was made of rates.
+        low: Lower 95 % bound.
+        high: Upper 95 % bound.
+        n: Items behind it, of a difference those of the smaller side. With 0 nothing is known: the value is 0 and the
+            interval as wide as it can be, so that no number is ever NaN.
+        p_value: Of no change, where it is a change of paired outcomes: exact McNemar test, two-sided.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p_value: float | None = None
+
+
+def rate(hits: int, n: int) -> Estimate:
+    """hits / n with Wilson's score interval (Wilson 1927).
+
+    Raises:
+        ValueError: Unless 0 ≤ hits ≤ n.
+    """
+    if not 0 <= hits <= n:
+        raise ValueError(f"a rate needs 0 <= hits <= n, not {hits} of {n}")
+    return Estimate(hits / n, *wilson(hits / n, n), n) if n else Estimate(0.0, 0.0, 1.0, 0)
+
+
+def rate_of(outcomes: Iterable[bool | None]) -> Estimate:
+    """How often an outcome is true, of those that are known."""
+    known = [bool(outcome) for outcome in outcomes if outcome is not None]
+    return rate(sum(known), len(known))
+
+
+def mean(values: Sequence[float]) -> Estimate | None:
+    """The mean with its normal interval, from the standard error; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    middle, half = fmean(values), 1.96 * stdev(values) / math.sqrt(len(values))
+    return Estimate(middle, middle - half, middle + half, len(values))
+
+
+def wilson(p: float, n: float, quantile: float = NORMAL) -> tuple[float, float]:
+    """Wilson's score interval of a share, for a sample size that need not be whole."""
+    scale = 1 + quantile**2 / n
+    middle = (p + quantile**2 / (2 * n)) / scale
+    half = quantile / scale * math.sqrt(p * (1 - p) / n + (quantile / (2 * n)) ** 2)
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
+
+
+def difference(one: Estimate, other: Estimate, correlation: float = 0.0) -> Estimate:
+    """One number minus another.
+
+    The distance from an estimate to each of its limits stands for its standard error on that side, so each limit of the
+    difference adds two squares (Zou and Donner 2008, Statistics in Medicine 27:1693–1702). For two rates this is
+    Newcombe's interval (1998, Statistics in Medicine 17:873–890, method 10).
+
+    Args:
+        correlation: Of the two over the items they share; 0 where they are of different items.
+
+    Returns:
+        The difference; 0 in [−1, 1] where one of them rests on nothing.
+    """
+    n = min(one.n, other.n)
+    if not n:
+        return Estimate(0.0, -1.0, 1.0, 0)
+
+    def joined(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a - 2 * correlation * a * b + b * b))
+
+    value = one.value - other.value
+    low = value - joined(one.value - one.low, other.high - other.value)
+    return Estimate(value, low, value + joined(one.high - one.value, other.value - other.low), n)
+
+
+def paired_change(before: Sequence[bool | None], after: Sequence[bool | None]) -> Estimate:
+    """How much a rate changed over the same items, of those whose outcome is known both times.
+
+    The interval is Newcombe's for paired proportions (1998, Statistics in Medicine 17:2635–2650, method 10). The test
+    is McNemar's, conditional and exact: a binomial test on the items that changed.
+
+    Raises:
+        ValueError: If the two differ in length.
+    """
+    pairs = [(bool(b), bool(a)) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
+    old, new = [b for b, _ in pairs], [a for _, a in pairs]
+    found = difference(rate_of(new), rate_of(old), _correlation(new, old))
+    changed = [a for b, a in pairs if a != b]
+    p_value = float(binomtest(sum(changed), len(changed)).pvalue) if changed else 1.0
+    return Estimate(found.value, found.low, found.high, found.n, p_value)
+
+
+def attack_at_k(counts: Sequence[Count], k: int) -> Estimate:
+    """attack@k: how likely at least one of k attacks on a seed succeeds, averaged over seeds.
+
+    Of a seed with c successes among n attacks it is 1 − C(n−c, k) / C(n, k), which is unbiased for every k ≤ n (Chen et
+    al. 2021, arXiv 2107.03374, where it is pass@k). Seeds with fewer than k judged attacks are left out.
+
+    Args:
+        counts: One pair per seed.
+        k: Attacks that the attacker may try.
+    """
+    enough = [(hits, n) for hits, n in counts if n >= k]
+    values = [1 - math.comb(n - hits, k) / math.comb(n, k) for hits, n in enough]
+    return seed_rate(values, min((n // k for _, n in enough), default=1))
+
+
+def seed_rate(values: Sequence[float], draws: int = 1) -> Estimate:
+    """The mean over seeds, with Wilson's interval at the effective sample size.
+
+    The effective size is p (1 − p) / Var(mean), the variance being that between seeds: the number of independent
+    attacks that would tell as much (Wilson's interval for clustered samples, as in Franco, Little, Louis and Slud 2019,
+    J. Survey Statistics and Methodology 7:334–364). It lies between the number of seeds, where attacks on a seed
+    all end alike, and the number of attacks, where seeds make no difference. Where every attack succeeded, or none,
+    nothing shows how much seeds differ, and each counts once. With one attack per seed this is Wilson's interval, also
+    at 0 and 1, where a bootstrap has no width.
+
+    Args:
+        values: A share in 0–1 per seed.
+        draws: Independent draws behind each value, at most: what each seed counts for if seeds do not differ.
+    """
+    n = len(values)
+    if not n:
+        return rate(0, 0)
+    p, between = float(np.mean(values)), float(np.var(values))
+    size = float(n if p in (0.0, 1.0) else n * draws)
+    if between > 0:
+        size = min(size, n * p * (1 - p) / between)
+    return Estimate(p, *wilson(p, size), n)
+
+
+def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> Estimate | None:
+    """`one` / `other`, both means over the same seeds.
+
+    The interval is MOVER-R (Donner and Zou 2012, Statistical Methods in Medical Research 21:347–359): the limits of
+    both means, joined by their correlation over seeds. It has a width also where `one` is 0 or both are the same.
+
+    Args:
+        one: A share in 0–1 per seed.
+        other: The same seeds in the same order.
+        draws: As in `seed_rate`.
+
+    Returns:
+        None if `other` is 0 throughout, or there are no seeds.
+
+    Raises:
+        ValueError: If the two differ in length.
+    """
+    if len(one) != len(other):
+        raise ValueError(f"a ratio needs the same seeds above and below, not {len(one)} and {len(other)}")
+    top, bottom = seed_rate(one, draws), seed_rate(other, draws)
+    if not bottom.value:
+        return None
+    rho = _correlation(one, other)
+    product = top.value * bottom.value
+
+    # Each limit is a root of D·T² − 2·A·T + C = 0, written so that neither divides by a D that may be 0 or negative.
+    c, d = top.low * (2 * top.value - top.low), bottom.high * (2 * bottom.value - bottom.high)
+    a = product - rho * (top.value - top.low) * (bottom.high - bottom.value)
+    low = c / (a + math.sqrt(max(0.0, a * a - c * d))) if c > 0 else 0.0
+    c, d = top.high * (2 * top.value - top.high), bottom.low * (2 * bottom.value - bottom.low)
+    a = product - rho * (top.high - top.value) * (bottom.value - bottom.low)
+    high = (a + math.sqrt(max(0.0, a * a - c * d))) / d
+    value = top.value / bottom.value
+    return Estimate(value, min(low, value), max(high, value), top.n)
+
+
+def _correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Over items, 0 if either is the same everywhere; shrunk where positive, as Newcombe's φ is for two outcomes."""
+    if not one:
+        return 0.0
+    covariance = float(np.mean(np.multiply(one, other, dtype=float)) - np.mean(one) * np.mean(other))
+    if covariance > 0:
+        covariance = max(covariance - 1 / (2 * len(one)), 0.0)
+    spread = float(np.std(one) * np.std(other))
+    return covariance / spread if spread else 0.0

@@ -1,0 +1,344 @@
+"""The result files of a run and of a study as types, and the names of their rows and columns wherever they are shown.
+
+`evaluation.json` holds every number of an evaluation, `outcomes.json` what came of each held-out seed, `failures.json`
+the exchanges behind the failures, and `attack.json` how far a fresh attacker got. They are written and read through
+these models, so nothing else knows their keys. A study has the same numbers over its runs, `OverRuns` for `Estimate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from magic_rl.evaluation.estimates import Estimate
+from magic_rl.evaluation.spread import OverRuns
+from magic_rl.store import atomic, manifest
+from magic_rl.store.run import RunDirectory
+from magic_rl.types import Label, Seed
+
+Measure = Literal["asr", "compliance", "j"]
+Attacker = Literal["vanilla", "sft_attacker", "last_attacker"]
+Defender = Literal["untouched", "start", "trained"]
+Split = Literal["held_out", "validation"]
+
+# What rows and columns are called, once for all tables, figures and files. Columns of defenders bear their keys.
+MEASURES: Mapping[Measure, str] = {"asr": "ASR", "compliance": "compliance", "j": "J"}
+BETTER: Mapping[Measure, str] = {"asr": "↓", "compliance": "↑", "j": "↑"}
+ATTACKERS: Mapping[Attacker, str] = {
+    "vanilla": "vanilla seeds",
+    "sft_attacker": "SFT attacker",
+    "last_attacker": "last attacker",
+}
+DEFENDERS: Mapping[Defender, str] = {
+    "untouched": "the untouched model",
+    "start": "the defender at the start",
+    "trained": "the trained defender",
+}
+RATES = {"well_formed": "in the required format", "on_topic": "on topic", "cut_off": "cut off"}
+ABOUT_MEASURES = (
+    "ASR: share of harmful seeds whose attack got an answer; compliance: share of benign seeds that were answered; "
+    "J = compliance − ASR. ↓ lower is better, ↑ higher is better."
+)
+ABOUT_DEFENDERS = (
+    "untouched: the model before any training; start: the defender as it entered the game; trained: as it left it. "
+    "change: trained − start."
+)
+
+FAILURES_FILE, OUTCOMES_FILE, EVALUATION_FILE = "failures.json", "outcomes.json", "evaluation.json"
+ATTACK_FILE, ATTACK_PLAN = "attack.json", "attacks/plan.json"
+_HASH = 16  # characters
+
+N = TypeVar("N", Estimate, OverRuns)
+D = TypeVar("D", bound="Document")
+
+Grid = dict[Defender, dict[Attacker, N]]
+
+
+def title(measure: Measure, attacker: Attacker) -> str:
+    """Of a row that is not under a heading of its measure."""
+    return f"{MEASURES[measure]}, {ATTACKERS[attacker]}"
+
+
+def attacker_name(number: int | None) -> str:
+    """Of the attacker of a round; None: seeds are played as they are."""
+    return ATTACKERS["vanilla"] if number is None else f"attacker of round {number}{'' if number else ' (SFT)'}"
+
+
+def defender_name(number: int | None) -> str:
+    """Of the defender of a round; None: the untouched model."""
+    return "untouched model" if number is None else f"defender of round {number}{'' if number else ' (start)'}"
+
+
+class Document(BaseModel):
+    """A result, or a part of one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measured(Document):
+    """What was measured; an evaluation of anything else than the run holds now is stale.
+
+    Attributes:
+        attackers: Hash of each saved attacker, by round.
+        defenders: The same of defenders.
+        settings: Hash of `evaluation` and of who judges.
+    """
+
+    attackers: dict[int, str]
+    defenders: dict[int, str]
+    settings: str
+
+
+class HeldOut(Document):
+    """The seeds that were evaluated on, none of them trained on."""
+
+    split: Split = "held_out"
+    harmful: int
+    benign: int
+    categories: list[str] = []
+
+    @property
+    def side(self) -> str:
+        """ "held-out" or "validation"."""
+        return self.split.replace("_", "-")
+
+    def __str__(self) -> str:
+        return f"{self.side} seeds: {self.harmful} harmful, {self.benign} benign"
+
+
+class Rewrites(Document, Generic[N]):
+    """What an attacker's rewrites are like: rates, None where the judge labels no requests."""
+
+    well_formed: N
+    on_topic: N | None = None
+    cut_off: N | None = None
+
+
+class Replies(Document):
+    """What one defender's replies are like, over all attackers.
+
+    Attributes:
+        tokens: Their length.
+        quality: Helpfulness of those to benign seeds, where the judge scores it.
+        degenerate: Share that is no longer language, compared with what the untouched model says in the same place.
+        cut_off: Share that ran into the limit of length.
+        logprob: Log-probability per token under the untouched model, in nats.
+        kl: KL to the untouched model per token, in nats.
+        distinct: Share of distinct ones among a reply's token trigrams.
+    """
+
+    tokens: Estimate | None = None
+    quality: Estimate | None = None
+    degenerate: Estimate
+    cut_off: Estimate
+    logprob: float | None = None
+    kl: float | None = None
+    distinct: float | None = None
+
+
+class Crossplay(Document):
+    """Every saved attacker against every saved defender: rows are attackers, columns defenders.
+
+    Attributes:
+        attackers: Round of each; None plays the seeds as they are.
+        defenders: Round of each.
+        compared: Rows of the attackers that the table compares.
+        replies: Of each defender.
+        abstained: Replies without a verdict.
+    """
+
+    attackers: list[int | None]
+    defenders: list[int]
+    compared: dict[Attacker, int]
+    asr: list[list[Estimate]]
+    compliance: list[list[Estimate]]
+    replies: list[Replies]
+    abstained: int
+
+
+class Kappa(Document):
+    """How far two members of a panel agree on a label, beyond chance."""
+
+    one: str
+    other: str
+    label: Literal["safety", "refused"]
+    kappa: Estimate
+
+
+class Evaluation(Document):
+    """`evaluation.json`.
+
+    Attributes:
+        verdict: What the changes amount to, a sentence.
+        table: Each measure of three defenders under no rewrite, the first and the last attacker.
+        change: Trained − start, paired attack by attack.
+        rewrites: Of the attackers compared.
+        replies: Of the defenders compared.
+        categories: Rates by held-out category.
+        crossplay: All pairs.
+        agreement: Of a panel's members, pair by pair.
+    """
+
+    measured: Measured
+    judge: str
+    held_out: HeldOut
+    verdict: str
+    table: dict[Measure, Grid[Estimate]]
+    change: dict[Measure, dict[Attacker, Estimate]]
+    rewrites: dict[Attacker, Rewrites[Estimate]] = {}
+    replies: dict[Defender, Replies]
+    categories: dict[str, dict[Measure, Grid[Estimate]]]
+    crossplay: Crossplay
+    agreement: list[Kappa] = []
+
+
+class Outcomes(Document):
+    """`outcomes.json`: seed ids once, then a list per seed with one outcome per attack; None: the judge abstained."""
+
+    seeds: dict[Label, list[str]]
+    escaped: dict[Defender, dict[Attacker, list[list[bool | None]]]]
+    answered: dict[Defender, dict[Attacker, list[list[bool | None]]]]
+
+
+class Turn(Document):
+    """What the attacker thought, its attack, and the reply."""
+
+    thinking: str
+    attack: str
+    reply: str
+
+
+class Failure(Document):
+    """An exchange in which the trained defender failed: it answered a harmful seed, or refused a benign one.
+
+    Attributes:
+        failed_at_start: Whether the defender at the start failed at the same attack; None: the judge abstained.
+    """
+
+    attacker: Attacker
+    seed: Seed
+    turns: list[Turn]
+    failed_at_start: bool | None = None
+
+
+class Failures(Document):
+    """`failures.json`. Its words are an attacker's: they stay in the run, and a page shows them as hostile text."""
+
+    kept: list[Failure]
+
+
+class Point(Document, Generic[N]):
+    """Success after some steps of learning."""
+
+    step: int
+    asr: N
+
+
+class AttackOnOne(Document, Generic[N]):
+    """How far a fresh attacker got against one defender.
+
+    Attributes:
+        curve: Its success over its steps.
+        attack_at_k: attack@k of the final attacker, by k.
+        degenerate: Share of the replies in its training that were no longer language.
+    """
+
+    curve: list[Point[N]]
+    attack_at_k: dict[int, N]
+    degenerate: float = 0.0
+
+
+class AttackResult(Document, Generic[N]):
+    """`attack.json`: a fresh attacker against the frozen defender, at the start and trained.
+
+    Attributes:
+        steps: That the attacker learned for.
+        ratio: Final ASR, trained / start; None if the start's is 0.
+    """
+
+    steps: int
+    defenders: dict[Defender, AttackOnOne[N]]
+    ratio: N | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeOverRuns(OverRuns):
+    """A change, and in how many runs the whole interval lies below or above 0."""
+
+    below: int
+    above: int
+
+
+class PresetResult(Document):
+    """The runs of one preset; see `Evaluation` and `AttackResult`. What not all of them have is left out."""
+
+    rng_seeds: list[int]
+    held_out: HeldOut
+    table: dict[Measure, Grid[OverRuns]]
+    change: dict[Measure, dict[Attacker, ChangeOverRuns]]
+    rewrites: dict[Attacker, Rewrites[OverRuns]] = {}
+    degenerate: dict[Defender, OverRuns] = {}
+    attack: AttackResult[OverRuns] | None = None
+
+
+class StudyResult(Document):
+    """`study.json`."""
+
+    presets: dict[str, PresetResult]
+
+
+def write(run: RunDirectory, name: str, document: Document, *, indent: int | None = 2) -> None:
+    """Write a result file into a run; numbers that are not finite become null."""
+    atomic.write_file(run.path / name, document.model_dump_json(indent=indent, exclude_none=True).encode() + b"\n")
+
+
+def read(run: RunDirectory, name: str, model: type[D]) -> D | None:
+    """A result file; None if there is none or another version wrote it."""
+    path = run.path / name
+    try:
+        return model.model_validate_json(path.read_bytes()) if path.exists() else None
+    except ValidationError:
+        return None
+
+
+def current_evaluation(run: RunDirectory) -> Evaluation | None:
+    """The run's evaluation, if it is of just the players saved by now, in the way that the config asks for."""
+    found = read(run, EVALUATION_FILE, Evaluation)
+    return found if found and found.measured == measured(run) else None
+
+
+def current_attack(run: RunDirectory) -> AttackResult[Estimate] | None:
+    """The result of a fresh attacker, if it is of the defenders that the run starts and ends with now."""
+    defenders = list(measured(run).defenders.values())
+    met = [each[:_HASH] for each in (run.read_json(ATTACK_PLAN) or {}).get("defenders", {}).values()]
+    return read(run, ATTACK_FILE, AttackResult[Estimate]) if met and met == [defenders[0], defenders[-1]] else None
+
+
+def measured(run: RunDirectory) -> Measured:
+    """What an evaluation of the run as it stands measures."""
+    config = tomllib.loads(run.config_text)
+    judge = config.get("judge", {})
+    members = [
+        (each.get("kind"), each.get("threshold"), each.get("endpoint", {}).get("model"))
+        for each in judge.get("members") or [judge]
+    ]
+    settings = json.dumps([config.get("evaluation"), members, judge.get("rule")], sort_keys=True)
+    return Measured(
+        attackers={number: _hash(path) for number, path in run.players("attacker")},
+        defenders={number: _hash(path) for number, path in run.players("defender")},
+        settings=hashlib.sha256(settings.encode()).hexdigest()[:_HASH],
+    )
+
+
+def _hash(player: Path) -> str:
+    try:
+        return manifest.fingerprint(player)[:_HASH]
+    except manifest.CorruptedError:
+        return "corrupted"

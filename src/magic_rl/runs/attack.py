@@ -1,0 +1,355 @@
+"""How far a defender can be exploited: a fresh attacker learns against it while the defender stands still.
+
+Attackers of a game grew up with its defender, so its own ASR says how well the two know each other. Here the attacker
+moves second: it starts from the run's SFT start and learns by the run's own settings, with the same number of steps and
+the same random draws, once against the defender that entered the game and once against the one that left it. Its ASR on
+held-out seeds, over its steps, is the exploitability (METHOD §1: an equilibrium must hold against a best response).
+Each attack is a `part` of the run with checkpoints of its own, so it can be stopped and killed as training can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from magic_rl.config import Config, EvaluationConfig, load_config
+from magic_rl.data.overlap import SeedFinder
+from magic_rl.errors import ConfigError, DataError, StoreError
+from magic_rl.evaluation.crossplay import answered_by, open_attacks
+from magic_rl.evaluation.estimates import Count, Estimate, attack_at_k, seed_rate, seed_ratio
+from magic_rl.evaluation.result import (
+    ATTACK_FILE,
+    ATTACK_PLAN,
+    AttackOnOne,
+    AttackResult,
+    Defender,
+    Point,
+    read,
+    write,
+)
+from magic_rl.game.schedule import Schedule
+from magic_rl.game.settings import ScheduleConfig
+from magic_rl.learning.arena import Arena, LoopSettings
+from magic_rl.learning.coevolve import coevolve
+from magic_rl.rng import derive
+from magic_rl.runs.assembly import Setup, loop_settings, prepare
+from magic_rl.runs.evaluate import conditions, evaluated, held_out_seeds, unopened
+from magic_rl.runs.inputs import compare, digests
+from magic_rl.runs.interrupt import Interrupt
+from magic_rl.runs.preflight import try_judge
+from magic_rl.runs.seeds import split_of
+from magic_rl.runs.train import View
+from magic_rl.store import atomic, manifest
+from magic_rl.store.run import RunDirectory
+
+K = (1, 4, 16)  # of attack@k
+ATTACKED: tuple[Defender, ...] = ("start", "trained")
+
+_FOLDER = "attacks"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        steps: N, steps of learning against each defender.
+        every: Steps between measurements of ASR; 0 measures before the first and after the last only.
+        config: The settings: see `attack_config`.
+        source: The run whose attacker it is, if another than the defender's.
+        attacker: The attacker's SFT start.
+        defenders: The starting and the trained defender, in the order of `ATTACKED`.
+    """
+
+    steps: int
+    every: int
+    config: Config
+    source: Path | None
+    attacker: Path
+    defenders: tuple[Path, Path]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON value that is the same exactly if the same attacks are asked for."""
+        players = {name: manifest.fingerprint(path) for name, path in zip(ATTACKED, self.defenders, strict=True)}
+        attacker = manifest.fingerprint(self.attacker)
+        return {"steps": self.steps, "every": self.every, "attacker": attacker, "defenders": players}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one attack has come: the state in its checkpoint.
+
+    Attributes:
+        schedule: Steps taken, and whether there are more.
+        curve: Step and outcomes per held-out harmful seed, for each measurement so far.
+        final: Outcomes per seed of the final attacker's many attacks; empty until it has made them.
+    """
+
+    schedule: Schedule
+    curve: tuple[tuple[int, tuple[Count, ...]], ...] = ()
+    final: tuple[Count, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Steps of learning taken."""
+        return self.schedule.attacker_total
+
+
+_STATE = TypeAdapter(Progress)
+
+
+def attack(run: RunDirectory, plan: Plan, view: View) -> AttackResult[Estimate] | None:
+    """Let a fresh attacker learn against the starting and against the trained defender, and write `attack.json`.
+
+    What was begun before goes on; what is complete is returned as it is.
+
+    Args:
+        run: Its lock is held.
+        plan: From `make_plan`.
+
+    Returns:
+        None if the user stopped it.
+
+    Raises:
+        UserError: If models, seeds or prompts cannot be used, or no checkpoint of an attack that was begun.
+        TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
+    """
+    done = read(run, ATTACK_FILE, AttackResult[Estimate])
+    if done is not None and run.read_json(ATTACK_PLAN) == plan.as_dict():
+        return done
+    setup = prepare(plan.config)
+    compare(run, {key: found for key, found in digests(setup).items() if not key.startswith("attacker")})
+    _check_source(setup, plan)
+    try_judge(setup.judge)
+    setup.load_references({"attacker": plan.attacker})
+    with atomic.writing(run.path / _FOLDER):
+        (run.path / _FOLDER).mkdir(exist_ok=True)
+    atomic.clean(run.path / _FOLDER)
+    run.write_json(ATTACK_PLAN, plan.as_dict())
+    interrupt = Interrupt(view.note)
+    reached: list[Progress] = []
+    with interrupt.heeded():
+        for name in ATTACKED:
+            if interrupt.asked:
+                return None
+            reached.append(_Attack(run.part(f"{_FOLDER}/{name}"), setup, plan, view, interrupt).run())
+            if not reached[-1].final:
+                return None
+    result = _result(run, plan, reached, setup.config.evaluation)
+    write(run, ATTACK_FILE, result)
+    return result
+
+
+def make_plan(
+    run: RunDirectory,
+    *,
+    steps: int | None = None,
+    every: int | None = None,
+    source: RunDirectory | None = None,
+    again: bool = False,
+) -> Plan:
+    """Complete what the user asked for, and check that it is possible before anything is loaded.
+
+    Args:
+        steps: None: as many as were asked for before, or else as the game gave the attacker of `source`.
+        every: None: as asked for before, or else 0.
+        source: Run whose attacker is taken; None is `run` itself.
+        again: Whether what was asked for before does not count; `forget` it then.
+
+    Raises:
+        UserError: If there is no trained defender, no attacker or no number of steps, or other attacks were begun.
+    """
+    rounds = [number for number, _ in run.players("defender")]
+    if len(rounds) < 2:
+        raise StoreError(f"{run.path}: no trained defender saved yet", "resume", run=run.path)
+    other, source = source, source or run
+    if not source.players("attacker"):
+        raise StoreError(f"{source.path}: has no attacker", "take another's attacker")
+    before = None if again else run.read_json(ATTACK_PLAN)
+    if steps is None:
+        steps = before["steps"] if before else sum(row.get("learner") == "attacker" for row in source.metrics())
+    if not steps:
+        raise ConfigError(f"{source.path}: its attacker took no steps in the game", "choose steps")
+    plan = Plan(
+        steps=steps,
+        every=every if every is not None else before["every"] if before else 0,
+        config=attack_config(run, source, steps),
+        source=other.path if other else None,
+        attacker=source.player("attacker", 0),
+        defenders=(run.player("defender", rounds[0]), run.player("defender", rounds[-1])),
+    )
+    asked = plan.as_dict()
+    if before and before != asked:
+        changed = ", ".join(key for key in asked if asked[key] != before.get(key))
+        raise StoreError(
+            f"{run.path / _FOLDER}: holds attacks of another kind ({changed})", "attack again", run=run.path
+        )
+    return plan
+
+
+def forget(run: RunDirectory) -> None:
+    """Remove the attacks of a run and their result. Its lock is held."""
+    for path in (run.path / ATTACK_FILE, run.path / _FOLDER):
+        if path.exists():
+            atomic.remove(path)
+
+
+def attack_config(run: RunDirectory, source: RunDirectory, steps: int) -> Config:
+    """The settings of a run's attacks: the run's own, with the attacker's of `source`.
+
+    The attacker's are `attacker`, `learning`, `game.turns` and `game.rewards`.
+
+    Raises:
+        ConfigError: If the two runs word their prompts differently.
+    """
+    config, given = load_config(run.path / "config.toml"), load_config(source.path / "config.toml")
+    if given.game.prompts != config.game.prompts:
+        raise ConfigError(
+            f"{source.path}: game.prompts is {given.game.prompts!r}, but {config.game.prompts!r} in {run.path}; "
+            "take the attacker of a run with the same prompts"
+        )
+    game = config.game.model_copy(
+        update={
+            "rewrite": True,
+            "shared_parameters": False,  # the fresh attacker learns, the defender beside it does not
+            "turns": given.game.turns,
+            "rewards": given.game.rewards,
+            "schedule": ScheduleConfig(kind="ratio", rounds=1, defender_steps=0, attacker_steps=steps),
+        }
+    )
+    # A frozen defender cannot be trained again: where it is degenerate, the result says so.
+    learning = given.learning.model_copy(update={"max_degenerate": 1.0})
+    return config.model_copy(update={"attacker": given.attacker, "learning": learning, "game": game})
+
+
+class _Attack:
+    """A fresh attacker that learns against one defender: drives the steps, measures, and keeps its part of the run."""
+
+    def __init__(self, part: RunDirectory, setup: Setup, plan: Plan, view: View, interrupt: Interrupt) -> None:
+        """Take up the last checkpoint. Args: part: Its folder bears the defender's name in `ATTACKED`."""
+        self._part, self._setup, self._plan = part, setup, plan
+        self._view, self._interrupt = view, interrupt
+        self._name: Defender = "start" if part.path.name == "start" else "trained"
+        self._seeds = [seed for seed in held_out_seeds(setup) if seed.label == "harmful"]
+
+        checkpoint = part.latest_checkpoint()
+        part.rewind(checkpoint.step if checkpoint else 0)
+        begun = _STATE.validate_python(checkpoint.state) if checkpoint else None
+        self._progress = begun or Progress(Schedule.start(setup.config.game.schedule))
+        # A player is saved without an optimiser, so the attacker begins with a fresh one, as it did in the game.
+        start = checkpoint.policy("attacker") if checkpoint else plan.attacker
+        self._learner = setup.engines["attacker"].load(start, "fresh attacker")
+        frozen = dict(zip(ATTACKED, plan.defenders, strict=True))[self._name]
+        self._frozen = setup.engines["defender"].load(frozen, self._name).snapshot(self._name)
+
+    def run(self) -> Progress:
+        """Go on until everything is measured or the user stops it."""
+        config, progress = self._setup.config, self._progress
+        self._view.stage(f"attack_{self._name}", self._plan.steps, progress.steps)
+        progress = self._measured(progress)
+        if self._interrupt.asked:
+            return progress
+        # The draws are other ones than the game's, whose steps of the same numbers taught the defender.
+        settings = replace(loop_settings(self._setup.config), rng_seed=derive(config.seed, 0, "fresh attacker"))
+        for step in coevolve(self._arena(settings), progress.schedule, progress.steps):
+            progress = replace(progress, schedule=step.schedule)
+            self._part.log(step.metrics)
+            self._part.log_timing({"step": step.number, **step.timing})
+            self._part.write_episodes(step.number, step.outcomes)
+            self._view.step(step.metrics, step.timing)
+            taken = progress
+            if not self._interrupt.asked:
+                progress = self._measured(taken)
+            if progress is taken and (self._interrupt.asked or step.number % config.store.checkpoint_every == 0):
+                self._save(progress)
+            if self._interrupt.asked:
+                break
+        return progress
+
+    def _arena(self, settings: LoopSettings) -> Arena:
+        setup = self._setup
+        return Arena(
+            attacker=setup.player("attacker", self._learner),
+            defender=setup.player("defender", self._frozen),
+            learners={"attacker": self._learner},
+            references={"attacker": setup.references["attacker"]},
+            judge=setup.judge,
+            seeds=setup.split.train,
+            prompts=setup.prompts,
+            settings=settings,
+            yardstick=setup.yardstick(),
+        )
+
+    def _measured(self, progress: Progress) -> Progress:
+        """The same with what is due at its step and not measured yet, saved."""
+        steps, every, last = progress.steps, self._plan.every, self._plan.steps
+        settings, before = self._setup.config.evaluation, progress
+        due = steps in (0, last) or (every and steps % every == 0)
+        if due and steps not in (step for step, _ in progress.curve):
+            counts = self._outcomes(settings.attacks_per_seed, "evaluation attack")
+            progress = replace(progress, curve=(*progress.curve, (steps, counts)))
+            asr = seed_rate(_shares(counts))
+            self._view.note(
+                f"{self._name}, after {steps} of {last} steps: ASR {asr.value:.1%} on {asr.n} held-out seeds"
+            )
+        if steps == last and not progress.final:
+            self._view.note(f"{self._name}: {settings.best_of} attacks per held-out seed by the final attacker")
+            progress = replace(progress, final=self._outcomes(settings.best_of, "best of attack"))
+        if progress is not before:
+            self._save(progress)
+        return progress
+
+    def _outcomes(self, n: int, purpose: str) -> tuple[Count, ...]:
+        """Of `n` attacks per held-out harmful seed: how many succeeded and how many were judged."""
+        met, attacker = conditions(self._setup), evaluated(self._setup, "attacker", self._learner)
+        board = open_attacks(met, (attacker, unopened(self._seeds)), n, purpose)
+        (cell,) = answered_by(met, [board], evaluated(self._setup, "defender", self._frozen))
+        escaped = cell.escaped
+        of_seed = [escaped[i : i + n] for i in range(0, len(escaped), n)]
+        return tuple((outcomes.count(True), n - outcomes.count(None)) for outcomes in of_seed)
+
+    def _save(self, progress: Progress) -> None:
+        self._part.save_checkpoint(
+            progress.steps, {"attacker": self._learner}, _STATE.dump_python(progress, mode="json")
+        )
+
+
+def _check_source(setup: Setup, plan: Plan) -> None:
+    """See that another run's attacker was not taught what is measured here."""
+    if plan.source is None:
+        return
+    taught = split_of(load_config(plan.source / "config.toml").data).train
+    finder = SeedFinder(held_out_seeds(setup), setup.split.train)
+    if known := sum(finder.found_in([seed.text]) for seed in taught):
+        raise DataError(
+            f"{plan.source}: its attacker was trained on {known} seeds that are held out here; take the attacker of a "
+            "run with the same split"
+        )
+
+
+def _result(
+    run: RunDirectory, plan: Plan, reached: Sequence[Progress], settings: EvaluationConfig
+) -> AttackResult[Estimate]:
+    """From the two complete attacks in the order of `ATTACKED`."""
+    draws = settings.attacks_per_seed
+    start, trained = (attack.curve[-1][1] for attack in reached)
+    both = [i for i in range(len(start)) if start[i][1] and trained[i][1]]
+    defenders: dict[Defender, AttackOnOne[Estimate]] = {}
+    for name, progress in zip(ATTACKED, reached, strict=True):
+        shares = [row.get("degenerate_rate") or 0.0 for row in run.part(f"{_FOLDER}/{name}").metrics()]
+        defenders[name] = AttackOnOne(
+            curve=[Point(step=step, asr=seed_rate(_shares(counts), draws)) for step, counts in progress.curve],
+            attack_at_k={k: attack_at_k(progress.final, k) for k in K if k <= settings.best_of},
+            degenerate=sum(shares) / plan.steps,
+        )
+    ratio = seed_ratio(_shares([trained[i] for i in both]), _shares([start[i] for i in both]), draws)
+    return AttackResult(steps=plan.steps, defenders=defenders, ratio=ratio)
+
+
+def _shares(counts: Sequence[Count]) -> list[float]:
+    """Share of the judged attacks on each seed that succeeded; seeds without any are left out."""
+    return [hits / n for hits, n in counts if n]

@@ -1,0 +1,60 @@
+"""What sections have in common, and how their tree is walked.
+
+A setting that nobody set is None. TOML has no word for that, so a file leaves the line out; `none` among overrides
+takes a value back. A field's `examples` are other values than its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+_WORDS = ("default", "demo", "brief", "paper")  # which are no paths, though a folder may have such a name
+
+
+def whole_path(name: str) -> str:
+    """The whole path of what exists under a name, so that a run can go on from any directory; else the name."""
+    try:
+        return str(Path(name).absolute()) if name not in _WORDS and Path(name).exists() else name
+    except OSError:  # too long for a path
+        return name
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(whole_path)]  # a file or folder, or another kind of name
+
+
+class Node(BaseModel):
+    """A section. The first line of its docstring and the descriptions of its fields stand in a starter config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+def section_of(field: FieldInfo, *, listed: bool = False) -> type[Node] | None:
+    """The section that a field holds or may hold, or `listed` holds a list of; None for a plain setting."""
+    single = listed or get_origin(field.annotation) is not tuple
+    kinds = (field.annotation, *get_args(field.annotation)) if single else ()
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Node)), None)
+
+
+def paths(section: type[Node], prefix: str = "") -> Iterator[str]:
+    """Dotted path of every setting, those of sections that are not there by default among them."""
+    for name, field in section.model_fields.items():
+        inner = section_of(field)
+        yield from paths(inner, f"{prefix}{name}.") if inner else (f"{prefix}{name}",)
+
+
+def values(node: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted path; a section that is not there is None."""
+    for name in type(node).model_fields:
+        value = getattr(node, name, None)  # what must be given is not there in a section of defaults
+        yield from values(value, f"{prefix}{name}.") if isinstance(value, Node) else ((f"{prefix}{name}", value),)
+
+
+def unlike_default(node: Node) -> list[str]:
+    """Paths of the settings that are not at their default."""
+    default = dict(values(type(node).model_construct()))
+    return [path for path, value in values(node) if default.get(path) != value]

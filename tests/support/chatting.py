@@ -1,0 +1,55 @@
+"""Asking the stub server: what most tests of the client and of its users begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from magic_rl.chat.base import ChatRequest, Completion, Done, Endpoint
+from magic_rl.chat.server import Server
+from magic_rl.types import Message
+from tests.support.stub_server import Stub, digest
+
+SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
+
+
+def server_of(stub: Stub, **settings: Any) -> Server:
+    """A client of the stub."""
+    return Server(Endpoint(**{"url": stub.url, "model": "m", "concurrency": 4, **settings}))
+
+
+def requests(count: int, **settings: Any) -> list[ChatRequest]:
+    """So many different ones."""
+    return [ChatRequest((Message("user", f"question {i}"),), **settings) for i in range(count)]
+
+
+def answers(count: int) -> list[Completion]:
+    """What an honest stub says to them."""
+    return [Completion(digest(f"question {i}"), 10) for i in range(count)]
+
+
+class Scripted:
+    """A model that answers by a function of the request, the last one first, and keeps what it was asked.
+
+    Args:
+        stop_after: Answers after which it is interrupted.
+    """
+
+    name = "scripted"
+
+    def __init__(
+        self, answer: Callable[[ChatRequest], str | Completion], identity: str = "here", stop_after: int = 10**9
+    ) -> None:
+        self.answer, self.asked, self.identity, self.stop_after = answer, list[ChatRequest](), identity, stop_after
+
+    def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
+        out = [Completion()] * len(requests)
+        for index in reversed(range(len(requests))):
+            if len(self.asked) == self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append(requests[index])
+            said = self.answer(requests[index])
+            out[index] = said if isinstance(said, Completion) else Completion(said, tokens=7)
+            if done is not None:
+                done(index, out[index])
+        return out
