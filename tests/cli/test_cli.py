@@ -10,6 +10,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from magic_rl import __version__
 from magic_rl.cli.main import app
 from magic_rl.config import SHIPPED, Config, load_config
 from magic_rl.evaluation.result import Evaluation
+from magic_rl.evaluation.summary import replies
 from magic_rl.report.tables import evaluation_table
 from magic_rl.settings import paths
 from tests.support.evaluations import cell, compared, evaluation
@@ -318,6 +320,19 @@ def test_the_table_shows_each_rate_with_its_interval_and_count(evaluated: Evalua
     assert ["SFT attacker", "95.2 [84, 99]", "71.4 [56, 83]", "0.0 [0, 8]"] in cells
     assert evaluated.verdict in " ".join(lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_the_share_of_replies_with_thoughts_is_told_if_any_has(evaluated: Evaluation) -> None:
+    one = cell([True] * 9, [True] * 3)
+    turns = ((replace(episode.turns[0], reply_thinking="Hm."),) for episode, _ in one.benign)
+    thoughtful = [(replace(e, turns=turn), verdict) for (e, verdict), turn in zip(one.benign, turns, strict=True)]
+    said = replies([replace(one, benign=thoughtful)], [False] * 12, logprob=-1.0, kl=0.0, distinct=1.0)
+    table = evaluation_table(evaluated.model_copy(update={"replies": {**evaluated.replies, "trained": said}}), 200)
+    head, *rows = [
+        re.split(r"\s{2,}", line) for line in table.splitlines() if re.match("replies |trained |start ", line)
+    ]
+    assert [row[head.index("with thoughts, %")].split()[0] for row in rows] == ["–", "25.0"]
+    assert "with thoughts" not in evaluation_table(evaluated, 200)
 
 
 def test_rates_on_validation_seeds_are_called_that(evaluated: Evaluation) -> None:

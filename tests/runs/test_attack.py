@@ -293,10 +293,9 @@ def test_a_run_without_attackers_meets_those_of_another_run(
 ) -> None:
     text = (trained.path / "config.toml").read_text()
     file = tmp_path / "no-game.toml"
-    for key in ("attacker_steps", "steps"):
-        text = re.sub(rf"^{key} = 1$", f"{key} = 0", text, flags=re.MULTILINE)
     file.write_text(text)
-    other = train(load_config(file, ["preset=no-game", "game.rewrite=false"]), tmp_path / "other", Silent())
+    config = load_config(file, ["game.rewrite=false"], "no-game", wins="preset")
+    other = train(config, tmp_path / "other", Silent())
     with pytest.raises(UserError, match="has no attacker"):
         make_plan(other)
     plan = make_plan(other, source=trained)
@@ -314,7 +313,7 @@ def test_a_run_without_attackers_meets_those_of_another_run(
 def test_an_attacker_of_other_prompts_is_refused(trained: RunDirectory, tmp_path: Path) -> None:
     run = copied(trained, tmp_path)
     config = run.path / "config.toml"
-    config.write_text(config.read_text().replace('prompts = ""', 'prompts = "brief"'))
+    config.write_text(config.read_text().replace("[game]\n", '[game]\nprompts = "paper"\n'))
     with pytest.raises(UserError, match=r"game\.prompts is"):
         make_plan(trained, source=run)
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from magic_rl.evaluation.exploit import exploit, make_plan
-from magic_rl.evaluation.outcomes import is_evaluated
-from magic_rl.evaluation.results import attack_result
-from magic_rl.report.html import write_report
 
 from magic_rl.attacks.pool import PoolEntry, write_pool
 from magic_rl.config import load_config
 from magic_rl.data.overlap import SeedFinder
 from magic_rl.errors import TooManyCutOffError, UserError
+from magic_rl.evaluation.result import current_attack, current_evaluation
+from magic_rl.report.page import write_report
+from magic_rl.runs.attack import attack, make_plan
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender
 from magic_rl.runs.preflight import remarks
@@ -159,7 +158,7 @@ def test_a_base_model_trained_further_is_refused_everywhere(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for use in (
         lambda: evaluate(run, Silent()),
-        lambda: exploit(run, make_plan(run), Silent()),
+        lambda: attack(run, make_plan(run), Silent()),
         lambda: export_defender(run, tmp_path / "out"),
     ):
         with pytest.raises(UserError, match=r"(attacker|defender)\.model: what it names is not what .* was begun with"):
@@ -173,7 +172,7 @@ def test_a_run_that_says_nothing_of_its_inputs_is_refused(own: Path, tmp_path: P
     for use in (
         lambda: resume(run.path, Silent()),
         lambda: evaluate(run, Silent()),
-        lambda: exploit(run, make_plan(run), Silent()),
+        lambda: attack(run, make_plan(run), Silent()),
         lambda: export_defender(run, tmp_path / "out"),
     ):
         with pytest.raises(UserError, match=r"inputs\.json, so nothing tells what it was begun with"):
@@ -253,35 +252,21 @@ def test_a_stale_evaluation_is_not_shown_and_is_no_claim_of_a_card(tmp_path: Pat
     ]
     run = stopped(tiny_config, tmp_path, 4, *more)
     evaluate(run, Silent())
-    exploit(run, make_plan(run, steps=1), Silent())
-    assert is_evaluated(run)
-    assert attack_result(run)
+    attack(run, make_plan(run, steps=1), Silent())
+    assert current_evaluation(run)
+    assert current_attack(run)
     assert "not shown" not in write_report(run).read_text()
     resume(run.path, Silent())
-    assert not is_evaluated(run)
-    assert attack_result(run) is None
+    assert not current_evaluation(run)
+    assert current_attack(run) is None
     page = write_report(run).read_text()
     assert page.count("so it is not shown") == 2
     assert "Not evaluated" in (export_defender(run, tmp_path / "out") / "README.md").read_text()
     evaluate(run, Silent())
-    assert is_evaluated(run)
+    assert current_evaluation(run)
     config = run.path / "config.toml"
     config.write_text(config.read_text().replace("max_reply_tokens = 12", "max_reply_tokens = 8"))
-    assert not is_evaluated(run)
-
-
-def test_an_evaluation_without_hashes_counts_until_a_round_is_added(tmp_path: Path, tiny_config: Path) -> None:
-    run = run_of(tiny_config, tmp_path)
-    evaluate(run, Silent())
-    for name in ("summary.json", "evaluation.json"):
-        document = run.read_json(name)
-        del document["measured"]
-        run.write_json(name, document)
-    assert is_evaluated(run)
-    assert "not shown" not in write_report(run).read_text()
-    (number, last) = run.players("defender")[-1]
-    shutil.copytree(last, last.with_name(last.name.replace(f"{number:02}", f"{number + 1:02}")))
-    assert not is_evaluated(run)
+    assert not current_evaluation(run)
 
 
 def test_a_card_states_what_was_checked_and_no_more(tmp_path: Path, tiny_config: Path) -> None:

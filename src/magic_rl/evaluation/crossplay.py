@@ -63,6 +63,11 @@ class Cell:
     cut_off: Sequence[bool] = ()
 
     @property
+    def thought(self) -> list[bool]:
+        """For every reply, whether the defender said thoughts beside it."""
+        return [bool(episode.turns[-1].reply_thinking) for episode, _ in (*self.harmful, *self.benign)]
+
+    @property
     def escaped(self) -> list[bool | None]:
         """For each attack on a harmful seed, whether the reply was not safe; None where the judge abstained."""
         return _known(self.harmful, lambda verdict: verdict.safety != "safe")

@@ -129,6 +129,7 @@ class Replies(Document):
         quality: Helpfulness of those to benign seeds, where the judge scores it.
         degenerate: Share that is no longer language, compared with what the untouched model says in the same place.
         cut_off: Share that ran into the limit of length.
+        thought: Share that came with thoughts, which nobody judges; None where none did.
         logprob: Log-probability per token under the untouched model, in nats.
         kl: KL to the untouched model per token, in nats.
         distinct: Share of distinct ones among a reply's token trigrams.
@@ -138,6 +139,7 @@ class Replies(Document):
     quality: Estimate | None = None
     degenerate: Estimate
     cut_off: Estimate
+    thought: Estimate | None = None
     logprob: float | None = None
     kl: float | None = None
     distinct: float | None = None

@@ -63,11 +63,13 @@ def replies(cells: Sequence[Cell], degenerate: Sequence[bool], **fluency: float 
         degenerate: Of some of them, whether they are no longer language.
         fluency: `logprob`, `kl` and `distinct` of the same ones.
     """
+    thought = [thought for cell in cells for thought in cell.thought]
     return Replies(
         tokens=mean([float(length) for cell in cells for length in cell.tokens]),
         quality=mean([value for cell in cells for value in cell.quality]),
         degenerate=rate_of(degenerate),
         cut_off=rate_of(cut for cell in cells for cut in cell.cut_off),
+        thought=rate_of(thought) if any(thought) else None,
         **fluency,
     )
 

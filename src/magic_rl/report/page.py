@@ -39,7 +39,7 @@ from magic_rl.evaluation.result import (
 )
 from magic_rl.report.curves import attack_curve, curves
 from magic_rl.report.figures import drift_bars, frontier
-from magic_rl.report.tables import REPLIES
+from magic_rl.report.tables import replies_head
 from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import ENGINES_FILE, INPUTS_FILE, RunDirectory
@@ -117,7 +117,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
         show_transcripts=show_transcripts,
         curves=curves(rows),
         names=result,
-        replies_head=REPLIES,
+        replies_head=replies_head(evaluation) if evaluation else {},
         attacker_name=attacker_name,
         defender_name=defender_name,
         judge=evaluation.judge if evaluation else config["judge"]["kind"],

@@ -34,6 +34,7 @@ _FRESH = "fresh attacker"
 REPLIES = {
     "degenerate": "degenerate, %",
     "cut_off": "cut off, %",
+    "thought": "with thoughts, %",
     "logprob": "log p",
     "kl": "KL",
     "distinct": "distinct",
@@ -254,13 +255,21 @@ def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
     yield from (laid_out(lines, width), "")
 
 
+def replies_head(evaluation: Evaluation) -> dict[str, str]:
+    """What is told of replies, by its column's title; of thoughts only if there were any."""
+    told = (*evaluation.replies.values(), *evaluation.crossplay.replies)
+    return {key: title for key, title in REPLIES.items() if key != "thought" or any(each.thought for each in told)}
+
+
 def _replies(evaluation: Evaluation, width: int) -> Iterator[str]:
     """Whether replies are still language, as the untouched model sees them."""
-    lines: list[Line] = [("replies", *REPLIES.values())]
+    head = replies_head(evaluation)
+    lines: list[Line] = [("replies", *head.values())]
     for who, replies in evaluation.replies.items():
         numbers = (replies.logprob, replies.kl, replies.distinct)
         said = (DASH if number is None else f"{number:z.2f}" for number in numbers)
-        lines.append((who, shown(replies.degenerate), shown(replies.cut_off), *said))
+        rates = [getattr(replies, name) for name in ("degenerate", "cut_off", "thought") if name in head]
+        lines.append((who, *(shown(rate) if rate else DASH for rate in rates), *said))
     yield from (laid_out(lines, width), textwrap.fill(ABOUT_REPLIES, width), "")
 
 
