@@ -26,7 +26,7 @@ from magic_rl.evaluation.spread import (
 )
 from tests.support.study_runs import result
 
-Table = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
 REPEATS = 600
 DRAWN = 400_000  # to know a true rate by
 
@@ -42,7 +42,7 @@ class World:
         trained = self.rng.normal(0, math.hypot(1.4 * of_runs, of_seeds, 0.5), DRAWN)
         self.change = float(expit(logit - gain + trained).mean()) - self.rate
 
-    def draw(self, runs: int, seeds: int) -> tuple[Table, Table]:
+    def draw(self, runs: int, seeds: int) -> tuple[Array, Array]:
         """Outcomes of the same seeds in every run, at the start and after training, shape (R, S) each."""
         run = self.rng.normal(0, self.of_runs, (2, runs, 1))
         seed, rest = self.rng.normal(0, self.of_seeds, seeds), self.rng.normal(0, 0.5, (runs, seeds))

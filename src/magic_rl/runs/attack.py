@@ -104,7 +104,7 @@ _STATE = TypeAdapter(Progress)
 def attack(run: RunDirectory, plan: Plan, view: View) -> AttackResult[Estimate] | None:
     """Let a fresh attacker learn against the starting and against the trained defender, and write `attack.json`.
 
-    What was begun before goes on; what is complete is returned as it is.
+    What was begun before is continued; what is complete is returned as it is.
 
     Args:
         run: Its lock is held.
