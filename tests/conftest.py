@@ -59,7 +59,7 @@ max_reply_tokens = 12
 
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same output whatever terminal or CI service the tests run in."""
+    """The same output in whichever terminal or CI service the tests run in."""
     for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")

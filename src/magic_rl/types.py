@@ -226,7 +226,7 @@ class SamplingParams:
     """How to draw tokens. Temperature 0 is greedy; logprobs are those of the distribution drawn from.
 
     Attributes:
-        ignore_stop: Go on to `max_tokens` whatever is drawn; for timing.
+        ignore_stop: Sample up to `max_tokens` no matter what is drawn; for timing.
     """
 
     max_tokens: int

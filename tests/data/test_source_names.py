@@ -1,4 +1,4 @@
-"""How sources of seeds are named, known names first, then files, whatever they are called; and how several join."""
+"""How sources of seeds are named, known names first, then files under any name; and how several join."""
 
 from __future__ import annotations
 
