@@ -204,6 +204,7 @@ def test_the_game_itself_is_left_alone(trained: RunDirectory, attacked: RunDirec
 
 
 @pytest.mark.parametrize("stop_at", [[("start", 1)], [("start", 3), ("trained", 2)], [("start", 5), ("trained", 5)]])
+@pytest.mark.slow
 def test_ctrl_c_saves_and_a_second_call_goes_on_to_the_same_numbers(
     stop_at: list[tuple[str, int]], trained: RunDirectory, attacked: RunDirectory, tmp_path: Path
 ) -> None:
