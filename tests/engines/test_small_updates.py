@@ -71,7 +71,7 @@ def test_what_is_sampled_with_a_small_update_is_rescored_the_same(
     """Only folded into the weights, it disturbs what is sampled as much as a large one does."""
     local = in_bfloat16(tiny_model)
     if fold:
-        monkeypatch.setattr("magic_rl.engines.local.engine.reading", folded)
+        monkeypatch.setattr("magic_rl.engines.local.engine.inferring", folded)
     gaps = []
     for size in (0.0, 1e-5, 1e-2):
         policy = local.new_policy("policy")
