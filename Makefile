@@ -1,5 +1,5 @@
 # `make test-all` and `make demo` need a machine with Python 3.11 or newer and nothing else: they set up the rest in .venv.
-# What is done is stamped, so a second run starts at once; a changed pyproject.toml or constraints.txt installs anew.
+# What is done is stamped, so a second run starts at once; a changed pyproject.toml or constraints.txt installs again.
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))

@@ -5,7 +5,7 @@
 Both learn a LoRA of rank 16 on all linear layers of the default model, in bfloat16 or, where the machine has no
 products in it, in float32: 4 prompts of 225 tokens, 8 completions of exactly 48 tokens each, one optimiser step. Each
 process reports its own peak memory. TRL runs with gradient checkpointing, its default, and without, if there is memory
-for that; time is held against the faster of the two, memory against the smaller.
+for that; time is compared with the faster of the two, memory with the smaller.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 from tests.support.tiny_llama import save_tiny_llama
 
 # Shapes that annotations promise are checked where tests call; before anything imports these modules.
-SHAPED = ("attention", "layout", "lora", "packing", "reading", "sampling", "scoring")
+SHAPED = ("attention", "inference", "layout", "lora", "packing", "sampling", "scoring")
 install_import_hook(
     ["magic_rl.engines.losses", *(f"magic_rl.engines.local.{name}" for name in SHAPED)], "beartype.beartype"
 )
@@ -59,7 +59,7 @@ max_reply_tokens = 12
 
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same output whatever terminal or CI service the tests run in."""
+    """The same output in whichever terminal or CI service the tests run in."""
     for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "magic_rl"
 
 
 def lint(source: Path) -> subprocess.CompletedProcess[str]:
-    """The import rules of pyproject.toml, held against a copy of the source."""
+    """The import rules of pyproject.toml, applied to a copy of the source."""
     code = (
         f"import sys; sys.path.insert(0, {str(source)!r})\n"
         "from importlinter.cli import lint_imports\n"

@@ -1,4 +1,4 @@
-"""How fast the local engine is on this machine, held against the arithmetic that a step cannot do without.
+"""How fast the local engine is on this machine, compared with the arithmetic that a step cannot avoid.
 
 One step is: encode P prompts, sample G completions of each, learn from all of them, one optimiser step. Its floor is
 the matrix products of that step, each prompt and completion token counted once forwards to sample and once
@@ -67,8 +67,8 @@ class Timing:
         step_s: Seconds for both.
         floor_s: Seconds the step's matrix products take at this machine's rate.
         floor_share: `floor_s / step_s`.
-        sampled_per_s: Tokens sampled a second.
-        learned_per_s: Prompt and completion tokens learned from a second, each prompt counted once.
+        sampled_per_s: Tokens sampled per second.
+        learned_per_s: Prompt and completion tokens learned from per second, each prompt counted once.
         peak_gb: Most memory this process (on a GPU, the device) has held so far, in GB of 1e9 bytes.
     """
 
@@ -87,7 +87,7 @@ def measure(engine: LocalEngine, workloads: Sequence[Workload], repeats: int, ra
     """Time workloads, one at least, one after another `repeats` times each, after one step to warm up.
 
     Args:
-        rate: This machine's floating-point operations a second; see `product_rate`.
+        rate: This machine's floating-point operations per second; see `product_rate`.
     """
     policy = engine.new_policy("bench")
     _step(policy, workloads[0], 0)
@@ -134,9 +134,9 @@ def floating_point_operations(model: Any, workload: Workload) -> float:
     """Multiplications and additions of one step that no exact method avoids.
 
     Two a weight and token forwards; as much again backwards, for gradients of activations (the base is frozen, so
-    its weights need none) and thrice in all for adapters; the vocabulary projection only where a token is predicted.
-    Attention adds four a position seen, layer and width, each prompt token seeing its past and each completion
-    token the prompt and its own past.
+    its weights need none) and three times in all for adapters; the vocabulary projection only where a token is
+    predicted. Attention adds four per position seen, layer and width, each prompt token seeing its past and each
+    completion token the prompt and its own past.
     """
     config = model.config.get_text_config()
     body = adapters = 0
@@ -161,7 +161,7 @@ def floating_point_operations(model: Any, workload: Workload) -> float:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 25) -> float:
-    """Floating-point operations a second of this machine's matrix products: the most reached, as less would flatter."""
+    """Floating-point operations per second of this machine's matrix products: the most reached, as less flatters."""
     one, two = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(_timed(lambda: one @ two, device) for _ in range(repeats))
 

@@ -67,7 +67,7 @@ class JudgeError(UserError):
 
 
 class StoreError(UserError):
-    """A run directory that cannot be read, written or gone on with."""
+    """A run directory that cannot be read, written or continued."""
 
 
 class TooManyAbstentionsError(JudgeError):

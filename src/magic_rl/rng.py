@@ -1,7 +1,7 @@
 """Randomness without a global generator.
 
 Every draw comes from `(rng_seed, step, purpose, index)`, so the position of the generator *is* the step
-number: a resumed run draws what the unbroken one would have drawn, whatever happened in between.
+number: a resumed run draws what the unbroken one would have drawn, no matter what happened in between.
 """
 
 from __future__ import annotations

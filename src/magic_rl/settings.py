@@ -17,7 +17,7 @@ _WORDS = ("default", "demo", "brief", "paper")  # which are no paths, though a f
 
 
 def whole_path(name: str) -> str:
-    """The whole path of what exists under a name, so that a run can go on from any directory; else the name."""
+    """The whole path of what exists under a name, so that a run can be continued from any directory; else the name."""
     try:
         return str(Path(name).absolute()) if name not in _WORDS and Path(name).exists() else name
     except OSError:  # too long for a path

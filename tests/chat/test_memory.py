@@ -161,7 +161,7 @@ def test_a_memory_in_trouble_is_one_line_and_loses_no_answer(
     else:
         trouble(tmp_path / "m")
     assert ask(Scripted(lambda _: "no" * 9000), requests(9), upper, memory) == ["NO" * 9000] * 9
-    assert caplog.text.count("going on without what it remembers") == 1
+    assert caplog.text.count("continuing without what it remembers") == 1
 
 
 def test_a_file_that_is_no_memory_is_one_clear_error(tmp_path: Path) -> None:

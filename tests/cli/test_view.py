@@ -153,6 +153,11 @@ def test_an_evaluation_says_who_plays_whom(clock: Clock) -> None:
     console = Console(file=io.StringIO(), width=200)
     view = Screen(console)
     view.stage("evaluate", 4)
-    row: dict[str, Any] = {"attacker": "no rewrite", "defender": "round 1", "asr": 0.5, "compliance": 1.0}
+    row: dict[str, Any] = {
+        "attacker": "vanilla seeds",
+        "defender": "defender of round 1",
+        "asr": 0.5,
+        "compliance": 1.0,
+    }
     view.step(row, {})
-    assert "evaluation 1/4 attacker no rewrite, defender round 1: ASR 50%, compliance 100%" in written(console)
+    assert "evaluation 1/4 vanilla seeds, defender of round 1: ASR 50%, compliance 100%" in written(console)

@@ -85,7 +85,7 @@ def noted() -> Iterator[set[str]]:
         module, function = caller.f_globals["__name__"], caller.f_code.co_name
         checks = module.startswith("magic_rl.config.") and (function.startswith("_") or not module.endswith(".asked"))
         if name in type(self).model_fields and not checks:
-            root = {Config: "", JudgeMemberConfig: "judge."}  # which are made anew, where another may have been before
+            root = {Config: "", JudgeMemberConfig: "judge."}  # which are made again, where another may have been before
             path = root.get(type(self), where.get(id(self), "")) + name
             seen.add(path)
             if isinstance(value, Node):

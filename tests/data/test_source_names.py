@@ -1,4 +1,4 @@
-"""How sources of seeds are named, known names first, then files, whatever they are called; and how several join."""
+"""How sources of seeds are named, known names first, then files under any name; and how several join."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_file_may_begin_with_a_tilde() -> None:
 
 def test_a_cache_in_a_home_folder_that_nobody_has_is_one_line() -> None:
     model = ["judge.kind=qwen3guard", "judge.endpoint.model=m", "judge.endpoint.url=http://localhost:1/v1"]
-    with pytest.raises(UserError, match=r"^judge\.cache: ~nosuchuser/v: [^\n]*; name another file, or 'off'$"):
+    with pytest.raises(UserError, match=r"^judge\.cache: ~nosuchuser/v: [^\n]*; name another file, or false$"):
         make_judge(load_config(None, [*model, "judge.cache=~nosuchuser/v"]))
 
 

@@ -1,4 +1,4 @@
-"""Claims about the embedded engine, held against plain transformers on a tiny model in float32."""
+"""Claims about the embedded engine, compared with plain transformers on a tiny model in float32."""
 
 from __future__ import annotations
 

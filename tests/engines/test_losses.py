@@ -1,4 +1,4 @@
-"""The losses: in closed form, and held against TRL's GRPO on the same batch."""
+"""The losses: in closed form, and compared with TRL's GRPO on the same batch."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_loss_and_gradient_equal_those_of_trl(
 
 
 def _datums(old: Sequence[Tensor], reduction: Literal["sequence", "token"]) -> list[Datum]:
-    """The batch as the learning loop makes it, so that the reduction is held against TRL's too."""
+    """The batch as the learning loop makes it, so that the reduction is compared with TRL's too."""
     outcomes = []
     for prompt, tokens, logprobs in zip(PROMPTS, COMPLETIONS, old, strict=True):
         sample = Sample(prompt, tokens, tuple(logprobs.tolist()), "stop")

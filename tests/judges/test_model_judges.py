@@ -278,7 +278,7 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
         ('judge.endpoint={model="m", url="localhost:8000"}', "url must be like"),
         ('judge.endpoint={model="m", url="http://me:secret@host/v1"}', "no key or password"),
         ('judge.endpoint={model="m", url="http://host/v1?key=secret"}', "no key or password"),
-        ("judge.endpoint.api_key_env=hf_secret", "api_key_env: must match"),
+        ('judge.endpoint={model="m", url="http://host/v1", api_key_env="hf_secret"}', "api_key_env: must match"),
     ],
 )
 def test_an_impossible_judge_is_refused_with_its_key(override: str, message: str) -> None:

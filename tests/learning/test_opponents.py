@@ -6,12 +6,13 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from magic_rl.config import PRESETS, Config, load_config
+from magic_rl.config import PRESETS, Config, PresetName, load_config
 from magic_rl.errors import TooManyAbstentionsError, UserError
 from magic_rl.game.play import Player, play
 from magic_rl.game.schedule import Schedule
@@ -81,7 +82,7 @@ def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int =
             "seed": rng_seed,
             "game": {
                 "opponents": rule,
-                "opponent_seeds": opponent_seeds,
+                **({"opponent_seeds": opponent_seeds} if rule == "nash" else {}),
                 "schedule": {"rounds": rounds, "defender_steps": 8, "attacker_steps": 8},
             },
             # The KL term keeps a policy from certainty, in which it would have nothing left to sample and learn from.
@@ -341,11 +342,13 @@ def test_a_payoff_is_what_one_side_gains_and_the_other_loses() -> None:
     ],
 )
 def test_past_opponents_need_two_players_that_learn(others: list[str]) -> None:
-    with pytest.raises(UserError, match=r'game\.opponents = "nash" needs two players'):
+    with pytest.raises(UserError, match=r"game\.opponents has no effect: it needs"):
         load_config(None, ["game.opponents=nash", "attacker.sft.steps=0", *others])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_without_two_learners_meets_the_last_opponent(preset: str) -> None:
+def test_a_preset_without_two_learners_meets_the_last_opponent(preset: PresetName, tmp_path: Path) -> None:
+    file = tmp_path / "nash.toml"
+    file.write_text('[game]\nopponents = "nash"\n', encoding="utf-8")
     two = preset in ("magic", "magic-base", "defender-cot")
-    assert PRESETS[preset].get("game", {}).get("opponents") == (None if two else "last")  # type: ignore[index]
+    assert load_config(file, preset=preset).game.opponents == ("nash" if two else "last")

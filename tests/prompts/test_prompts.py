@@ -74,7 +74,7 @@ def test_a_faulty_prompt_file_is_named_in_one_line(tmp_path: Path, file: str, te
 
 def test_prompts_that_are_no_text_or_no_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "refusals.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match=r"refusals\.txt: is UTF-16"):
+    with pytest.raises(UserError, match=r"refusals\.txt:1: is not UTF-8"):
         load_prompts(str(tmp_path))
     with pytest.raises(UserError, match="no such folder"):
         load_prompts(str(tmp_path / "nowhere"))

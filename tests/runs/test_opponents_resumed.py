@@ -1,4 +1,4 @@
-"""A whole run against past opponents: however it is stopped, it goes on against the same ones."""
+"""A whole run against past opponents: however it is stopped, it continues against the same ones."""
 
 from __future__ import annotations
 

@@ -173,14 +173,14 @@ def test_episodes_come_back_as_plain_rows_without_token_ids(run: RunDirectory) -
 
 
 def test_documents_are_replaced_whole(run: RunDirectory) -> None:
-    assert run.read_json("summary.json") is None
-    run.write_json("summary.json", {"asr": [0.5, float("nan")]})
+    assert run.read_json("payoffs.json") is None
+    run.write_json("payoffs.json", {"asr": [0.5, float("nan")]})
     with pytest.raises(TypeError):
-        run.write_json("summary.json", {"asr": object()})
-    assert run.read_json("summary.json") == {"asr": [0.5, None]}
-    (run.path / "summary.json").write_bytes(b'{"asr"')
+        run.write_json("payoffs.json", {"asr": object()})
+    assert run.read_json("payoffs.json") == {"asr": [0.5, None]}
+    (run.path / "payoffs.json").write_bytes(b'{"asr"')
     with pytest.raises(StoreError, match=r"summary\.json: not JSON"):
-        run.read_json("summary.json")
+        run.read_json("payoffs.json")
 
 
 # Checkpoints

@@ -15,7 +15,7 @@ from magic_rl.text.answers import json_answer
 from magic_rl.text.language import language
 from magic_rl.types import Seed
 
-# Put behind every question to the writer. A model that declines says so in a field, whatever language it declines in.
+# Put behind every question to the writer. A model that declines says so in a field, in any language.
 ANSWER = (
     'Answer with one JSON object and nothing else: {"refused": false, "text": "what you wrote"}, or '
     '{"refused": true, "text": ""} if you will not write it.'

@@ -68,7 +68,7 @@ def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], rng_seed: int) 
 
 
 def write_pool(path: Path, entries: Sequence[PoolEntry]) -> None:
-    """Write a pool as JSONL, one entry a line; the file appears complete or not at all."""
+    """Write a pool as JSONL, one entry per line; the file appears complete or not at all."""
     write_rows(path, map(asdict, entries))
 
 

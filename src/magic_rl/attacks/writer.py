@@ -1,8 +1,8 @@
 """The attack pool by a model (METHOD §2): it is asked for each rewrite, then for the thoughts that lead there.
 
 Answers are what costs, so those that can be used are remembered as they come. Everything else is worked out from them
-in the order of seeds and strategies: the pool is the same however often the work was interrupted, and in whatever
-order the answers came. Encodings are written by the codecs, without the model.
+in the order of seeds and strategies: the pool is the same however often the work was interrupted, and in any order
+the answers came. Encodings are written by the codecs, without the model.
 """
 
 from __future__ import annotations

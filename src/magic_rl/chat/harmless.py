@@ -2,7 +2,7 @@
 
 A server renders the conversation and its tokenizer turns the text of a control token into its id wherever it stands
 (rule 3: text is never control). Where tokens are made here, `text.chat` prevents that exactly; a server's tokenizer is
-out of reach, so whatever looks like a control token or a section mark of a known template gets a space put into it.
+out of reach, so anything that looks like a control token or a section mark of a known template gets a space.
 Families spell such marks alike, so a few shapes stand for most of them; names are listed where the shape is that of
 HTML or of other brackets.
 """

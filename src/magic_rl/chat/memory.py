@@ -77,7 +77,7 @@ class Memory:
             yield
         except sqlite3.Error as error:
             if not self._warned:
-                _log.warning("%s: %s; going on without what it remembers", self.path, error)
+                _log.warning("%s: %s; continuing without what it remembers", self.path, error)
             self._warned = True
 
 

@@ -2,7 +2,7 @@
 
 A batch runs as a fixed number of workers over one queue. What may pass (a dropped line, 429, 5xx, a body that is no
 completion) is tried again by the client below. What will not pass (a wrong key or model name) stops the batch with one
-clear error; a text that the server's filter refuses has no answer, and the others go on.
+clear error; a text that the server's filter refuses has no answer, and the others continue.
 """
 
 from __future__ import annotations

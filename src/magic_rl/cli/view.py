@@ -1,7 +1,7 @@
 """Watching a run: a live panel in a terminal, plain lines anywhere else.
 
 The panel shows who is learning, what came of the last step and how long the rest will take. Lines carry the same
-numbers, one step a line, without control characters, so they can be piped and searched.
+numbers, one step per line, without control characters, so they can be piped and searched.
 """
 
 from __future__ import annotations

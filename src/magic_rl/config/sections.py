@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,8 +77,9 @@ class DefenderConfig(PlayerConfig):
 
 def _whole_sources(seeds: str) -> str:
     """The sources with whole paths: each is a file, NAME:FILE, or a name, which has no suffix."""
-    if Path(seeds).is_file():
-        return whole_path(seeds)
+    with suppress(OSError):  # too long for a path
+        if Path(seeds).is_file():
+            return whole_path(seeds)
     parts = (source.strip().rpartition(":") for source in seeds.split(","))
     return ",".join(name + colon + (whole_path(place) if Path(place).suffix else place) for name, colon, place in parts)
 

@@ -35,7 +35,7 @@ class LeftOutError(ValueError):
 
 
 class SeedRow(CheckedRow):
-    """A row of seeds by what its cells are, whatever its columns are called."""
+    """A row of seeds by what its cells are, not by what its columns are called."""
 
     text: Text | None
     label: Name = ""

@@ -83,7 +83,7 @@ def load_seeds(sources: str = "demo", own: Table | None = None, split: str = "tr
 
     Raises:
         DataError: For a source that cannot be read, a missing column, missing or empty text, an unknown label, a text
-            (whatever its case and spacing) or id given twice, a wrong encoding, no rows, attacks in place of seeds, or
+            (no matter its case and spacing) or id given twice, a wrong encoding, no rows, attacks in place of seeds, or
             a class without seeds.
     """
     found = read_seeds(sources, own, split)
@@ -116,7 +116,7 @@ def check_classes(found: SeedSet) -> None:
 
 
 def read_seeds(sources: str, own: Table | None = None, split: str = "train") -> SeedSet:
-    """Read all sources, attacks too, and whether or not both classes are there.
+    """Read all sources, attacks too, even if a class is missing.
 
     Raises:
         DataError: As `load_seeds`, except for attacks and a class without seeds.

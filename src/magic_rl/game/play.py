@@ -167,7 +167,7 @@ def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tupl
 
 
 def _speak(player: Player, conversations: Sequence[Sequence[Message]], n: int, rng_seed: int) -> list[list[Sample]]:
-    """`n` samples a conversation; one that outgrew the prompt limit gets empty, cut-off samples."""
+    """`n` samples per conversation; one that outgrew the prompt limit gets empty, cut-off samples."""
     rendered = [player.renderer.prompt(messages) for messages in conversations]
     fits = [len(prompt) <= player.max_prompt for prompt in rendered]
     samples = iter(

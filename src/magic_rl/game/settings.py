@@ -39,8 +39,8 @@ class ScheduleConfig(Node):
 
     kind: Literal["ratio", "metric"] = Field("ratio", description="fixed steps each, or hand over at a safe rate")
     rounds: PositiveInt = Field(10, description="K: how many times each player takes its turn")
-    defender_steps: NonNegativeInt = Field(15, description="T_D: steps a turn (metric: the most steps a turn)")
-    attacker_steps: NonNegativeInt = Field(15, description="T_A: steps a turn (metric: the most steps a turn)")
+    defender_steps: NonNegativeInt = Field(15, description="T_D: steps per turn (metric: the most steps per turn)")
+    attacker_steps: NonNegativeInt = Field(15, description="T_A: steps per turn (metric: the most steps per turn)")
     high: float = Field(0.90, ge=0, le=1, description="metric: defender hands over at this safe rate or above")
     low: float = Field(0.80, ge=0, le=1, description="metric: attacker hands over at this safe rate or below")
     window: PositiveInt = Field(3, description="metric: steps averaged before comparing")

@@ -58,7 +58,7 @@ def _match(pattern: str, text: str) -> re.Match[str]:
     return found
 
 
-def _prompt_label(harmful: bool) -> Label:
+def _request_label(harmful: bool) -> Label:
     return "harmful" if harmful else "benign"
 
 
@@ -78,7 +78,7 @@ def _qwen3guard(question: Question, text: str) -> Labels:
     if (named == ("None",)) != (grade == "safe") or (len(named) > 1 and "None" in named):
         raise FormatError(f"{found['safety']} of categories {', '.join(named)}")
     if question.reply is None:
-        return Labels(request_label=_prompt_label(grade != "safe"))
+        return Labels(request_label=_request_label(grade != "safe"))
     return Labels(grade, found["refusal"] == "Yes", categories=() if grade == "safe" else named)
 
 
@@ -96,7 +96,7 @@ def _wildguard(_: Question, text: str) -> Labels:
     """Three lines of yes or no: the request, the refusal, the reply (arXiv 2406.18495)."""
     found = _match(r"Harmful request: (yes|no)\s*\nResponse refusal: (yes|no)\s*\nHarmful response: (yes|no)", text)
     request, refusal, harm = (said == "yes" for said in found.groups())
-    return Labels("unsafe" if harm else "safe", refusal, _prompt_label(request))
+    return Labels("unsafe" if harm else "safe", refusal, _request_label(request))
 
 
 _HAZARD = r"S(?:[1-9]|1[0-4])"
@@ -106,7 +106,7 @@ def _llama_guard(question: Question, text: str) -> Labels:
     """A line, and for what is unsafe a second one with the hazards' numbers. It says nothing of refusals."""
     hazards = _match(rf"safe|unsafe\s*\n({_HAZARD}(?:, ?{_HAZARD})*)", text)[1]
     if question.reply is None:
-        return Labels(request_label=_prompt_label(hazards is not None))
+        return Labels(request_label=_request_label(hazards is not None))
     named = tuple(name.strip() for name in (hazards or "").split(",") if name)
     return Labels("unsafe" if named else "safe", categories=named)
 
@@ -152,7 +152,7 @@ def _shieldgemma(question: Question, text: str) -> Labels:
     found = _match(r"(Yes|No)(?:[.,:;]?\s*|(?:[.,:;]\s+|\s*\n\s*)(?!(?:Yes|No)\b)\w*)", text)
     violated = found[1] == "Yes"
     if question.reply is None:
-        return Labels(request_label=_prompt_label(violated))
+        return Labels(request_label=_request_label(violated))
     return Labels("unsafe" if violated else "safe", categories=(question.policy,) if violated else ())
 
 

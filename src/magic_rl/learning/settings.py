@@ -48,7 +48,7 @@ class TargetConfig(Node):
 
     compliance: Literal["start"] | Annotated[float, Field(gt=0, le=1)] = Field(
         examples=[0.9, 0.8],
-        description="rate (0-1) of benign requests that the defender goes on answering, or 'start': what it answers at "
+        description="rate (0-1) of benign requests that the defender keeps answering, or 'start': what it answers at "
         "its first step",
     )
     gain: NonNegativeFloat = Field(8.0, description="what the present gap adds to the multiplier's logarithm")

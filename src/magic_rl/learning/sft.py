@@ -131,7 +131,7 @@ def warmup_examples(
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Examples from JSONL: `{"messages": [{"role", "content"}, …], "completion": "…"}` a line.
+    """Examples from JSONL: `{"messages": [{"role", "content"}, …], "completion": "…"}` per line.
 
     Raises:
         UserError: For a file that cannot be read, is empty, or a line of another shape.

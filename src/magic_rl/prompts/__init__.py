@@ -37,7 +37,7 @@ class Prompts:
         attacker_continue: Shows the attacker the defender's last `{reply}` and asks for the next prompt.
         defender_user: What the defender reads as the user's words: the `{attack}`, alone unless a user wraps it.
         defender_system_thinks: Asks the defender to think first (defender-cot).
-        refusals: Refusals for the defender's warm-up, one a line.
+        refusals: Refusals for the defender's warm-up, one per line.
         writer_rewrite_harmful: Asks a model to rewrite a harmful `{seed}` by a strategy's `{instruction}`.
         writer_rewrite_benign: The same for a benign `{seed}`.
         writer_reasoning: Asks it for the thoughts that lead from a `{seed}` to an `{attack}`.
@@ -118,7 +118,7 @@ def _read(path: Path) -> str:
         known = "known here: " + " and ".join(f"{{{name}}}" for name in wanted) if wanted else "there are none here"
         raise UserError(f"{path}: unknown placeholder {{{min(unknown)}}}; {known}")
     if path.stem == "refusals" and not all(line.strip() for line in text.split("\n")):
-        raise UserError(f"{path}: has an empty line; write one refusal a line")
+        raise UserError(f"{path}: has an empty line; write one refusal per line")
     return text
 
 

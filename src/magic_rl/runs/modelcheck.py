@@ -133,7 +133,7 @@ def check_models(config: Config) -> list[ModelCheck]:
 
 
 class _Check:
-    """Looks at one model, and goes on after what goes wrong."""
+    """Looks at one model, and continues after what goes wrong."""
 
     def __init__(self, config: Config, roles: tuple[Role, ...]) -> None:
         self._config, self._roles = config, roles

@@ -1,6 +1,6 @@
 """A whole run: attacker SFT, defender warm-up, co-evolution, each step recorded and every so often saved.
 
-A run can be killed at any instant: it goes on from its last checkpoint and, because all randomness comes from
+A run can be killed at any instant: it continues from its last checkpoint and, because all randomness comes from
 the step's number, arrives at the numbers it would have arrived at.
 """
 
@@ -37,7 +37,7 @@ class View:
     """Somebody who watches a run; as it stands, nobody does."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """A stage of at most `total` steps begins, or goes on after `done` of them."""
+        """A stage of at most `total` steps begins, or continues after `done` of them."""
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """A step was taken."""
@@ -57,7 +57,7 @@ class Position:
     """Where a run is: the state in a checkpoint. The step number is also the position of all randomness.
 
     Attributes:
-        stage: The stage to go on with.
+        stage: The stage to continue with.
         number: Optimiser steps taken over all stages.
         stage_step: Steps taken in a supervised stage.
         schedule: Whose turn it is; None before the game begins.
@@ -118,7 +118,7 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
 def resume(
     directory: Path, view: View = NOBODY, overrides: Sequence[str] = (), *, brought: Brought = NOTHING
 ) -> RunDirectory:
-    """Go on with a run from its last good checkpoint.
+    """Continue a run from its last good checkpoint.
 
     Args:
         overrides: Settings that are others from here on, as for `load_config`.

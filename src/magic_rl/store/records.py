@@ -1,7 +1,7 @@
 """Rows of JSON, one per line, each with its `step`; outcomes become such rows by `episode_row`.
 
-Lines are standard JSON in ASCII: a number that is not finite becomes null, and whatever a model wrote can neither
-end a line nor steer a terminal. A process killed while it appends leaves at most a torn last line.
+Lines are standard JSON in ASCII: a number that is not finite becomes null, and nothing that a model wrote can
+end a line or steer a terminal. A process killed while it appends leaves at most a torn last line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The run directory: all that a run leaves behind, and all that it needs to go on.
+"""The run directory: all that a run leaves behind, and all that it needs to continue.
 
 Files are written aside and renamed, checkpoints and players are hashed, and rows are appended in one write: a run
 killed at any instant opens again as it was after its last complete checkpoint (`latest_checkpoint`, `rewind`).
@@ -221,7 +221,7 @@ class RunDirectory:
         return _numbers(self._episodes, r"step-(\d+)\.jsonl")
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write a document such as summary.json. NaN and infinities are stored as null."""
+        """Write a document such as `payoffs.json`. NaN and infinities are stored as null."""
         atomic.write_file(self.path / name, _json(records.standard(data)))
 
     def read_json(self, name: str) -> Any:
@@ -237,7 +237,7 @@ class RunDirectory:
     # Checkpoints
 
     def save_checkpoint(self, step: int, policies: Mapping[str, SupportsSave], state: Mapping[str, Any]) -> None:
-        """Save everything the run needs to go on; older checkpoints beyond `keep` go once this one is on the disk.
+        """Save everything the run needs to continue; older checkpoints beyond `keep` go once this one is on the disk.
 
         Args:
             step: Optimiser steps taken.
@@ -288,7 +288,7 @@ class RunDirectory:
         return None
 
     def rewind(self, step: int) -> None:
-        """Go back to where the run was after `step`, so that it can go on from that checkpoint.
+        """Go back to where the run was after `step`, so that it can continue from that checkpoint.
 
         Drops rows, episodes, players and (corrupted) checkpoints of later steps. Repeating it changes nothing.
         """

@@ -1,7 +1,7 @@
 """A game small enough to solve exactly: a few seeds, attacks and replies, played by softmax tables.
 
 The tables implement the engine's protocol, so the very code that trains language models plays this game too, and
-where it ends can be held against the equilibrium (`evaluation.equilibrium`). A prompt is one id (which seed, or
+where it ends can be compared with the equilibrium (`theory.equilibrium`). A prompt is one id (which seed, or
 which attack, is in front of the player) and a completion is one id (what the player says).
 """
 

@@ -81,7 +81,7 @@ class LocalEngine:
             keep_freed_memory()
         self.tokens_per_batch = batch_tokens(config, self.device, self.dtype)
         self.folder = folder
-        self._run_seed = rng_seed
+        self._rng_seed = rng_seed
         self.renderer = load_renderer(str(folder), config, chat_template=chat_template)
         unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=code)
@@ -117,7 +117,7 @@ class LocalEngine:
 
     def new_policy(self, name: str) -> LocalPolicy:
         """A fresh trainable policy: A random, B zero, so it starts as the base model."""
-        generator = torch.Generator().manual_seed(derive(self._run_seed, 0, f"adapter {name}"))
+        generator = torch.Generator().manual_seed(derive(self._rng_seed, 0, f"adapter {name}"))
         parameters = {}
         for key, (module, attribute) in self._slot.items():
             shape = module.get_parameter(attribute).shape

@@ -159,6 +159,6 @@ def _flat(parts: Sequence[tuple[float, ...]], like: Tensor) -> Tensor | None:
 
 
 def _spread(values: Sequence[float], lengths: Sequence[int], like: Tensor) -> Tensor:
-    """One value a sequence, repeated for each of its tokens, shape (M,)."""
+    """One value per sequence, repeated for each of its tokens, shape (M,)."""
     repeats = torch.tensor(lengths, device=like.device)
     return torch.tensor(values, device=like.device, dtype=torch.float32).repeat_interleave(repeats)

@@ -1,6 +1,6 @@
 """Drawing completions: each prompt is encoded once, then all samples of all groups decode side by side.
 
-Token choice inverts the cumulative distribution at one uniform number a token. The numbers are drawn before
+Token choice inverts the cumulative distribution at one uniform number per token. The numbers are drawn before
 decoding from `(rng_seed, row)`, so what a row samples does not depend on which rows it is batched with.
 """
 
@@ -106,7 +106,7 @@ def _draw(
 def choose(
     logits: Float[Tensor, "R V"], draws: Float[Tensor, " R"], params: SamplingParams
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
-    """Pick one token a row by inverting the cumulative distribution at `draws`.
+    """Pick one token per row by inverting the cumulative distribution at `draws`.
 
     Args:
         logits: Of R rows over a vocabulary of V ids.

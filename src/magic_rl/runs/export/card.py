@@ -55,7 +55,7 @@ def model_card(
         base: Folder of the base model.
         number: Round of the defender.
         evaluation: If the run as it stands was evaluated.
-        checked: What was checked before training; see `learning.preflight`.
+        checked: What was checked before training; see `runs.preflight`.
         stored: Of a merged model; None for the adapter alone.
     """
     game, learning, player = config.game, config.learning, config.defender
@@ -89,7 +89,7 @@ This is the defender after round {number} (round 0 is before the game). No attac
 - GRPO, {config.defender.batch_size} seeds × {learning.group_size} samples per step, baseline `{learning.baseline}`,
   {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {target},
   learning rate {player.optimiser.lr:g}, KL weight {learning.kl_coef:g}, LoRA rank {player.lora.rank},
-  {game.turns} turn(s) a conversation, seed {config.seed}.
+  {game.turns} turn(s) per conversation, seed {config.seed}.
 - Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
 - Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
 - {weights}

@@ -1,7 +1,7 @@
 """Which runs a study has and what each of them still needs: read from the disk, so a killed study knows where it is.
 
 A run is a preset and a seed in a directory of its own. Its resolved config is written down before anything is
-trained, so that a study that goes on, days later, goes on with the same settings or not at all.
+trained, so that a study continues, even days later, with the same settings or not at all.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class _Runner:
         self.asked += 1
 
     def end_processes(self) -> None:
-        """Leave no process behind, whatever went wrong here."""
+        """Leave no process behind, no matter what went wrong here."""
         for job in self.jobs:
             if job.process is not None:
                 job.process.terminate()
