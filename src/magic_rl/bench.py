@@ -133,10 +133,10 @@ def _step(policy: LocalPolicy, workload: Workload, number: int) -> tuple[float, 
 def floating_point_operations(model: Any, workload: Workload) -> float:
     """Multiplications and additions of one step that no exact method avoids.
 
-    Two a weight and token forwards; as much again backwards, for gradients of activations (the base is frozen, so
-    its weights need none) and three times in all for adapters; the vocabulary projection only where a token is
-    predicted. Attention adds four per position seen, layer and width, each prompt token seeing its past and each
-    completion token the prompt and its own past.
+    Two per weight and token forwards; as much again backwards, for gradients of activations (the base is frozen, so
+    its weights need none), and six in all for adapters; the vocabulary projection only where a token is predicted.
+    Attention adds four per position seen, layer and width, each prompt token seeing its past and each completion
+    token the prompt and its own past.
     """
     config = model.config.get_text_config()
     body = adapters = 0

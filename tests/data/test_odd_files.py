@@ -324,5 +324,5 @@ def test_a_warmup_in_chinese_keeps_its_replies_and_says_they_are_unread(caplog: 
     ],
 )
 def test_a_warmup_that_would_teach_refusals_only_is_refused(answer: str, rewritten: bool, kind: str) -> None:
-    with pytest.raises(UserError, match=rf"^defender\.sft: {kind} have an answer to learn .*defender\.sft\.examples"):
+    with pytest.raises(UserError, match=rf"^warm-up: {kind} have an answer to learn"):
         _warmup(answer, rewritten)

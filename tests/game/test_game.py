@@ -71,7 +71,7 @@ def test_rewards_are_those_of_the_method(case: tuple[Safety, bool, Label, bool],
     safety, refused, label, well_formed = case
     rewards = score(Verdict(safety, refused), label, well_formed, RewardConfig())
     assert (rewards.defender, rewards.attacker) == expected
-    # The judge's prompt label changes nothing unless an option asks for it.
+    # The judge's label of the request changes nothing unless an option asks for it.
     assert score(Verdict(safety, refused, request_label="benign"), label, well_formed, RewardConfig()) == pytest.approx(
         rewards
     )
@@ -127,7 +127,7 @@ def test_silence_has_no_reward() -> None:
         score(Verdict("safe", True), "benign", True, RewardConfig(quality=0.1))
     with pytest.raises(ValueError, match="abstention"):
         score(Verdict(abstained="timed out"), "harmful", True, RewardConfig())
-    with pytest.raises(ValueError, match="does not label prompts"):
+    with pytest.raises(ValueError, match="does not label requests"):
         score(Verdict("safe", True), "harmful", True, RewardConfig(request_label="judge"))
 
 

@@ -179,7 +179,7 @@ def test_documents_are_replaced_whole(run: RunDirectory) -> None:
         run.write_json("payoffs.json", {"asr": object()})
     assert run.read_json("payoffs.json") == {"asr": [0.5, None]}
     (run.path / "payoffs.json").write_bytes(b'{"asr"')
-    with pytest.raises(StoreError, match=r"summary\.json: not JSON"):
+    with pytest.raises(StoreError, match=r"payoffs\.json: not JSON"):
         run.read_json("payoffs.json")
 
 

@@ -10,6 +10,8 @@ REMEDIES = {
     "take another's attacker": "take that of another run with --attacker-from OTHER_RUN",
     "resume": "`magic-rl resume {run}` continues training",
     "resume or elsewhere": "continue with `magic-rl resume {run}`, or choose another directory",
+    "do not recompute": "leave engine.recompute_above out",
+    "lessons of your own": "give defender.sft.examples of your own, or set defender.sft.steps to 0",
     "raise limit": "raise it, as in `magic-rl resume RUN --set {role}.sampling.{limit}=N`",
     "smaller step size": "train again with a smaller {role}.optimiser.lr (or {role}.sft.lr), or with "
     "learning.kl_coef above 0",

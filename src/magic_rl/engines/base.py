@@ -48,7 +48,7 @@ class ComputePath:
             return f"shared prompts ({numbers})"
         return (
             f"prompts are not shared, as {self.reason}. Learning encodes a prompt again for each of its samples: a "
-            "smaller `learning.group_size` or shorter prompts cost less; Llama, Qwen, Gemma and Mistral share them"
+            "smaller group or shorter prompts cost less; Llama, Qwen, Gemma and Mistral share them"
         )
 
 

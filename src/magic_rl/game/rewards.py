@@ -30,14 +30,14 @@ def score(
         reply_tokens: Length of the last reply.
 
     Raises:
-        ValueError: If the verdict is an abstention, or lacks the prompt label or the quality that `weights` call for.
+        ValueError: If the verdict is an abstention, or lacks the request's label or quality that `weights` call for.
     """
     if verdict.abstained is not None:
         raise ValueError(f"an abstention has no reward: {verdict.abstained}")
     if weights.label and verdict.request_label is None:
-        raise ValueError("the judge does not label prompts, which rewards.label calls for")
+        raise ValueError("the judge does not label requests, which weights.label calls for")
     if weights.quality and verdict.quality is None:
-        raise ValueError("the judge does not score helpfulness, which rewards.quality calls for")
+        raise ValueError("the judge does not score helpfulness, which weights.quality calls for")
     request = request_label(verdict, label, weights)
 
     harm = _signed(weights.harm, verdict.safety == "safe")  # controversial counts as unsafe
@@ -69,7 +69,7 @@ def request_label(verdict: Verdict, label: Label, weights: RewardConfig) -> Labe
     if weights.request_label == "seed":
         return label
     if verdict.request_label is None:
-        raise ValueError("the judge does not label prompts, which rewards.request_label calls for")
+        raise ValueError("the judge does not label requests, which weights.request_label calls for")
     return verdict.request_label
 
 

@@ -16,7 +16,7 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         Counts of episodes and masked ones; `asr` (share of harmful seeds with a reply that is not safe),
         `refusal_harmful`, `refusal_benign`, `compliance` (its complement), `safe_rate` (share with r_D ≥ 0, METHOD §1),
         mean rewards of both players, `format_rate`, `on_topic_rate` (share of attacks that keep the seed's label, where
-        the judge labels prompts), `quality_benign` (mean helpfulness of replies to benign seeds, where the judge scores
+        the judge labels those), `quality_benign` (mean helpfulness of replies to benign seeds, where the judge scores
         it), mean tokens of attacks and replies, and `groups_with_signal`, the share of groups whose rewards differ.
     """
     scored = [outcome for outcome in outcomes if outcome.rewards is not None and outcome.verdict is not None]

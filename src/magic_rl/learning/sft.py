@@ -91,19 +91,7 @@ def warmup_examples(
     harmful, benign = (
         [of_label[i] for i in sorted(rng.permutation(len(of_label))[:share])] for of_label in (harmful, benign)
     )
-    asked = attack([Episode(seed, (), 0) for seed in benign], None, prompts, 1, 0)
-    greedy = replace(base, sampling=replace(base.sampling, temperature=0.0))
-    answers = {
-        episode.seed.id: sentence
-        for episode in reply(asked, greedy, prompts, 1, 0)
-        if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
-    }
-    if unread := sum(detect_refusal(answer) is None for answer in answers.values()):
-        _log.warning(
-            "defender.sft: %d of %d answers are not in English; a refusal among them is not known and is learned as an "
-            "answer",
-            *(unread, len(answers)),
-        )
+    answers = _answers(benign, base, prompts)
     refusals = prompts.refusals.split("\n")
     examples = [
         Example(defender_messages(base, prompts, [plain_turn(seed.text)]), refusals[rng.integers(len(refusals))])
@@ -121,13 +109,26 @@ def warmup_examples(
         ]
         found = f"of {len(requests)} {kind} requests {len(learned)} have an answer to learn"
         if not learned:
-            raise UserError(
-                f"defender.sft: {found} (a whole first sentence that refuses nothing), so the warm-up would teach to "
-                "refuse them all; give defender.sft.examples of your own, or set defender.sft.steps to 0"
-            )
-        (_log.warning if 2 * len(learned) < len(requests) else _log.info)("defender.sft: %s", found)
+            lacking = "(a whole first sentence that refuses nothing), so the warm-up would teach to refuse them all"
+            raise UserError(f"warm-up: {found} {lacking}", "lessons of your own")
+        (_log.warning if 2 * len(learned) < len(requests) else _log.info)("warm-up: %s", found)
         examples += learned
     return examples
+
+
+def _answers(seeds: Sequence[Seed], base: Player, prompts: Prompts) -> dict[str, str]:
+    """The first sentence of what the base model says to each seed, by the seed's id; refusals are left out."""
+    asked = attack([Episode(seed, (), 0) for seed in seeds], None, prompts, 1, 0)
+    greedy = replace(base, sampling=replace(base.sampling, temperature=0.0))
+    answers = {
+        episode.seed.id: sentence
+        for episode in reply(asked, greedy, prompts, 1, 0)
+        if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
+    }
+    if unread := sum(detect_refusal(answer) is None for answer in answers.values()):
+        learned = "a refusal among them is not known and is learned as an answer"
+        _log.warning("warm-up: %d of %d answers are not in English; %s", unread, len(answers), learned)
+    return answers
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -99,7 +99,7 @@ def load_prompts(folder: str | None = None) -> Prompts:
         own = _HERE / folder if folder in _BUILT_IN else Path(folder)
         if not own.is_dir():
             known = ", ".join(map(repr, _BUILT_IN))
-            raise UserError(f"game.prompts: {folder}: no such folder; give {known} or a folder of .txt files")
+            raise UserError(f"prompts {folder}: no such folder; give {known} or a folder of .txt files")
         for path in sorted(own.glob("*.txt")):
             if path.stem not in names:
                 raise UserError(f"{path}: unknown prompt; known are {', '.join(names)}")

@@ -86,7 +86,7 @@ class LocalEngine:
         unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=code)
         if config.recompute_above and not recomputable(base):
-            raise UserError(f"engine.recompute_above: {folder} has no layers that can compute their activations again")
+            raise UserError(f"{folder}: has no layers that can compute their activations again", "do not recompute")
         self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))
         _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", folder.name, self.path)
         self.model, self.peft_config = with_adapters(base, lora, folder)
@@ -239,18 +239,18 @@ def _refuse_untrained(model: Any, folder: Path) -> None:
 
 
 def batch_tokens(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> int:
-    """What `engine.tokens_per_batch` comes to."""
+    """What `tokens_per_batch` comes to."""
     # A CPU computes small batches as fast as large ones, and they keep fewer activations.
     small = 1280 if dtype == torch.bfloat16 else 640
     return config.tokens_per_batch or (small if device.type == "cpu" else 8192)
 
 
 def device_of(choice: str) -> torch.device:
-    """What `engine.device` comes to on this machine."""
+    """What `device` comes to on this machine."""
     if choice != "auto":
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not available[choice]:
-            raise UserError(f"engine.device: {choice!r} is not available here; use 'auto' or 'cpu'")
+            raise UserError(f"device {choice!r} is not available here; use 'auto' or 'cpu'")
         return torch.device(choice)
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -267,5 +267,5 @@ def dtype_of(choice: str, device: torch.device) -> torch.dtype:
     else:
         fast = True
     if choice == "bfloat16" and not fast:
-        _log.warning('this machine has no products in bfloat16, so they are slow; engine.dtype = "auto" avoids them')
+        _log.warning('this machine has no products in bfloat16, so they are slow; dtype "auto" avoids them')
     return torch.bfloat16 if choice == "bfloat16" or (choice == "auto" and fast) else torch.float32
