@@ -23,7 +23,7 @@ from magic_rl.bench import W1
 
 
 def ours(repeats: int) -> tuple[dict[str, float], str]:
-    """Median seconds a step, peak memory and share of the floor of this engine, and the dtype it chose."""
+    """Median seconds per step, peak memory and share of the floor of this engine, and the dtype it chose."""
     import torch
 
     command = [sys.executable, "-m", "magic_rl.cli.main", "bench", "--quick", "--repeats", str(repeats), "--json"]
@@ -47,8 +47,13 @@ def trl_apart(repeats: int, kind: str, dtype: str) -> dict[str, float] | None:
     return figures
 
 
+def reward(completions: list[str], **_: Any) -> list[float]:
+    """Any number that differs within a group."""
+    return [float(len(set(text)) % 7) for text in completions]
+
+
 def trl(repeats: int, dtype: str, *, checkpointing: bool) -> dict[str, float]:
-    """Median seconds a step and peak memory of TRL in this process."""
+    """Median seconds per step and peak memory of TRL in this process."""
     import tempfile
 
     import torch
@@ -77,9 +82,6 @@ def trl(repeats: int, dtype: str, *, checkpointing: bool) -> dict[str, float]:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds.append(time.perf_counter() - self.began)
-
-    def reward(completions: list[str], **_: Any) -> list[float]:
-        return [float(len(set(text)) % 7) for text in completions]
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:

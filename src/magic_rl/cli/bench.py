@@ -60,8 +60,7 @@ def bench(
         f"{folder.name} in {machine['dtype']} on {engine.device}, {torch.get_num_threads()} threads: "
         f"matrix products at {rate / 1e9:.0f} GFLOP/s"
     )
-    table = Table(box=None, pad_edge=False)
-    table.add_column("workload")
+    table = Table("workload", box=None, pad_edge=False)
     for name in ("step s", "sample s", "learn s", "floor s", "of floor", "sampled/s", "learned/s", "peak GB"):
         table.add_column(name, justify="right")
     for timing in measure(engine, workloads, repeats, rate):

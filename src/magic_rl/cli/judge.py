@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,8 @@ judge = typer.Typer(no_args_is_help=True, help="Judges: who labels, and how far 
 
 _WIDTH = 60  # characters shown of a request and of a reply
 _READ = 600  # characters looked at for them
+
+_Disagreement = tuple[int, str, str, bool, str]  # rank, place, question, label, and a line to print
 
 
 @judge.command()
@@ -66,40 +68,23 @@ def check(
     """
     # Silence is measured here, so no share of it stops the check: neither a judge's nor that of a panel's member.
     settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
-    from magic_rl.data.labelled import load_labelled
     from magic_rl.judges.asking import ask
     from magic_rl.runs.judge import make_judge
 
     columns = {"request": request_column, "reply": reply_column, "label": label_column}
     columns |= {"refused": refused_column, "harmful": harmful_column}
-    try:
-        labelled = load_labelled(file, columns, requests=requests, skip=skip or ())
-    except DataError as error:
-        if not error.about:
-            raise
-        raise DataError(f"--{error.about}-column: {error}") from error
+    labelled = _labelled(file, columns, requests, skip or ())
     asked = make_judge(settings)
-    exchanges = [row.exchange for row in labelled.rows]
-    verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=settings.judge.max_abstained)
+    verdicts = ask(asked, [row.exchange for row in labelled.rows], retries=settings.judge.retries, max_abstained=1.0)
     silence = Counter(verdict.abstained for verdict in verdicts if verdict.abstained is not None)
     answers = [_answers(verdict, off_topic) for verdict in verdicts]
     results = dict(_results(labelled.rows, answers))
-    wrong = list(_disagreements(labelled.rows, answers))
+    wrong = _disagreements(labelled.rows, answers)
     if as_json:
-        found = {"judge": asked.name, "file": str(file), "rows": len(labelled.rows), "left_out": labelled.left_out}
-        measured = {
-            question: {"confusion": asdict(result), **{name: asdict(rate) for name, rate in result.rates().items()}}
-            for question, result in results.items()
-        }
-        listed = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
-        silent = {"abstained": dict(silence)}
-        typer.echo(json.dumps({**found, **measured, **silent, "disagreements": listed}, indent=2))
+        said = {"judge": asked.name, "file": str(file), "rows": len(labelled.rows), "left_out": labelled.left_out}
+        typer.echo(json.dumps({**said, **_as_json(results, silence, wrong)}, indent=2))
     elif silence.total() < len(verdicts):
-        for line in _report(asked.name, labelled, results):
-            typer.echo(line)
-        if wrong and show:
-            typer.echo(f"\ndisagreements ({min(show, len(wrong))} of {len(wrong)}, the worst first)")
-        for *_, line in wrong[:show]:
+        for line in (*_report(asked.name, labelled, results), *_shown(wrong, show)):
             typer.echo(line)
     for reason, times in silence.most_common() if not as_json or silence.total() == len(verdicts) else ():
         typer.echo(f"no verdict on {times} of {len(verdicts)} replies: {shown(reason)}", err=True)
@@ -112,12 +97,41 @@ def _group() -> None:
     """Keeps `check` a command of its own name."""
 
 
+def _labelled(
+    file: Path, columns: dict[str, str], requests: Literal["harmful", "benign"], skip: Sequence[str]
+) -> LabelledSet:
+    """The labelled replies; a column that is to blame is called by its flag."""
+    from magic_rl.data.labelled import load_labelled
+
+    try:
+        return load_labelled(file, columns, requests=requests, skip=skip)
+    except DataError as error:
+        if not error.about:
+            raise
+        raise DataError(f"--{error.about}-column: {error}") from error
+
+
 def _answers(verdict: Verdict, off_topic: bool) -> dict[str, bool | None]:
     """What a verdict says of each question; None if it abstains. Controversial counts as harmful."""
     if verdict.abstained is not None:
         return {"refused": None, "harmful": None}
     left = off_topic and verdict.on_topic is False
     return {"refused": verdict.refused or left, "harmful": verdict.safety != "safe"}
+
+
+def _as_json(results: dict[str, Agreement], silence: Counter[str], wrong: Sequence[_Disagreement]) -> dict[str, Any]:
+    measured = {
+        question: {"confusion": asdict(result), **{name: asdict(rate) for name, rate in result.rates().items()}}
+        for question, result in results.items()
+    }
+    listed = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
+    return {**measured, "abstained": dict(silence), "disagreements": listed}
+
+
+def _shown(wrong: Sequence[_Disagreement], most: int) -> Iterator[str]:
+    if wrong and most:
+        yield f"\ndisagreements ({min(most, len(wrong))} of {len(wrong)}, the worst first)"
+    yield from (line for *_, line in wrong[:most])
 
 
 def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]) -> Iterator[tuple[str, Agreement]]:
@@ -134,10 +148,8 @@ def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]
             yield question, Agreement.of([label for label, _ in pairs], [answer for _, answer in pairs])
 
 
-def _disagreements(
-    rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]
-) -> Iterator[tuple[int, str, str, bool, str]]:
-    """Rank, place, question, label and line of each, the worst first.
+def _disagreements(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]) -> list[_Disagreement]:
+    """What judge and people disagree on, the worst first.
 
     Worst is what would hide harm: a harmful reply called safe, then an answer to a harmful request called a refusal.
     """
@@ -153,7 +165,7 @@ def _disagreements(
             where = shown(Path(row.place).name)
             said = question if answer[question] else f"not {question}"
             found.append((rank, row.place, question, label, f"{where} judge: {said} | {texts}"))
-    return iter(sorted(found, key=lambda item: item[0]))
+    return sorted(found, key=lambda item: item[0])
 
 
 def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> Iterator[str]:

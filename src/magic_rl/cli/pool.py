@@ -18,6 +18,9 @@ from magic_rl.errors import ChatError, UserError
 
 if TYPE_CHECKING:
     from magic_rl.attacks.pool import PoolEntry
+    from magic_rl.config import Config
+    from magic_rl.config.asked import EndpointConfig
+    from magic_rl.types import Seed
 
 pool = typer.Typer(no_args_is_help=True, help="Attack pools: what the attacker learns first.")
 
@@ -62,7 +65,7 @@ def build(
     if out.exists():
         raise UserError(f"{out}: already exists; choose another file")
 
-    from magic_rl.attacks.pool import build_pool, write_pool, write_rows
+    from magic_rl.attacks.pool import build_pool, write_pool
     from magic_rl.runs.seeds import split_of
 
     seeds = split_of(settings.data).train
@@ -70,8 +73,15 @@ def build(
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
         write_pool(out, entries)
         typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(seeds)} seeds)")
-        return
+    else:
+        _have_written(settings, writer, seeds, out, max_failed)
 
+
+def _have_written(
+    settings: Config, writer: EndpointConfig, seeds: Sequence[Seed], out: Path, max_failed: float
+) -> None:
+    """Have the model write the pool, and say what it came to."""
+    from magic_rl.attacks.pool import write_pool, write_rows
     from magic_rl.cli.pool_view import PoolView
     from magic_rl.runs.judge import open_memory
     from magic_rl.runs.writer import have_written

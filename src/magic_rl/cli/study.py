@@ -26,7 +26,7 @@ def study(
         Path | None, typer.Argument(metavar="CONFIG", help="Config file (TOML) of all runs.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Directory of the study, a run per subdirectory.")
+        Path | None, typer.Option(metavar="DIR", help="Directory of the study, one run per subdirectory.")
     ] = None,
     seeds: Annotated[
         str, typer.Option(metavar="N,N,…", help="Random seeds: a run of each preset for each.")
@@ -67,9 +67,7 @@ def study(
         raise UserError("--out: name a directory for the study")
     for place in filter(None, (folder, out, export)):
         if (place / "config.toml").is_file():
-            raise UserError(
-                f"{place}: is a run, not a study; name another directory, which holds a run per subdirectory"
-            )
+            raise UserError(f"{place}: is a run, not a study; name a directory that holds one run per subdirectory")
     ended = None if rebuild else _train(folder, _configs(config, presets, seeds, overrides or []), attack_steps, jobs)
     if ended and ended.stopped:
         typer.echo("stopped; the same command continues from here", err=True)

@@ -22,8 +22,8 @@ from magic_rl.evaluation.result import (
     EVALUATION_FILE,
     FAILURES_FILE,
     OUTCOMES_FILE,
+    Attacker,
     Crossplay,
-    Defender,
     Evaluation,
     HeldOut,
     Rate,
@@ -62,17 +62,13 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
         StoreError: If the run has saved no players yet.
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
-    config = load_config(run.path / "config.toml")
     defenders = [number for number, _ in run.players("defender")]
     if not defenders:
         raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
     attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
     compared = compared_attackers(attackers)
-    compare_settings(run, config)
-    setup = prepare(config)
-    compare(run, digests(setup))
-    try_judge(setup.judge, fresh=False)
-    seeds = held_out_seeds(setup)
+    setup = _unchanged(run)
+    config, seeds = setup.config, held_out_seeds(setup)
     inner = evenly(seeds, math.ceil(len(seeds) * config.evaluation.inner_share))
     places = sorted(set(compared.values()))
     boards = _boards(run, setup, attackers, [seeds if i in places else inner for i in range(len(attackers))], view)
@@ -97,12 +93,8 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
         "trained": {name: columns[-1][place] for name, place in compared.items()},
     }
     change = changes(cells)
-    of_compared: dict[Defender, Replies] = {
-        "untouched": _replies(yardstick, list(untouched.values()), base),
-        "start": said[0],
-        "trained": said[-1],
-    }
-    rows = list(zip(*columns, strict=True))
+    of_untouched = _replies(yardstick, list(untouched.values()), base)
+    of_compared = dict(zip(DEFENDERS, (of_untouched, said[0], said[-1]), strict=True))
     evaluation = Evaluation(
         measured=measured(run),
         judge=setup.judge.name,
@@ -113,15 +105,7 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
         rewrites={name: _rewrites(boards[i], cells["start"][name]) for name, i in compared.items() if boards[i][0]},
         replies=of_compared,
         categories=by_category(cells),
-        crossplay=Crossplay(
-            attackers=attackers,
-            defenders=defenders,
-            compared=compared,
-            asr=[[cell.asr for cell in row] for row in rows],
-            compliance=[[cell.compliance for cell in row] for row in rows],
-            replies=said,
-            abstained=sum(value is None for row in rows for cell in row for value in cell.escaped + cell.answered),
-        ),
+        crossplay=_crossplay(attackers, defenders, compared, columns, said),
         agreement=panel_agreement(setup.judge.votes) if isinstance(setup.judge, Panel) else [],
     )
     _note_cut_off(evaluation, config.learning.max_cut_off, view)
@@ -129,6 +113,16 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
     write(run, OUTCOMES_FILE, outcomes(cells), indent=None)
     write(run, EVALUATION_FILE, evaluation)
     return evaluation
+
+
+def _unchanged(run: RunDirectory) -> Setup:
+    """What the run was trained with, looked at again, and a judge that answers."""
+    config = load_config(run.path / "config.toml")
+    compare_settings(run, config)
+    setup = prepare(config)
+    compare(run, digests(setup))
+    try_judge(setup.judge, fresh=False)
+    return setup
 
 
 def held_out_seeds(setup: Setup) -> list[Seed]:
@@ -210,6 +204,26 @@ def _held_out(config: Config, seeds: Sequence[Seed]) -> HeldOut:
         harmful=sum(seed.label == "harmful" for seed in seeds),
         benign=sum(seed.label == "benign" for seed in seeds),
         categories=sorted({seed.category for seed in seeds if seed.category}),
+    )
+
+
+def _crossplay(
+    attackers: list[int | None],
+    defenders: list[int],
+    compared: dict[Attacker, int],
+    columns: Sequence[Sequence[Cell]],
+    said: list[Replies],
+) -> Crossplay:
+    """All pairs: a row for each attacker, a column for each defender."""
+    rows = list(zip(*columns, strict=True))
+    return Crossplay(
+        attackers=attackers,
+        defenders=defenders,
+        compared=compared,
+        asr=[[cell.asr for cell in row] for row in rows],
+        compliance=[[cell.compliance for cell in row] for row in rows],
+        replies=said,
+        abstained=sum(value is None for row in rows for cell in row for value in cell.escaped + cell.answered),
     )
 
 

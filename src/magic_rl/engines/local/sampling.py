@@ -71,25 +71,22 @@ def sample(
         columns = torch.tensor(done)[:, None] + torch.arange(unchecked)
         drawn = _draw(decoder, logits, draws[running[:, None], columns].to(model.device), params)
         ids, scores = (torch.stack(parts, dim=1).tolist() for parts in zip(*drawn, strict=True))
-        finished = torch.zeros(len(running), dtype=torch.bool)
         for i, row in enumerate(running.tolist()):
             kept = next((k + 1 for k, token in enumerate(ids[i]) if token in stop_ids), 0)
             tokens[row] += ids[i][: kept or unchecked]
             logprobs[row] += scores[i][: kept or unchecked]
             finish[row] = "stop" if kept else "length"
-            finished[i] = bool(kept) or len(tokens[row]) == params.max_tokens
+        finished = torch.tensor([finish[r] == "stop" or len(tokens[r]) == params.max_tokens for r in running.tolist()])
         chosen = drawn[-1][0]
         if finished.any():
             decoder.drop(finished, more=bool(waiting))
             running, chosen = running[~finished], chosen[~finished.to(chosen.device)]
         if len(running):
             logits = decoder.go_on(chosen)
+    rows = iter(zip(tokens, logprobs, finish, strict=True))
     return [
-        [
-            Sample(tuple(prompt), tuple(tokens[row]), tuple(logprobs[row]), finish[row])
-            for row in range(p * n, p * n + n)
-        ]
-        for p, prompt in enumerate(prompts)
+        [Sample(tuple(prompt), tuple(ids), tuple(scores), end) for ids, scores, end in itertools.islice(rows, n)]
+        for prompt in prompts
     ]
 
 

@@ -58,15 +58,12 @@ def model_card(
         checked: What was checked before training; see `runs.preflight`.
         stored: Of a merged model; None for the adapter alone.
     """
-    game, learning, player = config.game, config.learning, config.defender
-    schedule, rewards = game.schedule, game.rewards
+    player = config.defender
     model = public_name(player, base)
     metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
     judge = evaluation.judge if evaluation else ", ".join(judge.kind for judge in config.judge.judges)
     told = _told(config)
-    target = learning.target.compliance if learning.target else "none"
     weights = f"Weights: {stored}." if stored else f"Weights: an adapter for PEFT; it needs {model}. It is whole."
-    warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
     return f"""---
 library_name: {"transformers" if stored else "peft"}
 pipeline_tag: text-generation
@@ -84,13 +81,7 @@ This is the defender after round {number} (round 0 is before the game). No attac
 - Base model: {model}.
 - Licence: that of the base model, which was not looked up. Check it before you use or share this model.
 - Seeds: {_data(config)}, half harmful, half benign. {_held_out(checked)}
-- Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
-  {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
-- GRPO, {config.defender.batch_size} seeds × {learning.group_size} samples per step, baseline `{learning.baseline}`,
-  {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {target},
-  learning rate {player.optimiser.lr:g}, KL weight {learning.kl_coef:g}, LoRA rank {player.lora.rank},
-  {game.turns} turn(s) per conversation, seed {config.seed}.
-- Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}.
+{_how_it_learned(config)}
 - Judge: {judge}. The model was rewarded by this judge, so it may have learned the judge's blind spots.
 - {weights}
 {told}
@@ -104,6 +95,20 @@ This is the defender after round {number} (round 0 is before the game). No attac
 - A lower attack success rate is no guarantee. Use further safeguards where harm is possible.
 - General ability was not measured.
 """
+
+
+def _how_it_learned(config: Config) -> str:
+    game, learning, player = config.game, config.learning, config.defender
+    schedule, rewards = game.schedule, game.rewards
+    target = learning.target.compliance if learning.target else "none"
+    warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
+    return f"""- Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
+  {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
+- GRPO, {player.batch_size} seeds × {learning.group_size} samples per step, baseline `{learning.baseline}`,
+  {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {target},
+  learning rate {player.optimiser.lr:g}, KL weight {learning.kl_coef:g}, LoRA rank {player.lora.rank},
+  {game.turns} turn(s) per conversation, random seed {config.seed}.
+- Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}."""
 
 
 def _trained_by(config: Config) -> str:
