@@ -6,11 +6,12 @@ Then each setting of the whole tree is changed alone: either that is refused, or
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -137,25 +138,42 @@ def value_at(config: Any, path: str) -> Any:
     return config
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A kind of run, its settings in full, and what was read of them."""
+
+    file: Path
+    kind: Kind
+    seen: set[str]
+
+    def takes(self, *changes: str) -> Config:
+        return load_config(self.file, [*self.kind.settings, *changes], self.kind.preset)
+
+
 @pytest.fixture(scope="module")
 def read(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, seeds_file: Path
-) -> Iterator[dict[str, tuple[Path, Kind, set[str]]]]:
-    """For each kind of run its config file, its settings in full and what was read of them."""
+) -> Iterator[Callable[[str], Reading]]:
+    """Runs each kind once, when it is first asked for, so that no test waits for all of them."""
     folder = tmp_path_factory.mktemp("settings")
     file = folder / "tiny.toml"
     file.write_text(TINY_CONFIG.format(model=json.dumps(str(tiny_model)), seeds=json.dumps(str(seeds_file))))
     example = {"messages": [{"role": "user", "content": "How do I pry?"}], "completion": "I can't help with that."}
     (folder / "e.jsonl").write_text(json.dumps(example) + "\n")
-    found = {}
+
+    @functools.cache
+    def reading(name: str) -> Reading:
+        kind = KINDS[name]
+        if kind.preset == "no-game":
+            reading("plain")  # whose attacker it is attacked with
+        words = {"URL": stub.url, "FOLDER": str(folder), "MODEL": str(tiny_model)}
+        settings = (*QUICK, *(replaced(item, words) for item in kind.settings))
+        with noted() as seen:
+            ACTIONS.get(kind.section, whole_run)(file, settings, kind.preset, folder / name)
+        return Reading(file, replace(kind, settings=settings), seen)
+
     with Stub(lambda _: Reply(body=completion("Safety: Safe\nCategories: None\nRefusal: No"))) as stub:
-        for name, kind in KINDS.items():
-            words = {"URL": stub.url, "FOLDER": str(folder), "MODEL": str(tiny_model)}
-            settings = (*QUICK, *(replaced(item, words) for item in kind.settings))
-            with noted() as seen:
-                ACTIONS.get(kind.section, whole_run)(file, settings, kind.preset, folder / name)
-            found[name] = file, Kind(settings, kind.preset, kind.section), seen
-        yield found
+        yield reading
 
 
 def replaced(text: str, words: dict[str, str]) -> str:
@@ -204,39 +222,37 @@ ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], No
 }
 
 
-def accepted(file: Path, kind: Kind, path: str) -> bool:
+def accepted(run: Reading, path: str) -> bool:
     """Whether a run takes another value of one setting."""
-    config = load_config(file, kind.settings, kind.preset)
-    return any(takes(file, kind, path, value) for value in others(path, value_at(config, path)))
+    return any(taken(run, path, value) for value in others(path, value_at(run.takes(), path)))
 
 
-def takes(file: Path, kind: Kind, path: str, value: str) -> bool:
+def taken(run: Reading, path: str, value: str) -> bool:
     try:
-        load_config(file, [*kind.settings, f"{path}={value}"], kind.preset)
+        run.takes(f"{path}={value}")
     except ConfigError as refusal:
         named = any(part in str(refusal) for part in path.split("."))
         return not named  # a refusal that names something else would be no answer
     return True
 
 
-def acts(path: str, seen: set[str], config: Config) -> bool:
+def acts(path: str, run: Reading) -> bool:
     """Whether a setting is read, or that its section is not there."""
-    parts = path.split(".")
+    parts, config = path.split("."), run.takes()
     absent = (".".join(parts[:i]) for i in range(1, len(parts)) if value_at(config, ".".join(parts[:i])) is None)
-    return path in seen or any(section in seen for section in absent)
+    return path in run.seen or any(section in run.seen for section in absent)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_setting_changed_alone_is_refused_or_read(name: str, read: dict[str, tuple[Path, Kind, set[str]]]) -> None:
-    file, kind, seen = read[name]
-    config = load_config(file, kind.settings, kind.preset)
+def test_a_setting_changed_alone_is_refused_or_read(name: str, read: Callable[[str], Reading]) -> None:
+    run = read(name)
     # A preset is the settings that it stands for, which are looked at themselves.
-    looked_at = [path for path in paths(Config) if path.startswith(kind.section) and path != "preset"]
-    assert [p for p in looked_at if accepted(file, kind, p) and not acts(p, seen, config)] == []
+    looked_at = [path for path in paths(Config) if path.startswith(run.kind.section) and path != "preset"]
+    assert [path for path in looked_at if accepted(run, path) and not acts(path, run)] == []
 
 
-def test_every_setting_acts_in_some_kind_of_run(read: dict[str, tuple[Path, Kind, set[str]]]) -> None:
+def test_every_setting_acts_in_some_kind_of_run(read: Callable[[str], Reading]) -> None:
     idle = set(paths(Config))
-    for file, kind, seen in read.values():
-        idle -= {path for path in idle & seen if accepted(file, kind, path)}
+    for run in map(read, KINDS):
+        idle -= {path for path in idle & run.seen if accepted(run, path)}
     assert idle <= {"preset"}  # whose settings are looked at
