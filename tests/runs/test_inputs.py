@@ -119,7 +119,9 @@ def test_a_run_named_by_relative_paths_goes_on_from_elsewhere(
     run = stopped(own, tmp_path, 2)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    resume(run.path, Silent())
+    moved = {"data.seeds": tmp_path / "seeds.jsonl", "game.prompts": tmp_path / "words"}
+    settings = [f"{key}={path.rename(tmp_path / 'elsewhere' / path.name)}" for key, path in moved.items()]
+    resume(run.path, Silent(), settings)
     assert evaluate(run, Silent()).verdict
 
 
