@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 from tests.support.tiny_llama import save_tiny_llama
 
 # Shapes that annotations promise are checked where tests call; before anything imports these modules.
-SHAPED = ("attention", "layout", "lora", "packing", "reading", "sampling", "scoring")
+SHAPED = ("attention", "inference", "layout", "lora", "packing", "sampling", "scoring")
 install_import_hook(
     ["magic_rl.engines.losses", *(f"magic_rl.engines.local.{name}" for name in SHAPED)], "beartype.beartype"
 )

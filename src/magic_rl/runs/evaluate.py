@@ -58,6 +58,13 @@ from magic_rl.types import Episode, Label, Role, Sample, SamplingParams, Seed
 def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
     """Play all pairs and write the result files into the run, `evaluation.json` last.
 
+    Args:
+        run: With players saved.
+        view: Told of every pair.
+
+    Returns:
+        What stands in `evaluation.json`.
+
     Raises:
         StoreError: If the run has saved no players yet.
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
@@ -86,12 +93,9 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
         columns.append(answered_by(met, boards if number in (defenders[0], defenders[-1]) else fewer, player))
         said.append(_replies(yardstick, columns[-1], player))
         _watch(view, number, attackers, columns[-1])
-
-    cells: Compared = {
-        "untouched": {name: untouched[place] for name, place in compared.items()},
-        "start": {name: columns[0][place] for name, place in compared.items()},
-        "trained": {name: columns[-1][place] for name, place in compared.items()},
-    }
+    by_place = (untouched, dict(enumerate(columns[0])), dict(enumerate(columns[-1])))
+    seen = ({name: cells[place] for name, place in compared.items()} for cells in by_place)
+    cells: Compared = dict(zip(DEFENDERS, seen, strict=True))
     change = changes(cells)
     of_untouched = _replies(yardstick, list(untouched.values()), base)
     of_compared = dict(zip(DEFENDERS, (of_untouched, said[0], said[-1]), strict=True))
