@@ -70,8 +70,6 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
     defenders = [number for number, _ in run.players("defender")]
-    if not defenders:
-        raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
     attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
     compared = compared_attackers(attackers)
     setup = _unchanged(run)
@@ -122,6 +120,8 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
 def _unchanged(run: RunDirectory) -> Setup:
     """What the run was trained with, looked at again, and a judge that answers."""
     config = load_config(run.path / "config.toml")
+    if not run.players("defender"):
+        raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
     compare_settings(run, config)
     setup = prepare(config)
     compare(run, digests(setup))
