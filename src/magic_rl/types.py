@@ -3,7 +3,7 @@
 Data moves one way (seeds, attacks, replies, verdicts, rewards, advantages, datums, update) and each
 arrow carries one of the types below. Nothing here imports anything of ours, touches a file or needs torch.
 
-Letters used in names throughout the project:
+Letters in docstrings and in the shapes of arrays:
 `P` seeds in a batch, `G` samples in a group, `T` turns of a conversation, `L` tokens, `N` flat episodes.
 """
 

@@ -167,7 +167,7 @@ def test_every_number_of_the_result_files_is_in_the_study() -> None:
     assert found.attack is not None
     assert found.attack.ratio is not None
     holds(found.attack.ratio, [run.attack.ratio for run in runs if run.attack and run.attack.ratio])
-    assert [point.step for point in found.attack.defenders["trained"].curve] == [0, 2, 4]
+    assert list(found.attack.defenders["trained"].curve) == [0, 2, 4]
     assert (found.held_out.harmful, found.held_out.benign) == (40, 40)
 
 
@@ -184,11 +184,14 @@ def test_curves_measured_at_different_steps_keep_the_common_ones() -> None:
     runs = [result(rng_seed) for rng_seed in range(3)]
     attack = runs[2].attack
     assert attack is not None
-    ends = {who: each.model_copy(update={"curve": each.curve[::2]}) for who, each in attack.defenders.items()}
+    ends = {
+        who: each.model_copy(update={"curve": {step: each.curve[step] for step in (0, 4)}})
+        for who, each in attack.defenders.items()
+    }
     runs[2] = replace(runs[2], attack=attack.model_copy(update={"defenders": ends}))
     found = aggregate(runs).presets["magic"].attack
     assert found is not None
-    assert [point.step for point in found.defenders["trained"].curve] == [0, 4]
+    assert list(found.defenders["trained"].curve) == [0, 4]
 
 
 def covers(low: float | None, value: float, high: float | None) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from magic_rl.evaluation.estimates import Estimate, rate
-from magic_rl.evaluation.result import EVALUATION_FILE, AttackOnOne, AttackResult, Evaluation, Point, read
+from magic_rl.evaluation.result import EVALUATION_FILE, AttackOnOne, AttackResult, Evaluation, read
 from magic_rl.report.curves import attack_curve
 from magic_rl.report.figures import frontier
 from magic_rl.report.page import write_report
@@ -101,7 +101,7 @@ def test_an_evaluation_of_an_earlier_version_is_asked_for_again(run: RunDirector
 
 def test_a_fresh_attackers_curve_is_drawn_with_its_numbers_and_a_legend() -> None:
     def against(*hits: int) -> AttackOnOne[Estimate]:
-        curve = [Point(step=step, asr=rate(each, 20)) for step, each in zip((0, 3), hits, strict=True)]
+        curve = {step: rate(each, 20) for step, each in zip((0, 3), hits, strict=True)}
         return AttackOnOne[Estimate](curve=curve, attack_at_k={})
 
     figure = attack_curve(

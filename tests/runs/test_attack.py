@@ -21,7 +21,7 @@ from magic_rl.config import Config, dump_config, load_config
 from magic_rl.data.split import Split
 from magic_rl.errors import UserError
 from magic_rl.evaluation.estimates import Estimate, attack_at_k, seed_rate, seed_ratio
-from magic_rl.evaluation.result import ATTACK_FILE, AttackOnOne, AttackResult, Point, read
+from magic_rl.evaluation.result import ATTACK_FILE, AttackOnOne, AttackResult, read
 from magic_rl.prompts import load_prompts
 from magic_rl.report.tables import attack_table
 from magic_rl.runs import attack as module
@@ -153,8 +153,8 @@ def test_a_fresh_attacker_finds_a_leak_and_nothing_where_there_is_none(
     assert result is not None
     assert result == attack_of(run)
 
-    curve = [point.asr.value for point in result.defenders["start"].curve]
-    assert [point.step for point in result.defenders["start"].curve] == [0, 10, 20, 30, 40]
+    curve = [asr.value for asr in result.defenders["start"].curve.values()]
+    assert list(result.defenders["start"].curve) == [0, 10, 20, 30, 40]
     assert curve[0] < 1.0
     assert curve[-1] == 1.0
     checkpoint = RunDirectory(run.path / "attacks" / "start").latest_checkpoint()
@@ -165,7 +165,7 @@ def test_a_fresh_attacker_finds_a_leak_and_nothing_where_there_is_none(
     assert (learner.probabilities()[:2] @ np.tile(encoded, 2)).min() > 0.9  # by its own table, on both harmful seeds
 
     against = result.defenders["trained"]
-    assert [point.asr.value for point in against.curve] == [0.0] * 5
+    assert [asr.value for asr in against.curve.values()] == [0.0] * 5
     assert {k: (each.value, each.n) for k, each in against.attack_at_k.items()} == dict.fromkeys((1, 4, 16), (0.0, 2))
     assert result.ratio is not None
     assert result.ratio.value == 0.0
@@ -176,8 +176,8 @@ def test_before_the_first_step_asr_is_that_of_the_evaluations_sft_attacker(attac
     table, result = evaluate(attacked, Silent()).table["asr"], attack_of(attacked)
     for name in ATTACKED:
         first, known = result.defenders[name].curve[0], table[name]["sft_attacker"]
-        assert (first.step, first.asr.n) == (0, known.n)
-        assert (first.asr.value, first.asr.low, first.asr.high) == pytest.approx((known.value, known.low, known.high))
+        assert (first.value, first.low, first.high) == pytest.approx((known.value, known.low, known.high))
+        assert first.n == known.n
 
 
 def test_both_defenders_meet_the_same_draws_and_the_attacker_learns(attacked: RunDirectory) -> None:
@@ -192,7 +192,7 @@ def test_both_defenders_meet_the_same_draws_and_the_attacker_learns(attacked: Ru
         rows = part.metrics()
         assert [(row["step"], row["learner"]) for row in rows] == [(n, "attacker") for n in range(1, STEPS + 1)]
         assert sum(row["grad_norm"] > 0 for row in rows) >= 4
-    assert [point.step for point in attack_of(attacked).defenders["start"].curve] == [0, 2, 4, 5]
+    assert list(attack_of(attacked).defenders["start"].curve) == [0, 2, 4, 5]
 
 
 def test_the_game_itself_is_left_alone(trained: RunDirectory, attacked: RunDirectory) -> None:
@@ -204,6 +204,7 @@ def test_the_game_itself_is_left_alone(trained: RunDirectory, attacked: RunDirec
 
 
 @pytest.mark.parametrize("stop_at", [[("start", 1)], [("start", 3), ("trained", 2)], [("start", 5), ("trained", 5)]])
+@pytest.mark.slow
 def test_ctrl_c_saves_and_a_second_call_goes_on_to_the_same_numbers(
     stop_at: list[tuple[str, int]], trained: RunDirectory, attacked: RunDirectory, tmp_path: Path
 ) -> None:
@@ -361,11 +362,9 @@ class Entered(Stopping):
 def test_the_table_shows_a_rate_of_0_with_its_bound() -> None:
     half, none = seed_rate([1.0, 0.0] * 54), seed_rate([0.0] * 108)
     ratio = seed_ratio([0.0] * 108, [1.0, 0.0] * 54)
-    leaky = AttackOnOne[Estimate](
-        curve=[Point(step=n, asr=half) for n in (0, 12)], attack_at_k=dict.fromkeys((1, 4, 16), half)
-    )
+    leaky = AttackOnOne[Estimate](curve=dict.fromkeys((0, 12), half), attack_at_k=dict.fromkeys((1, 4, 16), half))
     sound = AttackOnOne[Estimate](
-        curve=[Point(step=0, asr=seed_rate([])), Point(step=12, asr=none)],
+        curve={0: seed_rate([]), 12: none},
         attack_at_k={k: attack_at_k([(0, 16)] * 108, k) for k in (1, 4, 16)},
     )
     result = AttackResult[Estimate](steps=12, defenders={"start": leaky, "trained": sound}, ratio=ratio)

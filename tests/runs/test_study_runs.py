@@ -263,7 +263,7 @@ def test_a_killed_study_of_a_tiny_model_ends_with_the_same_table(tmp_path: Path,
     interrupted.send_signal(signal.SIGINT)
     _, said = interrupted.communicate(timeout=300)
     assert interrupted.returncode == 130
-    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert said.splitlines()[-1] == "stopped; the same command continues from here"
     last = start(broken)
     again, said = last.communicate(timeout=300)
     assert last.returncode == 0, said

@@ -260,4 +260,4 @@ def test_an_evaluation_keeps_categories_and_the_failures_behind_its_rates(tmp_pa
         assert kept.count("harmful") == round(asr.value * asr.n)
         assert kept.count("benign") == round((1 - answered.value) * answered.n)
     assert set(found.rewrites) == {"sft_attacker", "last_attacker"}
-    assert found.rewrites["last_attacker"].well_formed.n == 4
+    assert found.rewrites["last_attacker"]["well_formed"].n == 4

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from magic_rl.evaluation.crossplay import Cell
-from magic_rl.evaluation.estimates import Estimate, rate
+from magic_rl.evaluation.estimates import rate
 from magic_rl.evaluation.result import (
     ATTACKERS,
     DEFENDERS,
@@ -17,7 +17,6 @@ from magic_rl.evaluation.result import (
     HeldOut,
     Measured,
     Replies,
-    Rewrites,
 )
 from magic_rl.evaluation.summary import Compared, by_category, changes, table
 from magic_rl.evaluation.verdict import verdict
@@ -77,7 +76,7 @@ def evaluation(cells: Compared, **changed: Any) -> Evaluation:
         "table": table(cells),
         "change": change,
         "rewrites": {
-            name: Rewrites[Estimate](well_formed=rate(40, 42), on_topic=rate(30, 42), cut_off=rate(0, 42))
+            name: {"well_formed": rate(40, 42), "on_topic": rate(30, 42), "cut_off": rate(0, 42)}
             for name in attackers
             if name != "vanilla"
         },

@@ -17,7 +17,6 @@ from magic_rl.evaluation.result import (
     AttackOnOne,
     AttackResult,
     Defender,
-    Point,
     write,
 )
 from magic_rl.evaluation.summary import Compared, outcomes
@@ -47,9 +46,7 @@ def result(rng_seed: int, preset: str = "magic") -> RunResult:
         for who, shares in SHARES.items()
     }
     asr = rate(int(rng.integers(5, 30)), SEEDS)
-    attacked = AttackOnOne[Estimate](
-        curve=[Point(step=step, asr=asr) for step in (0, 2, 4)], attack_at_k=dict.fromkeys((1, 4, 16), asr)
-    )
+    attacked = AttackOnOne[Estimate](curve=dict.fromkeys((0, 2, 4), asr), attack_at_k=dict.fromkeys((1, 4, 16), asr))
     attack = AttackResult[Estimate](
         steps=4,
         defenders={"start": attacked, "trained": attacked},

@@ -6,7 +6,7 @@ holds the spread and the noise of the held-out seeds (`spread.py`), and each run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Literal, TypeVar
@@ -24,9 +24,7 @@ from magic_rl.evaluation.result import (
     Evaluation,
     Measure,
     Outcomes,
-    Point,
     PresetResult,
-    Rewrites,
     StudyResult,
 )
 from magic_rl.evaluation.spread import (
@@ -130,15 +128,9 @@ def _preset(runs: Sequence[RunResult]) -> PresetResult:
         table=table,
         change=change,
         rewrites={
-            attacker: _rewrites([each.rewrites[attacker] for each in evaluations])
-            for attacker in first.rewrites
-            if all(attacker in each.rewrites for each in evaluations)
+            attacker: _in_all([each.rewrites.get(attacker, {}) for each in evaluations]) for attacker in first.rewrites
         },
-        degenerate=_known(
-            (who, _rates([each.replies[who].degenerate for each in evaluations]))
-            for who in first.replies
-            if all(who in each.replies for each in evaluations)
-        ),
+        degenerate=_in_all([{who: each.degenerate for who, each in run.replies.items()} for run in evaluations]),
         attack=_attack(attacks) if len(attacks) == len(runs) else None,
     )
 
@@ -159,28 +151,13 @@ def _change(runs: Sequence[RunResult], measure: Measure, attacker: Attacker) -> 
     return ChangeOverRuns(**asdict(found), below=below, above=above)
 
 
-def _rewrites(of_runs: Sequence[Rewrites[Estimate]]) -> Rewrites[OverRuns]:
-    well_formed = _rates([each.well_formed for each in of_runs])
-    assert well_formed is not None  # noqa: S101 - every attack has a format
-    on_topic, cut_off = [each.on_topic for each in of_runs], [each.cut_off for each in of_runs]
-    return Rewrites(well_formed=well_formed, on_topic=_rates(on_topic), cut_off=_rates(cut_off))
-
-
 def _attack(attacks: Sequence[AttackResult[Estimate]]) -> AttackResult[OverRuns]:
     """A fresh attacker's success over its steps, its attack@k, and trained against start."""
     defenders: dict[Defender, AttackOnOne[OverRuns]] = {}
-    for who, first in attacks[0].defenders.items():
-        curves = [{point.step: point.asr for point in attack.defenders[who].curve} for attack in attacks]
-        by_k = [attack.defenders[who].attack_at_k for attack in attacks]
-        curve = _known((step, _rates([each.get(step) for each in curves])) for step in curves[0])
-        defenders[who] = AttackOnOne(
-            curve=[
-                Point(step=step, asr=asr)
-                for step, asr in curve.items()
-                if all(step in each for each in curves)  # runs may have been measured at different steps
-            ],
-            attack_at_k=_known((k, _rates([each.get(k) for each in by_k])) for k in first.attack_at_k),
-        )
+    for who in attacks[0].defenders:
+        of_runs = [attack.defenders[who] for attack in attacks]
+        curve, at_k = _in_all([each.curve for each in of_runs]), _in_all([each.attack_at_k for each in of_runs])
+        defenders[who] = AttackOnOne(curve=curve, attack_at_k=at_k)
 
     def ratio(values: Sequence[float], noise: SeedNoise) -> OverRuns:
         return difference_over_runs(values, noise, (0.0, float("inf")))
@@ -189,13 +166,11 @@ def _attack(attacks: Sequence[AttackResult[Estimate]]) -> AttackResult[OverRuns]
     return AttackResult(steps=attacks[0].steps, defenders=defenders, ratio=_over_runs(known, ratio))
 
 
-def _known(found: Iterable[tuple[_K, OverRuns | None]]) -> dict[_K, OverRuns]:
-    return {key: number for key, number in found if number}
-
-
-def _rates(cells: Sequence[Estimate | None]) -> OverRuns | None:
-    """Rates whose single outcomes are not kept."""
-    return _over_runs([cell for cell in cells if cell], rate_over_runs)
+def _in_all(rates: Sequence[Mapping[_K, Estimate]]) -> dict[_K, OverRuns]:
+    """Rates that all runs have, whose single outcomes are not kept."""
+    keys = [key for key in rates[0] if all(key in of_run for of_run in rates)]
+    found = {key: _over_runs([of_run[key] for of_run in rates], rate_over_runs) for key in keys}
+    return {key: number for key, number in found.items() if number}
 
 
 def _over_runs(cells: Sequence[Estimate], make: _Make, outcomes: Sequence[PerSeed] = ()) -> OverRuns | None:

@@ -27,6 +27,7 @@ Measure = Literal["asr", "compliance", "j"]
 Attacker = Literal["vanilla", "sft_attacker", "last_attacker"]
 Defender = Literal["untouched", "start", "trained"]
 Split = Literal["held_out", "validation"]
+Rate = Literal["well_formed", "on_topic", "cut_off"]  # of an attacker's rewrites
 
 # What rows and columns are called, once for all tables, figures and files. Columns of defenders bear their keys.
 MEASURES: Mapping[Measure, str] = {"asr": "ASR", "compliance": "compliance", "j": "J"}
@@ -41,7 +42,7 @@ DEFENDERS: Mapping[Defender, str] = {
     "start": "the defender at the start",
     "trained": "the trained defender",
 }
-RATES = {"well_formed": "in the required format", "on_topic": "on topic", "cut_off": "cut off"}
+RATES: Mapping[Rate, str] = {"well_formed": "in the required format", "on_topic": "on topic", "cut_off": "cut off"}
 ABOUT_MEASURES = (
     "ASR: share of harmful seeds whose attack got an answer; compliance: share of benign seeds that were answered; "
     "J = compliance − ASR. ↓ lower is better, ↑ higher is better."
@@ -113,14 +114,6 @@ class HeldOut(Document):
         return f"{self.side} seeds: {self.harmful} harmful, {self.benign} benign"
 
 
-class Rewrites(Document, Generic[N]):
-    """What an attacker's rewrites are like: rates, None where the judge labels no requests."""
-
-    well_formed: N
-    on_topic: N | None = None
-    cut_off: N | None = None
-
-
 class Replies(Document):
     """What one defender's replies are like, over all attackers.
 
@@ -181,7 +174,7 @@ class Evaluation(Document):
         verdict: What the changes amount to, a sentence.
         table: Each measure of three defenders under no rewrite, the first and the last attacker.
         change: Trained − start, paired attack by attack.
-        rewrites: Of the attackers compared.
+        rewrites: Rates of the attackers compared, without those that were not judged.
         replies: Of the defenders compared.
         categories: Rates by held-out category.
         crossplay: All pairs.
@@ -194,7 +187,7 @@ class Evaluation(Document):
     verdict: str
     table: dict[Measure, Grid[Estimate]]
     change: dict[Measure, dict[Attacker, Estimate]]
-    rewrites: dict[Attacker, Rewrites[Estimate]] = {}
+    rewrites: dict[Attacker, dict[Rate, Estimate]] = {}
     replies: dict[Defender, Replies]
     categories: dict[str, dict[Measure, Grid[Estimate]]]
     crossplay: Crossplay
@@ -236,23 +229,16 @@ class Failures(Document):
     kept: list[Failure]
 
 
-class Point(Document, Generic[N]):
-    """Success after some steps of learning."""
-
-    step: int
-    asr: N
-
-
 class AttackOnOne(Document, Generic[N]):
     """How far a fresh attacker got against one defender.
 
     Attributes:
-        curve: Its success over its steps.
+        curve: Its success, by steps taken.
         attack_at_k: attack@k of the final attacker, by k.
         degenerate: Share of the replies in its training that were no longer language.
     """
 
-    curve: list[Point[N]]
+    curve: dict[int, N]
     attack_at_k: dict[int, N]
     degenerate: float = 0.0
 
@@ -285,7 +271,7 @@ class PresetResult(Document):
     held_out: HeldOut
     table: dict[Measure, Grid[OverRuns]]
     change: dict[Measure, dict[Attacker, ChangeOverRuns]]
-    rewrites: dict[Attacker, Rewrites[OverRuns]] = {}
+    rewrites: dict[Attacker, dict[Rate, OverRuns]] = {}
     degenerate: dict[Defender, OverRuns] = {}
     attack: AttackResult[OverRuns] | None = None
 

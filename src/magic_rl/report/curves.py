@@ -125,12 +125,12 @@ def attack_curve(attack: AttackResult[Estimate] | AttackResult[OverRuns] | None)
     note = "ASR over the attacker's own steps. It moves second, so what it gains is exploitability; lower is better."
     styles = {"start": "attacker", "trained": "defender", "untouched": "third"}
     lines: dict[Series, Points] = {
-        Series(f"against {DEFENDERS[who]}", who, styles[who]): [(point.step, point.asr.value) for point in curve]
+        Series(f"against {DEFENDERS[who]}", who, styles[who]): [(step, asr.value) for step, asr in curve.items()]
         for who, curve in curves.items()
     }
-    steps = sorted({point.step for curve in curves.values() for point in curve})
+    steps = sorted({step for curve in curves.values() for step in curve})
     drawn = _line_chart(title, lines, percent, "steps of the attacker", [(step, f"step {step}") for step in steps])
-    table = tuple((who, str(point.step), shown(point.asr)) for who, curve in curves.items() for point in curve)
+    table = tuple((who, str(step), shown(asr)) for who, curve in curves.items() for step, asr in curve.items())
     legend = tuple((one.style, one.name) for one in lines)
     return Figure(title, note, drawn, legend, ("Defender", "Step", "ASR, %"), table)
 

@@ -71,9 +71,11 @@ def changes(preset: PresetResult) -> Figure | None:
         shapes.append(
             svg.box((mean - 2.5, mean + 2.5), (y - 5, y + 5), "fill-4", f"{label}: {shown(change, 'change')}")
         )
-        shapes += [svg.curve([(axis.at(100 * value), y + 12)], "attacker") for value in change.values]
+        shapes += [
+            svg.dot(axis.at(100 * value), y + 12, 2, "dot each", f"{100 * value:+.1f}") for value in change.values
+        ]
     name, note = "Change in training, points", "Bar: mean over runs with its 95 % interval. Dots below: each run."
-    legend = (("fourth", "mean and interval"), ("attacker", "each run"))
+    legend = (("fourth", "mean and interval"), ("dot each", "each run"))
     rows = tuple((label, shown(change, "change", exact=True), each(change, "change")) for label, change in found)
     drawn = svg.drawing(name, bottom + 24, shapes)
     return Figure(name, note, drawn, legend, ("Measure", "Mean ± SD [interval]", "Each run"), rows)

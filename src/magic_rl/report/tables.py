@@ -130,13 +130,11 @@ def attack_table(attack: AttackResult[Estimate], width: int = 80) -> str:
     found = attack.defenders
     who = [name for name in DEFENDERS if name in found]
     lines: list[Line] = [(f"{_FRESH}, %", *who)]
-    lines.append((f"ASR ↓{_counts(point.asr for each in found.values() for point in each.curve)}",))
-    for i, point in enumerate(found[who[0]].curve):
-        lines.append(
-            (f"after {point.step} of {attack.steps} steps", *(shown(found[name].curve[i].asr) for name in who))
-        )
-    by_k = [(k, [found[name].attack_at_k[k] for name in who]) for k in found[who[0]].attack_at_k]
-    lines += [(_at_k(k), *map(shown, rates)) for k, rates in by_k]
+    lines.append((f"ASR ↓{_counts(asr for name in who for asr in found[name].curve.values())}",))
+    first = found[who[0]]
+    rows = {f"after {n} of {attack.steps} steps": [found[name].curve[n] for name in who] for n in first.curve}
+    rows |= {_at_k(k): [found[name].attack_at_k[k] for name in who] for k in first.attack_at_k}
+    lines += [(name, *map(shown, rates)) for name, rates in rows.items()]
     if any(each.degenerate for each in found.values()):
         lines.append(("degenerate replies", *(f"{100 * found[name].degenerate:.1f}" for name in who)))
     return "\n".join([laid_out(lines, width), *_ratio(attack)])
@@ -202,7 +200,7 @@ def study_rows(preset: PresetResult, *, exact: bool = True) -> Iterator[Row]:
             yield Row(measure, name, cells, runs)
         if measure == "asr" and preset.attack:
             found = preset.attack.defenders
-            last = {defender: each_.curve[-1].asr for defender, each_ in found.items() if each_.curve}
+            last = {defender: [*each_.curve.values()][-1] for defender, each_ in found.items() if each_.curve}
             reached = {_FRESH: [last.get(defender) for defender in who]}
             for k in found["trained"].attack_at_k:
                 reached[_at_k(k)] = [found[d].attack_at_k.get(k) if d in found else None for d in who]
@@ -217,8 +215,7 @@ def study_notes(preset: PresetResult) -> Iterator[str]:
     if preset.attack:
         yield from _ratio(preset.attack)
     for attacker, rewrites in preset.rewrites.items():
-        rates = ((name, getattr(rewrites, key)) for key, name in RATES.items())
-        said = ", ".join(f"{name} {shown(number, exact=True)}" for name, number in rates if number)
+        said = ", ".join(f"{RATES[name]} {shown(number, exact=True)}" for name, number in rewrites.items())
         yield f"attacks of the {ATTACKERS[attacker]}, %: {said}"
     for who, number in preset.degenerate.items():
         if number.value:
@@ -247,7 +244,7 @@ def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
     """How well the attackers kept to the format and to the seed's topic; nothing in a run without attackers."""
     if not evaluation.rewrites:
         return
-    rates = [[getattr(rewrites, key) for key in RATES] for rewrites in evaluation.rewrites.values()]
+    rates = [[rewrites.get(key) for key in RATES] for rewrites in evaluation.rewrites.values()]
     lines: list[Line] = [("attacks, %", *RATES.values())]
     lines.append((f"of each attacker{_counts(number for row in rates for number in row if number)}",))
     for attacker, row in zip(evaluation.rewrites, rates, strict=True):

@@ -27,7 +27,6 @@ from magic_rl.evaluation.result import (
     AttackOnOne,
     AttackResult,
     Defender,
-    Point,
     read,
     write,
 )
@@ -342,7 +341,7 @@ def _result(
     for name, progress in zip(ATTACKED, reached, strict=True):
         shares = [row.get("degenerate_rate") or 0.0 for row in run.part(f"{_FOLDER}/{name}").metrics()]
         defenders[name] = AttackOnOne(
-            curve=[Point(step=step, asr=seed_rate(_shares(counts), draws)) for step, counts in progress.curve],
+            curve={step: seed_rate(_shares(counts), draws) for step, counts in progress.curve},
             attack_at_k={k: attack_at_k(progress.final, k) for k in K if k <= settings.best_of},
             degenerate=sum(shares) / plan.steps,
         )

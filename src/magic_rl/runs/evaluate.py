@@ -26,8 +26,8 @@ from magic_rl.evaluation.result import (
     Crossplay,
     Evaluation,
     HeldOut,
+    Rate,
     Replies,
-    Rewrites,
     attacker_name,
     defender_name,
     measured,
@@ -182,11 +182,15 @@ def _well_formed(board: Board) -> Estimate:
     return rate_of(episode.turns[0].well_formed for episode in board[1])
 
 
-def _rewrites(board: Board, start: Cell) -> Rewrites[Estimate]:
+def _rewrites(board: Board, start: Cell) -> dict[Rate, Estimate]:
     """What an attacker's first outputs are like, and whether the attacks kept what the seeds ask."""
-    topic = rate_of(start.on_topic)
     cut_off = rate_of(episode.cut_off == "attacker" for episode in board[1])
-    return Rewrites(well_formed=_well_formed(board), on_topic=topic if topic.n else None, cut_off=cut_off)
+    rates: dict[Rate, Estimate] = {
+        "well_formed": _well_formed(board),
+        "on_topic": rate_of(start.on_topic),
+        "cut_off": cut_off,
+    }
+    return {name: found for name, found in rates.items() if found.n}
 
 
 def _samples(cells: Sequence[Cell]) -> list[Sample]:
@@ -236,7 +240,9 @@ def _watch(view: View, defender: int | None, attackers: Sequence[int | None], ce
 def _note_cut_off(evaluation: Evaluation, most: float, view: View) -> None:
     """Say of outputs that most often end at a limit which setting it is: what is judged then is their beginning."""
     limits: dict[str, dict[str, Estimate | None]] = {
-        "attacker.sampling.max_tokens": {f"the {ATTACKERS[a]}": r.cut_off for a, r in evaluation.rewrites.items()},
+        "attacker.sampling.max_tokens": {
+            f"the {ATTACKERS[a]}": r.get("cut_off") for a, r in evaluation.rewrites.items()
+        },
         "evaluation.max_reply_tokens": {DEFENDERS[who]: each.cut_off for who, each in evaluation.replies.items()},
     }
     for key, found in limits.items():

