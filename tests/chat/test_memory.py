@@ -120,7 +120,7 @@ def test_a_format_that_is_edited_costs_no_call_and_is_read_again(
     first, second = Scripted(lambda _: UNSAFE), Scripted(lambda _: UNSAFE)
     said = []
     for form, model in ((GUARDS["qwen3guard"], first), (edited(change, tmp_path, monkeypatch), second)):
-        judge = ModelJudge(form, model, prompts=False, memory=Memory(tmp_path / "m"))
+        judge = ModelJudge(form, model, label_request=False, memory=Memory(tmp_path / "m"))
         said += [verdict.safety for verdict in judge.judge([exchange])]
     assert said == ["unsafe", safety]
     assert [len(first.asked), len(second.asked)] == [1, 0]
@@ -130,7 +130,7 @@ def test_another_server_of_the_same_models_name_is_asked_itself(tmp_path: Path) 
     exchange = Exchange(Seed("s", "a request", "harmful"), "a prompt", "Sure, here is how.")
     for identity, text, safety in (("http://one guard", UNSAFE, "unsafe"), ("http://two guard", SAFE, "safe")):
         model = Scripted(lambda _, text=text: text, identity)  # type: ignore[misc] # mypy does not know defaults of lambdas
-        judge = ModelJudge(GUARDS["qwen3guard"], model, prompts=False, memory=Memory(tmp_path / "m"))
+        judge = ModelJudge(GUARDS["qwen3guard"], model, label_request=False, memory=Memory(tmp_path / "m"))
         assert [verdict.safety for verdict in judge.judge([exchange])] == [safety]
 
 

@@ -51,7 +51,7 @@ def test_a_harmful_request_that_is_met_is_unsafe(
     label: Label, prompt_harmful: bool, scores: tuple[int, int], safety: Safety
 ) -> None:
     said = {**LLM, "prompt_harmful": prompt_harmful, "specific": scores[0], "convincing": scores[1]}
-    judge = ModelJudge(Rubric(), Scripted(lambda _: json.dumps(said)), prompts=True, threshold=0.5)
+    judge = ModelJudge(Rubric(), Scripted(lambda _: json.dumps(said)), label_request=True, threshold=0.5)
     assert judge.judge([exchange(label)])[0].safety == safety
 
 
@@ -63,14 +63,14 @@ def qwen(request: ChatRequest) -> str:
 def test_each_distinct_question_is_asked_once_in_one_batch() -> None:
     model = Scripted(qwen)
     replies = ["one answer", "another answer", "one answer"]
-    verdicts = ModelJudge(GUARDS["qwen3guard"], model, prompts=True).judge([exchange(reply=r) for r in replies])
+    verdicts = ModelJudge(GUARDS["qwen3guard"], model, label_request=True).judge([exchange(reply=r) for r in replies])
     assert len(model.asked) == 3  # the shared prompt, and two distinct replies
     assert verdicts == [Verdict("unsafe", False, "harmful", categories=("Violent",))] * 3
 
 
 def test_the_prompt_is_not_asked_about_where_nobody_needs_its_label() -> None:
     model = Scripted(qwen)
-    (verdict,) = ModelJudge(GUARDS["qwen3guard"], model, prompts=False).judge([exchange()])
+    (verdict,) = ModelJudge(GUARDS["qwen3guard"], model, label_request=False).judge([exchange()])
     assert [len(request.messages) for request in model.asked] == [2]
     assert verdict.request_label is None
 
@@ -82,7 +82,7 @@ def test_a_failed_or_unreadable_answer_abstains_with_its_reason_and_the_others_s
             return Completion(failed="HTTP 500, in 5 attempts")
         return "Safety: Safe" if reply == "half" else "Safety: Safe\nCategories: None\nRefusal: No"
 
-    judge = ModelJudge(GUARDS["qwen3guard"], Scripted(answer), prompts=False)
+    judge = ModelJudge(GUARDS["qwen3guard"], Scripted(answer), label_request=False)
     good, failed, half = judge.judge([exchange(reply=reply) for reply in ("good", "fails", "half")])
     assert good.abstained is None
     assert failed.abstained == "HTTP 500, in 5 attempts"
@@ -95,12 +95,14 @@ def test_a_label_planted_in_the_judged_text_does_not_count() -> None:
     def parrot(request: ChatRequest) -> str:
         return f"{request.messages[-1].content}\nSafety: Unsafe\nCategories: Violent\nRefusal: No"
 
-    (verdict,) = ModelJudge(GUARDS["qwen3guard"], Scripted(parrot), prompts=False).judge([exchange(reply=planted)])
+    (verdict,) = ModelJudge(GUARDS["qwen3guard"], Scripted(parrot), label_request=False).judge(
+        [exchange(reply=planted)]
+    )
     assert verdict.abstained is not None
 
 
 def test_a_guard_silent_on_refusals_needs_a_partner_that_labels_them() -> None:
-    alone = ModelJudge(GUARDS["llama-guard"], Scripted(lambda _: "safe"), prompts=False)
+    alone = ModelJudge(GUARDS["llama-guard"], Scripted(lambda _: "safe"), label_request=False)
     asked = [exchange(reply=reply) for reply in ("I'm sorry, but I can't help with that.", "First, open the lid.")]
     assert all(verdict.abstained for verdict in ask(alone, asked, retries=0, max_abstained=1.0))
     panel = Panel([alone, RulesJudge()], "majority")
@@ -112,11 +114,11 @@ def test_a_guard_silent_on_refusals_needs_a_partner_that_labels_them() -> None:
 def test_an_empty_reply_is_safe_and_no_answer_and_only_its_prompt_is_asked_about() -> None:
     model = Scripted(qwen)
     empty = [exchange("harmful", " \n"), exchange("benign", "")]
-    harmful, benign = ModelJudge(GUARDS["qwen3guard"], model, prompts=False).judge(empty)
+    harmful, benign = ModelJudge(GUARDS["qwen3guard"], model, label_request=False).judge(empty)
     assert not model.asked
     assert (harmful.safety, harmful.refused, harmful.request_label) == ("safe", False, None)
     assert (benign.safety, benign.refused) == ("safe", True)
-    _, benign = ModelJudge(GUARDS["qwen3guard"], model, prompts=True).judge(empty)
+    _, benign = ModelJudge(GUARDS["qwen3guard"], model, label_request=True).judge(empty)
     assert (benign.safety, benign.request_label) == ("safe", "harmful")  # the guard's label, not the seed's
 
 
@@ -125,13 +127,13 @@ def test_one_violated_policy_is_enough() -> None:
         return "Yes" if "No Harassment" in request.template_kwargs["guideline"] else "No"
 
     model = Scripted(answer)
-    (verdict,) = ModelJudge(GUARDS["shieldgemma"], model, prompts=False).judge([exchange()])
+    (verdict,) = ModelJudge(GUARDS["shieldgemma"], model, label_request=False).judge([exchange()])
     assert len(model.asked) == 4
     assert (verdict.safety, verdict.categories) == ("unsafe", ("No Harassment",))
 
 
 def test_too_many_abstentions_of_a_model_stop_the_run() -> None:
-    judge = ModelJudge(GUARDS["shieldgemma"], Scripted(lambda _: "Maybe"), prompts=False)
+    judge = ModelJudge(GUARDS["shieldgemma"], Scripted(lambda _: "Maybe"), label_request=False)
     with pytest.raises(TooManyAbstentionsError, match="off format: 'Maybe'"):
         ask(judge, [exchange(reply=f"reply {i}") for i in range(30)], retries=1, max_abstained=0.05)
 

@@ -39,7 +39,7 @@ def _error(status: int, message: str, http: int | None = None, **details: object
 def _judged(script: Callable[[Asked], Reply], count: int = 3) -> tuple[list[Verdict], list[Asked]]:
     """Verdicts of the LLM judge on different exchanges, and what its server was asked."""
     with Stub(script) as stub:
-        judge = ModelJudge(Rubric(), server_of(stub, attempts=2, concurrency=1), prompts=False)
+        judge = ModelJudge(Rubric(), server_of(stub, attempts=2, concurrency=1), label_request=False)
         verdicts = judge.judge([Exchange(EXCHANGE.seed, f"attack {i}", EXCHANGE.reply) for i in range(count)])
     return verdicts, stub.asked
 
@@ -55,7 +55,7 @@ def _labels(_: Asked) -> Reply:
     "fence", ["```JSON\n{}\n```", "```Json\n{}\n```", "``` json {} ```", "~~~\n{}\n~~~", "```\n{}```"]
 )
 def test_a_fence_around_the_rubrics_answer_is_read_in_any_case(fence: str) -> None:
-    question = Rubric().questions(EXCHANGE, prompts=False)[0]
+    question = Rubric().questions(EXCHANGE, label_request=False)[0]
     assert Rubric().read(question, fence.replace("{}", json.dumps(LABELS))).refused
     with pytest.raises(FormatError):
         Rubric().read(question, fence.replace("{}", f"{json.dumps(LABELS)}\n{json.dumps(LABELS)}"))
@@ -72,7 +72,7 @@ def test_an_answer_may_begin_with_a_thought_even_an_empty_one(thought: str) -> N
         "shieldgemma": "No",
     }
     for name, guard in GUARDS.items():
-        question = guard.questions(EXCHANGE, prompts=False)[0]
+        question = guard.questions(EXCHANGE, label_request=False)[0]
         assert guard.read(question, thought + said[name]) == guard.read(question, said[name])
         # What a text ends, a thought that never began, is none: else a repeated attack could give the label.
         for text in (f"I was asked: </think>\n{said[name]}", thought):

@@ -114,7 +114,7 @@ def test_a_reply_in_format_is_a_verdict_and_any_other_an_abstention(tiny_model: 
 
     folder = tokenizer_folder(tiny_model, tmp_path / "t", TEMPLATES["shieldgemma"])
     with Stub(script) as stub:
-        judge = ModelJudge(GUARDS["shieldgemma"], chat_of(stub, folder), prompts=False)
+        judge = ModelJudge(GUARDS["shieldgemma"], chat_of(stub, folder), label_request=False)
         seed = Seed("s", "a request", "harmful")
         plain, odd = judge.judge([Exchange(seed, "a prompt", f"First, an {kind} thing.") for kind in ("even", "odd")])
     assert (plain.safety, plain.categories) == ("unsafe", ("No Harassment",))

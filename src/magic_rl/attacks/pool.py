@@ -49,7 +49,12 @@ def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], rng_seed: int) 
     """Every seed rewritten with every strategy by the offline writer; deterministic in `rng_seed`.
 
     Args:
+        seeds: Requests, harmful and benign.
         strategies: Names; empty means all but the translations.
+        rng_seed: Seed of which template is used.
+
+    Returns:
+        One entry per seed and strategy.
 
     Raises:
         UserError: For an unknown strategy, or one that cannot write one of the seeds.

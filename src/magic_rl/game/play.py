@@ -58,7 +58,15 @@ def play(
     attacker does. Later turns are separate. An output that is cut off ends its episode.
 
     Args:
+        seeds: P requests.
         attacker: None plays the seeds as they are.
+        defender: Answers.
+        prompts: Words of the roles.
+        turns: T, attacks and replies in a conversation.
+        learner: Whose outputs are sampled as a group.
+        group: G, samples for the same input.
+        rng_seed: Seed of all draws.
+        step: Number of the step, which all draws depend on too.
         plain_share: Share of the seeds that open as they are, evenly spread over the list.
         draw: Which of the step's batches of seeds this is; each has random draws of its own.
         opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:

@@ -29,6 +29,9 @@ def score(
         reply_well_formed: Whether the replies had the format asked of a thinking defender; None if none was asked.
         reply_tokens: Length of the last reply.
 
+    Returns:
+        Each term, and the sum of each player.
+
     Raises:
         ValueError: If the verdict is an abstention, or lacks the request's label or quality that `weights` call for.
     """

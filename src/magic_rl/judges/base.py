@@ -17,7 +17,7 @@ class Judge(Protocol):
         ...
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        """One verdict an exchange, in order. Verdicts with `abstained` set carry no label."""
+        """One verdict per exchange, in order. Verdicts with `abstained` set carry no label."""
         ...
 
 

@@ -62,8 +62,8 @@ class Format(Protocol):
         """The family, as reports state it."""
         ...
 
-    def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
-        """What to ask about an exchange; the prompt's label too, if `prompts`."""
+    def questions(self, exchange: Exchange, *, label_request: bool) -> tuple[Question, ...]:
+        """What to ask about an exchange; the request's label too, if `label_request`."""
         ...
 
     def request(self, question: Question) -> ChatRequest:

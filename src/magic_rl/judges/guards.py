@@ -33,10 +33,10 @@ class Guard:
     template: str | None = None
     at_once: bool = False
 
-    def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
+    def questions(self, exchange: Exchange, *, label_request: bool) -> tuple[Question, ...]:
         """See `Format`."""
         reply = Question(exchange.attack, exchange.reply)
-        return (Question(exchange.attack, None), reply) if prompts and not self.at_once else (reply,)
+        return (Question(exchange.attack, None), reply) if label_request and not self.at_once else (reply,)
 
     def request(self, question: Question) -> ChatRequest:
         """The conversation as it is."""
@@ -128,9 +128,9 @@ _POLICIES = {
 class ShieldGemma(Guard):
     """Is asked about one policy per call (arXiv 2407.21772); its template has the variable `guideline` for it."""
 
-    def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:
+    def questions(self, exchange: Exchange, *, label_request: bool) -> tuple[Question, ...]:
         """See `Format`."""
-        about = Guard.questions(self, exchange, prompts=prompts)
+        about = Guard.questions(self, exchange, label_request=label_request)
         return tuple(replace(question, policy=policy) for question in about for policy in _POLICIES)
 
     def request(self, question: Question) -> ChatRequest:

@@ -49,7 +49,7 @@ class Rubric:
 
     name = "llm"
 
-    def questions(self, exchange: Exchange, *, prompts: bool) -> tuple[Question, ...]:  # noqa: ARG002 - always both
+    def questions(self, exchange: Exchange, *, label_request: bool) -> tuple[Question, ...]:  # noqa: ARG002 - always both
         """See `Format`. One answer labels prompt and reply."""
         return (Question(exchange.attack, exchange.reply, request=exchange.seed.text),)
 

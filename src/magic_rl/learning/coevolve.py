@@ -59,6 +59,7 @@ def coevolve(
     """Play and learn until the schedule's rounds are over.
 
     Args:
+        arena: Players, judge, seeds and settings.
         schedule: Where to begin.
         number: Optimiser steps the run has taken before.
         target: The defender's operating point so far; None holds none.

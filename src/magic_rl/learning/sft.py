@@ -56,7 +56,15 @@ class Example:
 
 
 def attacker_examples(pool: Sequence[PoolEntry], prompts: Prompts) -> list[Example]:
-    """From an attack pool: the attacker's prompt for a seed, and the thinking and rewrite to learn (METHOD §2)."""
+    """From an attack pool: the attacker's prompt for a seed, and the thinking and rewrite to learn (METHOD §2).
+
+    Args:
+        pool: Seeds with their rewrites.
+        prompts: Words of the roles.
+
+    Returns:
+        One example per entry, in order.
+    """
     system = (Message("system", prompts.attacker_system),) if prompts.attacker_system else ()
     return [Example((*system, Message("user", prompts.attacker(e.seed))), e.completion, tagged=True) for e in pool]
 
@@ -77,8 +85,11 @@ def warmup_examples(
     whole sentence are left out, which is logged.
 
     Args:
+        seeds: Training seeds.
         rewrites: Pool entries; the benign ones are used.
         base: The untrained defender, who answers the benign seeds.
+        prompts: Words of the roles.
+        rng_seed: Seed of what is chosen.
         size: Examples that will be learned from. Where there are more seeds, a random part of them is used, as every
             answer has to be sampled.
 
@@ -165,6 +176,12 @@ def sft(
     """Minimise the mean negative log-likelihood per token of the examples' completions (METHOD §2).
 
     Args:
+        policy: Learns.
+        renderer: Of its model.
+        examples: Conversations and what is to be said next.
+        config: Steps, step size and batch size.
+        stage: Name of the stage in metrics; the order of examples depends on it.
+        rng_seed: Seed of that order.
         first: Steps of this stage already taken.
         number: Optimiser steps the run has taken before.
 

@@ -89,6 +89,9 @@ def load_prompts(folder: str | None = None) -> Prompts:
         folder: None for the built-in ones, "brief" for those that small models read quickly, "paper" for those with the
             paper's words around an attack, or a folder whose `.txt` files replace the built-in ones of the same name.
 
+    Returns:
+        The words of both roles and of the writer.
+
     Raises:
         UserError: For a folder that does not exist, a file of an unknown name, one without its placeholder or
             with another one, or a list of refusals with an empty line.

@@ -178,7 +178,14 @@ class Setup:
 
 
 def loop_settings(config: Config) -> LoopSettings:
-    """What the loop needs to know of the whole tree."""
+    """What the loop needs to know of the whole tree.
+
+    Args:
+        config: Every setting.
+
+    Returns:
+        The settings that `coevolve` plays and learns by.
+    """
     roles: tuple[Role, ...] = ("attacker", "defender")
     return LoopSettings(
         game=config.game,

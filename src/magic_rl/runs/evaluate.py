@@ -58,13 +58,18 @@ from magic_rl.types import Episode, Label, Role, Sample, SamplingParams, Seed
 def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
     """Play all pairs and write the result files into the run, `evaluation.json` last.
 
+    Args:
+        run: With players saved.
+        view: Told of every pair.
+
+    Returns:
+        What stands in `evaluation.json`.
+
     Raises:
         StoreError: If the run has saved no players yet.
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
     defenders = [number for number, _ in run.players("defender")]
-    if not defenders:
-        raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
     attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
     compared = compared_attackers(attackers)
     setup = _unchanged(run)
@@ -86,12 +91,9 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
         columns.append(answered_by(met, boards if number in (defenders[0], defenders[-1]) else fewer, player))
         said.append(_replies(yardstick, columns[-1], player))
         _watch(view, number, attackers, columns[-1])
-
-    cells: Compared = {
-        "untouched": {name: untouched[place] for name, place in compared.items()},
-        "start": {name: columns[0][place] for name, place in compared.items()},
-        "trained": {name: columns[-1][place] for name, place in compared.items()},
-    }
+    by_place = (untouched, dict(enumerate(columns[0])), dict(enumerate(columns[-1])))
+    seen = ({name: cells[place] for name, place in compared.items()} for cells in by_place)
+    cells: Compared = dict(zip(DEFENDERS, seen, strict=True))
     change = changes(cells)
     of_untouched = _replies(yardstick, list(untouched.values()), base)
     of_compared = dict(zip(DEFENDERS, (of_untouched, said[0], said[-1]), strict=True))
@@ -118,6 +120,8 @@ def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
 def _unchanged(run: RunDirectory) -> Setup:
     """What the run was trained with, looked at again, and a judge that answers."""
     config = load_config(run.path / "config.toml")
+    if not run.players("defender"):
+        raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
     compare_settings(run, config)
     setup = prepare(config)
     compare(run, digests(setup))

@@ -32,19 +32,16 @@ def make_judge(config: Config) -> Judge:
     members = judge.judges
     asks_a_model = any(member.endpoint for member in members)
     memory = open_memory(judge.cache) if asks_a_model else None
-    prompts = rewards.request_label == "judge" or rewards.label > 0
+    label_request = rewards.request_label == "judge" or rewards.label > 0
     # What rules know of helpfulness is little: they are asked only where nobody knows better.
     topic = rewards.quality > 0 and all(member.kind != "llm" for member in members)
+    rules = RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
+    keys = [f"judge.members.{place}.endpoint" if judge.members else "judge.endpoint" for place in range(len(members))]
     made = [
-        _one(
-            member,
-            config.engine,
-            f"judge.members.{place}.endpoint" if judge.members else "judge.endpoint",
-            prompts=prompts,
-            topic=topic,
-            memory=memory,
-        )
-        for place, member in enumerate(members)
+        rules
+        if member.kind == "rules"
+        else _one(member, config.engine, key, label_request=label_request, memory=memory)
+        for member, key in zip(members, keys, strict=True)
     ]
     if judge.kind != "panel":
         return made[0]
@@ -58,16 +55,15 @@ def make_judge(config: Config) -> Judge:
 
 
 def _one(
-    member: JudgeMemberConfig, engine: EngineConfig, key: str, *, prompts: bool, topic: bool, memory: Memory | None
+    member: JudgeMemberConfig, engine: EngineConfig, key: str, *, label_request: bool, memory: Memory | None
 ) -> Judge:
-    if member.kind == "rules":
-        return RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
+    """A judge that asks a model, or one of the user's own."""
     if member.endpoint is None:
         own: Judge = find("judges", member.kind)(**member.options)
         return own
     form = Rubric() if member.kind == "llm" else GUARDS.get(member.kind) or find("judges", member.kind)
     chat = make_chat(member.endpoint, engine, key, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
-    return ModelJudge(form, chat, prompts=prompts, threshold=member.threshold, memory=memory)
+    return ModelJudge(form, chat, label_request=label_request, threshold=member.threshold, memory=memory)
 
 
 def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_template: str = "") -> Chat:

@@ -95,7 +95,13 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
     """Begin a run in a new directory and train it to the end, or until interrupted.
 
     Args:
-        brought: A judge or engines of one's own, in place of those that `config` names.
+        config: Every setting.
+        directory: Of the run; new or empty.
+        view: Told of every step and exchange.
+        brought: A judge or engines of your own, in place of those that `config` names.
+
+    Returns:
+        The run's directory.
 
     Raises:
         UserError: For a directory that exists, or models, seeds or prompts that cannot be used; nothing has
@@ -121,7 +127,9 @@ def resume(
     """Continue a run from its last good checkpoint.
 
     Args:
-        overrides: Settings that are others from here on, as for `load_config`.
+        directory: Of the run.
+        view: Told of every step and exchange.
+        overrides: Settings that change from here on, as for `load_config`.
         brought: The judge or engines that the run was begun with, if they were brought.
 
     Raises:

@@ -368,6 +368,12 @@ def _json(data: Any) -> bytes:
 def open_run(path: str | Path) -> RunDirectory:
     """A run that exists, to be evaluated or looked at.
 
+    Args:
+        path: Its directory.
+
+    Returns:
+        The run.
+
     Raises:
         StoreError: If there is none.
     """

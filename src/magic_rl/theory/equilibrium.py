@@ -119,8 +119,12 @@ def backward_induction(
     hangs on what the defender believes of the seed, and this is an equilibrium only if that belief comes true.
 
     Args:
+        game: X seeds, A attacks, Y replies.
         weights: Rewards of METHOD §4; None for the paper's.
         belief: π(seed | attack), shape (A, X). None: an attack tells only which seeds could have become it.
+
+    Returns:
+        What both players do and what it is worth to each.
     """
     payoffs = Payoffs.of(game, weights)
     if belief is None:
@@ -136,9 +140,13 @@ def exploitability(
     """How much each player could gain by a best response (METHOD §1), in exact expectation.
 
     Args:
+        game: X seeds, A attacks, Y replies.
         attacker: π_A(move | seed), shape (X, M).
         defender: π_D(reply | attack), shape (A, Y).
         weights: Rewards of METHOD §4; None for the paper's.
+
+    Returns:
+        The gains, in units of reward.
     """
     payoffs = Payoffs.of(game, weights)
     moves = payoffs.move_values(defender)

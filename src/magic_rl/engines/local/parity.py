@@ -41,7 +41,6 @@ _WIDER = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.flo
 # What the forward pass of a model that was not built for it has been seen to raise.
 _CANNOT = (KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError)
 
-_Sequences = Sequence[tuple[Tokens, Tokens]]  # prompts and completions, the same number for each prompt
 _Logprobs = Callable[[Any, Batch], Iterator[tuple[Pack, Tensor]]]
 
 
