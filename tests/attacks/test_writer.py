@@ -18,11 +18,13 @@ from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
 from magic_rl.attacks.writer import Writer, Written
 from magic_rl.chat.base import Completion
 from magic_rl.chat.memory import Memory
-from magic_rl.cli.pool_view import PoolView
+from magic_rl.cli.view import Screen
 from magic_rl.errors import ChatError
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.writer import refuses, same_topic
 from magic_rl.types import Seed
+from magic_rl.view import NOBODY, View
+from tests.runs.test_train import Silent
 from tests.support.chatting import Scripted
 
 PROMPTS = load_prompts()
@@ -75,30 +77,16 @@ def asked(chat: Scripted) -> list[str]:
     return [request.messages[-1].content for request in chat.asked]
 
 
-class Silent:
-    """Progress that only remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int]] = []
-        self.steps: list[tuple[int, int, int]] = []
-
-    def stage(self, name: str, total: int) -> None:
-        self.stages.append((name, total))
-
-    def step(self, rejected: int, calls: int, tokens: int) -> None:
-        self.steps.append((rejected, calls, tokens))
-
-
 def write(
     path: Path | None,
     chat: Scripted,
     strategies: Sequence[str] = ("slang", "role_play"),
     seeds: Sequence[Seed] = SEEDS,
-    progress: Silent | None = None,
+    view: View = NOBODY,
     max_failed: float = 1.0,
 ) -> Written:
     memory = Memory(path) if path else None
-    writer = Writer(chat, PROMPTS, CHECKS, progress or Silent(), memory=memory, max_failed=max_failed)
+    writer = Writer(chat, PROMPTS, CHECKS, view=view, memory=memory, max_failed=max_failed)
     return writer.write(seeds, choose_strategies(strategies), 0)
 
 
@@ -164,7 +152,7 @@ def test_another_wording_or_random_seed_is_asked_itself(
     write(path, asking(), ["slang"])
     prompts = replace(PROMPTS, writer_reasoning=wording) if wording else PROMPTS
     other = asking(lambda question: in_json("I saw it.") if wording else proper(question))
-    writer = Writer(other, prompts, CHECKS, Silent(), memory=Memory(path))
+    writer = Writer(other, prompts, CHECKS, memory=Memory(path))
     assert len(writer.write(SEEDS, choose_strategies(["slang"]), rng_seed).entries) == 2
     assert len(other.asked) == questions
 
@@ -193,12 +181,12 @@ def test_an_unusable_rewrite_is_left_out_by_reason(
     def answer(question: str) -> str | Completion:
         return said if strategy_of(question) == strategy and seed_of(question) == SHED.text else proper(question)
 
-    chat, progress = asking(answer), Silent()
-    written = write(path, chat, [strategy, "question"], progress=progress)
+    chat, view = asking(answer), Silent()
+    written = write(path, chat, [strategy, "question"], view=view)
     assert [(r.seed, r.strategy, r.reason) for r in written.rejected] == [("shed", strategy, reason)]
     assert len(written.entries) == 3
     assert written.reasons == {reason: 1}
-    assert progress.steps[-1][0] == 1
+    assert view.steps[-1]["rejected"] == 1
     assert len(chat.asked) == 4 + 3  # no reasoning for what is left out
 
 
@@ -256,15 +244,13 @@ def test_more_failed_calls_than_allowed_stop_the_build_at_once(path: Path) -> No
 
 def test_lines_tell_what_is_done_left_rejected_and_spent() -> None:
     console = Console(width=120, force_terminal=False)
-    with console.capture() as captured:
-        view = PoolView(console)
-        with view:
-            view.stage("rewrite", 2)
-            view.step(0, 1, 30)
-            view.step(1, 2, 44)
+    with console.capture() as captured, Screen(console, pause=10.0) as view:
+        view.stage("rewrite", 2)
+        view.step({"rejected": 0, "calls": 1, "tokens": 30}, {})
+        view.step({"rejected": 1, "calls": 2, "tokens": 44}, {})
     assert captured.get().splitlines() == [
-        "rewrites: 2 to write",
-        "rewrites 2/2: 1 rejected, 2 calls, 44 tokens, 0:00:00 left",
+        "rewrites: 2 steps",
+        "rewrites 2/2 rejected 1, calls 2, tokens 44, 0:00 left",
     ]
 
 

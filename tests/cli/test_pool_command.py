@@ -58,7 +58,7 @@ def test_the_command_writes_a_pool_with_a_server_and_cleans_up(folder: Path) -> 
     assert {p.name for p in folder.iterdir() if "answers" not in p.name} == {"seeds.jsonl", "pool.jsonl"}
     assert "8 rewrites of 4 seeds: 4 harmful, 4 benign" in result.stdout
     assert "left out 0\nwriter: big, 8 calls, 80 tokens" in result.stdout
-    assert "rewrites 4/4: 0 rejected, 4 calls, 40 tokens" in result.stderr
+    assert "rewrites 4/4 rejected 0, calls 4, tokens 40" in result.stderr
 
 
 def test_a_pool_holds_training_seeds_alone(tmp_path: Path) -> None:

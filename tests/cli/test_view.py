@@ -11,7 +11,7 @@ from rich.console import Console
 
 from magic_rl.cli import view as view_module
 from magic_rl.cli.view import Screen
-from magic_rl.runs.train import View
+from magic_rl.view import View
 
 SFT = {"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.5, "grad_norm": 1.0, "lr": 0.1}
 PLAY = {
@@ -51,15 +51,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def watch(console: Console, clock: Clock) -> None:
     """A run of three steps in two stages, 20 seconds a step of the game."""
     view = Screen(console)
-    watcher: View = view  # what training asks of a view
     with view:
-        watcher.stage("sft_attacker", 1)
-        watcher.step(SFT, {})
-        watcher.stage("play", 92)
+        view.stage("sft_attacker", 1)
+        view.step(SFT, {})
+        view.stage("play", 92)
         for _ in range(2):
             clock.now += 20
-            watcher.step(PLAY, TIMING)
-        watcher.note("saved [bold]runs/x[/bold] :smile: \x1b[31m\r\n")
+            view.step(PLAY, TIMING)
+        view.note("saved [bold]runs/x[/bold] :smile: \x1b[31m\r\n")
 
 
 def terminal(width: int = 80) -> Console:

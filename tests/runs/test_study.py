@@ -195,13 +195,13 @@ def test_an_unfinished_run_is_in_no_table(small_files: Path) -> None:
 def watched(console: Console) -> None:
     """Three runs that end in three ways."""
     with StudyView(3, console) as view:
-        view.skipped("magic-seed-0")
-        view.began("magic-seed-1", "train")
-        view.line("magic-seed-1", "co-evolution 3/12 \x1b[31m[bold]round 1")
+        view.run("magic-seed-0", "skipped")
+        view.run("magic-seed-1", "began", "train")
+        view.run("magic-seed-1", "line", "co-evolution 3/12 \x1b[31m[bold]round 1")
         time.sleep(0.6)  # long enough to be drawn
-        view.finished("magic-seed-1")
-        view.began("magic-seed-2", "evaluate")
-        view.failed("magic-seed-2", "no such seeds")
+        view.run("magic-seed-1", "finished")
+        view.run("magic-seed-2", "began", "evaluate")
+        view.run("magic-seed-2", "failed", "no such seeds")
 
 
 def test_a_piped_study_prints_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,36 +21,25 @@ from magic_rl.runs.study.finished import read_results
 from magic_rl.runs.study.plan import PlannedRun, Stage
 from magic_rl.runs.study.runner import Ended, Work, run_all
 from magic_rl.store.run import RunDirectory
+from magic_rl.view import RunEvent, View
 from tests.support import ROOT
 from tests.support.study_runs import tabulated
 
 MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
 
-class Silent:
-    """A watcher that only remembers."""
+class Silent(View):
+    """A view that only remembers."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, ...]] = []
         self.lines: list[str] = []
 
-    def skipped(self, run: str) -> None:
-        self.seen.append(("skipped", run))
-
-    def began(self, run: str, stage: str) -> None:
-        self.seen.append(("began", run, stage))
-
-    def line(self, run: str, text: str) -> None:
-        self.lines.append(text)
-
-    def finished(self, run: str) -> None:
-        self.seen.append(("finished", run))
-
-    def failed(self, run: str, why: str) -> None:
-        self.seen.append(("failed", run, why))
-
-    def stopping(self, run: str) -> None:
-        self.seen.append(("stopping", run))
+    def run(self, name: str, event: RunEvent, text: str = "") -> None:
+        if event == "line":
+            self.lines.append(text)
+        else:
+            self.seen.append((event, name, text) if text else (event, name))
 
 
 # Runs that are one line of Python: what a run has done is a file of the name of the stage.
@@ -70,17 +59,17 @@ def scripted(folder: Path, names: Sequence[str], script: str, slots: int = 1) ->
     runs = [PlannedRun(folder / name, folder / f"{name}.toml") for name in names]
     for run in runs:
         run.path.mkdir(parents=True, exist_ok=True)
-    watcher = Silent()
+    view = Silent()
     work = Work(undone, command, folder / "logs", [{"SLOT": str(i)} for i in range(slots)])
-    return run_all(runs, work, watcher), watcher
+    return run_all(runs, work, view), view
 
 
 def test_each_run_goes_through_its_stages_and_a_finished_one_is_skipped(tmp_path: Path) -> None:
     script = "(folder / stage).touch()"
-    ended, watcher = scripted(tmp_path, ["a", "b"], script)
+    ended, view = scripted(tmp_path, ["a", "b"], script)
     assert (ended.failed, ended.stopped) == ({}, False)
     expected = [("began", "a", "train"), ("began", "a", "evaluate"), ("finished", "a")]
-    assert watcher.seen == [*expected, *((what, "b", *rest) for what, _, *rest in expected)]
+    assert view.seen == [*expected, *((what, "b", *rest) for what, _, *rest in expected)]
     assert scripted(tmp_path, ["a", "b"], script)[1].seen == [("skipped", "a"), ("skipped", "b")]
 
 
@@ -92,19 +81,19 @@ def test_a_failing_run_is_named_with_its_error_and_costs_no_other(tmp_path: Path
         "if folder.name == 'idle': sys.exit(0)\n"
         "(folder / stage).touch()"
     )
-    ended, watcher = scripted(tmp_path, ["bad", "mute", "killed", "idle", "good"], script)
+    ended, view = scripted(tmp_path, ["bad", "mute", "killed", "idle", "good"], script)
     assert ended.failed["bad"] == "no such seeds"
     assert "exit status 3" in ended.failed["mute"]
     assert "signal 9" in ended.failed["killed"]
     assert "left the run unfinished" in ended.failed["idle"]
     assert set(ended.failed) == {"bad", "mute", "killed", "idle"}
-    assert watcher.seen[-1] == ("finished", "good")
+    assert view.seen[-1] == ("finished", "good")
 
 
 def test_an_exchange_that_a_run_shows_does_not_hide_where_it_stands(tmp_path: Path) -> None:
     script = "print('co-evolution 3/12'); print('  attack: Pretend'); print('  judged: safe'); (folder / stage).touch()"
-    _, watcher = scripted(tmp_path, ["a"], script)
-    assert set(watcher.lines) == {"co-evolution 3/12"}
+    _, view = scripted(tmp_path, ["a"], script)
+    assert set(view.lines) == {"co-evolution 3/12"}
 
 
 def test_runs_go_side_by_side_each_with_its_own_share(tmp_path: Path) -> None:
@@ -132,8 +121,8 @@ def test_a_run_that_another_process_works_on_is_waited_for(tmp_path: Path) -> No
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
-        _, watcher = scripted(tmp_path, ["a"], "(folder / stage).touch()")
-    assert watcher.seen == [("began", "a", "evaluate"), ("finished", "a")]
+        _, view = scripted(tmp_path, ["a"], "(folder / stage).touch()")
+    assert view.seen == [("began", "a", "evaluate"), ("finished", "a")]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -145,10 +134,10 @@ def test_asked_to_stop_it_lets_processes_save_and_begins_nothing(tmp_path: Path,
         f"os.kill(os.getppid(), {int(sign)})\n"
         "time.sleep(60)"
     )
-    ended, watcher = scripted(tmp_path, ["a", "b"], script)
+    ended, view = scripted(tmp_path, ["a", "b"], script)
     assert (ended.failed, ended.stopped) == ({}, True)
     assert (tmp_path / "a" / "saved").exists()
-    assert watcher.seen == [("began", "a", "train"), ("stopping", "a")]
+    assert view.seen == [("began", "a", "train"), ("stopping", "a")]
 
 
 # Real runs

@@ -19,9 +19,10 @@ from magic_rl.errors import UserError
 from magic_rl.evaluation.result import FAILURES_FILE, Failures, current_evaluation, read
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.progress import is_complete
-from magic_rl.runs.train import View, resume, train
+from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Exchange, Verdict
+from magic_rl.view import View
 from tests.support import ROOT
 
 LONGER = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from magic_rl.attacks.checks import ANSWER, SCHEMA, Checks, fold
 from magic_rl.attacks.pool import PoolEntry
@@ -22,6 +22,7 @@ from magic_rl.errors import ChatError
 from magic_rl.prompts import Prompts
 from magic_rl.rng import generator
 from magic_rl.types import Message, Seed
+from magic_rl.view import NOBODY, View
 
 _MAX_TOKENS = 2048  # a sentence of Malayalam may take hundreds, and some models think unseen
 _TEMPERATURE = 1.0
@@ -81,18 +82,6 @@ class Written:
         return Counter(each.reason for each in self.rejected)
 
 
-class Progress(Protocol):
-    """Who is told how it goes."""
-
-    def stage(self, name: Stage, total: int) -> None:
-        """So many questions of a stage are to be answered."""
-        ...
-
-    def step(self, rejected: int, calls: int, tokens: int) -> None:
-        """One more is answered; the counts are of the whole build."""
-        ...
-
-
 class Writer:
     """A model that writes the pool."""
 
@@ -101,8 +90,8 @@ class Writer:
         chat: Chat,
         prompts: Prompts,
         checks: Checks,
-        progress: Progress,
         *,
+        view: View = NOBODY,
         memory: Memory | None = None,
         max_failed: float = 0.05,
     ) -> None:
@@ -112,11 +101,11 @@ class Writer:
             chat: The model.
             prompts: What it is asked.
             checks: What its answers must pass.
-            progress: Who is told.
+            view: Who watches.
             memory: Where usable answers are kept.
             max_failed: Share of a stage's calls that may fail and be left out; more stop the work.
         """
-        self._chat, self._prompts, self._checks, self._progress = chat, prompts, checks, progress
+        self._chat, self._prompts, self._checks, self._view = chat, prompts, checks, view
         self._memory, self._max_failed = memory, max_failed
         self._calls = self._tokens = self._rejected = 0
 
@@ -181,7 +170,7 @@ class Writer:
         """
         tasks, useless, failed = list(words), Counter[str](), Counter[str]()
         new = 0
-        self._progress.stage(stage, len(tasks))
+        self._view.stage(stage, len(tasks))
 
         def read(place: int, text: str) -> str:
             seed, strategy = tasks[place]
@@ -198,7 +187,7 @@ class Writer:
                 self._rejected += 1
                 useless[completion.failed] += 1
                 failed[completion.failed] += completion.cause != "unusable"
-            self._progress.step(self._rejected, self._calls, self._tokens)
+            self._view.step({"rejected": self._rejected, "calls": self._calls, "tokens": self._tokens}, {})
             if failed.total() > self._max_failed * len(tasks):
                 raise ChatError(
                     f"{failed.total()} calls failed ({failed.most_common(1)[0][0]}), more than the "

@@ -1,4 +1,4 @@
-"""Watching a run: a live panel in a terminal, plain lines anywhere else.
+"""Watching a run, or a pool being written: a live panel in a terminal, plain lines anywhere else.
 
 The panel shows who is learning, what came of the last step and how long the rest will take. Lines carry the same
 numbers, one step per line, without control characters, so they can be piped and searched.
@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from magic_rl.cli.shown import shown
-from magic_rl.runs.train import View
 from magic_rl.types import Exchange, Verdict
+from magic_rl.view import View
 
 _WIDTH = 160  # characters shown of a text
 
@@ -33,6 +33,7 @@ _TITLES = {
     "evaluate": "evaluation",
     "attack_start": "fresh attacker, starting defender",
     "attack_trained": "fresh attacker, trained defender",
+    "rewrite": "rewrites",
 }
 # Metric, name on screen, how to write it.
 _SHOWN = (
@@ -48,29 +49,25 @@ _SHOWN = (
     ("degenerate_rate", "degenerate replies", "{:.0%}"),
     ("masked_cut_off", "cut off", "{}"),
     ("masked_abstained", "abstained", "{}"),
+    ("rejected", "rejected", "{}"),
+    ("calls", "calls", "{}"),
+    ("tokens", "tokens", "{}"),
 )
 
 
-class Screen(View):
-    """Shows a run as it goes. Use as a context manager; lines are printed even outside of one.
+class Drawn(View):
+    """What views have in common. Use as a context manager; lines are printed even outside of one."""
 
-    The time left is that of the current stage, from the mean duration of its last steps.
-    """
+    _refresh = 4  # times per second
 
     def __init__(self, console: Console | None = None) -> None:
         """Args: console: Where to write; by default standard error, so that standard output stays clean."""
         self._console = console or Console(stderr=True, highlight=False)
         self._live: Live | None = None
-        self._stage, self._total, self._done = "", 0, 0
-        self._metrics: Mapping[str, Any] = {}
-        self._speed: float | None = None
-        self._exchange: tuple[tuple[str, str], ...] = ()
-        self._seconds: list[float] = []
-        self._last = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._panel, transient=False)
+            self._live = Live(console=self._console, refresh_per_second=self._refresh, get_renderable=self._panel)
             self._live.start()
         return self
 
@@ -79,24 +76,50 @@ class Screen(View):
             self._live.stop()
             self._live = None
 
+    def note(self, text: str) -> None:
+        """One line, above the panel if there is one, of signs that cannot steer a terminal."""
+        self._console.print(_plain(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+    def _panel(self) -> RenderableType:
+        raise NotImplementedError
+
+
+class Screen(Drawn):
+    """Shows a run as it goes.
+
+    The time left is that of the current stage, from the mean duration of its last steps.
+    """
+
+    def __init__(self, console: Console | None = None, *, pause: float = 0.0) -> None:
+        """Args: pause: Seconds that pass at least between the lines of two steps where there is no panel."""
+        super().__init__(console)
+        self._pause = pause
+        self._stage, self._total, self._done = "", 0, 0
+        self._metrics: Mapping[str, Any] = {}
+        self._speed: float | None = None
+        self._exchange: tuple[tuple[str, str], ...] = ()
+        self._seconds: list[float] = []
+        self._last = self._said = time.monotonic()
+
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """A stage of at most `total` steps begins, or continues after `done` of them."""
+        """See `View.stage`."""
         self._stage, self._total, self._done = _TITLES.get(name, name), total, done
         self._metrics, self._speed, self._seconds = {}, None, []
-        self._last = time.monotonic()
+        self._last = self._said = time.monotonic()
         if self._live is None:
-            self._line(f"{self._stage}: {total} steps")
+            self.note(f"{self._stage}: {total} steps")
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """A step was taken; see `View.stage` for the stage it belongs to."""
+        """See `View.step`."""
         now = time.monotonic()
         self._seconds = [*self._seconds[-15:], now - self._last]
         self._last = now
         self._done += 1
         self._metrics, self._speed = metrics, timing.get("tokens_per_second")
-        if self._live is None:
+        if self._live is None and (self._done == self._total or now - self._said >= self._pause):
+            self._said = now
             numbers = ", ".join(f"{name} {value}" for name, value in self._numbers())
-            self._line(f"{self._stage} {self._done}/{self._total} {self._who()}{numbers}, {clock(self._left())} left")
+            self.note(f"{self._stage} {self._done}/{self._total} {self._who()}{numbers}, {clock(self._left())} left")
 
     def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
         """An attack and the reply to it, shortened; in a panel the last one stays on show."""
@@ -109,15 +132,7 @@ class Screen(View):
         )
         if self._live is None:
             for name, text in self._exchange:
-                self._line(f"  {name}: {_short(text)}")
-
-    def note(self, text: str) -> None:
-        """Something worth a line happened."""
-        self._line(text)
-
-    def _line(self, text: str) -> None:
-        """One line, above the panel if there is one, of signs that cannot steer a terminal."""
-        self._console.print(_plain(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
+                self.note(f"  {name}: {_short(text)}")
 
     def _who(self) -> str:
         if "learner" in self._metrics:
@@ -161,9 +176,9 @@ class Screen(View):
         return Panel(Group(progress, escape(self._who().rstrip(": ")), table, last), title="MAGIC", title_align="left")
 
 
-def make_view() -> Screen:
-    """The view of the command line."""
-    return Screen()
+def make_view(pause: float = 0.0) -> Screen:
+    """The view of the command line. Args: pause: See `Screen`."""
+    return Screen(pause=pause)
 
 
 def _plain(text: str) -> str:

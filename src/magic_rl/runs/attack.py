@@ -41,9 +41,9 @@ from magic_rl.runs.inputs import compare, digests
 from magic_rl.runs.interrupt import Interrupt
 from magic_rl.runs.preflight import try_judge
 from magic_rl.runs.seeds import split_of
-from magic_rl.runs.train import View
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
+from magic_rl.view import View
 
 K = (1, 4, 16)  # of attack@k
 ATTACKED: tuple[Defender, ...] = ("start", "trained")

@@ -50,9 +50,9 @@ from magic_rl.learning.fluency import Yardstick
 from magic_rl.runs.assembly import Setup, prepare
 from magic_rl.runs.inputs import compare, compare_settings, digests
 from magic_rl.runs.preflight import try_judge
-from magic_rl.runs.train import NOBODY, View
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Episode, Label, Role, Sample, SamplingParams, Seed
+from magic_rl.view import NOBODY, View
 
 
 def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:

@@ -28,28 +28,10 @@ from magic_rl.runs.inputs import compare, compare_settings, digests, record_sett
 from magic_rl.runs.interrupt import Interrupt
 from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
 from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
-from magic_rl.types import Episode, Exchange, Role, Verdict
+from magic_rl.types import Episode, Exchange, Role
+from magic_rl.view import NOBODY, View
 
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
-
-
-class View:
-    """Somebody who watches a run; as it stands, nobody does."""
-
-    def stage(self, name: str, total: int, done: int = 0) -> None:
-        """A stage of at most `total` steps begins, or continues after `done` of them."""
-
-    def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """A step was taken."""
-
-    def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
-        """An attack and the reply to it, so that whoever watches sees what the numbers are about."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line happened."""
-
-
-NOBODY = View()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from magic_rl.attacks.checks import Checks
 from magic_rl.attacks.strategies import STRATEGIES, choose_strategies
-from magic_rl.attacks.writer import Progress, Writer, Written
+from magic_rl.attacks.writer import Writer, Written
 from magic_rl.chat.memory import Memory
 from magic_rl.config import Config
 from magic_rl.errors import ConfigError
@@ -16,10 +16,11 @@ from magic_rl.prompts import load_prompts
 from magic_rl.runs.judge import make_chat
 from magic_rl.text.language import foreign
 from magic_rl.types import Seed
+from magic_rl.view import View
 
 
 def have_written(
-    config: Config, seeds: Sequence[Seed], memory: Memory | None, progress: Progress, max_failed: float
+    config: Config, seeds: Sequence[Seed], memory: Memory | None, view: View, max_failed: float
 ) -> Written:
     """Every seed with every configured strategy, or with all of them, by the model `config.attacker.writer`.
 
@@ -36,7 +37,7 @@ def have_written(
     chat = make_chat(config.attacker.writer, config.engine, "attacker.writer")
     prompts = load_prompts(config.game.prompts)
     checks = Checks(refuses, same_topic)
-    writer = Writer(chat, prompts, checks, progress, memory=memory, max_failed=max_failed)
+    writer = Writer(chat, prompts, checks, view=view, memory=memory, max_failed=max_failed)
     return writer.write(seeds, chosen, config.seed)
 
 

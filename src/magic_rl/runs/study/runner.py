@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 from magic_rl.errors import UserError
 from magic_rl.runs.interrupt import stops_handled
@@ -22,37 +21,10 @@ from magic_rl.runs.study.plan import PlannedRun, Stage
 from magic_rl.runs.study.slots import Environment
 from magic_rl.store import atomic
 from magic_rl.store.lock import is_locked
+from magic_rl.view import View
 
 _PAUSE = 0.1  # seconds between two looks at the processes
 _TAIL = 1 << 14  # bytes at the end of a log that are looked at
-
-
-class Watcher(Protocol):
-    """Somebody who watches a study."""
-
-    def skipped(self, run: str) -> None:
-        """A run was finished before."""
-        ...
-
-    def began(self, run: str, stage: str) -> None:
-        """A stage of a run began."""
-        ...
-
-    def line(self, run: str, text: str) -> None:
-        """The last line that a run has written changed."""
-        ...
-
-    def finished(self, run: str) -> None:
-        """A run is finished."""
-        ...
-
-    def failed(self, run: str, why: str) -> None:
-        """A run failed and is left as it is."""
-        ...
-
-    def stopping(self, run: str) -> None:
-        """The user asked to stop, and the process of a run was told."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +79,7 @@ class _Job:
     shown: str = ""
 
 
-def run_all(runs: Sequence[PlannedRun], work: Work, watcher: Watcher) -> Ended:
+def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
     """Take every run through its stages.
 
     Returns:
@@ -118,7 +90,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, watcher: Watcher) -> Ended:
     """
     with atomic.writing(work.logs):
         work.logs.mkdir(parents=True, exist_ok=True)
-    runner = _Runner(work, watcher, deque(runs))
+    runner = _Runner(work, view, deque(runs))
     with stops_handled(runner.ask_to_stop):
         try:
             while runner.step():
@@ -137,7 +109,7 @@ class _Runner:
     """
 
     work: Work
-    watcher: Watcher
+    view: View
     waiting: deque[PlannedRun]
     jobs: list[_Job] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -174,7 +146,7 @@ class _Runner:
         """Ask a process to stop as often as the user asked; a second time it stops at once, without saving."""
         while job.process is not None and job.told < self.asked:
             if not job.told:
-                self.watcher.stopping(job.run.name)
+                self.view.run(job.run.name, "stopping")
             job.told += 1
             job.process.terminate()
 
@@ -189,7 +161,7 @@ class _Runner:
         line = _last_line(self._log(job), job.begins)
         if line and line != job.shown:
             job.shown = line
-            self.watcher.line(job.run.name, line)
+            self.view.run(job.run.name, "line", line)
         if status is None:
             return
         assert job.process.stdin is not None  # noqa: S101 - it was opened with one
@@ -208,7 +180,7 @@ class _Runner:
             if is_locked(job.run.path):
                 if job.shown != _BUSY:
                     job.shown = _BUSY
-                    self.watcher.line(job.run.name, _BUSY)
+                    self.view.run(job.run.name, "line", _BUSY)
                 return
             stage = self.work.next_stage(job.run)
         except UserError as error:
@@ -216,7 +188,7 @@ class _Runner:
             return
         if stage is None:
             self.jobs.remove(job)
-            (self.watcher.finished if job.stage else self.watcher.skipped)(job.run.name)
+            self.view.run(job.run.name, "finished" if job.stage else "skipped")
         elif stage == job.stage:
             self._fail(job, f"{stage} ended well but left the run unfinished; see {self._log(job)}")
         else:
@@ -237,12 +209,12 @@ class _Runner:
                 start_new_session=True,
                 env={**os.environ, **self.work.slots[job.slot]},
             )
-        self.watcher.began(job.run.name, stage)
+        self.view.run(job.run.name, "began", stage)
 
     def _fail(self, job: _Job, why: str) -> None:
         self.jobs.remove(job)
         self.failed[job.run.name] = why
-        self.watcher.failed(job.run.name, why)
+        self.view.run(job.run.name, "failed", why)
 
     def _log(self, job: _Job) -> Path:
         return self.work.logs / f"{job.run.name}.log"
