@@ -64,7 +64,7 @@ def test_a_judge_of_ones_own_is_made_with_its_options() -> None:
 
 @pytest.mark.usefixtures("brought")
 def test_a_guard_format_of_ones_own_is_asked_behind_its_endpoint() -> None:
-    endpoint = ["judge.endpoint.model=mine", "judge.endpoint.url=http://localhost:1/v1", "judge.cache=false"]
+    endpoint = ["judge.endpoint.model=mine", "judge.endpoint.url=http://localhost:1/v1", "store.answers=false"]
     judge = make_judge(load_config(None, ["judge.kind=brought_along:GUARD", *endpoint]))
     assert judge.name.startswith("mine (")
 

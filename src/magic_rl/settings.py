@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticKnownError
 
 _WORDS = ("default", "demo", "brief", "paper")  # which are no paths, though a folder may have such a name
 
@@ -31,6 +33,25 @@ class Node(BaseModel):
     """A section. The first line of its docstring and the descriptions of its fields stand in a starter config."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """True and false are no numbers, though Python takes them for 1 and 0."""
+        if isinstance(value, bool) and info.field_name:
+            kinds = set(_plain_kinds(cls.model_fields[info.field_name].annotation))
+            if bool not in kinds and kinds & {int, float}:
+                raise PydanticKnownError("int_type" if int in kinds else "float_type")
+        return value
+
+
+def _plain_kinds(annotation: Any) -> Iterator[type]:
+    """The types that a setting may be of; not those inside of lists and tables."""
+    if isinstance(annotation, type):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, UnionType):
+        for each in get_args(annotation):
+            yield from _plain_kinds(each)
 
 
 def section_of(field: FieldInfo, *, listed: bool = False) -> type[Node] | None:

@@ -27,7 +27,7 @@ def serving(answer: Callable[[Asked], Reply]) -> Iterator[Callable[[Path], list[
             *("pool", "build", "--out", str(folder / "pool.jsonl"), "--strategies", "slang,atbash"),
             *("--set", f"attacker.writer.url={stub.url}", "--set", "attacker.writer.model=big"),
             *("--set", f"data.seeds={folder / 'seeds.jsonl'}", "--set", "attacker.writer.concurrency=1"),
-            *("--set", "attacker.writer.attempts=1", "--set", f"judge.cache={folder / 'answers'}"),
+            *("--set", "attacker.writer.attempts=1", "--set", f"store.answers={folder / 'answers'}"),
         ]
 
 
@@ -160,7 +160,7 @@ def test_a_model_in_this_process_writes_too(tmp_path: Path, tiny_config: Path, t
         "--set",
         model,
         "--set",
-        "judge.cache=false",
+        "store.answers=false",
     ]
     result = CliRunner().invoke(app, [*args, "--strategies", "slang,caesar"], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr

@@ -46,12 +46,12 @@ class Kind:
 
 TARGET = ("learning.target.compliance=start", "learning.kl_coef=0.1", "defender.sft.steps=1")
 QUICK = ("evaluation.max_seeds=1", "evaluation.best_of=1")
-SERVER = ('judge.endpoint={model="m", url="URL"}', "judge.cache=false", "judge.endpoint.attempts=1")
+SERVER = ('judge.endpoint={model="m", url="URL"}', "store.answers=false", "judge.endpoint.attempts=1")
 KINDS = {
     "guard": Kind(("judge.kind=qwen3guard", *SERVER), section="judge."),
     "rubric": Kind(("judge.kind=llm", *SERVER), section="judge."),
     "panel": Kind(('judge={kind="panel", members=[{kind="rules"}, {kind="rules"}]}',), section="judge."),
-    "here": Kind(("judge.kind=qwen3guard", "judge.endpoint.model=MODEL", "judge.cache=false"), section="judge."),
+    "here": Kind(("judge.kind=qwen3guard", "judge.endpoint.model=MODEL", "store.answers=false"), section="judge."),
     "own": Kind(("judge.kind=magic_rl.judges.rules:RulesJudge",), section="judge."),
     "writer": Kind(('attacker.writer={model="m", url="URL"}',), section="attacker.writer."),
     "hub": Kind(("data.seeds=owner/name",), section="data."),

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from magic_rl.data.registry import own_table
+from magic_rl.data.registry import own_schema
 from magic_rl.data.seeds import load_seeds
 from magic_rl.errors import DataError
 
@@ -121,7 +121,7 @@ def test_any_text_survives_jsonl_and_csv(tmp_path: Path, texts: list[str]) -> No
 
 def test_columns_and_label_values_can_be_mapped(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "s.jsonl", [{"prompt": "one", "kind": 1, "risk": 0}, {"prompt": "two", "kind": 0}])
-    seeds = load_seeds(path, own_table("prompt", "kind", "risk", harmful=("1", "2"), benign=("0",)))
+    seeds = load_seeds(path, own_schema("prompt", "kind", "risk", harmful=("1", "2"), benign=("0",)))
     assert [(s.text, s.label, s.category) for s in seeds] == [("one", "harmful", "0"), ("two", "benign", "")]
 
 
@@ -228,7 +228,7 @@ def test_cells_of_a_table_are_taken_as_they_stand(tmp_path: Path) -> None:
 
 def test_a_label_value_that_would_mean_both_classes_is_refused() -> None:
     with pytest.raises(DataError, match="'harmful' means both"):
-        own_table(benign=("benign", "harmful"))
+        own_schema(benign=("benign", "harmful"))
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.csv", "none.parquet", "none.json"])

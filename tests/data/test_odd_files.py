@@ -18,7 +18,7 @@ import pytest
 from magic_rl.attacks.pool import PoolEntry, read_pool
 from magic_rl.config import load_config
 from magic_rl.data.labelled import load_labelled
-from magic_rl.data.registry import own_table
+from magic_rl.data.registry import own_schema
 from magic_rl.data.seeds import load_seeds
 from magic_rl.errors import UserError
 from magic_rl.game.play import Player
@@ -238,7 +238,7 @@ def test_columns_of_images_and_sound_beside_the_text_are_left_alone(
     _hub(monkeypatch, datasets.Dataset(table, info=datasets.DatasetInfo(features=features)))
     assert _seeds(Path("some/data")) == ["one", "two"]
     with pytest.raises(UserError, match=r"^some/data: row 1: column 'extra': .* is no name"):
-        load_seeds("some/data", own_table(category="extra"))
+        load_seeds("some/data", own_schema(category="extra"))
 
 
 def test_a_subset_of_the_hub_is_named_after_a_colon(monkeypatch: pytest.MonkeyPatch) -> None:

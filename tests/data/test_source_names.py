@@ -70,10 +70,10 @@ def test_a_file_may_begin_with_a_tilde() -> None:
     assert len(load_seeds("~draft.jsonl")) == 2
 
 
-def test_a_cache_in_a_home_folder_that_nobody_has_is_one_line() -> None:
+def test_a_memory_in_a_home_folder_that_nobody_has_is_one_line() -> None:
     model = ["judge.kind=qwen3guard", "judge.endpoint.model=m", "judge.endpoint.url=http://localhost:1/v1"]
-    with pytest.raises(UserError, match=r"^judge\.cache: ~nosuchuser/v: [^\n]*; name another file, or false$"):
-        make_judge(load_config(None, [*model, "judge.cache=~nosuchuser/v"]))
+    with pytest.raises(UserError, match=r"^store\.answers: ~nosuchuser/v: [^\n]*; name another file, or false$"):
+        make_judge(load_config(None, [*model, "store.answers=~nosuchuser/v"]))
 
 
 def test_several_sources_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_a_judged_text_cannot_open_a_turn_of_the_guard(tiny_model: Path, monkeyp
 def test_a_model_that_speaks_noise_is_an_abstention_for_every_kind_of_judge(tiny_model: Path, tmp_path: Path) -> None:
     exchange = Exchange(Seed("s", "a request", "harmful"), "a prompt", "First, do this.")
     for kind in ("qwen3guard", "wildguard", "llm"):
-        settings = [f"judge.kind={kind}", f"judge.endpoint.model={tiny_model}", f"judge.cache={tmp_path}/v"]
+        settings = [f"judge.kind={kind}", f"judge.endpoint.model={tiny_model}", f"store.answers={tmp_path}/v"]
         config = load_config(None, [*settings, "engine.device=cpu", "engine.dtype=float32", "engine.threads=1"])
         (verdict,) = make_judge(config).judge([exchange])
         assert verdict.abstained is not None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from magic_rl.cli.options import Overrides
-from magic_rl.config import Config, load_config, shipped
+from magic_rl.config import Config, ShippedName, load_config, shipped
 from magic_rl.errors import UserError
 from magic_rl.settings import Node, section_of
 
@@ -30,7 +31,7 @@ _HEADER = """\
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("magic.toml"),
     source: Annotated[
-        Literal["demo", "paper"],
+        ShippedName,
         typer.Option("--from", help="Settings to begin with: for a small model on a laptop, or the paper's."),
     ] = "demo",
     overrides: Overrides = None,
@@ -41,7 +42,7 @@ def init(
 
       magic-rl init my.toml
 
-      magic-rl init my.toml --from paper --set attacker.model=Qwen/Qwen3-8B --set defender.model=Qwen/Qwen3-8B
+      magic-rl init my.toml --from paper-qwen3-8b --set data.seeds=seeds.jsonl
     """
     text = starter(source, load_config(Path(source), overrides or ()))
     try:
@@ -56,8 +57,16 @@ def init(
 
 def starter(source: str, config: Config) -> str:
     """A starter config with the settings of `config`, made from what the sections say of themselves."""
-    notes = shipped(source).read_text(encoding="utf-8").partition("\n\n")[0]
+    notes = "\n#\n".join(_notes(source))
     return f"{notes}\n#\n{_HEADER.format(source=source)}" + "".join(_table(Config, config, ""))
+
+
+def _notes(source: str) -> Iterator[str]:
+    """What a shipped config says of itself, and then the one that it extends."""
+    text = shipped(source).read_text(encoding="utf-8")
+    yield text.partition("\n\n")[0]
+    if extended := tomllib.loads(text).get("extends"):
+        yield from _notes(extended)
 
 
 def _table(section: type[Node], node: Node | None, path: str) -> Iterator[str]:

@@ -47,7 +47,7 @@ def build(
     With `attacker.writer.model` a model writes the rewrites and then the reasoning that leads to them; encodings are
     exact in either case. Without, templates write everything offline, translations excepted.
 
-    What the model answers is remembered (judge.cache): after Ctrl-C, a crash or a spent budget the same command
+    What the model answers is remembered (store.answers): after Ctrl-C, a crash or a spent budget the same command
     continues from there. Rewrites that cannot be used are left out and listed in pool.rejected.jsonl.
 
     Examples:
@@ -86,7 +86,7 @@ def _have_written(
     from magic_rl.runs.judge import open_memory
     from magic_rl.runs.writer import have_written
 
-    memory = open_memory(settings.judge.cache)
+    memory = open_memory(settings.store.answers)
     kept = f"; the answers so far are kept in {memory.path}: the same command continues from there" if memory else ""
     rejected = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     try:

@@ -1,7 +1,7 @@
 """Every setting, once: one typed tree, read from TOML, with unknown keys and impossible values refused."""
 
 from magic_rl.config.asked import EndpointConfig, JudgeMemberConfig
-from magic_rl.config.reading import SHIPPED, differences, dump_config, load_config, shipped
+from magic_rl.config.reading import SHIPPED, ShippedName, differences, dump_config, load_config, shipped
 from magic_rl.config.sections import DataConfig, EvaluationConfig, PlayerConfig
 from magic_rl.config.tree import CHANGEABLE, PRESETS, Config, PresetName
 
@@ -16,6 +16,7 @@ __all__ = [
     "JudgeMemberConfig",
     "PlayerConfig",
     "PresetName",
+    "ShippedName",
     "differences",
     "dump_config",
     "load_config",

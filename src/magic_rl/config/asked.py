@@ -131,9 +131,6 @@ class JudgeConfig(Node):
         (), examples=[[{"kind": "rules"}]], description="panel: its judges, each with kind, endpoint and threshold"
     )
     rule: Literal["majority", "strictest"] = Field("majority", description="panel: how members come to one verdict")
-    cache: bool | Place = Field(
-        True, examples=["verdicts.sqlite"], description="whether what models said is remembered, or the file it is in"
-    )
     retries: NonNegativeInt = Field(1, description="how often an abstention is asked again")
     max_abstained: float = Field(0.05, ge=0, le=1, description="share of a step above which the run stops")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
 from pydantic import ValidationError
@@ -23,7 +23,8 @@ from magic_rl.errors import ConfigError
 from magic_rl.files import NO_UNICODE, read_text
 from magic_rl.settings import Node, paths, section_of
 
-SHIPPED = ("demo", "paper")  # the configs that come with the package, in its folder `configs`
+ShippedName = Literal["demo", "paper", "paper-qwen2.5-7b", "paper-llama-3.1-8b", "paper-qwen3-8b"]
+SHIPPED = get_args(ShippedName)  # the configs that come with the package, in its folder `configs`
 
 _Keys = tuple[str, ...]
 # What to write in place of a value of the wrong kind, by the beginning of pydantic's name for the error.
@@ -62,18 +63,11 @@ def load_config(
         ConfigError: If the file is missing or no TOML, a key is unknown or a value impossible, or a setting would have
             no effect; names the key's path, and knows whether an override is to blame.
     """
-    try:
-        tree = tomllib.loads(read_text(_found(file))) if file else {}
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    tree = _read(_found(file)) if file else {}
     given = [_parse(item) for item in overrides]
     chosen = next((value for keys, value in reversed(given) if keys == ("preset",)), preset)
-    own = tree.get("preset", "magic")
-    for name in (own, chosen or own):
-        if name not in PRESETS:
-            raise _wrong(f"preset: {name!r} is none of {', '.join(PRESETS)}", name != own, file)
-    alone = _merge(PRESETS[own], tree)
-    above: Tree = {"preset": chosen, **PRESETS[chosen]} if chosen else {}
+    alone = _merge(_preset(tree.get("preset", "magic"), file), tree)
+    above: Tree = {"preset": chosen, **_preset(chosen, file, override=True)} if chosen else {}
     whole = _merge(tree, above) if chosen else alone
     for keys, value in given:
         whole = whole if keys == ("preset",) else _put(whole, keys, value)
@@ -125,7 +119,36 @@ def shipped(name: str) -> Path:
 
 
 def _found(file: Path) -> Path:
-    return shipped(file.name) if str(file) in SHIPPED and not file.exists() else file
+    return shipped(str(file)) if str(file) in SHIPPED and not file.is_file() else file
+
+
+def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
+    """The settings of a file over those of the one that it extends. Args: above: Files that extend this one."""
+    if file.resolve() in above:
+        raise ConfigError(f"{file}: extends: leads back to this file; name one that does not")
+    try:
+        own = tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    name = own.pop("extends", None)
+    if name is None:
+        return own
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{file}: extends: must be another file, or one of {', '.join(SHIPPED)}, in quotes")
+    beside = file.parent / name
+    extended = shipped(name) if name in SHIPPED and not beside.is_file() else beside
+    whole = _merge(_read(extended, (*above, file.resolve())), own)
+    for keys in _idle(_merge(_preset(whole.get("preset", "magic"), file), whole)):
+        if not _holds(own, keys):  # what the file leaves without an effect of the one below it
+            whole = _drop(whole, keys)
+    return whole
+
+
+def _preset(name: object, file: Path | None, *, override: bool = False) -> Tree:
+    found = next((tree for known, tree in PRESETS.items() if known == name), None)
+    if found is None:
+        raise _wrong(f"preset: {name!r} is none of {', '.join(PRESETS)}", override, file)
+    return found
 
 
 def _wrong(text: str, override: bool, file: Path | None) -> ConfigError:
@@ -219,6 +242,11 @@ def _put(tree: Mapping[str, Any], keys: _Keys, value: Any) -> Tree:
     under = tree.get(keys[0])
     inner = _put(under if isinstance(under, Mapping) else {}, keys[1:], value) if keys[1:] else value
     return {**tree, keys[0]: inner}
+
+
+def _holds(tree: Any, keys: _Keys) -> bool:
+    """Whether there is a value at a path."""
+    return not keys or (isinstance(tree, Mapping) and keys[0] in tree and _holds(tree[keys[0]], keys[1:]))
 
 
 def _drop(tree: Mapping[str, Any], keys: _Keys) -> Tree:

@@ -117,10 +117,15 @@ class DataConfig(Node):
 
 
 class StoreConfig(Node):
-    """The run directory."""
+    """What is kept: checkpoints in the run directory, and answers of judges and writers beside all runs."""
 
     checkpoint_every: PositiveInt = Field(5, description="steps between checkpoints; every round ends with one too")
     keep: int = Field(2, ge=2, description="checkpoints kept for resuming; players of every round are always kept")
+    answers: bool | Place = Field(
+        True,
+        examples=["answers.sqlite"],
+        description="whether what judges and writers said is remembered, or the file it is in",
+    )
 
 
 class EvaluationConfig(Node):

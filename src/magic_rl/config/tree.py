@@ -129,5 +129,5 @@ def without_effect(config: Config) -> Iterator[tuple[str, str]]:
                 inside = (key for key in changed if f"{key}.".startswith(f"{name}.") and key != "attacker.sft.steps")
                 yield from ((key, needs) for key in inside)
     yield from ((f"data.{key}", needs) for key, needs in config.data.unread())
-    if config.judge.cache is not True and not (config.attacker.writer or any(j.endpoint for j in config.judge.judges)):
-        yield "judge.cache", "a judge or writer that is a model"
+    if config.store.answers is not True and not (config.attacker.writer or any(j.endpoint for j in config.judge.judges)):
+        yield "store.answers", "a judge or writer that is a model"

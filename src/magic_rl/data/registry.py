@@ -1,7 +1,7 @@
-"""Tables of seeds: which columns they have and what their values mean. `registry.toml` lists the public ones by name.
+"""Columns of seeds: what they are called and what their values mean. `registry.toml` lists the public ones by name.
 
-A `Table` reads one row at a time. A row that is no seed raises `LeftOutError`: in one's own data that is a fault like
-any other, but a published set cannot be fixed by its reader, so its rows are left out and counted.
+A `SeedSchema` reads one row at a time. A row that is no seed raises `LeftOutError`: in one's own data that is a fault
+like any other, but a published set cannot be fixed by its reader, so its rows are left out and counted.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Form(_Facts):
         return {field: column for field in SeedRow.model_fields if (column := getattr(self, field))}
 
 
-class Table(_Facts):
-    """Seeds in columns.
+class SeedSchema(_Facts):
+    """What the columns of some seeds mean.
 
     Attributes:
         forms: The columns it may have, the hub's first.
         label: Of all rows, or by value of the label column; "other" is a value of another subset.
-        categories: Names in place of the table's own; others stay as they are.
+        categories: Names in place of the set's own; others stay as they are.
         own: Whether it is the user's, who can fix it: then no row may be left out, and category and id are optional.
     """
 
@@ -102,7 +102,7 @@ class Table(_Facts):
         raise ValueError(f"needs columns {forms}, has only {names(columns)}")
 
     def choose_columns(self, where: str, columns: Sequence[str]) -> Sequence[str]:
-        """The columns that are read of a table with these. Raises: DataError: If they are not the right ones."""
+        """The columns that are read where there are these. Raises: DataError: If they are not the right ones."""
         try:
             wanted = self.form_of(columns).columns.values()
         except ValueError as error:
@@ -161,8 +161,8 @@ class Package(_Facts):
     note: str
 
 
-class NamedSet(Table):
-    """One table of a public data set.
+class NamedSet(SeedSchema):
+    """A public data set, or the part of it that is read.
 
     Attributes:
         name: What it is called here.
@@ -172,7 +172,7 @@ class NamedSet(Table):
         licence: Of the data.
         hub: Its id on the hub.
         subset: Of the hub's subsets, the one that is read; empty where it has none.
-        split: Of its tables, the one that is read.
+        split: Of its splits, the one that is read.
         gated: Whether the hub asks for terms to be accepted first.
         options: For the hub's reader.
         file: The authors' own file, which `name:path` reads.
@@ -194,7 +194,7 @@ class NamedSet(Table):
 
     @property
     def where(self) -> str:
-        """The hub's table, for people."""
+        """Its place on the hub, for people."""
         return f"{self.hub} ({', '.join(part for part in (self.subset, self.split) if part)})"
 
     @property
@@ -202,14 +202,14 @@ class NamedSet(Table):
         return f"; get the own file of {self.name}, {self.file}"
 
 
-def own_table(
+def own_schema(
     text: str = "text",
     label: str = "label",
     category: str = "category",
     *,
     harmful: Sequence[str] = ("harmful",),
     benign: Sequence[str] = ("benign",),
-) -> Table:
+) -> SeedSchema:
     """What the user's own seeds look like: names of the columns, and label values that mean harmful or benign.
 
     Raises:
@@ -219,7 +219,7 @@ def own_table(
         raise DataError(f"{min(both)!r} means both harmful and benign", about="harmful")
     values: dict[str, Label] = {**dict.fromkeys(harmful, "harmful"), **dict.fromkeys(benign, "benign")}
     form = Form(text=text, label=label, category=category, id="id")
-    return Table(forms=(form,), label=values, own=True)
+    return SeedSchema(forms=(form,), label=values, own=True)
 
 
 def _load() -> dict[str, NamedSet]:

@@ -1,4 +1,4 @@
-"""Rows of a table, wherever it is kept: a file, the hub, or an installed package.
+"""Rows of a data set, wherever it is kept: a file, the hub, or an installed package.
 
 Every row comes with the place it stands at, so that what is wrong with it can be named. Nothing is guessed: cells of a
 .csv are text, JSON keeps its own types, and a row of another length or a key given twice is a fault. `datasets` reads
@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, Strict, ValidationError
 from magic_rl.errors import DataError
 from magic_rl.files import Row, brief, plain, problem, read_jsonl, read_text, reason
 
-# Given where a table stands and its column names, the columns that are read. Raises DataError if one is missing.
+# Given where rows stand and the names of their columns, the columns that are read. Raises DataError if one is missing.
 ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
 
 Text = Annotated[str, Strict()]

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from magic_rl.data.registry import GROUPS, NAMED, Kind, LeftOutError, NamedSet, Table, own_table, unknown_name
+from magic_rl.data.registry import GROUPS, NAMED, Kind, LeftOutError, NamedSet, SeedSchema, own_schema, unknown_name
 from magic_rl.data.rows import SUFFIXES, how_to_get_access, read_file, read_hub, read_package
 from magic_rl.errors import DataError
 from magic_rl.files import Row, brief, checked, read_jsonl
@@ -67,7 +67,7 @@ class SeedSet:
     contradicting: int
 
 
-def load_seeds(sources: str = "demo", own: Table | None = None, split: str = "train") -> tuple[Seed, ...]:
+def load_seeds(sources: str = "demo", own: SeedSchema | None = None, split: str = "train") -> tuple[Seed, ...]:
     """Read and check the seeds of a run.
 
     A seed's id is the `id` column of one's own data where it has one, else a hash of its text; both stay the same
@@ -115,7 +115,7 @@ def check_classes(found: SeedSet) -> None:
             )
 
 
-def read_seeds(sources: str, own: Table | None = None, split: str = "train") -> SeedSet:
+def read_seeds(sources: str, own: SeedSchema | None = None, split: str = "train") -> SeedSet:
     """Read all sources, attacks too, even if a class is missing.
 
     Raises:
@@ -125,13 +125,13 @@ def read_seeds(sources: str, own: Table | None = None, split: str = "train") -> 
     errors: list[DataError] = []
     for name in _source_names(sources):
         try:
-            read.append(_read(*_open(name, own or own_table(), split)))
+            read.append(_read(*_open(name, own or own_schema(), split)))
         except DataError as error:
             errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
     if errors:
-        raise DataError(*(fault for error in errors for fault in error.faults))
+        about = {error.about for error in errors}
+        faults = (fault for error in errors for fault in error.faults)
+        raise DataError(*faults, about=about.pop() if len(about) == 1 else "sources") from errors[0]
     if not read:
         raise DataError("names no source; give a file, a named set, or 'demo'", about="sources")
     return _merge(read)
@@ -170,10 +170,10 @@ def _is(test: Callable[[], bool]) -> bool:
     return False
 
 
-Opened = tuple[str, Table, Iterable[Row]]  # its name for people, how it is read, and its rows
+Opened = tuple[str, SeedSchema, Iterable[Row]]  # its name for people, how it is read, and its rows
 
 
-def _open(name: str, own: Table, split: str) -> Opened:
+def _open(name: str, own: SeedSchema, split: str) -> Opened:
     """Find a source."""
     head, colon, place = name.partition(":")
     if head in NAMED:
@@ -183,12 +183,12 @@ def _open(name: str, own: Table, split: str) -> Opened:
         raise DataError(f"{head!r} is several sets; name the one in {place}: {known}", about="sources")
     if name == "demo":
         text = resources.files("magic_rl.data").joinpath("demo_seeds.jsonl").read_text(encoding="utf-8")
-        return "demo seeds", own_table(), read_jsonl("demo seeds", text)
+        return "demo seeds", own_schema(), read_jsonl("demo seeds", text)
     path = _path(name)
     is_file = _is(path.is_file)
     if not is_file and is_brought("seeds", name):
         brought = ((f"seed {number}", asdict(seed)) for number, seed in enumerate(find("seeds", name)(), start=1))
-        return name, own_table(), brought
+        return name, own_schema(), brought
     if colon and len(head) > 1 and head.replace("-", "").isalnum() and not is_file:  # one letter is a drive
         raise unknown_name(head)
     if _is(path.is_dir):
@@ -221,27 +221,27 @@ def _open_named(named: NamedSet, place: str) -> Opened:
     return f"{named.name} from {path}", named, read_file(path, named.choose_columns)
 
 
-def _read(where: str, table: Table, rows: Iterable[Row]) -> Source:
+def _read(where: str, schema: SeedSchema, rows: Iterable[Row]) -> Source:
     """Read and check the rows of a source."""
     left_out = Counter[str]()
     first_place: dict[tuple[str, str], str] = {}  # of every text and every id of one's own
 
     def read(place: str, row: Mapping[str, Any]) -> Seed | None:
         try:
-            seed = table.read(row)
+            seed = schema.read(row)
         except LeftOutError as why:
-            if table.own:
+            if schema.own:
                 raise
             left_out[str(why)] += 1
             return None
-        for what, key in (("text", _key(seed.text)), ("id", seed.id)) if table.own else ():
+        for what, key in (("text", _key(seed.text)), ("id", seed.id)) if schema.own else ():
             earlier = first_place.setdefault((what, key), place)
             if earlier is not place:
                 raise ValueError(f"has the same {what} as {earlier}")
         return seed
 
     found = checked(rows, read)
-    kind: Kind = table.kind if isinstance(table, NamedSet) else "seeds"
+    kind: Kind = schema.kind if isinstance(schema, NamedSet) else "seeds"
     return Source(where, len(found), tuple(seed for seed in found if seed), left_out, kind)
 
 

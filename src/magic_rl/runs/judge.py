@@ -26,12 +26,12 @@ def make_judge(config: Config) -> Judge:
     """Build the judge of `config.judge`: one, or a panel.
 
     Raises:
-        UserError: For a model that cannot be loaded, a key that is not set, or a cache that cannot be written.
+        UserError: For a model that cannot be loaded, a key that is not set, or answers that cannot be kept.
     """
     judge, rewards = config.judge, config.game.rewards
     members = judge.judges
     asks_a_model = any(member.endpoint for member in members)
-    memory = open_memory(judge.cache) if asks_a_model else None
+    memory = open_memory(config.store.answers) if asks_a_model else None
     label_request = rewards.request_label == "judge" or rewards.label > 0
     # What rules know of helpfulness is little: they are asked only where nobody knows better.
     topic = rewards.quality > 0 and all(member.kind != "llm" for member in members)
@@ -123,7 +123,7 @@ def _key(variable: str | None, place: str) -> str:
 
 
 def open_memory(where: bool | str) -> Memory | None:
-    """The memory of answers that `judge.cache` names; None if it is off.
+    """The memory of answers that `store.answers` names; None if it is off.
 
     Raises:
         ConfigError: If it cannot be used.
@@ -133,8 +133,8 @@ def open_memory(where: bool | str) -> Memory | None:
     try:
         return Memory(cache_folder() / "answers.sqlite" if where is True else Path(where).expanduser())
     except StoreError as error:
-        raise ConfigError(f"judge.cache: {error}; name another file, or false") from error
+        raise ConfigError(f"store.answers: {error}; name another file, or false") from error
     except RuntimeError as error:
         raise ConfigError(
-            f"judge.cache: {where}: there is no such user's folder; name another file, or false"
+            f"store.answers: {where}: there is no such user's folder; name another file, or false"
         ) from error

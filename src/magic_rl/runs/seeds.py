@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from magic_rl.config import DataConfig
-from magic_rl.data.registry import Table, own_table
+from magic_rl.data.registry import SeedSchema, own_schema
 from magic_rl.data.seeds import SeedSet, load_seeds, read_seeds
 from magic_rl.data.split import Split, split_by_category
 from magic_rl.errors import DataError
@@ -42,9 +42,10 @@ def blaming_settings() -> Iterator[None]:
     except DataError as error:
         if error.about not in _KEYS:
             raise
-        raise DataError(f"{_KEYS[error.about]}: {error}") from error
+        first, *others = error.faults
+        raise DataError(f"{_KEYS[error.about]}: {first}", *others) from error
 
 
-def _own(data: DataConfig) -> Table:
+def _own(data: DataConfig) -> SeedSchema:
     harmful, benign = data.harmful_values, data.benign_values
-    return own_table(data.text_column, data.label_column, data.category_column, harmful=harmful, benign=benign)
+    return own_schema(data.text_column, data.label_column, data.category_column, harmful=harmful, benign=benign)

@@ -20,8 +20,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Be the one process that writes in a directory.
 
     Raises:
-        StoreError: If another process holds the lock, or the directory is not writable.
+        StoreError: If there is no such directory, another process holds its lock, or it is not writable.
     """
+    if not folder.is_dir():  # a lock would make it
+        raise StoreError(f"{folder}: no such directory")
     path = folder / _NAME
     lock = FileLock(path, timeout=0)
     with atomic.writing(path):
