@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from magic_rl.theory.matrix import Array, maximin
+from magic_rl.theory.matrix import Array, maximin, solve
 
 PAYOFFS = arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-2, 2, width=32))
 
@@ -45,3 +45,21 @@ def test_both_players_maximin_mixtures_are_worth_the_same(payoffs: Array) -> Non
 def test_what_is_no_matrix_of_finite_payoffs_is_refused(payoffs: Array) -> None:
     with pytest.raises(ValueError, match="matrix of finite numbers"):
         maximin(payoffs)
+
+
+def test_at_a_saddle_point_only_the_other_choices_can_be_exploited() -> None:
+    found = solve(np.array([[3.0, 2.0], [4.0, 1.0]]))  # row 0 and column 1 are best whatever the other does
+    assert (found.rows.tolist(), found.columns.tolist(), found.value) == ([1.0, 0.0], [0.0, 1.0], 2.0)
+    assert found.row_exploitability == pytest.approx([0.0, 1.0])
+    assert found.column_exploitability == pytest.approx([2.0, 0.0])
+
+
+@given(PAYOFFS)
+def test_no_mixture_is_less_exploitable_than_the_equilibrium(payoffs: Array) -> None:
+    found = solve(payoffs)
+    worst, best = payoffs.min(axis=1), payoffs.max(axis=0)
+    assert found.row_exploitability == pytest.approx(found.value - worst, abs=1e-7)
+    assert found.column_exploitability == pytest.approx(best - found.value, abs=1e-7)
+    assert min(*found.row_exploitability, *found.column_exploitability) >= 0
+    assert (found.rows @ payoffs).min() == pytest.approx(found.value, abs=1e-7)
+    assert (payoffs @ found.columns).max() == pytest.approx(found.value, abs=1e-7)

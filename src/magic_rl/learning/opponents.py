@@ -22,7 +22,7 @@ from magic_rl.game.schedule import Schedule
 from magic_rl.game.settings import GameConfig
 from magic_rl.prompts import Prompts
 from magic_rl.rng import derive, generator
-from magic_rl.theory.matrix import Array, maximin
+from magic_rl.theory.matrix import Array, maximin, solve
 from magic_rl.types import Episode, Outcome, Role, Seed
 
 PAYOFFS_FILE = "payoffs.json"
@@ -129,14 +129,14 @@ class Opponents:
             return None
         self._fill()
         payoffs = self._matrix()
-        attacker, defender = maximin(-payoffs), maximin(payoffs.T)
+        solved = solve(payoffs.T)
         return {
             "attackers": list(range(len(self.versions["attacker"]))),
             "defenders": list(range(len(self.versions["defender"]))),
             "payoff": payoffs.tolist(),
             "n": [[self.cells[i, j].n for j in range(payoffs.shape[1])] for i in range(payoffs.shape[0])],
-            "mixture": {"attacker": attacker.weights.tolist(), "defender": defender.weights.tolist()},
-            "value": defender.value,
+            "mixture": {"attacker": solved.columns.tolist(), "defender": solved.rows.tolist()},
+            "value": solved.value,
         }
 
     def _keep(self, role: Role, number: int) -> None:

@@ -59,3 +59,42 @@ def maximin(payoffs: Array) -> Maximin:
     weights = np.clip(solved.x[:rows], 0.0, None)  # the solver's rounding may leave a weight below 0
     weights /= weights.sum()
     return Maximin(weights, float((weights @ payoffs).min()))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Solution:
+    """An equilibrium, and how far from it each player is with any one choice. All are in units of payoff.
+
+    Attributes:
+        rows: Chance of each row in the row player's mixture, shape (R,).
+        columns: Chance of each column in the column player's mixture, shape (C,).
+        value: What the row player gets at the equilibrium, and the column player loses.
+        row_exploitability: How far each row's worst case is below the value, shape (R,); at least 0.
+        column_exploitability: How far the best answer to each column is above the value, shape (C,); at least 0.
+    """
+
+    rows: Array
+    columns: Array
+    value: float
+    row_exploitability: Array
+    column_exploitability: Array
+
+
+def solve(payoffs: Array) -> Solution:
+    """The equilibrium of a game, and each player's exploitability in it.
+
+    Where rows and columns are versions of two players, this is the game restricted to them (the empirical game of Lanctot
+    et al. 2017, arXiv 1711.00832). Where row i meets column j, `row_exploitability[i] + column_exploitability[j]` is how
+    far the two are from an equilibrium (NashConv). A version that is not among them may exploit either further, so each
+    number is a lower bound on exploitability in the whole game.
+
+    Args:
+        payoffs: See `maximin`.
+
+    Raises:
+        ValueError: See `maximin`.
+    """
+    row, column = maximin(payoffs), maximin(-payoffs.T)
+    short = np.clip(row.value - payoffs.min(axis=1), 0.0, None)  # below 0 by the solver's rounding alone
+    above = np.clip(payoffs.max(axis=0) - row.value, 0.0, None)
+    return Solution(row.weights, column.weights, row.value, short, above)
