@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx2
 import pytest
 
 from magic_rl.chat.base import ChatRequest, Completion, Endpoint
@@ -25,56 +17,21 @@ from magic_rl.engines.local.models import load_renderer, resolve_model
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import ChatError
 from magic_rl.types import Message
+from tests.support.serving import needs_server, serving
 
-PYTHON = Path(os.environ.get("MAGIC_RL_SERVING") or Path(sys.prefix) / "serving") / "bin" / "python"
 MODEL = "smollm2"
-PATIENCE = 300  # seconds until the server must have started
 QUESTIONS = [f"{ask} {what}." for what in ("tea", "the moon", "Rome", "bees", "chess") for ask in (
     "Name the colour of", "In a few words, describe", "Say whether you like", "Write one line about",
 )]  # fmt: skip
 
-pytestmark = [
-    pytest.mark.server,
-    pytest.mark.skipif(not PYTHON.exists(), reason=f"no server's environment at {PYTHON}; `make test-all` sets it up"),
-]
+pytestmark = needs_server
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a vLLM server on the default model."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(resolve_model("default")), "--served-model-name", MODEL, "--dtype", "float32"]
-    command += ["--max-model-len", "512", "--max-num-seqs", "8", "--enforce-eager"]
-    alone = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TORCHDYNAMO_DISABLE": "1"}
-    frugal = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | alone | frugal
-    with log.open("w") as out, subprocess.Popen(
-        command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:  # fmt: skip
-        try:
-            _wait_until_it_serves(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait_until_it_serves(health: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    patience = time.monotonic() + PATIENCE
-    while time.monotonic() < patience and process.poll() is None:
-        try:
-            if httpx2.get(health, trust_env=False).status_code == 200:
-                return
-        except httpx2.TransportError:
-            time.sleep(0.5)
-    pytest.fail(f"the server did not start; its last words: {log.read_text()[-2000:]}")
+    with serving(resolve_model("default"), MODEL, tmp_path_factory.mktemp("server") / "log") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def turns_of(config: ScheduleConfig, safe_rate: float | None) -> list[tuple[int,
     schedule, out = Schedule.start(config), []
     while not schedule.over(config):
         out.append((schedule.round, schedule.learner))
-        schedule = Schedule.from_dict(schedule.advance(safe_rate, config).as_dict())
+        schedule = schedule.advance(safe_rate, config)
     return out
 
 

@@ -5,8 +5,8 @@ A schedule is a plain value that is advanced step by step, so it can be saved in
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 from magic_rl.game.settings import ScheduleConfig
 from magic_rl.types import Role
@@ -76,12 +76,3 @@ class Schedule:
     def planned(self, config: ScheduleConfig) -> int:
         """Steps the learner takes in all rounds; with `metric` the most it may take."""
         return config.rounds * (config.defender_steps if self.learner == "defender" else config.attacker_steps)
-
-    def as_dict(self) -> dict[str, Any]:
-        """A JSON value that `from_dict` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
-        """What `as_dict` wrote."""
-        return cls(**{**state, "window": tuple(state["window"])})

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 from magic_rl.learning.settings import TargetConfig
 from magic_rl.types import Label
@@ -60,12 +60,3 @@ class OperatingPoint:
         integral = min(bound, max(-bound, self.integral + config.rate * gap))
         logarithm = min(bound, max(-bound, integral + config.gain * gap))
         return replace(self, compliance=target, multiplier=math.exp(logarithm), integral=integral)
-
-    def as_dict(self) -> dict[str, Any]:
-        """A JSON value that `from_dict` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """What `as_dict` wrote."""
-        return cls(**state)

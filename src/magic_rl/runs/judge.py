@@ -91,18 +91,8 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
 def _server(endpoint: EndpointConfig, url: str, engine: EngineConfig, key: str, chat_template: str) -> Chat:
     from magic_rl.chat.server import Server  # its client takes half a second to import
 
-    made = Endpoint(
-        url,
-        endpoint.model,
-        key=_key(endpoint.api_key_env, key),
-        concurrency=endpoint.concurrency,
-        timeout=endpoint.timeout,
-        total_timeout=endpoint.total_timeout,
-        attempts=endpoint.attempts,
-        max_calls=endpoint.max_calls,
-        max_total_tokens=endpoint.max_total_tokens,
-        place=key,
-    )
+    limits = endpoint.model_dump(exclude={"url", "tokenizer", "api_key_env"})
+    made = Endpoint(url, key=_key(endpoint.api_key_env, key), place=key, **limits)
     if endpoint.tokenizer is None:
         return Server(made)
     from magic_rl.engines.local.models import load_renderer

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.errors import DegenerateError, StoreError
 from magic_rl.game.play import attack, reply
@@ -54,23 +56,8 @@ class Position:
     target: OperatingPoint | None = None
     payoffs: Sequence[Mapping[str, Any]] | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """A JSON value that `from_dict` reads back."""
-        state = {
-            "stage": self.stage,
-            "number": self.number,
-            "stage_step": self.stage_step,
-            "schedule": self.schedule.as_dict() if self.schedule else None,
-            "target": self.target.as_dict() if self.target else None,
-        }
-        return state if self.payoffs is None else {**state, "payoffs": list(self.payoffs)}
 
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Position:
-        """What `as_dict` wrote."""
-        schedule = Schedule.from_dict(state["schedule"]) if state["schedule"] else None
-        target = OperatingPoint.from_dict(state["target"]) if state.get("target") else None
-        return cls(state["stage"], state["number"], state["stage_step"], schedule, target, state.get("payoffs"))
+_STATE = TypeAdapter(Position)
 
 
 def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brought = NOTHING) -> RunDirectory:
@@ -130,7 +117,7 @@ def resume(
         compare(run, digests(setup))
         try_players(setup)
         try_judge(setup.judge)
-        position = Position.from_dict(checkpoint.state) if checkpoint else Position()
+        position = _STATE.validate_python(checkpoint.state) if checkpoint else Position()
         lessons = _lessons(setup, position, view)
         step = checkpoint.step if checkpoint else 0
         if changed:
@@ -273,7 +260,8 @@ class _Training:
         if isinstance(step, GameStep):
             self._show_exchange(step)
         if save or self._interrupt.asked or step.number % self._setup.config.store.checkpoint_every == 0:
-            self._run.save_checkpoint(step.number, self._setup.learners_by_name(), position.as_dict())
+            state = _STATE.dump_python(position, mode="json")
+            self._run.save_checkpoint(step.number, self._setup.learners_by_name(), state)
 
     def _show_exchange(self, step: GameStep) -> None:
         """One judged exchange of the step, on a harmful and on a benign seed in turns."""
