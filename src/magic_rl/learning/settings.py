@@ -76,8 +76,8 @@ class LearningConfig(Node):
     )
     objective: Literal["ppo", "gspo", "cispo"] = Field(
         "ppo",
-        description="clips each token's ratio (GRPO), the sequence's (GSPO; clip ranges of 3e-4 and 4e-4 are usual), or "
-        "caps it and drops no token (CISPO)",
+        description="clips each token's ratio (GRPO), the sequence's (GSPO; clip ranges of 3e-4 and 4e-4 are usual), "
+        "or caps it and drops no token (CISPO)",
     )
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
