@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from magic_rl.evaluation.estimates import Estimate, rate
 from magic_rl.config import dump_config, load_config
+from magic_rl.evaluation.estimates import Estimate, rate
 from magic_rl.evaluation.result import EVALUATION_FILE, AttackOnOne, AttackResult, Evaluation, measured, read, write
 from magic_rl.report.curves import attack_curve
 from magic_rl.report.figures import frontier

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from magic_rl.runs.embedding import find_embedder
 from typer.testing import CliRunner
 
 from magic_rl.chat.base import ChatRequest
@@ -18,7 +19,6 @@ from magic_rl.evaluation.result import read
 from magic_rl.report.page import write_report
 from magic_rl.runs import drift as module
 from magic_rl.runs.drift import attacks_by_round, measure_drift
-from magic_rl.runs.embedding import find_embedder
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Role
 from tests.support.chatting import Scripted
@@ -60,9 +60,7 @@ def test_classes_by_a_model_are_written_printed_and_reported(
 ) -> None:
     for step, words in ((2, "slang"), (3, "a scene")):
         begun.log(play_row(step, round=1, learner="defender" if step == 2 else "attacker"))
-        begun.write_episodes(
-            step, [outcome("harmful", f"{words} {i}", refused=True, group=i) for i in range(2 + step)]
-        )
+        begun.write_episodes(step, [outcome("harmful", f"{words} {i}", refused=True, group=i) for i in range(2 + step)])
 
     def told(request: ChatRequest) -> str:
         attack = json.loads(request.messages[-1].content)["request"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ from tests.support.chatting import Scripted
 TREE = {
     "game": {"schedule": {"rounds": 2, "defender_steps": 4, "attacker_steps": 2}},
     "learning": {"group_size": 4},
-    "evaluation": {"temperature": 1.0, "attacks_per_seed": 2},
+    "evaluation": {"attacks_per_seed": 2},
     "judge": {"max_abstained": 1.0},
     **{role: {"optimiser": {"lr": 0.5}, "sft": {"steps": 0}, "batch_size": 8} for role in ("attacker", "defender")},
 }
@@ -45,9 +46,10 @@ TREE = {
 
 def seated(config: Config, note: object = None, **brought: object) -> Setup:
     """The tabular game, half of whose seeds are held out."""
-    setup = tabular_run.prepare(config, note, **brought)
-    setup.split = Split(setup.split.train[::2], setup.split.train[1::2])
-    return setup
+    whole = tabular_run.prepare(config, note, **brought)
+    split = Split(whole.split.train[::2], whole.split.train[1::2])
+    engines = {role: engine for role, engine in whole.engines.items() if config.game.rewrite or role == "defender"}
+    return Setup(config, whole.prompts, split, whole.judge, engines)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,7 +100,11 @@ def escaped(items: list[Item], model: str, method: str) -> Iterator[bool | None]
 
 def test_every_exchange_is_kept_and_counts_up_to_the_table(trained: RunDirectory) -> None:
     table, items = own_of(trained).table["asr"], read_items(trained.path / ITEMS_FILE)
-    rows = {"vanilla": "vanilla seeds", "sft_attacker": "attacker of round 0 (SFT)", "last_attacker": "attacker of round 2"}
+    rows = {
+        "vanilla": "vanilla seeds",
+        "sft_attacker": "attacker of round 0 (SFT)",
+        "last_attacker": "attacker of round 2",
+    }
     columns = {
         "untouched": "untouched model",
         "start": "defender of round 0 (start)",
@@ -133,8 +139,14 @@ def test_the_attackers_of_a_copy_of_the_run_give_its_own_numbers(run: RunDirecto
 
 
 def test_a_run_without_an_attacker_meets_that_of_another(run: RunDirectory, tmp_path: Path) -> None:
-    bare = Config.model_validate({**TREE, "preset": "no-game", "game": {"rewrite": False, "schedule": {
-        "rounds": 2, "defender_steps": 4, "attacker_steps": 0}}, "attacker": {"sft": {"steps": 0}}})
+    bare = Config.model_validate(
+        {
+            **TREE,
+            "preset": "no-game",
+            "game": {"rewrite": False, "schedule": {"rounds": 2, "defender_steps": 4, "attacker_steps": 0}},
+            "attacker": {"sft": {"steps": 0}},
+        }
+    )
     other = training.train(bare, tmp_path / "no-game", Silent())
     assert list(evaluate(other).table["asr"]["trained"]) == ["vanilla"]
     found, _ = of_other(other, Instead(attackers=run))
@@ -161,7 +173,8 @@ def test_other_seeds_are_those_that_the_run_was_not_trained_on(run: RunDirectory
 def test_another_judge_or_setting_makes_an_evaluation_of_its_own(run: RunDirectory, tmp_path: Path) -> None:
     judge = tmp_path / "guard.toml"
     judge.write_text('[judge]\nkind = "llm"\nendpoint = { url = "http://localhost:1/v1", model = "guard" }\n')
-    own, other, set_ = (subject_of(run, each) for each in (Instead(), Instead(judge=judge), Instead(settings=("evaluation.temperature=0",))))
+    kinds = (Instead(), Instead(judge=judge), Instead(settings=("evaluation.temperature=1",)))
+    own, other, set_ = (subject_of(run, each) for each in kinds)
     assert other.config.judge == load_config(judge).judge
     assert len({each.out.path for each in (own, other, set_)}) == 3
     assert len({each.measured.settings for each in (own, other, set_)}) == 3
@@ -201,9 +214,9 @@ def test_runs_are_played_against_each_other_by_one_command(run: RunDirectory, tm
     paths = [str(run.path), str(tmp_path / "twin")]
     done = CliRunner().invoke(app, ["cross", *paths], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("own ", "twin "))]
+    rows = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines() if line.startswith(("own ", "twin "))]
     assert len(rows) == 4
-    assert all(row[1] == row[3] for row in rows)  # twins withstand each other as they withstand themselves
+    assert all(row[1] == row[2] for row in rows)  # twins withstand each other as they withstand themselves
 
 
 def test_the_replies_that_an_evaluation_takes_are_counted_beforehand(trained: RunDirectory) -> None:
@@ -219,7 +232,7 @@ def test_a_server_is_asked_which_model_it_serves(tmp_path: Path) -> None:
     class Models(BaseHTTPRequestHandler):
         names: tuple[str, ...] = ("only",)
 
-        def do_GET(self) -> None:  # noqa: N802 - the name that the server calls
+        def do_GET(self) -> None:
             body = json.dumps({"object": "list", "data": [{"id": n, "object": "model"} for n in self.names]}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")

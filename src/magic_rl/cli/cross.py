@@ -20,8 +20,8 @@ def cross(
 ) -> None:
     """Play the last attacker of each run against the trained defender of every run; print who withstands whom.
 
-    All runs hold out the same seeds. What a run meets of another's attackers is kept under its evaluations/, so the same
-    command continues. A run without an attacker, such as no-game, only defends.
+    All runs hold out the same seeds. What a run meets of another's attackers is kept under its evaluations/, so the
+    same command continues. A run without an attacker, such as no-game, only defends.
 
     Examples:
 

@@ -10,7 +10,6 @@ from magic_rl.cli.options import Run
 from magic_rl.cli.shown import columns
 
 
-
 def drift(
     run: Run,
     model: Annotated[

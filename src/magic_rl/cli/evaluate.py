@@ -21,7 +21,8 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Another judge: the [judge] of this config file.")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="SOURCES", help="Other seeds, as data.seeds names them: a file, a named set, …")
+        str | None,
+        typer.Option(metavar="SOURCES", help="Other seeds, as data.seeds names them: a file or a named set."),
     ] = None,
     defender: Annotated[
         str | None,

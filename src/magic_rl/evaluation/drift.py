@@ -9,6 +9,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from magic_rl.evaluation.agreement import Agreement
 from magic_rl.evaluation.classes import CLASSES, Classes
 from magic_rl.evaluation.estimates import Estimate, rate_of
@@ -37,7 +39,7 @@ class OfRound(Document):
     self_bleu: float | None
     distance: float | None = None
     classified: int = 0
-    shares: dict[str, float] = {}
+    shares: dict[str, float] = Field({})
     hybrids: Estimate | None = None
     combinations: int | None = None
     new: Estimate | None = None
@@ -57,14 +59,15 @@ class Drift(Document):
     step: int
     rounds: dict[int, OfRound]
     classifier: str | None = None
-    agreement: dict[str, Estimate] = {}
+    agreement: dict[str, Estimate] = Field({})
     embedder: str | None = None
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
     """BLEU-4 of each text with all others as references, averaged (Zhu et al. 2018, arXiv 1802.01886).
 
-    An order of n-grams without a match counts as a tenth of one (method 1 of Chen and Cherry 2014), as texts may be short.
+    A longer n-gram order without a match counts as a tenth of one (method 1 of Chen and Cherry 2014), as texts may be
+    short.
 
     Returns:
         0–1; None for fewer than two texts.
@@ -84,14 +87,14 @@ def self_bleu(texts: Sequence[str]) -> float | None:
             matches = sum(
                 min(times, next_most[gram] if times == most[gram] else most[gram]) for gram, times in count.items()
             )
-            scores[place][order] = (matches or _UNSEEN) / max(1, count.total())
+            scores[place][order] = (matches or (_UNSEEN if order else 0)) / max(1, count.total())
     lengths = [len(said) for said in words]
     total = 0.0
     for place, precisions in enumerate(scores):
         own = max(1, lengths[place])
         nearest = min((lengths[:place] + lengths[place + 1 :]), key=lambda length: (abs(length - own), length))
         penalty = min(1.0, math.exp(1 - nearest / own))
-        total += penalty * math.exp(sum(map(math.log, precisions)) / _ORDER)
+        total += penalty * math.prod(precisions) ** (1 / _ORDER)
     return total / len(texts)
 
 

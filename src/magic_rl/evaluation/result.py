@@ -367,7 +367,9 @@ def measured(
         (each.get("kind"), each.get("threshold"), each.get("endpoint", {}).get("model"))
         for each in judge.get("members") or [judge]
     ]
-    settings = json.dumps([config.get("evaluation"), members, judge.get("rule"), *(instead or {}).items()], sort_keys=True)
+    settings = json.dumps(
+        [config.get("evaluation"), members, judge.get("rule"), *(instead or {}).items()], sort_keys=True
+    )
     return Measured(
         attackers={number: _hash(path) for number, path in (attackers or run).players("attacker")},
         defenders={number: _hash(path) for number, path in run.players("defender")},

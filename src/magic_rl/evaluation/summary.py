@@ -126,7 +126,7 @@ def failures(cells: Compared) -> Failures:
 
 
 def tsv(evaluation: Evaluation) -> str:
-    """The rates of the last defender as `summary.tsv`: a task and a score per line, as AdvGame's evaluation writes it."""
+    """The rates of the last defender as `summary.tsv`: a task and a score per line, as AdvGame writes them."""
     *_, after = evaluation.pair
     rates = ((m, name, rate) for m in _RATES for name, rate in evaluation.table[m][after].items() if rate.n)
     return "".join(["task\tscore\n", *(f"{name}:{m}\t{100 * rate.value:.2f}%\n" for m, name, rate in rates)])

@@ -24,8 +24,8 @@ def verdict(asr: Changes, compliance: Changes, degenerate: Mapping[Defender, Est
     Args:
         asr: Paired change of the attack success rate, from one defender to the next.
         compliance: Paired change of benign compliance, under the same attacks.
-        degenerate: Share of replies that are no longer language, of the untouched model, the defender before and the one
-            after; see `learning.fluency`.
+        degenerate: Share of replies that are no longer language, of the untouched model, the defender before and the
+            one after; see `learning.fluency`.
 
     Returns:
         A headline, a colon, and what shows under which attacks; where most replies are degenerate, that alone.

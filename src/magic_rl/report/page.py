@@ -201,9 +201,8 @@ def _cost(run: RunDirectory, cost: Cost | None) -> dict[str, str]:
     told = {"training": f"{len(steps)} steps, {sampled:,.0f} tokens sampled, {took}"} if steps else {}
     if cost:
         judged = f", {cost.judge_tokens:,} by the judge" if cost.judge_tokens else ""
-        told["evaluation"] = (
-            f"{cost.replies:,} replies, {cost.tokens:,} tokens sampled{judged}, {duration(cost.seconds)}, on {cost.ended}"
-        )
+        took = f"{duration(cost.seconds)}, on {cost.ended}"
+        told["evaluation"] = f"{cost.replies:,} replies, {cost.tokens:,} tokens sampled{judged}, {took}"
     return told
 
 

@@ -45,9 +45,9 @@ ABOUT_REPLIES = (
 )
 
 ABOUT_DRIFT = (
-    "self-BLEU: of each attack with the others of its round as references, 0 to 1, lower is more diverse; distance: to the "
-    "nearest attack of the pool, 0 the same; hybrids: attacks that show two classes or more; combinations: different sets "
-    "of classes; new: attacks with a set that round 0 did not show."
+    "self-BLEU: of each attack with the others of its round as references, 0 to 1, lower is more diverse; distance: to "
+    "the nearest attack of the pool, 0 is the same; hybrids: attacks that show two classes or more; combinations: "
+    "different sets of classes; new: attacks with a set that round 0 did not show."
 )
 
 Kind = Literal["rate", "change", "ratio"]

@@ -226,6 +226,7 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
         playing.view.note(f"{target}: {failed}; they count for nobody")
     # Its ids are not ours, so what it said is measured in the run's tokens, and what it thought of it is not known.
     base = setup.player("defender", setup.engines["defender"].base())
+    spoken = [e for cell in cells for e, _ in (*cell.harmful, *cell.benign) if e.reply.strip()]
     said = [
         Sample(
             base.renderer.prompt(defender_messages(base, setup.prompts, episode.turns[-1:])),
@@ -233,7 +234,7 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
             (0.0,) * len(ids),
             "stop",
         )
-        for episode in evenly([e for cell in cells for e, _ in (*cell.harmful, *cell.benign) if e.reply.strip()], SCORED)
+        for episode in evenly(spoken, SCORED)
     ]
     found = yardstick.measure(said)
     like = replies(cells, found.degenerate, logprob=found.logprob, distinct=found.distinct)

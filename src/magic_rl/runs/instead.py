@@ -100,9 +100,7 @@ def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
         told["judge"] += f" {_digest(config.judge.model_dump(mode='json'))}"
     if instead.defender:
         told["defender"] += f" {_digest(endpoint_of(instead.defender).model_dump(mode='json'))}"
-    found = measured(
-        run, attackers=instead.attackers, config=tomllib.loads(dump_config(config)), instead={**told}
-    )
+    found = measured(run, attackers=instead.attackers, config=tomllib.loads(dump_config(config)), instead={**told})
     words = (re.sub(r"[^a-z0-9]+", "-", Path(text).stem.lower()).strip("-") for text in instead.as_dict().values())
     name = "-".join([*filter(None, words)])[:60].strip("-")
     out = RunDirectory(run.path / OTHERS / f"{name}-{_digest([*told.items()])}")
