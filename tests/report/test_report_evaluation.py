@@ -40,9 +40,9 @@ def test_the_page_opens_with_the_verdict_and_says_which_direction_is_good(run: R
 
 def test_each_held_out_category_has_its_rates_with_their_counts(run: RunDirectory) -> None:
     text = write_report(run).read_text().replace("&nbsp;", " ")
-    table = text[text.index("By category") : text.index('id="curves"')]
+    table = text[text.index("By category") : text.index("Other evaluations")]
     assert len(re.findall('<tr class="group">', table)) == 2
-    assert len(re.findall("n = 21<", table)) == 2 * 3 * 4
+    assert len(re.findall("n = 21<", table)) == 2 * 3 * 6
 
 
 def evaluation_of(run: RunDirectory) -> Evaluation:
@@ -124,7 +124,12 @@ def test_models_judge_date_and_cost_stand_with_the_verdict(run: RunDirectory) ->
     summary = text[text.index('id="summary"') : text.index("By category")]
     run.log_timing({"step": 1, "seconds": 90.0, "sample_seconds": 10.0, "tokens_per_second": 50.0})
     again = write_report(run).read_text()
-    for needed in ("<dt>Defender</dt><dd>default</dd>", "<dt>Judge</dt>", "1,008 replies", "2,048 by the judge"):
+    for needed in (
+        "<dt>Defender</dt><dd>SmolLM2-135M-Instruct",
+        "<dt>Judge</dt>",
+        "1,008 replies",
+        "2,048 by the judge",
+    ):
         assert needed in summary
     assert "1 h 2 min, on 2026-01-31" in summary
     assert "Cost of training" not in summary

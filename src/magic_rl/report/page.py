@@ -43,13 +43,14 @@ from magic_rl.evaluation.result import (
 )
 from magic_rl.report.curves import attack_curve, curves
 from magic_rl.report.figures import drift_bars, frontier
-from magic_rl.report.tables import ABOUT_DRIFT, drift_head, drift_rows, replies_head
+from magic_rl.report.tables import about_drift, drift_head, drift_rows, replies_head
 from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import ENGINES_FILE, INPUTS_FILE, RunDirectory
 
 _T = TypeVar("_T")
 _SAMPLES = 6
+_NAMES = {"default": "SmolLM2-135M-Instruct (the default)"}
 _JOINERS = "\u200c\u200d"  # some scripts cannot be written without them
 
 
@@ -189,8 +190,8 @@ def _by_rules(config: Mapping[str, Any]) -> bool:
 def _models(config: Mapping[str, Any]) -> dict[str, str]:
     """The model of each player, a folder without the folders that it is in."""
     roles = ("defender", "attacker") if config["game"].get("rewrite", True) else ("defender",)
-    names = {role: config[role]["model"] for role in roles}
-    return {role: Path(name).name if Path(name).is_absolute() else name for role, name in names.items()}
+    names = {role: Path(config[role]["model"]) for role in roles}
+    return {role: name.name if name.is_absolute() else _NAMES.get(str(name), str(name)) for role, name in names.items()}
 
 
 def _cost(run: RunDirectory, cost: Cost | None) -> dict[str, str]:
@@ -227,7 +228,7 @@ def _drift(drift: Drift | None, step: int) -> dict[str, Any]:
     shares = {f"round {n} (n = {each.classified})": each.shares for n, each in rounds.items() if each.shares}
     return {
         "drift": drift,
-        "about_drift": ABOUT_DRIFT,
+        "about_drift": about_drift(drift) if drift else "",
         "drift_bars": drift_bars(shares, {name: each.family for name, each in CLASSES.items()}) if shares else None,
         "drift_head": drift_head(drift) if drift else (),
         "drift_rows": list(drift_rows(drift)) if drift else [],

@@ -44,10 +44,11 @@ ABOUT_REPLIES = (
     "replies under the untouched model, and KL to it, in nats per token; distinct: share of trigrams that differ."
 )
 
-ABOUT_DRIFT = (
-    "self-BLEU: of each attack with the others of its round as references, 0 to 1, lower is more diverse; distance: to "
-    "the nearest attack of the pool, 0 is the same; hybrids: attacks that show two classes or more; combinations: "
-    "different sets of classes; new: attacks with a set that round 0 did not show."
+_ABOUT_DRIFT = (
+    "self-BLEU: of each attack with the others of its round as references, 0 to 1, lower is more diverse",
+    "distance: to the nearest attack of the pool, 0 is the same",
+    "hybrids: attacks that show two classes or more; combinations: different sets of classes; new: attacks with a set "
+    "that round 0 did not show",
 )
 
 Kind = Literal["rate", "change", "ratio"]
@@ -138,6 +139,12 @@ def said_instead(evaluation: Evaluation) -> str:
     return ", ".join(f"{kind}: {text}" for kind, text in evaluation.instead.items())
 
 
+def about_drift(drift: Drift) -> str:
+    """What the columns of `drift_rows` mean."""
+    told = (True, drift.embedder, drift.classifier)
+    return f"{'; '.join(text for text, there in zip(_ABOUT_DRIFT, told, strict=True) if there)}."
+
+
 def drift_head(drift: Drift) -> tuple[str, ...]:
     """Column titles of `drift_rows`; what was not measured has none."""
     classes = ("hybrids, %", "combinations", "new, %") if drift.classifier else ()
@@ -156,7 +163,7 @@ def drift_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
 def drift_table(drift: Drift, width: int = 80) -> str:
     """How attacks drift, for a terminal, with how far the classes can be believed."""
     lines: list[Line] = [drift_head(drift), *drift_rows(drift)]
-    parts = [textwrap.fill(ABOUT_DRIFT, width), "", laid_out(lines, width)]
+    parts = [textwrap.fill(about_drift(drift), width), "", laid_out(lines, width)]
     if drift.classifier:
         agreed = ", ".join(f"{name} {shown(number)}" for name, number in drift.agreement.items())
         parts += ["", textwrap.fill(f"{drift.classifier} against people on labelled examples, %: {agreed}", width)]

@@ -22,7 +22,7 @@ from magic_rl.runs.train import NOBODY, View
 from magic_rl.store.run import RunDirectory
 from magic_rl.text.think import parse_attack
 
-_POOL = 2000  # attacks of the pool that are compared with, at most
+_POOL = 1000  # attacks of the pool that are compared with, at most
 
 
 def measure_drift(run: RunDirectory, model: str | None = None, most: int = 100, view: View = NOBODY) -> Drift:
