@@ -131,9 +131,9 @@ def test_models_judge_date_and_cost_stand_with_the_verdict(run: RunDirectory) ->
         "2,048 by the judge",
     ):
         assert needed in summary
-    assert "1 h 2 min, on 2026-01-31" in summary
+    assert "1:02:05 h, on 2026-01-31" in summary
     assert "Cost of training" not in summary
-    assert "1 steps, 500 tokens sampled, 1 min 30 s" in again
+    assert "1 steps, 500 tokens sampled, 0:01:30 h" in again
 
 
 def test_only_numbers_by_the_rules_judge_come_with_a_warning(run: RunDirectory) -> None:

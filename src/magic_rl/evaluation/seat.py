@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from magic_rl.chat.base import Chat, ChatRequest, Completion
 from magic_rl.text.think import Spoken, split_thoughts
-from magic_rl.types import Message, Sample, SamplingParams, Tokens
+from magic_rl.types import Finish, Message, Sample, SamplingParams, Tokens
 
 
 class Seat:
@@ -50,8 +50,8 @@ class Seat:
         for place, answer in enumerate(self._chat.complete(requests)):
             self._said.append(answer)
             self.failed.update([answer.failed] if answer.failed else ())
-            number = len(self._said) - 1
-            samples.append(Sample(prompts[place // n], (number,), (0.0,), "length" if answer.failed else "stop"))
+            finish: Finish = "length" if answer.failed or answer.cause == "cut_off" else "stop"
+            samples.append(Sample(prompts[place // n], (len(self._said) - 1,), (0.0,), finish))
         return [samples[place : place + n] for place in range(0, len(samples), n)]
 
     def spoken(self, tokens: Sequence[int]) -> Spoken:

@@ -7,6 +7,7 @@ for. The page holds no script, and its content security policy forbids any to ru
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import tomllib
 import unicodedata
@@ -198,20 +199,17 @@ def _cost(run: RunDirectory, cost: Cost | None) -> dict[str, str]:
     """What training and evaluation took."""
     steps = run.timings()
     sampled = sum(row.get("tokens_per_second", 0.0) * row.get("sample_seconds", 0.0) for row in steps)
-    took = duration(sum(row.get("seconds", 0.0) for row in steps))
+    took = _clock(sum(row.get("seconds", 0.0) for row in steps))
     told = {"training": f"{len(steps)} steps, {sampled:,.0f} tokens sampled, {took}"} if steps else {}
     if cost:
         judged = f", {cost.judge_tokens:,} by the judge" if cost.judge_tokens else ""
-        took = f"{duration(cost.seconds)}, on {cost.ended}"
+        took = f"{_clock(cost.seconds)}, on {cost.ended}"
         told["evaluation"] = f"{cost.replies:,} replies, {cost.tokens:,} tokens sampled{judged}, {took}"
     return told
 
 
-def duration(seconds: float) -> str:
-    """A length of time in the two units that matter."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _clock(seconds: float) -> str:
+    return f"{datetime.timedelta(seconds=round(seconds))} h"
 
 
 def _others(run: RunDirectory) -> list[Evaluation]:

@@ -117,7 +117,7 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
                 cells = (shown(row[attacker]) for row in grid.values())
                 lines.append((name, *cells, shown(change[measure][attacker], "change")))
     held_out = str(evaluation.held_out)
-    instead = [textwrap.fill(f"Instead of the run's own, {said_instead(evaluation)}.", width), ""]
+    instead = [textwrap.fill(f"Evaluated with {said_instead(evaluation)}.", width), ""]
     about = f"{held_out[0].upper()}{held_out[1:]}. Rates in % and changes in points, with 95 % intervals."
     parts = [
         *(instead if evaluation.instead else ()),
@@ -136,7 +136,7 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
 
 def said_instead(evaluation: Evaluation) -> str:
     """What stood in for something of the run, in words."""
-    return ", ".join(f"{kind}: {text}" for kind, text in evaluation.instead.items())
+    return ", ".join(f"{kind} {text}" for kind, text in evaluation.instead.items())
 
 
 def about_drift(drift: Drift) -> str:

@@ -68,7 +68,6 @@ class _Playing:
     setup: Setup
     lineup: Lineup
     met: Conditions
-    boards: list[Board]
     view: View
 
     def player(self, role: Role, number: int) -> Player:
@@ -83,6 +82,7 @@ class _Played:
     """What came of it.
 
     Attributes:
+        boards: Every attacker's games.
         columns: Of each defender of the run, a cell per attacker.
         said: What its replies are like.
         cells: By defender of the table, and place of the attacker.
@@ -90,6 +90,7 @@ class _Played:
         items: Every exchange.
     """
 
+    boards: list[Board]
     columns: list[list[Cell]] = field(default_factory=list)
     said: list[Replies] = field(default_factory=list)
     cells: dict[Defender, dict[int, Cell]] = field(default_factory=dict)
@@ -121,8 +122,7 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
         check_untaught(lent.path, lineup.seeds, setup.split.train)
     try_judge(setup.judge, fresh=False)
     view.note(str(lineup))
-    playing = _Playing(subject, setup, lineup, conditions(setup), [], view)
-    playing.boards.extend(_boards(playing))
+    playing = _Playing(subject, setup, lineup, conditions(setup), view)
     played = _play(playing)
     evaluation = _numbers(playing, played, held_out)
     _note_cut_off(evaluation, subject.config.learning.max_cut_off, view)
@@ -183,8 +183,8 @@ def _boards(playing: _Playing) -> list[Board]:
 
 def _play(playing: _Playing) -> _Played:
     """Have all defenders answer: the untouched model, those of the run, and one that is not of it."""
-    lineup, setup, boards, played = playing.lineup, playing.setup, playing.boards, _Played()
-    compared = [boards[place] for place in lineup.places]
+    lineup, setup, boards = playing.lineup, playing.setup, _boards(playing)
+    played, compared = _Played(boards), [boards[place] for place in lineup.places]
     steps = len(lineup.places) * (1 + lineup.other) + len(lineup.attackers) * len(lineup.defenders)
     playing.view.stage("evaluate", steps)
 
@@ -220,7 +220,7 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
     limits = setup.config.evaluation
     player = Player(seat, seat, SamplingParams(limits.max_reply_tokens, limits.temperature))
     met = replace(playing.met, prompts=replace(setup.prompts, defender_user="{attack}"))
-    cells = answered_by(met, [playing.boards[place] for place in places], player)
+    cells = answered_by(met, [played.boards[place] for place in places], player)
     for why, times in seat.failed.most_common(1):
         failed = f"{seat.failed.total()} of its replies failed ({times} times: {why})"
         playing.view.note(f"{target}: {failed}; they count for nobody")
@@ -240,13 +240,13 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
     like = replies(cells, found.degenerate, logprob=found.logprob, distinct=found.distinct)
     played.cells["other"] = dict(zip(places, cells, strict=True))
     played.replies["other"] = like.model_copy(update={"tokens": None})
-    _keep(playing, played, target, player, played.cells["other"])
+    _keep(replace(playing, met=met), played, target, player, played.cells["other"])
 
 
 def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cells: Mapping[int, Cell]) -> None:
     """Keep every exchange of a defender, and tell whoever watches."""
     named = [(attacker_name(playing.lineup.attackers[place]), cell) for place, cell in cells.items()]
-    played.items += transcripts(named, player, defender, playing.setup.prompts, playing.setup.judge.name)
+    played.items += transcripts(named, player, defender, playing.met.prompts, playing.met.judge.name)
     for attacker, cell in named:
         rates = {"asr": cell.asr.value, "compliance": cell.compliance.value}
         playing.view.step({"attacker": attacker, "defender": defender, **rates}, {})
@@ -260,7 +260,7 @@ def _by_attacker(lineup: Lineup, played: _Played) -> Compared:
 def _numbers(playing: _Playing, played: _Played, held_out: HeldOut) -> Evaluation:
     """All that stands in `evaluation.json`."""
     subject, lineup, judge = playing.subject, playing.lineup, playing.setup.judge
-    cells, boards = _by_attacker(lineup, played), playing.boards
+    cells, boards = _by_attacker(lineup, played), played.boards
     change, before = changes(cells), list(cells.values())[-2]
     degenerate = {who: each.degenerate for who, each in played.replies.items()}
     return Evaluation(
@@ -318,7 +318,7 @@ def _crossplay(lineup: Lineup, played: _Played) -> Crossplay:
 
 
 def _cost(playing: _Playing, played: _Played, seconds: float) -> Cost:
-    samples = [episode.turns[0].attack_sample for _, opened in playing.boards for episode in opened]
+    samples = [episode.turns[0].attack_sample for _, opened in played.boards for episode in opened]
     here = [played.cells["untouched"].values(), *played.columns]
     written = sum(length for cells in here for cell in cells for length in cell.tokens)
     return Cost(

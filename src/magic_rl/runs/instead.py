@@ -1,14 +1,13 @@
 """What an evaluation is of: a run as it is, or with a judge, seeds, a defender, attackers or settings in its place.
 
-Nothing of such an evaluation is written over the run's own: it has a folder in `evaluations`, named by what was put in
-and by a digest of it, so that the same command finds it again.
+Nothing of such an evaluation is written over the run's own: it has a folder in `evaluations`, named by what was put
+in and by a digest of it, so that the same command finds it again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -96,14 +95,11 @@ def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
     if instead == OWN:
         return Subject(run, run, config, instead, run, measured(run))
     told = instead.as_dict()
-    if instead.judge:  # the file may change under its name
-        told["judge"] += f" {_digest(config.judge.model_dump(mode='json'))}"
-    if instead.defender:
-        told["defender"] += f" {_digest(endpoint_of(instead.defender).model_dump(mode='json'))}"
-    found = measured(run, attackers=instead.attackers, config=tomllib.loads(dump_config(config)), instead={**told})
-    words = (re.sub(r"[^a-z0-9]+", "-", Path(text).stem.lower()).strip("-") for text in instead.as_dict().values())
-    name = "-".join([*filter(None, words)])[:60].strip("-")
-    out = RunDirectory(run.path / OTHERS / f"{name}-{_digest([*told.items()])}")
+    endpoint = endpoint_of(instead.defender).model_dump(mode="json") if instead.defender else None
+    digest = _digest([told, config.judge.model_dump(mode="json"), endpoint])  # files may change under their names
+    tree = tomllib.loads(dump_config(config))
+    found = measured(run, attackers=instead.attackers, config=tree, instead={**told, "digest": digest})
+    out = RunDirectory(run.path / OTHERS / "-".join([*told, digest]))
     return Subject(run, instead.attackers or run, config, instead, out, found)
 
 
