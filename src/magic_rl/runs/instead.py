@@ -15,10 +15,11 @@ from pathlib import Path
 
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.data.overlap import SeedFinder
+from magic_rl.data.seeds import SeedSet
 from magic_rl.errors import ConfigError, DataError, StoreError
 from magic_rl.evaluation.result import OTHERS, Measured, measured
 from magic_rl.runs.inputs import compare_settings
-from magic_rl.runs.seeds import split_of
+from magic_rl.runs.seeds import read_sources, split_of
 from magic_rl.runs.target import endpoint_of
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
@@ -67,6 +68,7 @@ class Subject:
         config: Every setting.
         out: Where its files go: the run, or a folder in it.
         measured: What it measures.
+        seeds: In place of the run's own.
     """
 
     run: RunDirectory
@@ -75,10 +77,11 @@ class Subject:
     instead: Instead
     out: RunDirectory
     measured: Measured
+    seeds: SeedSet | None = None
 
 
 def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
-    """What an evaluation is of, before anything is loaded.
+    """What an evaluation is of, before any model is loaded.
 
     Raises:
         UserError: If the run has saved no defenders, the lent attackers are none or were taught with other prompts, or
@@ -96,11 +99,14 @@ def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
         return Subject(run, run, config, instead, run, measured(run))
     told = instead.as_dict()
     endpoint = endpoint_of(instead.defender).model_dump(mode="json") if instead.defender else None
-    digest = _digest([told, config.judge.model_dump(mode="json"), endpoint])  # files may change under their names
+    seeds = read_sources(config.data.model_copy(update={"seeds": instead.seeds})) if instead.seeds else None
+    texts = [(seed.text, seed.label) for seed in seeds.seeds] if seeds else []
+    # What files hold, and what a server serves, may change under their names.
+    digest = _digest([told, config.judge.model_dump(mode="json"), endpoint, texts])
     tree = tomllib.loads(dump_config(config))
     found = measured(run, attackers=instead.attackers, config=tree, instead={**told, "digest": digest})
     out = RunDirectory(run.path / OTHERS / "-".join([*told, digest]))
-    return Subject(run, instead.attackers or run, config, instead, out, found)
+    return Subject(run, instead.attackers or run, config, instead, out, found, seeds)
 
 
 def with_attacker_of(run: RunDirectory, source: RunDirectory, config: Config) -> Config:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from magic_rl.data.overlap import SeedFinder
+from magic_rl.data.seeds import SeedSet
 from magic_rl.data.split import evenly
 from magic_rl.errors import DataError
 from magic_rl.evaluation.result import Attacker, HeldOut
 from magic_rl.evaluation.summary import compared_attackers
 from magic_rl.runs.assembly import Setup
 from magic_rl.runs.instead import Subject
-from magic_rl.runs.seeds import read_sources
 from magic_rl.runs.train import View
 from magic_rl.types import Label, Seed
 
@@ -79,13 +79,13 @@ def lineup_of(subject: Subject, setup: Setup, view: View) -> tuple[Lineup, HeldO
     """The players of an evaluation and its seeds, harmful ones first.
 
     Raises:
-        DataError: For seeds in place of the run's that cannot be read, or of which none is left.
+        DataError: If none of the seeds in place of the run's is left.
     """
     config, instead = setup.config, subject.instead
     written = False  # whether the seeds are attacks already
     seeds = held_out_seeds(setup)
-    if instead.seeds:
-        seeds, written = _other_seeds(instead.seeds, setup, view)
+    if subject.seeds:
+        seeds, written = _other_seeds(subject.seeds, setup, view)
     rounds = [] if written else [number for number, _ in subject.attackers.players("attacker")]
     defenders = [number for number, _ in subject.run.players("defender")]
     if instead.defender:  # it is compared with the trained defender, under the attackers of the table
@@ -119,9 +119,9 @@ def _limited(seeds: Sequence[Seed], setup: Setup) -> list[Seed]:
     return [seed for label in _LABELS for seed in evenly([s for s in seeds if s.label == label], most)]
 
 
-def _other_seeds(sources: str, setup: Setup, view: View) -> tuple[list[Seed], bool]:
+def _other_seeds(found: SeedSet, setup: Setup, view: View) -> tuple[list[Seed], bool]:
     """Seeds that are not the run's, without those that it was trained on, and whether they are attacks already."""
-    found = read_sources(setup.config.data.model_copy(update={"seeds": sources}))
+    sources = ", ".join(source.where for source in found.sources)
     taught = {_words(seed.text) for seed in setup.split.train}
     unknown = [seed for seed in found.seeds if _words(seed.text) not in taught]
     if known := len(found.seeds) - len(unknown):
