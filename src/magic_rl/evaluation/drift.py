@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from pydantic import Field
 
@@ -75,27 +76,20 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     if len(texts) < 2:
         return None
     words = [text.casefold().split() for text in texts]
-    scores = [[1.0] * _ORDER for _ in words]
-    for order in range(_ORDER):
-        counts = [Counter(zip(*(said[i:] for i in range(order + 1)), strict=False)) for said in words]
-        most = Counter[tuple[str, ...]]()  # of each n-gram: in how many places of one text it stands, at most,
-        next_most = Counter[tuple[str, ...]]()  # and in the text after that
-        for gram, times in ((gram, times) for count in counts for gram, times in count.items()):
-            next_most[gram] = max(next_most[gram], min(times, most[gram]))
-            most[gram] = max(most[gram], times)
-        for place, count in enumerate(counts):
-            matches = sum(
-                min(times, next_most[gram] if times == most[gram] else most[gram]) for gram, times in count.items()
-            )
-            scores[place][order] = (matches or (_UNSEEN if order else 0)) / max(1, count.total())
-    lengths = [len(said) for said in words]
-    total = 0.0
-    for place, precisions in enumerate(scores):
-        own = max(1, lengths[place])
-        nearest = min((lengths[:place] + lengths[place + 1 :]), key=lambda length: (abs(length - own), length))
-        penalty = min(1.0, math.exp(1 - nearest / own))
-        total += penalty * math.prod(precisions) ** (1 / _ORDER)
-    return total / len(texts)
+    counts = [
+        [Counter(zip(*(said[i:] for i in range(n)), strict=False)) for said in words] for n in range(1, _ORDER + 1)
+    ]
+    scores = []
+    for place, said in enumerate(words):
+        score = 1.0
+        for order, of in enumerate(counts):
+            own, others = of[place], of[:place] + of[place + 1 :]
+            matches = sum(min(times, max(other[gram] for other in others)) for gram, times in own.items())
+            score *= ((matches or (_UNSEEN if order else 0)) / max(1, own.total())) ** (1 / _ORDER)
+        length, lengths = max(1, len(said)), [len(other) for other in words[:place] + words[place + 1 :]]
+        nearest = min(lengths, key=lambda other: (abs(other - length), other))
+        scores.append(score * min(1.0, math.exp(1 - nearest / length)))
+    return fmean(scores)
 
 
 def of_round(
