@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from magic_rl.prompts import load_prompts
     from magic_rl.runs.assembly import loop_settings
     from magic_rl.runs.evaluate import evaluate
+    from magic_rl.runs.instead import Instead
     from magic_rl.runs.train import train
     from magic_rl.store.run import open_run
     from magic_rl.theory.equilibrium import backward_induction, exploitability
@@ -52,6 +53,7 @@ __all__ = [
     "Engine",
     "Example",
     "Exchange",
+    "Instead",
     "Judge",
     "JudgeError",
     "LocalEngine",
@@ -114,6 +116,7 @@ _HOMES = {
     "prompts": ("load_prompts",),
     "runs.assembly": ("loop_settings",),
     "runs.evaluate": ("evaluate",),
+    "runs.instead": ("Instead",),
     "runs.train": ("train",),
     "store.run": ("open_run",),
     "theory.equilibrium": ("backward_induction", "exploitability"),

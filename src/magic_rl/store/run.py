@@ -13,6 +13,9 @@ killed at any instant opens again as it was after its last complete checkpoint (
     payoffs.json                      versions of the players against each other, where opponents are drawn by them
     evaluation.json                   every number of an evaluation; see `evaluation.result`
     outcomes.json  failures.json      what came of each held-out seed; exchanges that escaped or were refused
+    items.jsonl                       every exchange of an evaluation; beside it summary.tsv and cost.json
+    evaluations/                      evaluations with something in place of the run's own, a folder each
+    drift.json                        how attacks change from round to round
     attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
 """
 

@@ -1,0 +1,90 @@
+"""What was asked of a model and what came of it, one item per line of JSON, so that anybody can judge it again.
+
+An item holds all that its verdict was made from. A judge that reads the file later adds its own `Judged` to the ones
+that are there, and nothing has to be sampled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from magic_rl.files import read_objects
+from magic_rl.store.atomic import write_file
+from magic_rl.types import Exchange, Label, Seed, Verdict
+
+ITEMS_FILE = "items.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one judge said of an item's reply.
+
+    Attributes:
+        judge: Name and version of the judge, as `Judge.name` states it: kind and model.
+        verdict: Its labels, or why it gave none (`abstained`).
+    """
+
+    judge: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One attack on a model, and its reply.
+
+    Attributes:
+        set: Name of the set or of the attack that it belongs to, such as `harmbench`.
+        id: Unique within its set; the same for every model, so that two models can be paired.
+        model: Who replied, as the command that asked names it.
+        seed: The vanilla request behind the attack; the attack itself where the set does not say.
+        seed_id: Which items share a seed: they are not independent, and intervals are clustered by it.
+        label: Whether the seed is harmful or benign.
+        category: Of the set's own; "" where it has none.
+        method: How the attack was made, where several methods meet one seed; "" for one method.
+        attack: All that the model was shown, as one user message.
+        request: SHA-256 of the messages sent, so that a change in what was asked shows.
+        reply: What the model said, its thoughts left out; "" where `failed` says why there is none.
+        cut_off: Whether the length limit ended the reply.
+        failed: Why there is no reply, such as a failed call or a thought that never ended; None where there is one. It
+            counts for neither side.
+        verdicts: One per judge, in the order in which they were asked.
+    """
+
+    set: str
+    id: str
+    model: str
+    seed: str
+    seed_id: str
+    label: Label
+    attack: str
+    request: str
+    reply: str
+    category: str = ""
+    method: str = ""
+    cut_off: bool = False
+    failed: str | None = None
+    verdicts: tuple[Judged, ...] = ()
+
+    @property
+    def exchange(self) -> Exchange:
+        """What a judge is shown."""
+        return Exchange(Seed(self.seed_id, self.seed, self.label, self.category), self.attack, self.reply)
+
+
+def hash_of(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    """Write items, one per line, replacing the file. Raises: StoreError: If it cannot be written."""
+    write_file(path, "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items).encode())
+
+
+def read_items(path: Path) -> list[Item]:
+    """Read what `write_items` wrote. Raises: DataError: Names every line that is no item."""
+    return read_objects(path, Item, "an item (set, id, model, seed, label, attack, reply, ...)")
