@@ -57,7 +57,7 @@ def served(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Served
             stderr=log,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-            preexec_fn=_takes_signals,  # noqa: PLW1509 - no thread has begun in it
+            preexec_fn=_takes_signals,
         ) as process,
     ):
         try:

@@ -14,7 +14,9 @@ from magic_rl.errors import UserError
 def serve(
     what: Annotated[
         str,
-        typer.Argument(metavar="RUN|MODEL", help="Run directory; or 'default', a hub id or a folder.", show_default=False),
+        typer.Argument(
+            metavar="RUN|MODEL", help="Run directory; or 'default', a hub id or a folder.", show_default=False
+        ),
     ],
     number: Annotated[
         int | None, typer.Option("--round", min=0, help="Round whose player is served; by default the last.")
@@ -26,9 +28,12 @@ def serve(
         Literal["transformers", "vllm"], typer.Option(help="Which server: transformers' own, or vLLM.")
     ] = "transformers",
     vllm: Annotated[
-        str, typer.Option("--vllm", metavar="COMMAND", help="vLLM's command in its own environment, if not on the PATH.")
+        str,
+        typer.Option("--vllm", metavar="COMMAND", help="vLLM's command in its own environment, if not on the PATH."),
     ] = "",
-    host: Annotated[str, typer.Option(help="Address to listen at. Others than this machine's own need a key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. Others than this machine's own need a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key_env: Annotated[
         str | None,
@@ -38,7 +43,7 @@ def serve(
     """Put a run's defender, or any model, behind an OpenAI-compatible endpoint, and print its address once it answers.
 
     The defender is told what it was told in training: chat template, system prompt, words around a request. Requests
-    choose temperature and length; nothing else of the model can be changed, and no other model is loaded. Ctrl-C ends it.
+    choose temperature and length; nothing else can be changed, and no other model is loaded. Ctrl-C ends it.
 
     Examples:
 

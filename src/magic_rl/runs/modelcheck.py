@@ -289,7 +289,7 @@ def _storable(folder: Path, modules: Sequence[str]) -> None:
 
 
 def told(config: Config, role: Role) -> tuple[str, str]:
-    """What a player is told in training: its system prompt, and the words of a user, with a mark for the text they hold.
+    """What a player is told in training: its system prompt, and a user's words, with a mark for the text they hold.
 
     The text is an attack for the defender. For the attacker it is a seed, and the words are its task for a harmful one.
     """

@@ -164,9 +164,7 @@ def _compared(player: SavedPlayer, written: Path, share: float) -> Stored:
     words = told(config, player.role)
     asked = same_prompts(player.base, exported, words, player.renderer, requests)
     if [exported.prompt([Message("user", text)]) for text in requests] != asked:
-        _log.warning(
-            "the %s's own prompt names control tokens; they were plain text to it in training", player.role
-        )
+        _log.warning("the %s's own prompt names control tokens; they were plain text to it in training", player.role)
     engine = LocalEngine(player.base, lora, precise)
     policy = engine.load(player.adapter, "trained")
     replies = policy.sample(asked, 1, SamplingParams(_TOKENS), rng_seed=0)

@@ -19,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from transformers import AutoTokenizer, BatchEncoding, GenerationConfig
+from transformers import AutoTokenizer, BatchEncoding, GenerationConfig, logging
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
@@ -47,6 +47,7 @@ def application(model: Model) -> tuple[FastAPI, Callable[[], None]]:
     Raises:
         UserError: If it cannot be loaded.
     """
+    logging.set_verbosity_error()  # theirs warns of every request
     config, code = model.engine, model.engine.trust_remote_code
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -116,7 +117,7 @@ class _Worker(GenerateManager):  # type: ignore[misc]
         return super().submit(seeded)
 
     async def generate_non_streaming(
-        self, model: Any, processor: Any, inputs: Any, gen_config: Any, request_id: str
+        self, model: Any, processor: Any, inputs: Any, gen_config: Any, **_: object
     ) -> tuple[str, int, list[int]]:
         """Text, as the reply is read in training, number of prompt tokens, and generated ids."""
         ear = _Ear()

@@ -20,7 +20,7 @@ from magic_rl.types import Role
 
 ServerName = Literal["transformers", "vllm"]
 
-_FOLDER = "served"
+_FOLDER, _ENGINE = "served", EngineConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Model:
     name: str
     folder: Path
     adapter: Path | None = None
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = _ENGINE
 
 
 def served_model(name: str) -> Model:

@@ -136,7 +136,9 @@ def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
 
 def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, ready: Callable[[str], None]) -> None:
     """Run vLLM as a process of its own, whose output goes where errors go."""
-    key = {"VLLM_API_KEY": address.key} if address.key is not None else {}  # not on its command line, which all can read
+    key = (
+        {"VLLM_API_KEY": address.key} if address.key is not None else {}
+    )  # not on its command line, which all can read
     alone = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | alone | key
     with (
