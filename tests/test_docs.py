@@ -23,7 +23,7 @@ from magic_rl.settings import Node, section_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-RUN_FOLDERS = {"episodes/", "checkpoints/", "players/", "attacks/", "logs/", "site/"}  # made, not committed
+RUN_FOLDERS = {"served/", "episodes/", "checkpoints/", "players/", "attacks/", "logs/", "site/"}  # made, not committed
 _FENCE = re.compile(r"(<!-- not run -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 

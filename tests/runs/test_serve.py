@@ -91,9 +91,9 @@ def test_a_served_player_says_what_the_trained_one_says(run: RunDirectory, role:
 def test_a_player_is_written_once_and_never_leaves_its_run(run: RunDirectory) -> None:
     beside = set(run.path.parent.iterdir())
     for role in ("attacker", "defender"):
-        first = served_player(run, role, None, "transformers").folder  # type: ignore[arg-type]
+        first = served_player(run, role, None, "transformers").folder
         made = (first / "model.safetensors").stat().st_mtime_ns
-        assert served_player(run, role, None, "transformers").folder == first  # type: ignore[arg-type]
+        assert served_player(run, role, None, "transformers").folder == first
         assert (first / "model.safetensors").stat().st_mtime_ns == made
         assert first.is_relative_to(run.path)
     earlier = served_player(run, "defender", 1, "vllm")

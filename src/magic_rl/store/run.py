@@ -13,6 +13,7 @@ killed at any instant opens again as it was after its last complete checkpoint (
     payoffs.json                      versions of the players against each other, where opponents are drawn by them
     evaluation.json                   every number of an evaluation; see `evaluation.result`
     outcomes.json  failures.json      what came of each held-out seed; exchanges that escaped or were refused
+    served/defender-round-03-merged/ a player as a server loads it; see `runs.serve`
     attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
 """
 
