@@ -29,6 +29,7 @@ RUN_FOLDERS = {
     "players/",
     "attacks/",
     "evaluations/",
+    "served/",
     "logs/",
     "site/",
 }  # made, not committed

@@ -36,6 +36,8 @@ COMMANDS = (
     "attack",
     "report",
     "export",
+    "serve",
+    "recipes",
     "study",
     "models",
     "pool",

@@ -33,6 +33,10 @@ REMEDIES = {
     "server: check the name": "check {place}.model, and that {place}.url ends in /v1",
     "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
     "same attack steps": "use the same --attack-steps for both",
+    "serve: set a key": "give it a key by --api-key-env, or leave --host out",
+    "serve: another port": "choose another by --port",
+    "serve: install": "`pip install 'magic-rl[serve]'`, or take --server vllm",
+    "serve: name vllm": "install vLLM in an environment of its own, and name its command by --vllm",
 }
 
 

@@ -44,7 +44,7 @@ def measure_drift(run: RunDirectory, model: str | None = None, most: int = 100, 
     distances = _distances(attacks, config, embedder) if embedder else {}
     classes, agreement, name = dict[int, Sequence[Classes | None]](), {}, None
     if model:
-        chat, memory = make_chat(endpoint_of(model), config.engine, model), open_memory(config.judge.cache)
+        chat, memory = make_chat(endpoint_of(model), config.engine, model), open_memory(config.store.answers)
         examples = labelled_examples()
         view.stage("classes", len(examples) + size * len(attacks))
         asked = [*(text for text, _ in examples), *(text for of in attacks.values() for text in of)]

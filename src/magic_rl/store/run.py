@@ -16,6 +16,7 @@ killed at any instant opens again as it was after its last complete checkpoint (
     items.jsonl                       every exchange of an evaluation; beside it summary.tsv and cost.json
     evaluations/                      evaluations with something in place of the run's own, a folder each
     drift.json                        how attacks change from round to round
+    served/defender-round-03-merged/ a player as a server loads it; see `runs.serve`
     attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
 """
 
