@@ -46,6 +46,7 @@ def test_the_rooms_keep_the_import_rules() -> None:
         ("attacks", "from magic_rl.judges.base import Judge"),
         ("learning", "from magic_rl.evaluation.estimates import rate"),
         ("evaluation", "from magic_rl.learning.fluency import Fluency"),
+        ("evidence", "from magic_rl.engines.base import Policy"),
         ("report", "from magic_rl.engines.base import Policy"),
     ],
 )

@@ -97,11 +97,15 @@ def _local(name: str, settings: Path | None, number: int | None) -> LocalChat:
         assert isinstance(chat, LocalChat)
         return chat
     from magic_rl.engines.local.engine import LocalEngine  # torch takes seconds to import
-    from magic_rl.runs.export.defender import saved_player
+    from magic_rl.engines.local.models import load_renderer
+    from magic_rl.runs.export.defender import _chosen
+    from magic_rl.runs.modelcheck import exported_template
 
-    player = saved_player(RunDirectory.open(Path(name)), "defender", number)
+    player = _chosen(RunDirectory.open(Path(name)), number)
     how = config.engine if settings else player.config.engine
-    engine = LocalEngine(player.base, player.settings.lora, how, chat_template=player.template)
+    renderer = load_renderer(str(player.base), how).given(player.config.defender.chat_template_kwargs)
+    template = exported_template(player.config, renderer)
+    engine = LocalEngine(player.base, player.config.defender.lora, how, chat_template=template)
     policy = engine.load(player.adapter, "defender").snapshot("defender")
     return LocalChat(name, policy, engine.renderer_with, batch=how.rows_per_batch)
 
