@@ -1,6 +1,6 @@
 """A suite of benchmarks, asked and counted: Inspect runs the tasks and keeps its logs, from which all else is made.
 
-    logs/            Inspect's own; `inspect view --log-dir OUT/logs` opens them
+    logs/            Inspect's own, which its viewer opens
     items.jsonl      every item with its reply and verdicts, to be judged again
     benchmark.json   every number
     asked.json       what was asked for; the same command continues, another one is refused

@@ -1,10 +1,7 @@
 """What Inspect finds of MAGIC by its entry point: the sets as tasks, and models in this process.
 
-    inspect eval magic_rl/harmbench --model openai-api/local/my-model -T judge=judge.toml
-    inspect eval inspect_evals/ifeval --model magic_rl/runs/demo
-
-A model behind a server is asked by Inspect's own clients. One in this process is asked by ours, through the engine, the
-template and the words that it was trained with.
+A task is called `magic_rl/harmbench`, a model `magic_rl/runs/demo` or `magic_rl/default`. A model behind a server is asked by
+Inspect's own clients; one in this process by ours, through the engine, the template and the words of its training.
 """
 
 from __future__ import annotations
