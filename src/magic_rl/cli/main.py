@@ -28,9 +28,11 @@ from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
+from magic_rl.cli.recipes import recipes
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
+from magic_rl.cli.serve import serve
 from magic_rl.cli.shown import shown
 from magic_rl.cli.study import study
 from magic_rl.cli.train import train
@@ -81,7 +83,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-for _command in (demo, init, train, resume, evaluate, attack, report, export, study, bench, benchmark, version):
+for _command in (demo, init, train, resume, evaluate, attack, report, export, serve, recipes, study, bench, benchmark, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")
