@@ -19,8 +19,10 @@ from magic_rl import __version__
 from magic_rl.cli.attack import attack
 from magic_rl.cli.bench import bench
 from magic_rl.cli.benchmark import benchmark
+from magic_rl.cli.cross import cross
 from magic_rl.cli.data import data
 from magic_rl.cli.demo import demo
+from magic_rl.cli.drift import drift
 from magic_rl.cli.evaluate import evaluate
 from magic_rl.cli.export import export
 from magic_rl.cli.init import init
@@ -83,7 +85,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-for _command in (demo, init, train, resume, evaluate, attack, report, export, serve, recipes, study, bench, benchmark, version):
+_COMMANDS = (
+    *(demo, init, train, resume, evaluate, cross, attack, drift, report),
+    *(export, serve, recipes, study, bench, benchmark, version),
+)
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")
