@@ -27,6 +27,7 @@ from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
+from magic_rl.cli.rejudge import rejudge
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
@@ -80,7 +81,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-for _command in (demo, init, train, resume, evaluate, attack, report, export, study, bench, version):
+for _command in (demo, init, train, resume, evaluate, attack, report, export, study, rejudge, bench, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")
