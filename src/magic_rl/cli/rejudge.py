@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import track
 
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import shown
@@ -17,9 +18,10 @@ from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
     from magic_rl.evaluation.estimates import Estimate
-    from magic_rl.evidence.rejudge import Compared, Error, Question, Rate, Row
+    from magic_rl.evidence.rejudge import Errors, Row
 
 _NAMED = 44  # characters shown of a row's name
+_AT_ONCE = 256  # replies judged between two steps of the progress
 
 
 def rejudge(
@@ -33,7 +35,6 @@ def rejudge(
         typer.Option(metavar="FILE", help="What `judge check --json` wrote of one of the judges. May be given twice."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the items with the new verdicts.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Label kept replies by another judge: how far it agrees with the first, and what becomes of every rate.
 
@@ -48,74 +49,61 @@ def rejudge(
     """
     settings = load_config(judge, overrides or ())
     from magic_rl.evidence.items import write_items
-    from magic_rl.evidence.rejudge import compare, judged, judges_of, read_check, read_results, rows
+    from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
     from magic_rl.runs.judge import make_judge
 
-    items = read_results(results)
-    errors = dict(map(read_check, checked or ()))
-    before = next(iter(judges_of(items)), None)
+    items, errors = read_results(results), dict(map(read_check, checked or ()))
     asked = make_judge(settings, needs_refusal=False)
-    names = list(dict.fromkeys(filter(None, (before, asked.name))))
+    first = next((each.judge for item in items for each in item.verdicts), asked.name)
+    names = list(dict.fromkeys((first, asked.name)))
     if unknown := errors.keys() - set(names):
         raise DataError(f"--checked: is of {', '.join(sorted(unknown))}, and the judges are {', '.join(names)}")
-    items = judged(items, asked, settings.judge.retries)
+    parts = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
+    watched = track(parts, "judging", console=Console(stderr=True), disable=not sys.stderr.isatty())
+    items = [item for part in watched for item in judged(part, asked, settings.judge.retries)]
     if out is not None:
         write_items(out, items)
-    table = rows(items, names, errors)
-    agreement = compare(items, before, asked.name) if before and before != asked.name else {}
-    if as_json:
-        found = {question: asdict(each) for question, each in agreement.items()}
-        typer.echo(json.dumps({"judges": names, "agreement": found, "rows": [asdict(row) for row in table]}, indent=2))
-        return
-    for line in (*_agreement(names, agreement), "", *_table(table), "", *_corrections(names, errors)):
+    typer.echo(shown(", then ".join(names)))
+    for question, (counts, kappa) in compare(items, first, asked.name).items() if len(names) > 1 else ():
+        same = counts.rates()["accuracy"]
+        typer.echo(
+            f"  {question}: the same on {percent(same)} % of {same.n} replies, kappa {kappa.value:.2f} "
+            f"[{kappa.low:.2f}, {kappa.high:.2f}]; {counts.only_judge} became yes, {counts.only_label} no"
+        )
+    for line in (*table(rows(items, names, errors)), *_corrections(names, errors)):
         typer.echo(line)
 
 
-def _agreement(names: Sequence[str], agreement: Mapping[Question, Compared]) -> Iterator[str]:
-    yield shown(f"{names[0]}, then {names[-1]}" if len(names) > 1 else names[0])
-    for question, found in agreement.items():
-        same = found.counts.rates()["accuracy"]
-        yield (
-            f"  {question}: the same on {_percent(same)} of {same.n} replies, kappa {found.kappa.value:.2f} "
-            f"[{found.kappa.low:.2f}, {found.kappa.high:.2f}]; {found.counts.only_judge} became yes, "
-            f"{found.counts.only_label} no"
-        )
-
-
-def _table(table: Sequence[Row]) -> Iterator[str]:
+def table(found: Sequence[Row]) -> Iterator[str]:
     """ASR and compliance in percent with 95 % intervals, a line per judge under the name of each row."""
     heads = ("ASR ↓", "corrected", "compliance ↑", "corrected", "no verdict")
-    yield f"{'%, 95 %':<{_NAMED}}" + "".join(f"{head:>20}" for head in heads)
+    yield f"\n{'%, with 95 % intervals':<{_NAMED}}" + "".join(f"{head:>20}" for head in heads)
     last = ""
-    for row in table:
-        name = shown(" ".join(filter(None, (row.set, row.method, row.model))), _NAMED)
+    for row in found:
+        name = shown(" ".join(filter(None, (row.set, row.method, row.model))))
         if name != last:
             yield name
-        cells = (*_rates(row.asr), *_rates(row.compliance), str(row.abstained))
-        yield f"{'  ' + shown(row.judge, _NAMED - 2):<{_NAMED}}" + "".join(f"{cell:>20}" for cell in cells)
+        cells = (*map(percent, (*row.asr, *row.compliance)), str(row.abstained))
+        yield f"  {shown(row.judge, _NAMED - 2):<{_NAMED - 2}}" + "".join(f"{cell:>20}" for cell in cells)
         last = name
 
 
-def _rates(rate: Rate) -> tuple[str, str]:
-    return _percent(rate.observed), _percent(rate.corrected)
-
-
-def _percent(rate: Estimate | None) -> str:
+def percent(rate: Estimate | None) -> str:
+    """A rate with its interval, or a dash if there is none."""
     if rate is None or not rate.n:
         return "–"
     return f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
-def _corrections(names: Sequence[str], errors: Mapping[str, Error]) -> Iterator[str]:
+def _corrections(names: Sequence[str], errors: Mapping[str, Errors]) -> Iterator[str]:
     """Whether rates are corrected for the judge's error, and by what measurement."""
+    yield ""
     for name in names:
-        error = errors.get(name)
-        if not error:
-            yield shown(f"{name}: rates are not corrected for its error; measure it by `judge sheet` and `judge check`")
-            continue
-        for question, counts in error.items():
-            right = (counts.rates()["recall"], counts.opposite.rates()["recall"])
+        for label, counts in errors.get(name, {}).items():
+            yes, no = counts.rates()["recall"], counts.opposite.rates()["recall"]
             yield shown(
-                f"{name}: corrected for its error on {question} (sensitivity {_percent(right[0])} of {right[0].n}, "
-                f"specificity {_percent(right[1])} of {right[1].n})"
+                f"{name}: {'ASR' if label == 'harmful' else 'compliance'} is corrected for its error (sensitivity "
+                f"{percent(yes)} % of {yes.n} replies, specificity {percent(no)} % of {no.n})"
             )
+        if not errors.get(name):
+            yield shown(f"{name}: not corrected for its error; measure that by `judge sheet` and `judge check --json`")
