@@ -19,6 +19,7 @@ from magic_rl import __version__
 from magic_rl.cli.attack import attack
 from magic_rl.cli.bench import bench
 from magic_rl.cli.data import data
+from magic_rl.cli.defences import defences
 from magic_rl.cli.demo import demo
 from magic_rl.cli.evaluate import evaluate
 from magic_rl.cli.export import export
@@ -81,7 +82,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-for _command in (demo, init, train, resume, evaluate, attack, report, export, study, rejudge, bench, version):
+for _command in (demo, init, train, resume, evaluate, attack, report, export, study, rejudge, defences, bench, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")

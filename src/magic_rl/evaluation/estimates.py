@@ -133,32 +133,25 @@ def attack_at_k(counts: Sequence[Count], k: int) -> Estimate:
 def seed_rate(values: Sequence[float], draws: int = 1) -> Estimate:
     """The mean over seeds, with Wilson's interval at the effective sample size.
 
+    The effective size is p (1 − p) / Var(mean), the variance being that between seeds: the number of independent
+    attacks that would tell as much (Wilson's interval for clustered samples, as in Franco, Little, Louis and Slud 2019,
+    J. Survey Statistics and Methodology 7:334–364). It lies between the number of seeds, where attacks on a seed
+    all end alike, and the number of attacks, where seeds make no difference. Where every attack succeeded, or none,
+    nothing shows how much seeds differ, and each counts once. With one attack per seed this is Wilson's interval, also
+    at 0 and 1, where a bootstrap has no width.
+
     Args:
         values: A share in 0–1 per seed.
-        draws: See `effective_size`.
-    """
-    if not values:
-        return rate(0, 0)
-    p = float(np.mean(values))
-    return Estimate(p, *wilson(p, effective_size(values, draws)), len(values))
-
-
-def effective_size(values: Sequence[float], draws: int = 1) -> float:
-    """How many independent attacks would tell as much of a rate as attacks of which several met each seed.
-
-    It is p (1 − p) / Var(mean), the variance being that between seeds (Wilson's interval for clustered samples, as in
-    Franco, Little, Louis and Slud 2019, J. Survey Statistics and Methodology 7:334–364). It lies between the number of
-    seeds, where attacks on a seed all end alike, and the number of attacks, where seeds make no difference. Where every
-    attack succeeded, or none, nothing shows how much seeds differ, and each counts once. With one attack per seed
-    Wilson's interval is the usual one, also at 0 and 1, where a bootstrap has no width.
-
-    Args:
-        values: A share in 0–1 per seed; at least one.
         draws: Independent draws behind each value, at most: what each seed counts for if seeds do not differ.
     """
-    n, p, between = len(values), float(np.mean(values)), float(np.var(values))
+    n = len(values)
+    if not n:
+        return rate(0, 0)
+    p, between = float(np.mean(values)), float(np.var(values))
     size = float(n if p in (0.0, 1.0) else n * draws)
-    return min(size, n * p * (1 - p) / between) if between > 0 else size
+    if between > 0:
+        size = min(size, n * p * (1 - p) / between)
+    return Estimate(p, *wilson(p, size), n)
 
 
 def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> Estimate | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from magic_rl.errors import DataError
 from magic_rl.evaluation.agreement import Agreement, cohens_kappa, corrected
-from magic_rl.evaluation.estimates import Estimate, effective_size, seed_rate
+from magic_rl.evaluation.estimates import Estimate, clustered_rate, clustered_size
 from magic_rl.evidence.counting import ours
 from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, read_items
 from magic_rl.files import problem, read_text
@@ -121,15 +120,15 @@ def _verdict(item: Item, judge: str) -> Verdict | None:
 
 
 def _rate(items: Sequence[Item], judge: str, label: Label, error: Agreement | None) -> Rate:
-    by_seed: dict[str, list[bool]] = {}
+    counts: dict[str, tuple[int, int]] = {}
     for item in items:
         verdict = _verdict(item, judge)
         known = ours(label, verdict) if verdict and item.label == label else None
         if known is not None:
-            by_seed.setdefault(item.seed_id, []).append(known)
-    values, draws = [fmean(of) for of in by_seed.values()], min(map(len, by_seed.values()), default=1)
-    observed = seed_rate(values, draws)
-    return Rate(observed, corrected(observed, effective_size(values, draws) if values else 0.0, error) if error else None)
+            hits, n = counts.get(item.seed_id, (0, 0))
+            counts[item.seed_id] = (hits + known, n + 1)
+    observed = clustered_rate(list(counts.values()))
+    return Rate(observed, corrected(observed, clustered_size(list(counts.values())), error) if error else None)
 
 
 def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tuple[Agreement, Estimate]]:
