@@ -27,7 +27,9 @@ def defences(
         Path,
         typer.Argument(metavar="RESULTS", help="Items file with the attacks, or its folder.", show_default=False),
     ],
-    judge: Annotated[Path | None, typer.Option(metavar="FILE", help="Config file that names the judge.")] = None,
+    judge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
+    ] = None,
     overrides: Overrides = None,
     guard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Config file whose judge stands in front, for one more defence.")
@@ -50,7 +52,8 @@ def defences(
 
       magic-rl defences http://127.0.0.1:8000/v1 items.jsonl --judge guard.toml --guard guard.toml --out defended.jsonl
     """
-    settings = load_config(judge, overrides or ())
+    own = results / "config.toml"
+    settings = load_config(judge or (own if own.is_file() else None), overrides or ())
     from magic_rl.evidence.defences import DEFENCES, GuardInFront
     from magic_rl.evidence.defended import attacks_of, put_to
     from magic_rl.evidence.items import write_items

@@ -77,6 +77,7 @@ def check(
     labelled = _labelled(file, columns, requests, skip or ())
     if (key := key_of(file)).exists():
         labelled = unblinded(labelled, key)
+        typer.echo(f"what was judged is from {key}", err=True)
     asked = make_judge(settings, needs_refusal=False)
     exchanges = [row.exchange for row in labelled.rows]
     verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=1.0, needs_refusal=False)
