@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from magic_rl import __version__
 from magic_rl.cli.attack import attack
 from magic_rl.cli.bench import bench
+from magic_rl.cli.benchmark import benchmark
 from magic_rl.cli.data import data
 from magic_rl.cli.defences import defences
 from magic_rl.cli.demo import demo
@@ -82,7 +83,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-for _command in (demo, init, train, resume, evaluate, attack, report, export, study, rejudge, defences, bench, version):
+_COMMANDS = (demo, init, train, resume, evaluate, attack, report, export, study, bench, benchmark, rejudge, defences, version)
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")

@@ -32,6 +32,9 @@ REMEDIES = {
     "server: check the key": "check the key in {place}.api_key_env and what it may use",
     "server: check the name": "check {place}.model, and that {place}.url ends in /v1",
     "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
+    "same benchmark": "repeat the first command to continue, or choose another --out",
+    "repeat": "repeat the command to continue",
+    "any count": "`--any-count` measures the rows that are there",
     "same attack steps": "use the same --attack-steps for both",
 }
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from magic_rl.data.attacks import read_attacks
 from magic_rl.data.registry import Attack
-from magic_rl.errors import DataError
+from magic_rl.errors import RowCountError
 from magic_rl.evidence.counting import RULES, Rule
 from magic_rl.evidence.items import Item, hash_of
 from magic_rl.types import Label
@@ -110,7 +110,8 @@ def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
         any_count: Whether other numbers of rows than the published ones are taken.
 
     Raises:
-        DataError: For a set that cannot be read, has other numbers of rows, or none.
+        DataError: For a set that cannot be read.
+        RowCountError: If it has other numbers of rows, or none.
     """
     benchmark = BENCHMARKS[name]
     where, rows = read_attacks(f"{benchmark.source}:{file}" if file else benchmark.source)
@@ -118,9 +119,7 @@ def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
     for part in benchmark.parts:
         if not found[part] or (found[part] != part.rows and not any_count):
             kind = " ".join(filter(None, (part.category, part.label)))
-            raise DataError(
-                f"{where}: has {found[part]:,} {kind} rows; published numbers rest on {part.rows:,}", about="counts"
-            )
+            raise RowCountError(where, kind, found[part], part.rows)
     belong = [row for row in rows if part_of(benchmark, row.seed.label, row.seed.category)]
     return [_item(name, benchmark, row, number) for row, number in zip(belong, _repeats(belong), strict=True)]
 

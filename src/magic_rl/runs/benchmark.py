@@ -1,0 +1,219 @@
+"""A suite of benchmarks, asked and counted: Inspect runs the tasks and keeps its logs, from which all else is made.
+
+    logs/            Inspect's own, which its viewer opens
+    items.jsonl      every item with its reply and verdicts, to be judged again
+    benchmark.json   every number
+    asked.json       what was asked for; the same command continues, another one is refused
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from magic_rl.config import Config, dump_config
+from magic_rl.errors import ChatError, ConfigError, StoreError, UserError
+from magic_rl.evidence.items import ITEMS_FILE, Item, read_items, write_items
+from magic_rl.evidence.sets import SUITES, Suite
+from magic_rl.evidence.summary import SUMMARY_FILE, Change, Line, compared, summary
+from magic_rl.runs.preflight import try_judge
+from magic_rl.runs.target import endpoint_of
+from magic_rl.store import atomic
+
+_FAILED = 0.2  # share of calls that may fail before a task stops: then something is wrong with all of them
+_RETRIES = 2  # of a call, beside those of the client
+
+Display = Literal["rich", "plain", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is measured.
+
+    Attributes:
+        target: A run, a model folder or hub id, the address of a server, or a .toml file that says more of one.
+        suite: Name in `SUITES`.
+        config: Names the judge, and how models in this process are computed.
+        data: The user's copies, by name of the set.
+        limit: Most rows of each set, drawn evenly; 0: all.
+        max_tokens: Where replies are cut; 0: where the release cuts them.
+        any_count: Whether other numbers of rows than the published ones are taken.
+        number: Round of a run's defender; None is the last.
+    """
+
+    target: str
+    suite: Suite
+    config: Config
+    data: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 0
+    max_tokens: int = 0
+    any_count: bool = False
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A number of a task that is not ours, as the task itself computes it.
+
+    Attributes:
+        metric: Scorer and metric, such as `choice/accuracy`.
+        n: Samples that were scored.
+    """
+
+    task: str
+    metric: str
+    value: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What stands in `benchmark.json`.
+
+    Attributes:
+        lines: Of our sets.
+        scores: Of tasks of others.
+        against: The model that it is compared with; "" for none.
+        others: That model's lines.
+    """
+
+    model: str
+    judge: str
+    suite: Suite
+    lines: list[Line] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    against: str = ""
+    others: list[Line] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+
+def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path | None = None) -> Result:
+    """Ask a model all of a suite, judge the replies, and write the files above.
+
+    Args:
+        out: Folder; one that holds an unfinished benchmark of the same is continued.
+        display: How Inspect shows progress.
+        other: Folder of a finished benchmark of another model, to compare this one with on the same items.
+
+    Raises:
+        UserError: If the model, the judge or a set cannot be used, or `out` holds something else.
+    """
+    from magic_rl.runs.inspected import judge_of
+
+    _claim(asked, out)
+    tasks = _tasks(asked, out)
+    judge = judge_of(asked.config)
+    if asked.suite != "capability":
+        try_judge(judge)
+    logs = _run(tasks, _model(asked, out), out / "logs", display)
+    others = read_items(other / ITEMS_FILE) if other else []
+    items, scores = _found(logs, asked)
+    write_items(out / ITEMS_FILE, items)
+    result = Result(
+        model=asked.target,
+        judge=judge.name if items else "",
+        suite=asked.suite,
+        lines=summary(items),
+        scores=scores,
+        against=others[0].model if others else "",
+        others=summary(others),
+        changes=compared(items, others),
+    )
+    atomic.write_file(out / SUMMARY_FILE, (json.dumps(asdict(result), indent=2) + "\n").encode())
+    return result
+
+
+def _claim(asked: Asked, out: Path) -> None:
+    """Note what the folder is for. Raises: StoreError: If it is for something else."""
+    config = dump_config(asked.config)
+    wanted = {**asdict(asked), "config": config}
+    noted = out / "asked.json"
+    with atomic.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    if noted.is_file():
+        if json.loads(noted.read_text(encoding="utf-8")) != wanted:
+            raise StoreError(f"{out}: holds another benchmark, or the same with other settings", "same benchmark")
+        return
+    if any(out.iterdir()):
+        raise StoreError(f"{out}: is not empty and holds no benchmark; choose another folder")
+    atomic.write_file(out / "config.toml", config.encode())
+    atomic.write_file(noted, (json.dumps(wanted, indent=2) + "\n").encode())
+
+
+def _tasks(asked: Asked, out: Path) -> list[Any]:
+    """The suite's tasks; all sets are read before any model is loaded."""
+    from magic_rl.runs.inspected import TASKS
+
+    names = SUITES[asked.suite]
+    if unknown := [name for name in asked.data if name not in names]:
+        raise UserError(f"suite {asked.suite}: has no set {', '.join(unknown)}; its sets: {', '.join(names)}")
+    if asked.suite == "capability":
+        return [*names]
+    given: dict[str, Any] = {"judge": str(out / "config.toml"), "limit": asked.limit, "max_tokens": asked.max_tokens}
+    chosen = [name for name in names if name in asked.data] if asked.data else names
+    return [TASKS[name](data=asked.data.get(name, ""), any_count=asked.any_count, **given) for name in chosen]
+
+
+def _model(asked: Asked, out: Path) -> Any:
+    """The target for Inspect: behind a server by Inspect's own client, else in this process."""
+    from inspect_ai.model import GenerateConfig, get_model
+
+    name = asked.target
+    if asked.target.startswith(("http://", "https://")) or asked.target.endswith(".toml"):
+        endpoint = endpoint_of(asked.target)
+        key = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else "none"
+        if not key:
+            raise ConfigError(f"{asked.target}: the environment variable {endpoint.api_key_env} is not set")
+        limits = GenerateConfig(
+            max_connections=endpoint.concurrency, max_retries=endpoint.attempts - 1, attempt_timeout=int(endpoint.timeout)
+        )
+        if endpoint.url:
+            return get_model(f"openai-api/target/{endpoint.model}", config=limits, base_url=endpoint.url, api_key=key)
+        name = endpoint.model
+    return get_model(f"magic_rl/{name}", settings=str(out / "config.toml"), number=asked.number)
+
+
+def _run(tasks: list[Any], model: Any, folder: Path, display: Display) -> list[Any]:
+    """Inspect's logs, with samples."""
+    from inspect_ai import eval_set
+    from inspect_ai.log import read_eval_log
+
+    success, logs = eval_set(
+        tasks,
+        str(folder),
+        model=model,
+        display=display,
+        max_tasks=1,
+        fail_on_error=_FAILED,
+        retry_on_error=_RETRIES,
+        retry_attempts=0,
+        ctl_server=False,
+        log_level="error",
+    )
+    whole = [read_eval_log(log.location) for log in logs]
+    if success:
+        return whole
+    if any(log.status == "cancelled" for log in whole):
+        raise KeyboardInterrupt
+    failed = next((log for log in whole if log.status != "success"), None)
+    why = " ".join(failed.error.message.split())[:200] if failed and failed.error else "it did not finish"
+    raise ChatError(f"{failed.eval.task if failed else 'a task'} stopped: {why}", remedy="repeat")
+
+
+def _found(logs: list[Any], asked: Asked) -> tuple[list[Item], list[Score]]:
+    """Items of our tasks, and the numbers of the others."""
+    from magic_rl.evidence.tasks import items_of
+
+    if asked.suite != "capability":
+        return [item for log in logs for item in items_of(log, asked.target)], []
+    scores = [
+        Score(log.eval.task, f"{score.name}/{name}", metric.value, score.scored_samples or 0)
+        for log in logs
+        for score in (log.results.scores if log.results else ())
+        for name, metric in score.metrics.items()
+    ]
+    return [], scores

@@ -1,0 +1,49 @@
+"""A model that only answers, as a user names it: a folder or hub id, the address of a server, or a file of settings."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from magic_rl.config import EndpointConfig
+from magic_rl.errors import ChatError, ConfigError
+from magic_rl.files import problem, read_text
+
+
+def endpoint_of(target: str) -> EndpointConfig:
+    """What stands behind a name.
+
+    Args:
+        target: A model folder or hub id, loaded into this process; `http://…/v1`, whose server says which model it
+            serves; or a .toml file with the settings of `judge.endpoint`, such as url, model and api_key_env.
+
+    Raises:
+        UserError: If the file holds other settings, or the server cannot be asked which model it serves.
+    """
+    try:
+        if target.endswith(".toml"):
+            return EndpointConfig.model_validate(tomllib.loads(read_text(Path(target))))
+        if not target.startswith(("http://", "https://")):
+            return EndpointConfig(model=target)
+        return EndpointConfig(url=target, model=_served_by(EndpointConfig(url=target, model="unknown").url or ""))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{target}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{target}: {problem(error)}") from error
+
+
+def _served_by(url: str) -> str:
+    """The name of the one model that a server serves."""
+    from openai import OpenAI, OpenAIError  # takes half a second to import
+
+    try:
+        with OpenAI(base_url=url, api_key="none", timeout=30.0, max_retries=1) as client:
+            names = [model.id for model in client.models.list()]
+    except OpenAIError as error:
+        raise ChatError(f"does not say which model it serves ({error})", url=url) from error
+    if len(names) != 1:
+        listed = ", ".join(names[:5]) or "none"
+        raise ChatError(f"serves {len(names)} models ({listed}); give a .toml file with url and model", url=url)
+    return names[0]
