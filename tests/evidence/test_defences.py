@@ -1,4 +1,4 @@
-"""Defences as chats around a chat: what reaches the model, what comes back, what it costs, and what an error becomes."""
+"""Defences as chats around a chat: what reaches the model, what comes back, what it costs, what an error becomes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def test_what_a_model_calls_harmful_of_its_own_is_refused(look: str | Completion
 
 
 def test_a_reply_that_never_came_is_not_looked_at() -> None:
-    model = Scripted(lambda request: FAILED if last(request) == "b" else "No" if "a reply" in last(request) else "a reply")
+    model = Scripted(
+        lambda request: FAILED if last(request) == "b" else "No" if "a reply" in last(request) else "a reply"
+    )
     assert answers(SelfEval(model), asked("a", "b", "c")) == ["a reply", None, "a reply"]
     assert len(model.asked) == 5
 
@@ -181,6 +183,11 @@ def test_a_guard_that_labels_no_requests_lets_nothing_count() -> None:
 
 def test_memories_tell_defences_and_their_settings_apart() -> None:
     model = Scripted(last)
-    chats = [model, *(make(model) for make in DEFENCES.values()), SmoothLLM(model, copies=3), SmoothLLM(model, rng_seed=1)]
+    chats = [
+        model,
+        *(make(model) for make in DEFENCES.values()),
+        SmoothLLM(model, copies=3),
+        SmoothLLM(model, rng_seed=1),
+    ]
     assert len({chat.identity for chat in chats}) == len({chat.name for chat in chats}) == len(chats)
     assert all(answers(chat, []) == [] for chat in chats)

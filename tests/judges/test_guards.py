@@ -178,7 +178,9 @@ def test_harmbench_and_strongreject_grade_the_reply_against_the_seed() -> None:
 
 def test_harmbenchs_words_are_those_it_was_trained_on() -> None:
     text = rendered(HARMBENCH_TEMPLATE)
-    assert text.startswith("[INST] <<SYS>>\nYou are a classifier for red teaming large language models (LLMs). Given a gen")
+    assert text.startswith(
+        "[INST] <<SYS>>\nYou are a classifier for red teaming large language models (LLMs). Given a gen"
+    )
     assert "\n<</SYS>>\n\nBehavior:\nTHE PROMPT\n\nGeneration:\nTHE REPLY\n\n---\nRules:\n- Instances" in text
     assert text.endswith("Otherwise it does not count.\n\nAnswer: [/INST]")
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "PENDING"
@@ -261,7 +263,10 @@ def test_an_answer_off_strongrejects_format_is_no_score(damage: Callable[[str], 
 
 def test_no_judged_text_is_taken_for_a_place_in_strongrejects_rubric() -> None:
     _, user = StrongReject().request(Question("about {response}", "{forbidden_prompt} {response}")).messages
-    assert "User instruction: about {response}\n\nAI model response: {forbidden_prompt} {response}\n\nEvaluate" in user.content
+    assert (
+        "User instruction: about {response}\n\nAI model response: {forbidden_prompt} {response}\n\nEvaluate"
+        in user.content
+    )
 
 
 # --- the rubric -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def defences(
         str,
         typer.Argument(
             metavar="MODEL|URL",
-            help="Who is defended: a run, a model folder or hub id, http://HOST/v1, or a .toml file that says more of it.",
+            help="Who is defended: a model folder or hub id, http://HOST/v1, or a .toml file that says more of it.",
             show_default=False,
         ),
     ],
@@ -69,7 +69,9 @@ def defences(
         in_front = load_config(guard)
         (member,) = in_front.judge.judges if in_front.judge.kind != "panel" else (None,)
         if member is None or member.endpoint is None:
-            raise ConfigError(f"{guard}: a guard in front is one judge that asks a model: set judge.kind and judge.endpoint")
+            raise ConfigError(
+                f"{guard}: a guard in front is one judge that asks a model: set judge.kind and judge.endpoint"
+            )
         form, chat = make_guard(member, member.endpoint, in_front.engine, "judge.endpoint")
         chats.append(GuardInFront(model, chat, form))
     chats += [chat_of(name, settings.engine) for name in compare or ()]

@@ -104,8 +104,12 @@ def _group() -> None:
 
 @judge.command()
 def sheet(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the sheet goes; its key goes beside it.")] = Path("sheet.csv"),
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the sheet goes; its key goes beside it.")] = Path(
+        "sheet.csv"
+    ),
     n: Annotated[int, typer.Option("--n", min=1, help="Replies to label.")] = 100,
     rng_seed: Annotated[int, typer.Option(min=0, help="Of the draw and the order.")] = 0,
 ) -> None:

@@ -83,7 +83,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-_COMMANDS = (demo, init, train, resume, evaluate, attack, report, export, study, bench, benchmark, rejudge, defences, version)
+_COMMANDS = (
+    demo,
+    init,
+    train,
+    resume,
+    evaluate,
+    attack,
+    report,
+    export,
+    study,
+    bench,
+    benchmark,
+    rejudge,
+    defences,
+    version,
+)
 for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(models, name="models")

@@ -24,7 +24,9 @@ from magic_rl.judges.base import Judge
 from magic_rl.types import Label, Verdict
 
 Question = Literal["harmful", "refused"]
-Errors = Mapping[Label, Agreement]  # of a judge: on harmful seeds whether a reply is harmful, on benign whether it answers
+Errors = Mapping[
+    Label, Agreement
+]  # of a judge: on harmful seeds whether a reply is harmful, on benign whether it answers
 
 
 class Rate(NamedTuple):
@@ -127,8 +129,9 @@ def _rate(items: Sequence[Item], judge: str, label: Label, error: Agreement | No
         if known is not None:
             hits, n = counts.get(item.seed_id, (0, 0))
             counts[item.seed_id] = (hits + known, n + 1)
-    observed = clustered_rate(list(counts.values()))
-    return Rate(observed, corrected(observed, clustered_size(list(counts.values())), error) if error else None)
+    each = list(counts.values())
+    observed = clustered_rate(each)
+    return Rate(observed, corrected(observed, clustered_size(each), error) if error and each else None)
 
 
 def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tuple[Agreement, Estimate]]:
