@@ -169,11 +169,17 @@ def clustered_rate(counts: Sequence[tuple[float, int]]) -> Estimate:
     if not n:
         return rate(0, 0)
     p = sum(hits for hits, _ in counts) / n
+    return Estimate(p, *wilson(p, clustered_size(counts)), n)
+
+
+def clustered_size(counts: Sequence[tuple[float, int]]) -> float:
+    """How many independent items would tell as much of a rate as those of `clustered_rate`, which there must be."""
+    n = sum(items for _, items in counts)
+    p = sum(hits for hits, _ in counts) / n
     variance = sum((hits - p * items) ** 2 for hits, items in counts) / n**2
-    size = float(n if variance > 0 or 0 < p < 1 else len(counts))
     if variance > 0:
-        size = min(size, p * (1 - p) / variance)
-    return Estimate(p, *wilson(p, size), n)
+        return min(float(n), p * (1 - p) / variance)
+    return float(n if 0 < p < 1 else len(counts))
 
 
 def bootstrapped_change(before: Sequence[bool | None], after: Sequence[bool | None], seeds: Sequence[str]) -> Estimate:

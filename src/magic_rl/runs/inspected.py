@@ -15,15 +15,14 @@ from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput,
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from magic_rl.chat.base import ChatRequest, Completion
-from magic_rl.chat.local import LocalChat
-from magic_rl.config import Config, EndpointConfig, dump_config, load_config
+from magic_rl.config import Config, dump_config, load_config
 from magic_rl.data.split import evenly
 from magic_rl.evidence.sets import BENCHMARKS, load
 from magic_rl.evidence.tasks import make_task
 from magic_rl.evidence.together import Together
 from magic_rl.judges.base import Judge
-from magic_rl.runs.judge import make_chat, make_judge
-from magic_rl.store.run import RunDirectory
+from magic_rl.runs.judge import make_judge
+from magic_rl.runs.target import chat_of
 from magic_rl.types import Message
 
 _AT_ONCE = 64  # requests that wait for one batch
@@ -53,7 +52,7 @@ class InProcess(ModelAPI):  # type: ignore[misc] # its types are known only wher
             UserError: If it cannot be loaded.
         """
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
-        self._chat = _local(model_name, Path(settings) if settings else None, number)
+        self._chat = chat_of(model_name, load_config(Path(settings)).engine if settings else None, number)
         self._answer = Together(self._answers)
 
     async def generate(
@@ -85,26 +84,6 @@ class InProcess(ModelAPI):  # type: ignore[misc] # its types are known only wher
 
 
 _ROLES: dict[str, Any] = {"system": "system", "user": "user", "assistant": "assistant"}
-
-
-def _local(name: str, settings: Path | None, number: int | None) -> LocalChat:
-    config = load_config(settings)
-    if not (Path(name) / "config.toml").is_file():
-        chat = make_chat(EndpointConfig(model=name), config.engine, "target")
-        assert isinstance(chat, LocalChat)
-        return chat
-    from magic_rl.engines.local.engine import LocalEngine  # torch takes seconds to import
-    from magic_rl.engines.local.models import load_renderer
-    from magic_rl.runs.export.defender import _chosen
-    from magic_rl.runs.modelcheck import exported_template
-
-    player = _chosen(RunDirectory.open(Path(name)), number)
-    how = config.engine if settings else player.config.engine
-    renderer = load_renderer(str(player.base), how).given(player.config.defender.chat_template_kwargs)
-    template = exported_template(player.config, renderer)
-    engine = LocalEngine(player.base, player.config.defender.lora, how, chat_template=template)
-    policy = engine.load(player.adapter, "defender").snapshot("defender")
-    return LocalChat(name, policy, engine.renderer_with, batch=how.rows_per_batch)
 
 
 def make_tasks(name: str) -> Any:
