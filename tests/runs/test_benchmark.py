@@ -17,10 +17,12 @@ from magic_rl.config import EndpointConfig, load_config
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import ChatError, StoreError
 from magic_rl.evidence.items import read_items
+from magic_rl.evidence.sets import SUITES
 from magic_rl.runs.benchmark import Asked, benchmark
 from magic_rl.runs.judge import make_chat
 from magic_rl.runs.train import train
 from magic_rl.types import Message
+from tests.support.serving import served as served_by_us
 from tests.support.stub_server import Asked as Request
 from tests.support.stub_server import Reply, Stub
 from tests.support.tiny_llama import save_tiny_llama
@@ -104,6 +106,36 @@ def test_a_server_and_this_process_give_the_same_figures(
     kept, others = (read_items(tmp_path / where / "items.jsonl") for where in ("here", "there"))
     assert [replace(item, model="") for item in kept] == [replace(item, model="") for item in others]
     assert {item.verdicts[0].judge for item in kept} == {here.judge}
+
+
+def test_our_server_and_this_process_give_the_same_figures(
+    tmp_path: Path, sets: dict[str, str], speaking_model: Path
+) -> None:
+    here = benchmark(asked(speaking_model, sets), tmp_path / "here")
+    with served_by_us(str(speaking_model)) as server:
+        there = benchmark(asked(server.url, sets), tmp_path / "there")
+    assert there.lines == here.lines
+
+
+def test_a_task_of_inspect_evals_runs_unmodified(
+    tmp_path: Path, speaking_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "allenai" / "ai2_arc"  # found before the hub, as it is here
+    folder.mkdir(parents=True)
+    files = "[{config_name: ARC-Challenge, data_files: [{split: test, path: test.jsonl}]}]"
+    (folder / "README.md").write_text(f"---\nconfigs: {files}\n---\n", encoding="utf-8")
+    question = {
+        "question": "How much is 1 + 1?",
+        "choices": {"text": ["2", "3"], "label": ["A", "B"]},
+        "answerKey": "A",
+    }
+    rows = "".join(json.dumps({"id": f"q{number}", **question}) + "\n" for number in range(3))
+    (folder / "test.jsonl").write_text(rows, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(SUITES, "capability", ("inspect_evals/arc_challenge",))
+    result = benchmark(asked(speaking_model, {}, suite="capability"), tmp_path / "out")
+    assert result.scores["inspect_evals/arc_challenge"]["choice/n"] == 3
 
 
 def test_the_defender_of_a_run_is_asked_as_it_was_trained(

@@ -46,7 +46,7 @@ def benchmark(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most rows of each set, drawn evenly; 0: all.")] = 0,
     max_tokens: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Cut replies here; 0: as the paper (512 or 2,048)."),
+        typer.Option(metavar="N", min=0, help="Cut replies here; 0: as the paper (512, 2,048)."),
     ] = 0,
     any_count: Annotated[
         bool, typer.Option("--any-count", help="Take sets with another number of rows than the published one.")
@@ -64,7 +64,7 @@ def benchmark(
 ) -> None:
     """Ask a model the field's benchmarks through Inspect; print each set's rate by the release's rule and by ours.
 
-    Every reply and verdict is kept in items.jsonl, to be judged again; `inspect view --log-dir DIR/logs` shows the logs.
+    Every reply and verdict is kept in items.jsonl, to be judged again; `inspect view --log-dir DIR/logs` shows logs.
     Ctrl-C stops; the same command continues. Needs the extra `eval`: pip install "magic-rl[eval]".
 
     Examples:

@@ -92,7 +92,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 }
 
 # `xstest_safe` is a part of `xstest`; FORTRESS is not in the paper. The last suite is that of `inspect_evals` as it is.
-SUITES: Mapping[Suite, tuple[str, ...]] = {
+SUITES: dict[Suite, tuple[str, ...]] = {
     "paper": tuple(name for name in BENCHMARKS if name not in ("xstest_safe", "fortress_benign")),
     "overrefusal": ("xstest_safe", "or_bench_hard", "fortress_benign"),
     "capability": tuple(f"inspect_evals/{name}" for name in ("ifeval", "arc_challenge", "gpqa_diamond", "mmlu_0_shot")),

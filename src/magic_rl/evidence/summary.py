@@ -33,7 +33,6 @@ class Line:
         ours: ASR of harmful rows, compliance of benign ones.
         release: By the release's rule; None over several sets, whose rules differ.
         release_measure: What the release calls it.
-        rule: What the release counts, in words.
     """
 
     set: str
@@ -46,7 +45,6 @@ class Line:
     ours: Estimate
     release: Estimate | None = None
     release_measure: Measure | None = None
-    rule: str = ""
 
     @property
     def measure(self) -> Measure:
@@ -70,27 +68,12 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """A number of a task that is not ours, as the task itself computes it.
-
-    Attributes:
-        metric: Scorer and metric, such as `choice/accuracy`.
-        n: Samples that were scored.
-    """
-
-    task: str
-    metric: str
-    value: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """What stands in `benchmark.json`.
 
     Attributes:
         lines: Of our sets.
-        scores: Of tasks of others.
+        scores: Of tasks that are not ours, by task, then by scorer and metric.
         against: The model that it is compared with; "" for none.
         others: That model's lines.
     """
@@ -99,7 +82,7 @@ class Result:
     judge: str
     suite: Suite
     lines: list[Line] = field(default_factory=list)
-    scores: list[Score] = field(default_factory=list)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
     against: str = ""
     others: list[Line] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
@@ -178,7 +161,6 @@ def _line(name: str, part: str, items: Sequence[Item], rule: Rule | None) -> Lin
         ours=_rate((item, outcome(item)) for item in items),
         release=_rate(by_rule) if rule else None,
         release_measure=rule.measure if rule else None,
-        rule=rule.words if rule else "",
     )
 
 

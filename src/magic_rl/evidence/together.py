@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import anyio
@@ -15,45 +14,30 @@ _Answer = TypeVar("_Answer")
 _PAUSE = 0.02  # seconds in which others may join a batch
 
 
-@dataclass(slots=True)
-class _Call(Generic[_Asked, _Answer]):
-    asked: _Asked
-    answer: _Answer | None = None
-    done: bool = False
-    error: BaseException | None = None
-
-
 class Together(Generic[_Asked, _Answer]):
     """An async function of one thing, made of a blocking one of many. Batches run one after the other, in a thread."""
 
     def __init__(self, work: Callable[[Sequence[_Asked]], Sequence[_Answer]]) -> None:
-        """Args: work: One answer for each thing that is asked, in order."""
+        """Args: work: One answer for each thing that is asked, in order. What it raises is raised for all of them."""
         self._work = work
-        self._waiting: list[_Call[_Asked, _Answer]] = []
+        self._waiting: list[tuple[_Asked, list[_Answer | Exception]]] = []
         self._lock = anyio.Lock()
 
     async def __call__(self, asked: _Asked) -> _Answer:
-        """The answer to one. What `work` raises is raised for all of its batch."""
-        call = _Call[_Asked, _Answer](asked)
-        self._waiting.append(call)
+        """The answer to one."""
+        found: list[_Answer | Exception] = []
+        self._waiting.append((asked, found))
         async with self._lock:  # whoever comes in first works for all who wait
-            if not call.done:
+            if not found:
                 await anyio.sleep(_PAUSE)
-                await self._answer()
-        if call.error is not None:
-            raise call.error
-        return call.answer  # type: ignore[return-value] # set, as it is done without an error
-
-    async def _answer(self) -> None:
-        batch, self._waiting = self._waiting, []
-        try:
-            answers = await to_thread.run_sync(self._work, [call.asked for call in batch])
-            for call, answer in zip(batch, answers, strict=True):
-                call.answer = answer
-        except BaseException as error:
-            for call in batch:
-                call.error = error
-            raise
-        finally:
-            for call in batch:
-                call.done = True
+                batch, self._waiting = self._waiting, []
+                answers: Sequence[_Answer | Exception]
+                try:
+                    answers = await to_thread.run_sync(self._work, [one for one, _ in batch])
+                except Exception as error:  # noqa: BLE001 - each caller raises it
+                    answers = [error] * len(batch)
+                for (_, box), answer in zip(batch, answers, strict=True):
+                    box.append(answer)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]

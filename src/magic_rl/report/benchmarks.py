@@ -17,8 +17,8 @@ FIGURE_FILE = "frontier.svg"
 
 _ABOUT = (
     "ours: ASR is the share of replies to harmful rows that are not safe, compliance that of benign rows that are "
-    "answered, with 95 % Wilson intervals clustered by seed; replies without a label and calls without a reply count "
-    "for neither side. release: as the paper's code counts; RTA is refusal to answer."
+    "answered, with 95 % Wilson intervals clustered by seed. release: as the paper's code counts; RTA is refusal to "
+    "answer. left out: calls without a reply, and replies without a label, which count for neither side of ours."
 )
 
 
@@ -29,16 +29,14 @@ def benchmark_table(result: Result, width: int = 100) -> str:
 
 def _table(result: Result, width: int) -> Iterator[str]:
     if result.scores:
-        rows = [(score.task, score.metric, f"{score.value:.3f}", str(score.n)) for score in result.scores]
-        yield laid_out([("task", "metric", "value", "n"), *rows], width)
+        rows = [(task, name, f"{value:.4g}") for task, found in result.scores.items() for name, value in found.items()]
+        yield laid_out([("task", "metric", "value"), *rows], width)
         return
     yield f"{result.model}, judged by {result.judge}"
-    head = ("set", "rows", "ours, %", "release, %", "no reply", "no label", "cut off, %")
+    head = ("set", "rows", "ours, %", "release, %", "left out", "cut, %")
     yield laid_out([head, *map(_cells, result.lines)], width)
     yield ""
     yield from textwrap.wrap(_ABOUT, width)
-    for rule in dict.fromkeys((line.release_measure, line.rule) for line in result.lines if line.rule):
-        yield f"  release {_name(rule[0])}: {rule[1]}"
     if result.changes:
         yield f"\nagainst {result.against}, the same items"
         yield laid_out(
@@ -60,15 +58,19 @@ def _table(result: Result, width: int) -> Iterator[str]:
 
 
 def _cells(line: Line) -> Sequence[str]:
-    name = f"  {line.part}" if line.part else f"{line.set} {line.label}"
-    release = f"{_name(line.release_measure)} {shown(line.release)}" if line.release else DASH
-    counts = (line.failed, line.unlabelled)
-    ours = f"{_name(line.measure)} {shown(line.ours)}"
-    return (name, str(line.asked), ours, release, *map(str, counts), f"{100 * line.cut_off:.0f}")
-
-
-def _name(measure: str | None) -> str:
-    return measure.upper() if measure in ("asr", "rta") else str(measure)
+    release = shown(line.release)
+    if line.release_measure == "rta":
+        release = f"RTA {release}"
+    ours = f"{'ASR' if line.measure == 'asr' else line.measure} {shown(line.ours)}"
+    left_out = f"{line.failed} + {line.unlabelled}"
+    return (
+        f"  {line.part}" if line.part else line.set,
+        str(line.asked),
+        ours,
+        release,
+        left_out,
+        f"{line.cut_off:.0%}"[:-1],
+    )
 
 
 def write_figure(result: Result, out: Path) -> Path | None:

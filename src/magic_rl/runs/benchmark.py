@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 from magic_rl.config import Config, dump_config
 from magic_rl.errors import ChatError, ConfigError, StoreError, UserError
-from magic_rl.evidence.items import ITEMS_FILE, Item, read_items, write_items
+from magic_rl.evidence.items import ITEMS_FILE, hash_of, read_items, write_items
 from magic_rl.evidence.sets import SUITES, Suite
-from magic_rl.evidence.summary import SUMMARY_FILE, Result, Score, compared, summary
+from magic_rl.evidence.summary import SUMMARY_FILE, Result, compared, summary
 from magic_rl.runs.preflight import try_judge
 from magic_rl.runs.target import endpoint_of
 from magic_rl.store import atomic
+from magic_rl.store.run import RunDirectory
 
 _FAILED = 0.2  # share of calls that may fail before a task stops: then something is wrong with all of them
 
@@ -65,23 +66,23 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
     Raises:
         UserError: If the model, the judge or a set cannot be used, or `out` holds something else.
     """
+    from magic_rl.evidence.tasks import items_of
     from magic_rl.runs.inspected import judge_of
 
-    _claim(asked, out)
-    tasks = _tasks(asked, out)
-    judge = judge_of(asked.config)
-    if asked.suite != "capability":
-        try_judge(judge)
-    logs = _run(tasks, _model(asked, out), out / "logs", display)
     others = read_items(other / ITEMS_FILE) if other else []
-    items, scores = _found(logs, asked)
+    settings = _settings(asked.config, out)
+    tasks = _tasks(asked, settings)
+    if ours := asked.suite != "capability":
+        try_judge(judge_of(asked.config))
+    logs = _run(tasks, _model(asked, settings), out, display)
+    items = [item for log in logs for item in items_of(log, asked.target)] if ours else []
     write_items(out / ITEMS_FILE, items)
     result = Result(
         model=asked.target,
-        judge=judge.name if items else "",
+        judge=judge_of(asked.config).name if ours else "",
         suite=asked.suite,
         lines=summary(items),
-        scores=scores,
+        scores={} if ours else {log.eval.task: _scores(log) for log in logs},
         against=others[0].model if others else "",
         others=summary(others),
         changes=compared(items, others),
@@ -90,24 +91,17 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
     return result
 
 
-def _claim(asked: Asked, out: Path) -> None:
-    """Note what the folder is for. Raises: StoreError: If it is for something else."""
-    config = dump_config(asked.config)
-    wanted = {**asdict(asked), "config": config}
-    noted = out / "asked.json"
+def _settings(config: Config, out: Path) -> str:
+    """A file of the settings, named by what is in it: logs that were made with others are of other tasks."""
+    content = dump_config(config)
+    file = out / f"settings-{hash_of(content)[:8]}.toml"
     with atomic.writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    if noted.is_file():
-        if json.loads(noted.read_text(encoding="utf-8")) != wanted:
-            raise StoreError(f"{out}: holds another benchmark, or the same with other settings", "same benchmark")
-        return
-    if any(out.iterdir()):
-        raise StoreError(f"{out}: is not empty and holds no benchmark; choose another folder")
-    atomic.write_file(out / "config.toml", config.encode())
-    atomic.write_file(noted, (json.dumps(wanted, indent=2) + "\n").encode())
+    atomic.write_file(file, content.encode())
+    return str(file)
 
 
-def _tasks(asked: Asked, out: Path) -> list[Any]:
+def _tasks(asked: Asked, settings: str) -> list[Any]:
     """The suite's tasks; all sets are read before any model is loaded."""
     from magic_rl.runs.inspected import TASKS
 
@@ -116,12 +110,12 @@ def _tasks(asked: Asked, out: Path) -> list[Any]:
         raise UserError(f"suite {asked.suite}: has no set {', '.join(unknown)}; its sets: {', '.join(names)}")
     if asked.suite == "capability":
         return [*names]
-    given: dict[str, Any] = {"judge": str(out / "config.toml"), "limit": asked.limit, "max_tokens": asked.max_tokens}
+    given: dict[str, Any] = {"judge": settings, "limit": asked.limit, "max_tokens": asked.max_tokens}
     chosen = [name for name in names if name in asked.data] if asked.data else names
     return [TASKS[name](data=asked.data.get(name, ""), any_count=asked.any_count, **given) for name in chosen]
 
 
-def _model(asked: Asked, out: Path) -> Any:
+def _model(asked: Asked, settings: str) -> Any:
     """The target for Inspect: behind a server by Inspect's own client, else in this process."""
     from inspect_ai.model import GenerateConfig, get_model
 
@@ -139,36 +133,46 @@ def _model(asked: Asked, out: Path) -> Any:
         if endpoint.url:
             return get_model(f"openai-api/target/{endpoint.model}", config=limits, base_url=endpoint.url, api_key=key)
         name = endpoint.model
-    return get_model(f"magic_rl/{name}", settings=str(out / "config.toml"), number=asked.number)
+    number = asked.number
+    if number is None and (Path(name) / "config.toml").is_file():  # said, so that a later defender is another model
+        number = max((saved for saved, _ in RunDirectory.open(Path(name)).players("defender")), default=None)
+    return get_model(f"magic_rl/{name}", settings=settings, number=number)
 
 
-def _run(tasks: list[Any], model: Any, folder: Path, display: Display) -> list[Any]:
-    """Inspect's logs, with samples, in the order of the tasks."""
-    names = [_plain(one if isinstance(one, str) else one.name) for one in tasks]
+def _run(tasks: list[Any], model: Any, out: Path, display: Display) -> list[Any]:
+    """Inspect's logs, with samples, in the order of the tasks. A folder with logs of other tasks is refused."""
     from inspect_ai import eval_set
+    from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.log import read_eval_log
 
-    success, logs = eval_set(
-        tasks,
-        str(folder),
-        model=model,
-        display=display,
-        max_tasks=1,
-        fail_on_error=_FAILED,
-        retry_attempts=0,
-        ctl_server=False,
-        log_level="error",
-    )
-    whole = sorted(
-        map(read_eval_log, (log.location for log in logs)), key=lambda log: names.index(_plain(log.eval.task))
-    )
-    if success:
-        return whole
-    if any(log.status == "cancelled" for log in whole):
+    try:
+        success, logs = eval_set(
+            tasks,
+            str(out / "logs"),
+            model=model,
+            display=display,
+            max_tasks=1,
+            fail_on_error=_FAILED,
+            retry_immediate=False,
+            retry_attempts=0,
+            ctl_server=False,
+            log_level="error",
+        )
+    except PrerequisiteError as error:
+        said = " ".join(str(error.message).split())
+        if "is not associated with a task" in said:
+            raise StoreError(f"{out}: holds a benchmark of something else", "same benchmark") from error
+        raise UserError(f"Inspect: {said}") from error
+    names = [_plain(one if isinstance(one, str) else one.name) for one in tasks]
+    whole = [read_eval_log(log.location) for log in logs]
+    whole.sort(key=lambda log: names.index(_plain(log.eval.task)))
+    if len(whole) < len(tasks) or any(log.status == "cancelled" for log in whole):  # what Ctrl-C leaves
         raise KeyboardInterrupt
-    failed = next((log for log in whole if log.status != "success"), None)
-    why = " ".join(failed.error.message.split())[:200] if failed and failed.error else "it did not finish"
-    raise ChatError(f"{failed.eval.task if failed else 'a task'} stopped: {why}", remedy="repeat")
+    if not success:
+        failed = next(log for log in whole if log.status != "success")
+        why = " ".join(failed.error.message.split())[:200] if failed.error else "it did not finish"
+        raise ChatError(f"{failed.eval.task} stopped: {why}", remedy="repeat")
+    return whole
 
 
 def _plain(name: str) -> str:
@@ -176,16 +180,10 @@ def _plain(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _found(logs: list[Any], asked: Asked) -> tuple[list[Item], list[Score]]:
-    """Items of our tasks, and the numbers of the others."""
-    from magic_rl.evidence.tasks import items_of
-
-    if asked.suite != "capability":
-        return [item for log in logs for item in items_of(log, asked.target)], []
-    scores = [
-        Score(log.eval.task, f"{score.name}/{name}", metric.value, score.scored_samples or 0)
-        for log in logs
-        for score in (log.results.scores if log.results else ())
-        for name, metric in score.metrics.items()
-    ]
-    return [], scores
+def _scores(log: Any) -> dict[str, float]:
+    """What a task of others found, by scorer and metric, and on how many samples."""
+    found: dict[str, float] = {}
+    for score in log.results.scores if log.results else ():
+        found |= {f"{score.name}/{name}": metric.value for name, metric in score.metrics.items()}
+        found[f"{score.name}/n"] = score.scored_samples or 0
+    return found
