@@ -132,7 +132,8 @@ def test_a_task_of_inspect_evals_runs_unmodified(
     rows = "".join(json.dumps({"id": f"q{number}", **question}) + "\n" for number in range(3))
     (folder / "test.jsonl").write_text(rows, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the real set must not be mistaken for this one
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setitem(SUITES, "capability", ("inspect_evals/arc_challenge",))
     result = benchmark(asked(speaking_model, {}, suite="capability"), tmp_path / "out")
     assert result.scores["inspect_evals/arc_challenge"]["choice/n"] == 3
