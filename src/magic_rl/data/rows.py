@@ -26,7 +26,7 @@ ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, BeforeValidator(plain)]  # of a category, an id or a label, which may be a number
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 
 
 class CheckedRow(BaseModel):

@@ -118,7 +118,7 @@ def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
     for part in benchmark.parts:
         if not found[part] or (found[part] != part.rows and not any_count):
             kind = " ".join(filter(None, (part.category, part.label)))
-            raise RowCountError(where, kind, found[part], part.rows)
+            raise RowCountError(where, kind=kind, found=found[part], published=part.rows)
     belong = [row for row, part in zip(rows, parts, strict=True) if part]
     return [_item(name, benchmark, row, number) for row, number in zip(belong, _repeats(belong), strict=True)]
 
