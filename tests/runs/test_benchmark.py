@@ -179,7 +179,8 @@ def test_calls_that_fail_count_for_neither_side(tmp_path: Path, sets: dict[str, 
 def test_a_server_that_always_fails_stops_the_benchmark(tmp_path: Path, sets: dict[str, str], served: Any) -> None:
     with pytest.raises(ChatError):
         benchmark(
-            asked(served(lambda _: Reply(status=400, body=b'{"error": {"message": "no"}}')), sets), tmp_path / "out"
+            asked(served(lambda _: Reply(status=400, body=b'{"error": {"message": "no"}}')), sets, limit=3),
+            tmp_path / "out",
         )
 
 
