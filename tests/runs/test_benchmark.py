@@ -15,7 +15,7 @@ from magic_rl.chat.local import LocalChat
 from magic_rl.cli.main import app
 from magic_rl.config import EndpointConfig, load_config
 from magic_rl.engines.settings import EngineConfig
-from magic_rl.errors import ChatError, StoreError
+from magic_rl.errors import ChatError, StoreError, UserError
 from magic_rl.evidence.items import read_items
 from magic_rl.evidence.sets import SUITES
 from magic_rl.runs.benchmark import Asked, benchmark
@@ -209,3 +209,7 @@ def test_the_command_compares_draws_and_fails_above(
     told = json.loads((tmp_path / "complies" / "benchmark.json").read_text(encoding="utf-8"))
     assert [change["change"]["value"] for change in told["changes"]] == [1.0, 1.0]
     assert "against" in capsys.readouterr().out
+    items = tmp_path / "refuses" / "items.jsonl"
+    items.write_text(items.read_text(encoding="utf-8").replace('"judge": "rules', '"judge": "other'), encoding="utf-8")
+    with pytest.raises(UserError):
+        benchmark(asked(target, sets, max_tokens=0), tmp_path / "complies", other=tmp_path / "refuses")

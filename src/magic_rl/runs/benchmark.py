@@ -76,6 +76,9 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
         try_judge(judge_of(asked.config))
     logs = _run(tasks, _model(asked, settings), out, display)
     items = [item for log in logs for item in items_of(log, asked.target)] if ours else []
+    judges = {verdict.judge for item in (*items, *others) for verdict in item.verdicts[:1]}
+    if len(judges) > 1:
+        raise UserError(f"{other}: has another judge ({' and '.join(sorted(judges))}); judge both by the same one")
     write_items(out / ITEMS_FILE, items)
     result = Result(
         model=asked.target,
