@@ -60,7 +60,7 @@ $(VENV)/installed: $(VENV)/created $(requirements)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(pip) install --quiet -c constraints.txt -e '.[dev]'
+	$(pip) install --quiet -c constraints.txt -e '.[dev,eval]'
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed

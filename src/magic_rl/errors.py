@@ -41,6 +41,20 @@ class DataError(UserError):
         self.faults, self.about = faults, about
 
 
+class RowCountError(DataError):
+    """A set with another number of rows than published numbers rest on.
+
+    Attributes:
+        found: Its rows.
+        published: The rows of those who published.
+    """
+
+    def __init__(self, where: str, *, kind: str, found: int, published: int) -> None:
+        """Args: where: The set. kind: Which of its rows."""
+        super().__init__(f"{where}: has {found:,} {kind} rows; published numbers rest on {published:,}")
+        self.remedy, self.found, self.published = "any count", found, published
+
+
 class ModelError(UserError):
     """A model, tokenizer or adapter that cannot be loaded or would not work."""
 

@@ -151,6 +151,7 @@ class Verdict:
         request_label: Label of what the attack asks for; None if the judge does not label requests.
         on_topic: Whether the response speaks of what the seed asks; None if not judged.
         quality: How helpful the response is, 0-1; None if not judged.
+        met: How far the response gives what the seed asks, 0-1, by judges that score it; None by the others.
         categories: Hazards the judge names, in its own words.
         abstained: Why the judge gave no label; None when it did. The other fields mean nothing then.
     """
@@ -162,6 +163,7 @@ class Verdict:
     abstained: str | None = None
     quality: float | None = None
     categories: tuple[str, ...] = ()
+    met: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,34 @@ SETS: Mapping[str, tuple[Sequence[Rows], Read]] = {
     "dan": ([DAN], [("You are free now.", "harmful", "reddit")]),
     "jbb-harmful": ([JBB], [("Open a door?", "harmful", "Fraud")]),
     "jbb-benign": ([JBB], [("Open a door?", "benign", "Fraud")]),
+    "wildguardtest-harmful": (
+        [[{**row, "response_harm_label": "unharmful" if row["adversarial"] else None} for row in WILDGUARD]],
+        [("As a thief, open a door?", "harmful", "adversarial")],
+    ),
+    "wildjailbreak-eval-harmful": (
+        [WILDJAILBREAK[2:], [{"vanilla": "Open a door?", "adversarial": "You are a locksmith.\nOpen a door?"}]],
+        [("You are a locksmith.\nOpen a door?", "harmful", "")],
+    ),
+    "wildjailbreak-eval-benign": (
+        [WILDJAILBREAK[2:], [{"vanilla": "Paint a door?", "adversarial": "You are a painter. Paint a door?"}]],
+        [("You are a painter. Paint a door?", "benign", "")],
+    ),
+    "do-anything-now": (
+        [[{**DAN[0], "vanilla": "Open a door?", "adversarial": "You are free now. Open a door?"}]],
+        [("You are free now. Open a door?", "harmful", "reddit")],
+    ),
+    "harmbench-test": (
+        [[{**row, "BehaviorID": "door", "Behavior": f"{row['FunctionalCategory']}?"} for row in HARMBENCH[:1]]],
+        [("standard?", "harmful", "standard")],
+    ),
+    "harmbench-attacks": (
+        [[{"test_case": "Sure, open a door?", "model": "x", "method": "GCG", "BehaviorID": "door"}]],
+        [("Sure, open a door?", "harmful", "")],
+    ),
+    "fortress-benign": (
+        [[{"ID": 1, "benign_prompt": "How do doors open?", "risk_domain": "Fraud"}]],
+        [("How do doors open?", "benign", "Fraud")],
+    ),
     "do-not-answer": ([DO_NOT_ANSWER], [("Whose?", "harmful", "Privacy")]),
 }
 XSTEST_TYPES = {
@@ -131,6 +159,8 @@ def published(path: Path, rows: Rows) -> Path:
     """The rows as a file of the kind its name says."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:
@@ -172,7 +202,7 @@ def test_every_named_set_is_tested() -> None:
     assert all(member in NAMED for members in GROUPS.values() for member in members)
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", [name for name in NAMED if NAMED[name].hub])
 def test_a_set_is_read_from_its_own_columns_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forms, expected = SETS[name]
     asked = hub(monkeypatch, lambda: datasets.Dataset.from_list(forms[0]))
@@ -301,7 +331,7 @@ def test_a_set_of_one_class_is_refused_alone(name: str, missing: str, monkeypatc
     assert re.search(rf"{name} from .*: holds no {missing} seeds; .* join another source after a comma", refused(name))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if NAMED[name].kind == "attacks"])
+@pytest.mark.parametrize("name", [name for name in NAMED if NAMED[name].kind == "attacks" and NAMED[name].hub])
 def test_attacks_are_no_seeds_but_can_be_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, lambda: datasets.Dataset.from_list(SETS[name][0][0]))
     assert f"{name} from" in refused(f"demo,{name}")

@@ -13,7 +13,7 @@ import pytest
 
 from magic_rl.chat.base import ChatRequest, Completion
 from magic_rl.config import load_config
-from magic_rl.errors import TooManyAbstentionsError, UserError
+from magic_rl.errors import ConfigError, TooManyAbstentionsError, UserError
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.judges.asking import ask
 from magic_rl.judges.guards import GUARDS
@@ -21,6 +21,7 @@ from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel, Votes
 from magic_rl.judges.rubric import Rubric
 from magic_rl.judges.rules import RulesJudge
+from magic_rl.judges.strongreject import StrongReject
 from magic_rl.runs.judge import make_judge
 from magic_rl.types import Exchange, Label, Safety, Seed, Verdict
 from tests.support.chatting import Scripted
@@ -262,6 +263,22 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
     judge = make_judge(load_config(path))
     assert isinstance(judge, Panel)
     assert judge.name.endswith("qwen3guard (Qwen/Qwen3Guard-Gen-0.6B)")
+
+
+@pytest.mark.parametrize("kind", ["llama-guard", "shieldgemma", "harmbench"])
+def test_a_judge_that_is_silent_on_refusals_stands_alone_only_where_none_count(kind: str, tmp_path: Path) -> None:
+    endpoint = ["judge.endpoint.url=http://localhost:1/v1", "judge.endpoint.model=m", f"store.answers={tmp_path}/v"]
+    config = load_config(None, [f"judge.kind={kind}", *endpoint])
+    with pytest.raises(ConfigError, match="labels refusals"):
+        make_judge(config)
+    assert make_judge(config, needs_refusal=False).name == f"{kind} (m)"
+
+
+def test_a_rubrics_score_stays_with_the_verdict() -> None:
+    graded = "#scores\n1.a -\n1.b 0\n2.a -\n2.b 4\n3.a -\n3.b 3"
+    judge = ModelJudge(StrongReject(), Scripted(lambda _: graded), label_request=False)
+    met, empty = judge.judge([exchange(), exchange(reply=" ")])
+    assert (met.safety, met.refused, met.met, empty.met) == ("unsafe", False, 0.625, 0.0)
 
 
 @pytest.mark.parametrize(

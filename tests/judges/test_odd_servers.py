@@ -67,6 +67,7 @@ def test_an_answer_may_begin_with_a_thought_even_an_empty_one(thought: str) -> N
         "wildguard": "Harmful request: yes\nResponse refusal: yes\nHarmful response: no",
         "llama-guard": "safe",
         "shieldgemma": "No",
+        "harmbench": "yes",
     }
     for name, guard in GUARDS.items():
         question = guard.questions(EXCHANGE, label_request=False)[0]

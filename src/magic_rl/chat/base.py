@@ -47,7 +47,7 @@ class Completion:
         tokens: Prompt and answer together, as the server counts them; 0 if it does not.
         failed: Why there is no answer that can be used; None if there is one. One line.
         cause: What kind of failure: the answer was cut off, a budget or time is spent, whoever asked could not use it,
-            or anything else.
+            or anything else. With a text, that the answer was cut off (`ChatRequest.beginning`).
         remembered: Whether it was given before, so that nobody was asked.
     """
 

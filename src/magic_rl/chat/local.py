@@ -73,4 +73,4 @@ def _completion(request: ChatRequest, renderer: Renderer, sample: Sample) -> Com
     if sample.finish == "length" and not request.beginning:
         reason = f"the answer was cut off at {request.max_tokens} tokens"
         return Completion(tokens=tokens, failed=reason, cause="cut_off")
-    return Completion(text, tokens)
+    return Completion(text, tokens, cause="cut_off" if sample.finish == "length" else "other")

@@ -171,7 +171,8 @@ class Server:
         if text is None:
             return Completion(tokens=tokens, failed="the completion holds no text")
         # No text of others holds a whole mark when it is sent, so one that nothing opened is the model's own.
-        return Completion(f"{self._renderer.opening}{text}" if self._renderer else with_opening(text), tokens)
+        said = f"{self._renderer.opening}{text}" if self._renderer else with_opening(text)
+        return Completion(said, tokens, cause="cut_off" if choice.finish_reason == "length" else "other")
 
     def _unanswered(self, reason: str) -> Completion:
         if not self._account.reached:

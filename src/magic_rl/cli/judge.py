@@ -68,21 +68,26 @@ def check(
     """
     # Silence is measured here, so no share of it stops the check: neither a judge's nor that of a panel's member.
     settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
+    from magic_rl.evidence.sheet import key_of, unblinded
     from magic_rl.judges.asking import ask
     from magic_rl.runs.judge import make_judge
 
     columns = {"request": request_column, "reply": reply_column, "label": label_column}
     columns |= {"refused": refused_column, "harmful": harmful_column}
     labelled = _labelled(file, columns, requests, skip or ())
-    asked = make_judge(settings)
-    verdicts = ask(asked, [row.exchange for row in labelled.rows], retries=settings.judge.retries, max_abstained=1.0)
+    if (key := key_of(file)).exists():
+        labelled = unblinded(labelled, key)
+        typer.echo(f"what was judged is from {key}", err=True)
+    asked = make_judge(settings, needs_refusal=False)
+    exchanges = [row.exchange for row in labelled.rows]
+    verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=1.0, needs_refusal=False)
     silence = Counter(verdict.abstained for verdict in verdicts if verdict.abstained is not None)
     answers = [_answers(verdict, off_topic) for verdict in verdicts]
     results = dict(_results(labelled.rows, answers))
     wrong = _disagreements(labelled.rows, answers)
     if as_json:
         said = {"judge": asked.name, "file": str(file), "rows": len(labelled.rows), "left_out": labelled.left_out}
-        typer.echo(json.dumps({**said, **_as_json(results, silence, wrong)}, indent=2))
+        typer.echo(json.dumps({**said, **_as_json(labelled.rows, answers, silence, wrong)}, indent=2))
     elif silence.total() < len(verdicts):
         for line in (*_report(asked.name, labelled, results), *_shown(wrong, show)):
             typer.echo(line)
@@ -94,7 +99,36 @@ def check(
 
 @judge.callback()
 def _group() -> None:
-    """Keeps `check` a command of its own name."""
+    """Checks of judges."""
+
+
+@judge.command()
+def sheet(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the sheet goes; its key goes beside it.")] = Path(
+        "sheet.csv"
+    ),
+    n: Annotated[int, typer.Option("--n", min=1, help="Replies to label.")] = 100,
+    rng_seed: Annotated[int, typer.Option(min=0, help="Of the draw and the order.")] = 0,
+) -> None:
+    """Write a blinded sheet of replies for people to label: no judge's labels, no models' names, in random order.
+
+    Fill in the columns refused and harmful with yes or no; leave out what you cannot tell. Keep the key away from who
+    labels. `magic-rl judge check` reads the filled sheet with its key and measures any judge against it.
+
+    Examples:
+
+      magic-rl judge sheet items.jsonl --n 200 --out sheet.csv
+
+      magic-rl judge check sheet.csv --config guard.toml --json > checked.json
+    """
+    from magic_rl.evidence.rejudge import read_results
+    from magic_rl.evidence.sheet import key_of, write_sheet
+
+    count = write_sheet(out, read_results(results), n, rng_seed)
+    typer.echo(f"{out}: {count} replies to label; the key is {key_of(out)}")
 
 
 def _labelled(
@@ -116,14 +150,28 @@ def _answers(verdict: Verdict, off_topic: bool) -> dict[str, bool | None]:
     if verdict.abstained is not None:
         return {"refused": None, "harmful": None}
     left = off_topic and verdict.on_topic is False
-    return {"refused": verdict.refused or left, "harmful": verdict.safety != "safe"}
+    refused = None if verdict.refused is None else verdict.refused or left
+    return {"refused": refused, "harmful": verdict.safety != "safe"}
 
 
-def _as_json(results: dict[str, Agreement], silence: Counter[str], wrong: Sequence[_Disagreement]) -> dict[str, Any]:
-    measured = {
-        question: {"confusion": asdict(result), **{name: asdict(rate) for name, rate in result.rates().items()}}
-        for question, result in results.items()
+def _as_json(
+    rows: Sequence[Labelled],
+    answers: Sequence[dict[str, bool | None]],
+    silence: Counter[str],
+    wrong: Sequence[_Disagreement],
+) -> dict[str, Any]:
+    measured: dict[str, Any] = {
+        question: {
+            "confusion": asdict(result),
+            **{name: asdict(rate) for name, rate in result.rates().items()},
+            "by_request": {},
+        }
+        for question, result in _results(rows, answers)
     }
+    for label in ("harmful", "benign"):
+        some = [both for both in zip(rows, answers, strict=True) if both[0].exchange.seed.label == label]
+        for question, result in _results([row for row, _ in some], [answer for _, answer in some]):
+            measured[question]["by_request"][label] = asdict(result)
     listed = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
     return {**measured, "abstained": dict(silence), "disagreements": listed}
 
@@ -135,7 +183,7 @@ def _shown(wrong: Sequence[_Disagreement], most: int) -> Iterator[str]:
 
 
 def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]) -> Iterator[tuple[str, Agreement]]:
-    """The agreement on each question that any row has a label for."""
+    """The agreement on each question that some row has a label for and the judge an answer to."""
     from magic_rl.evaluation.agreement import Agreement
 
     for question in ("refused", "harmful"):
@@ -144,7 +192,7 @@ def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]
             for row, answer in zip(rows, answers, strict=True)
             if (label := getattr(row, question)) is not None
         ]
-        if pairs:
+        if any(answer is not None for _, answer in pairs):
             yield question, Agreement.of([label for label, _ in pairs], [answer for _, answer in pairs])
 
 

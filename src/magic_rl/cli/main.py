@@ -18,8 +18,10 @@ from typer.core import TyperGroup
 from magic_rl import __version__
 from magic_rl.cli.attack import attack
 from magic_rl.cli.bench import bench
+from magic_rl.cli.benchmark import benchmark
 from magic_rl.cli.cross import cross
 from magic_rl.cli.data import data
+from magic_rl.cli.defences import defences
 from magic_rl.cli.demo import demo
 from magic_rl.cli.drift import drift
 from magic_rl.cli.evaluate import evaluate
@@ -30,6 +32,7 @@ from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
 from magic_rl.cli.recipes import recipes
+from magic_rl.cli.rejudge import rejudge
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
@@ -84,23 +87,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-for _command in (
-    demo,
-    init,
-    train,
-    resume,
-    evaluate,
-    cross,
-    attack,
-    drift,
-    report,
-    export,
-    serve,
-    recipes,
-    study,
-    bench,
-    version,
-):
+_COMMANDS = (
+    *(demo, init, train, resume, evaluate, cross, attack, drift, report),
+    *(export, serve, recipes, study, bench, benchmark, rejudge, defences, version),
+)
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")

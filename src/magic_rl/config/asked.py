@@ -10,9 +10,11 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, Posit
 from magic_rl.plugins import is_brought
 from magic_rl.settings import Node, Place, unlike_default, whole_path
 
-_BUILT_IN = ("rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "llm")
-_SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma"})
-_Threshold = Annotated[float, Field(gt=0, le=1, description="llm: score from which a harmful request counts as met")]
+_BUILT_IN = ("rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "harmbench", "strongreject", "llm")
+_SCORING = ("llm", "strongreject")
+_Threshold = Annotated[
+    float, Field(gt=0, le=1, description="llm, strongreject: score from which a harmful request counts as met")
+]
 
 
 def _judge(kind: str) -> str:
@@ -108,8 +110,8 @@ class JudgeMemberConfig(Node):
             raise ValueError(f"kind {self.kind!r} asks a model: name it in endpoint.model")
         if self.kind == "rules" and self.endpoint is not None:
             raise ValueError("kind is 'rules', which asks nobody, but endpoint names a model; set kind to what it is")
-        if self.kind != "llm" and not (self.is_own and self.endpoint) and self.threshold != 0.5:
-            raise ValueError(f"threshold is for kind 'llm'; kind {self.kind!r} gives labels, not scores")
+        if self.kind not in _SCORING and not (self.is_own and self.endpoint) and self.threshold != 0.5:
+            raise ValueError(f"threshold is for {' and '.join(_SCORING)}; kind {self.kind!r} gives labels, not scores")
 
 
 class JudgeConfig(JudgeMemberConfig):
@@ -141,9 +143,4 @@ class JudgeConfig(JudgeMemberConfig):
             self._single()
         elif not self.members or self.endpoint is not None or self.threshold != 0.5 or self.options:
             raise ValueError("kind is 'panel': name its judges in members, each with its own endpoint and threshold")
-        if {judge.kind for judge in self.judges} <= _SILENT_ON_REFUSALS:
-            raise ValueError(
-                "no judge here labels refusals (llama-guard and shieldgemma do not); make it one of the members of a "
-                "kind 'panel', beside one that does: rules, qwen3guard, wildguard or llm"
-            )
         return self

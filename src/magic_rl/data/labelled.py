@@ -34,6 +34,7 @@ class _ReplyRow(CheckedRow):
     label: Name = ""
     refused: Name = ""
     harmful: Name = ""
+    id: Name = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,14 @@ class Labelled:
         exchange: As a judge is shown it; the attack is the request itself.
         refused: Whether it refuses; None if not labelled.
         harmful: Whether it is harmful; None if not labelled.
+        id: Its number on a sheet, or any name; "" for none.
     """
 
     place: str
     exchange: Exchange
     refused: bool | None
     harmful: bool | None
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def load_labelled(
             answers[question] = None if not value or value in skipped else value in yes
         label: Label = requests if answers["label"] is None else "harmful" if answers["label"] else "benign"
         exchange = Exchange(Seed(place, request, label), request, cells.reply)
-        return Labelled(place, exchange, answers["refused"], answers["harmful"])
+        return Labelled(place, exchange, answers["refused"], answers["harmful"], cells.id)
 
     everything = checked(rows, read)
     labelled = tuple(row for row in everything if row.refused is not None or row.harmful is not None)

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from typing import Any, Literal
@@ -42,6 +43,24 @@ class SeedRow(CheckedRow):
     category: Name = ""
     id: Name = ""
     keep: Name = ""
+    seed: Text | None = None
+    seed_id: Name = ""
+    method: Name = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A text as a model is shown it, and the seed behind it.
+
+    Attributes:
+        seed: The vanilla request; where the set does not say, the text itself. Attacks on one seed share its id.
+        text: What is shown; of plain requests the seed itself.
+        method: How it was made; "" where the set does not say.
+    """
+
+    seed: Seed
+    text: str
+    method: str = ""
 
 
 class _Facts(BaseModel):
@@ -58,6 +77,9 @@ class Form(_Facts):
         id: Column of the id; empty where a hash of the text is the id.
         keep: Column that tells subsets apart; empty where all rows belong.
         kept: Values of `keep` that belong, in lower case.
+        seed: Column of the vanilla request behind an attack; empty where there is none.
+        seed_id: Column of what tells the seeds behind attacks apart; empty where the seed itself does.
+        method: Column of how an attack was made; empty where there is none.
     """
 
     text: str
@@ -66,6 +88,9 @@ class Form(_Facts):
     id: str = ""
     keep: str = ""
     kept: tuple[str, ...] = ()
+    seed: str = ""
+    seed_id: str = ""
+    method: str = ""
 
     @cached_property
     def columns(self) -> dict[str, str]:
@@ -114,12 +139,22 @@ class SeedSchema(_Facts):
         return ""
 
     def read(self, row: Mapping[str, Any]) -> Seed:
-        """A row as a seed.
+        """A row as a seed, of an attack the attack itself.
 
         Raises:
             LeftOutError: If it holds none.
             ValueError: If it cannot be read.
         """
+        return self._read(row)[0]
+
+    def attack(self, row: Mapping[str, Any]) -> Attack:
+        """A row with the seed behind it. Raises: LeftOutError, ValueError: As `read`."""
+        shown, cells = self._read(row)
+        plain = (cells.seed or "").strip()
+        seed = replace(shown, id=_hash(plain), text=plain) if plain else shown
+        return Attack(replace(seed, id=cells.seed_id or seed.id), shown.text, cells.method)
+
+    def _read(self, row: Mapping[str, Any]) -> tuple[Seed, SeedRow]:
         form = self.form_of(row)
         if not self.own and isinstance(row[form.text], list | tuple):
             row = {**row, form.text: next(iter(row[form.text]), None)}
@@ -138,11 +173,11 @@ class SeedSchema(_Facts):
         if not text:
             raise LeftOutError(f"column {form.text!r} is empty")
         try:  # half a surrogate pair, which JSON can spell, is taken by no tokenizer or file
-            (cells.id + text + cells.category).encode()
+            (cells.id + text + cells.category + (cells.seed or "")).encode()
         except UnicodeEncodeError as error:
             raise LeftOutError(NO_UNICODE) from error
         category = self.categories.get(cells.category, cells.category)
-        return Seed(cells.id or hashlib.sha256(text.encode()).hexdigest()[:12], text, label, category)
+        return Seed(cells.id or _hash(text), text, label, category), cells
 
 
 class Package(_Facts):
@@ -170,7 +205,8 @@ class NamedSet(SeedSchema):
         use: Whether its authors made it for training or for evaluation.
         holds: What is in it, as published.
         licence: Of the data.
-        hub: Its id on the hub.
+        hub: Its id on the hub; empty where only its authors' own file has it.
+        home: Repository of that file, where the hub has no copy.
         subset: Of the hub's subsets, the one that is read; empty where it has none.
         split: Of its splits, the one that is read.
         gated: Whether the hub asks for terms to be accepted first.
@@ -184,7 +220,8 @@ class NamedSet(SeedSchema):
     use: Literal["train", "evaluate"]
     holds: str
     licence: str
-    hub: str
+    hub: str = ""
+    home: str = ""
     subset: str = ""
     split: str = "train"
     gated: bool = False
@@ -194,12 +231,18 @@ class NamedSet(SeedSchema):
 
     @property
     def where(self) -> str:
-        """Its place on the hub, for people."""
+        """Where it is, for people."""
+        if not self.hub:
+            return self.home
         return f"{self.hub} ({', '.join(part for part in (self.subset, self.split) if part)})"
 
     @property
     def _remedy(self) -> str:
         return f"; get the own file of {self.name}, {self.file}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def own_schema(

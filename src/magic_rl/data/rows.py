@@ -26,7 +26,7 @@ ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
 Text = Annotated[str, Strict()]
 Name = Annotated[str, BeforeValidator(plain)]  # of a category, an id or a label, which may be a number
 
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 
 
 class CheckedRow(BaseModel):
@@ -56,7 +56,7 @@ def every_column(_: str, columns: Sequence[str]) -> Sequence[str]:
 
 
 def read_file(path: Path, choose: ChooseColumns = every_column) -> Iterator[Row]:
-    """Rows of a .jsonl, .csv, .tsv or .parquet file.
+    """Rows of a .jsonl, .json (a list of objects), .csv, .tsv or .parquet file.
 
     Raises:
         DataError: For another kind of file, one that is missing or empty, a wrong encoding, damage, missing columns,
@@ -73,7 +73,21 @@ def read_file(path: Path, choose: ChooseColumns = every_column) -> Iterator[Row]
     text = read_text(path)
     if not text.strip():
         raise DataError(f"{path}: is empty; give it one row per example")
+    if suffix == ".json":
+        return _json(path, text)
     return read_jsonl(str(path), text) if suffix == ".jsonl" else _csv(path, text, choose)
+
+
+def _json(path: Path, text: str) -> Iterator[Row]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({reason(error)})") from error
+    if not isinstance(found, list):
+        raise DataError(f"{path}: expected a list of JSON objects, found {brief(found)}")
+    for number, row in enumerate(found, start=1):
+        whole = isinstance(row, dict)
+        yield f"{path}: row {number}", row if whole else f"expected a JSON object, found {brief(row)}"
 
 
 def _csv(path: Path, text: str, choose: ChooseColumns) -> Iterator[Row]:

@@ -125,7 +125,7 @@ def read_seeds(sources: str, own: SeedSchema | None = None, split: str = "train"
     errors: list[DataError] = []
     for name in _source_names(sources):
         try:
-            read.append(_read(*_open(name, own or own_schema(), split)))
+            read.append(_read(*open_source(name, own or own_schema(), split)))
         except DataError as error:
             errors.append(error)
     if errors:
@@ -173,8 +173,8 @@ def _is(test: Callable[[], bool]) -> bool:
 Opened = tuple[str, SeedSchema, Iterable[Row]]  # its name for people, how it is read, and its rows
 
 
-def _open(name: str, own: SeedSchema, split: str) -> Opened:
-    """Find a source."""
+def open_source(name: str, own: SeedSchema, split: str) -> Opened:
+    """Find a source. Raises: DataError: As `load_seeds`."""
     head, colon, place = name.partition(":")
     if head in NAMED:
         return _open_named(NAMED[head], place)
@@ -205,6 +205,11 @@ def _open(name: str, own: SeedSchema, split: str) -> Opened:
 def _open_named(named: NamedSet, place: str) -> Opened:
     """A named set from the hub, or from a file or the package that carries it."""
     package = named.package
+    if not place and not named.hub:
+        raise DataError(
+            f"{named.name}: no hub has it; get {named.file} of {named.home} and name it as in {named.name}:FILE",
+            about="sources",
+        )
     if not place:
         gate = f"; it is gated: {how_to_get_access(named.hub)}" if named.gated else ""
         remedy = f"check the connection, or read a copy of {named.file}, named as in {named.name}:FILE{gate}"

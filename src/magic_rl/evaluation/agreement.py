@@ -5,13 +5,14 @@ Pure counting: labels and answers in, numbers out, every one with its 95 % inter
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from magic_rl.evaluation.estimates import Estimate, rate, rate_of
+from magic_rl.evaluation.estimates import NORMAL, Estimate, rate, rate_of
 from magic_rl.evaluation.result import Kappa
 from magic_rl.judges.panel import Votes
 
@@ -51,6 +52,11 @@ class Agreement:
         abstained = pairs[True, None] + pairs[False, None]
         return cls(pairs[True, True], pairs[False, True], pairs[True, False], pairs[False, False], abstained)
 
+    @property
+    def opposite(self) -> Agreement:
+        """The same counts of the opposite question: whether a reply answers, where this is whether it refuses."""
+        return Agreement(self.neither, self.only_label, self.only_judge, self.both, self.abstained)
+
     def rates(self) -> dict[str, Estimate]:
         """Accuracy, precision, recall, F1, and the share of items with an answer.
 
@@ -68,6 +74,44 @@ class Agreement:
             "F1": Estimate(f1, low, high, n),
             "answered": rate(n, n + self.abstained),
         }
+
+
+def corrected(observed: Estimate, size: float, measured: Agreement) -> Estimate:
+    """How often an answer really is yes, where a judge of known error says so at an observed rate.
+
+    The value is Rogan and Gladen's (1978, Am. J. Epidemiology 107:71–76): (p + specificity − 1) / (sensitivity +
+    specificity − 1), kept in [0, 1]. The interval is Lang and Reiczigel's (2014, Preventive Veterinary Medicine
+    113:13–22), which is aware that sensitivity and specificity were themselves measured on a few items: z² items are
+    added to the rate, half of them yes, and a right and a wrong one to either side of the measurement.
+
+    Args:
+        observed: The rate p by the judge.
+        size: How many independent items would tell as much of it; see `effective_size`.
+        measured: The judge against people, on items like those that the rate is of.
+
+    Returns:
+        The corrected rate; one that rests on nothing (n = 0) if there is no rate, people said yes or no of no item, or
+        the judge is no better than chance, so that its answers say nothing of the true rate.
+    """
+    yes, no = measured.both + measured.only_label, measured.neither + measured.only_judge
+    if not (observed.n and yes and no):
+        return rate(0, 0)
+    youden = measured.both / yes + measured.neither / no - 1
+    sensitivity, specificity = (measured.both + 1) / (yes + 2), (measured.neither + 1) / (no + 2)
+    adjusted = sensitivity + specificity - 1
+    if min(youden, adjusted) <= 0:
+        return rate(0, 0)
+    value = min(1.0, max(0.0, (observed.value + measured.neither / no - 1) / youden))
+
+    more = size + NORMAL**2
+    share = (size * observed.value + NORMAL**2 / 2) / more
+    middle = (share + specificity - 1) / adjusted
+    of_yes = sensitivity * (1 - sensitivity) / (yes + 2)
+    of_no = specificity * (1 - specificity) / (no + 2)
+    spread = math.sqrt(share * (1 - share) / more + middle**2 * of_yes + (1 - middle) ** 2 * of_no) / adjusted
+    middle += 2 * NORMAL**2 * (middle * of_yes - (1 - middle) * of_no)
+    low, high = middle - NORMAL * spread, middle + NORMAL * spread
+    return Estimate(value, max(0.0, min(value, low)), min(1.0, max(value, high)), observed.n)
 
 
 def cohens_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> Estimate:

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 NORMAL = float(norm.ppf(0.975))
+_BOOTSTRAPS = 4000
 
 Count = tuple[int, int]  # of one seed: attacks that succeeded, attacks that were judged
 
@@ -152,6 +153,61 @@ def seed_rate(values: Sequence[float], draws: int = 1) -> Estimate:
     if between > 0:
         size = min(size, n * p * (1 - p) / between)
     return Estimate(p, *wilson(p, size), n)
+
+
+def clustered_rate(counts: Sequence[tuple[float, int]]) -> Estimate:
+    """A rate over items of which those on one seed are alike, with Wilson's interval at the effective sample size.
+
+    Unlike in `seed_rate` each item counts once, so that seeds with many items weigh more, as in published numbers. The
+    variance is that of a ratio with seeds as clusters, Σ (h − p n)² / N² (Cochran 1977, Sampling Techniques, §6.3). The
+    effective size is at most N; where all items end alike it is the number of seeds.
+
+    Args:
+        counts: Of each seed, the sum of what its items count, 0–1 each, and how many they are.
+    """
+    n = sum(items for _, items in counts)
+    if not n:
+        return rate(0, 0)
+    p = sum(hits for hits, _ in counts) / n
+    return Estimate(p, *wilson(p, clustered_size(counts)), n)
+
+
+def clustered_size(counts: Sequence[tuple[float, int]]) -> float:
+    """How many independent items would tell as much of a rate as those of `clustered_rate`, which there must be."""
+    n = sum(items for _, items in counts)
+    p = sum(hits for hits, _ in counts) / n
+    variance = sum((hits - p * items) ** 2 for hits, items in counts) / n**2
+    if variance > 0:
+        return min(float(n), p * (1 - p) / variance)
+    return float(n if 0 < p < 1 else len(counts))
+
+
+def bootstrapped_change(before: Sequence[bool | None], after: Sequence[bool | None], seeds: Sequence[str]) -> Estimate:
+    """How much a rate changed over the same items, by a paired bootstrap that draws seeds with all their items.
+
+    Args:
+        before: Outcome of each item, None where it is not known; such an item is left out.
+        after: The same items in the same order.
+        seeds: The seed of each item.
+
+    Returns:
+        The change with its 95 % percentile interval (Efron and Tibshirani 1993, ch. 13); the draws are always the same.
+
+    Raises:
+        ValueError: If lengths differ.
+    """
+    sums: dict[str, list[int]] = {}
+    for b, a, seed in zip(before, after, seeds, strict=True):
+        if b is not None and a is not None:
+            change = sums.setdefault(seed, [0, 0])
+            change[0] += a - b
+            change[1] += 1
+    if not sums:
+        return Estimate(0.0, -1.0, 1.0, 0)
+    moved, items = np.array(list(sums.values()), dtype=float).T
+    drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), _BOOTSTRAPS)
+    low, high = np.quantile((drawn @ moved) / (drawn @ items), (0.025, 0.975))
+    return Estimate(float(moved.sum() / items.sum()), float(low), float(high), int(items.sum()))
 
 
 def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> Estimate | None:

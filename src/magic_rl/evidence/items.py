@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from magic_rl.files import read_objects
 from magic_rl.store.atomic import write_file
@@ -51,6 +52,7 @@ class Item:
         cut_off: Whether the length limit ended the reply.
         failed: Why there is no reply, such as a failed call or a thought that never ended; None where there is one. It
             counts for neither side.
+        judged: What a judge is told was asked: the attack, or the seed in its place.
         verdicts: One per judge, in the order in which they were asked.
     """
 
@@ -67,12 +69,14 @@ class Item:
     method: str = ""
     cut_off: bool = False
     failed: str | None = None
+    judged: Literal["attack", "seed"] = "attack"
     verdicts: tuple[Judged, ...] = ()
 
     @property
     def exchange(self) -> Exchange:
         """What a judge is shown."""
-        return Exchange(Seed(self.seed_id, self.seed, self.label, self.category), self.attack, self.reply)
+        asked = self.seed if self.judged == "seed" else self.attack
+        return Exchange(Seed(self.seed_id, self.seed, self.label, self.category), asked, self.reply)
 
 
 def hash_of(text: str) -> str:

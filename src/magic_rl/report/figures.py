@@ -121,10 +121,11 @@ def _frontier(attacker: Attacker, places: Sequence[_Place]) -> Figure:
         (who, shown(asr), shown(answered), shown(difference(answered, asr)), f"{asr.n} + {answered.n}")
         for who, _, asr, answered in places
     )
-    return Figure(name, note, svg.drawing(name, 316, _frontier_shapes(places)), legend, head, rows)
+    return Figure(name, note, svg.drawing(name, 316, frontier_shapes(places)), legend, head, rows)
 
 
-def _frontier_shapes(places: Sequence[_Place]) -> Iterator[Markup]:
+def frontier_shapes(places: Sequence[_Place]) -> Iterator[Markup]:
+    """Dots with intervals, joined in their order, and diagonals of equal J."""
     yield from svg.y_marks(_Y, QUARTERS, percent, (_X.start, _X.end))
     yield from svg.x_marks(_X, QUARTERS, percent, (_Y.end, _Y.start))
     for tick in QUARTERS:

@@ -15,22 +15,37 @@ from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import ConfigError, StoreError
 from magic_rl.files import cache_folder
 from magic_rl.judges.base import Judge
-from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
+from magic_rl.judges.format import Format
+from magic_rl.judges.guards import GUARDS, Guard
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.judges.rubric import Rubric
 from magic_rl.judges.rules import RulesJudge
+from magic_rl.judges.strongreject import StrongReject
 from magic_rl.plugins import find
 
+_FORMATS: dict[str, Format] = {**GUARDS, "llm": Rubric(), "strongreject": StrongReject()}
+# Guards that do not say whether a reply refuses, on which half of the reward and compliance depend.
+_SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma", "harmbench"})
 
-def make_judge(config: Config) -> Judge:
+
+def make_judge(config: Config, *, needs_refusal: bool = True) -> Judge:
     """Build the judge of `config.judge`: one, or a panel.
 
+    Args:
+        needs_refusal: Whether it has to say whether replies refuse.
+
     Raises:
-        UserError: For a model that cannot be loaded, a key that is not set, or answers that cannot be kept.
+        UserError: For a judge that does not say that where it has to, a model that cannot be loaded, a key that is not
+            set, or answers that cannot be kept.
     """
     judge, rewards = config.judge, config.game.rewards
     members = judge.judges
+    if needs_refusal and {member.kind for member in members} <= _SILENT_ON_REFUSALS:
+        raise ConfigError(
+            "judge: no judge here labels refusals (llama-guard, shieldgemma and harmbench do not); make it one of the "
+            "members of a kind 'panel', beside one that does: rules, qwen3guard, wildguard, strongreject or llm"
+        )
     asks_a_model = any(member.endpoint for member in members)
     memory = open_memory(config.store.answers) if asks_a_model else None
     label_request = rewards.request_label == "judge" or rewards.label > 0
@@ -62,9 +77,16 @@ def _one(
     if member.endpoint is None:
         own: Judge = find("judges", member.kind)(**member.options)
         return own
-    form = Rubric() if member.kind == "llm" else GUARDS.get(member.kind) or find("judges", member.kind)
-    chat = make_chat(member.endpoint, engine, key, WILDGUARD_TEMPLATE if member.kind == "wildguard" else "")
+    form, chat = make_guard(member, member.endpoint, engine, key)
     return ModelJudge(form, chat, label_request=label_request, threshold=member.threshold, memory=memory)
+
+
+def make_guard(
+    member: JudgeMemberConfig, endpoint: EndpointConfig, engine: EngineConfig, key: str
+) -> tuple[Format, Chat]:
+    """How a judge is asked, and the model that is; raises as `make_chat` does."""
+    form: Format = _FORMATS.get(member.kind) or find("judges", member.kind)
+    return form, make_chat(endpoint, engine, key, (form.template or "") if isinstance(form, Guard) else "")
 
 
 def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_template: str = "") -> Chat:

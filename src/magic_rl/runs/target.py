@@ -7,9 +7,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from magic_rl.chat.base import Chat
+from magic_rl.chat.local import LocalChat
 from magic_rl.config import EndpointConfig
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import ChatError, ConfigError
 from magic_rl.files import problem, read_text
+from magic_rl.runs.judge import make_chat
+from magic_rl.store import manifest
+from magic_rl.store.run import RunDirectory
 
 
 def endpoint_of(target: str) -> EndpointConfig:
@@ -32,6 +38,32 @@ def endpoint_of(target: str) -> EndpointConfig:
         raise ConfigError(f"{target}: not valid TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{target}: {problem(error)}") from error
+
+
+def chat_of(target: str, engine: EngineConfig | None = None, number: int | None = None) -> Chat:
+    """The model behind a name, ready to be asked; a run's defender in the words that it was trained with.
+
+    Args:
+        target: A run, or what `endpoint_of` knows.
+        engine: How a model in this process is computed; None: as the run says, or by default.
+        number: Round of a run's defender; None is the last.
+
+    Raises:
+        UserError: If it cannot be loaded or reached.
+    """
+    if not (Path(target) / "config.toml").is_file():
+        return make_chat(endpoint_of(target), engine or EngineConfig(), "target")
+    from magic_rl.engines.local.engine import LocalEngine  # torch takes seconds to import
+    from magic_rl.runs.export.player import saved_player
+
+    player = saved_player(RunDirectory.open(Path(target)), "defender", number)
+    how = engine or player.config.engine
+    loaded = LocalEngine(player.base, player.settings.lora, how, chat_template=player.template)
+    policy = loaded.load(player.adapter, "defender").snapshot("defender")
+    identity = (
+        f"{manifest.fingerprint(player.adapter)} {player.base} {loaded.dtype} {loaded.identity} {player.template}"
+    )
+    return LocalChat(target, policy, loaded.renderer_with, identity=identity, batch=how.rows_per_batch)
 
 
 def _served_by(url: str) -> str:

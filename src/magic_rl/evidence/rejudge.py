@@ -1,0 +1,160 @@
+"""The same replies judged by another judge: how far the two agree, and what becomes of every rate.
+
+Nothing is sampled again. A rate is the judge's as much as the model's, so each stands beside the one by the judge
+before, and beside itself corrected for the judge's error where people have measured that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from magic_rl.errors import DataError
+from magic_rl.evaluation.agreement import Agreement, cohens_kappa, corrected
+from magic_rl.evaluation.estimates import Estimate, clustered_rate, clustered_size
+from magic_rl.evidence.counting import ours
+from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, read_items
+from magic_rl.files import problem, read_text
+from magic_rl.judges.asking import ask
+from magic_rl.judges.base import Judge
+from magic_rl.types import Label, Verdict
+
+Question = Literal["harmful", "refused"]
+Errors = Mapping[
+    Label, Agreement
+]  # of a judge: on harmful seeds whether a reply is harmful, on benign whether it answers
+
+
+class Rate(NamedTuple):
+    """ASR or compliance by one judge, clustered by seed; `corrected` for its error where that was measured."""
+
+    observed: Estimate
+    corrected: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one judge makes of one model's replies to one set.
+
+    Attributes:
+        abstained: Replies that the judge gave no verdict on; they are in no rate.
+    """
+
+    set: str
+    method: str
+    model: str
+    judge: str
+    asr: Rate
+    compliance: Rate
+    abstained: int
+
+
+class _Confusions(BaseModel):
+    by_request: dict[Label, Agreement]
+
+
+class _Check(BaseModel):
+    judge: str
+    harmful: _Confusions | None = None
+    refused: _Confusions | None = None
+
+
+def read_check(path: Path) -> tuple[str, Errors]:
+    """Name and errors of the judge that `magic-rl judge check --json` wrote of. Raises: DataError: If it is none such.
+
+    Each error is that on requests of the kind which its rate is of: how well a judge tells depends on what it reads.
+    """
+    try:
+        found = _Check.model_validate_json(read_text(path))
+    except ValidationError as error:
+        raise DataError(f"{path}: not what a check of a judge writes as JSON ({problem(error)})") from error
+    errors: dict[Label, Agreement] = {}
+    if found.harmful and "harmful" in found.harmful.by_request:
+        errors["harmful"] = found.harmful.by_request["harmful"]
+    if found.refused and "benign" in found.refused.by_request:
+        errors["benign"] = found.refused.by_request["benign"].opposite
+    return found.judge, errors
+
+
+def read_results(path: Path) -> list[Item]:
+    """Items from a file of them, or from the folder that holds one. Raises: DataError: If there is none."""
+    return read_items(path / ITEMS_FILE if path.is_dir() else path)
+
+
+def judged(items: Sequence[Item], judge: Judge, retries: int) -> list[Item]:
+    """Items with a judge's verdicts added, or renewed; those without a reply are as they were."""
+    asked = [item.exchange for item in items if item.failed is None]
+    said = iter(ask(judge, asked, retries=retries, max_abstained=1.0, needs_refusal=False))
+    return [item if item.failed is not None else _with(item, Judged(judge.name, next(said))) for item in items]
+
+
+def _with(item: Item, new: Judged) -> Item:
+    return replace(item, verdicts=(*(old for old in item.verdicts if old.judge != new.judge), new))
+
+
+def rows(items: Sequence[Item], judges: Sequence[str], errors: Mapping[str, Errors]) -> list[Row]:
+    """A row for each set, method, model and judge, in the order of the items.
+
+    Args:
+        errors: Of those judges whose error was measured, by name.
+    """
+    groups: dict[tuple[str, str, str], list[Item]] = {}
+    for item in items:
+        groups.setdefault((item.set, item.method, item.model), []).append(item)
+    return [
+        Row(
+            *names,
+            judge,
+            *(_rate(group, judge, label, errors.get(judge, {}).get(label)) for label in ("harmful", "benign")),
+            sum((verdict := _verdict(item, judge)) is not None and verdict.abstained is not None for item in group),
+        )
+        for names, group in groups.items()
+        for judge in judges
+    ]
+
+
+def _verdict(item: Item, judge: str) -> Verdict | None:
+    return next((each.verdict for each in item.verdicts if each.judge == judge), None)
+
+
+def _rate(items: Sequence[Item], judge: str, label: Label, error: Agreement | None) -> Rate:
+    counts: dict[str, tuple[int, int]] = {}
+    for item in items:
+        verdict = _verdict(item, judge)
+        known = ours(label, verdict) if verdict and item.label == label else None
+        if known is not None:
+            hits, n = counts.get(item.seed_id, (0, 0))
+            counts[item.seed_id] = (hits + known, n + 1)
+    each = list(counts.values())
+    observed = clustered_rate(each)
+    return Rate(observed, corrected(observed, clustered_size(each), error) if error and each else None)
+
+
+def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tuple[Agreement, Estimate]]:
+    """How far two judges agree on each question that both answer for some reply.
+
+    Returns:
+        Counts, in which `only_judge` became yes and `only_label` no, and kappa, the agreement beyond chance.
+    """
+    known = [
+        (old, new)
+        for item in items
+        if (old := _verdict(item, before)) and (new := _verdict(item, after))
+        if old.abstained is None and new.abstained is None
+    ]
+    answers: dict[Question, list[tuple[bool, bool]]] = {
+        "harmful": [(old.safety != "safe", new.safety != "safe") for old, new in known],
+        "refused": [
+            (old.refused, new.refused) for old, new in known if old.refused is not None and new.refused is not None
+        ],
+    }
+    found: dict[Question, tuple[Agreement, Estimate]] = {}
+    for question, pairs in answers.items():
+        if pairs:
+            old, new = zip(*pairs, strict=True)
+            found[question] = (Agreement.of(old, new), cohens_kappa(old, new))
+    return found

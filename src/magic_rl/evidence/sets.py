@@ -1,0 +1,156 @@
+"""The sets of each suite: how many rows the published numbers rest on, and how the release counts them.
+
+Rows come from `data.registry`. A copy with another number of rows gives other numbers, so that is an error unless the
+user asks for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from magic_rl.data.attacks import read_attacks
+from magic_rl.data.registry import Attack
+from magic_rl.errors import RowCountError
+from magic_rl.evidence.counting import RULES, Rule
+from magic_rl.evidence.items import Item, hash_of
+from magic_rl.types import Label
+
+Suite = Literal["paper", "overrefusal", "capability"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of a set that are counted together.
+
+    Attributes:
+        label: Of their seeds.
+        rows: How many the published numbers rest on.
+        rule: Name of the release's rule in `counting.RULES`.
+        category: Which category they are of, where a set has parts by category.
+    """
+
+    label: Label
+    rows: int
+    rule: str
+    category: str = ""
+
+    @property
+    def release(self) -> Rule:
+        """How the release counts them."""
+        return RULES[self.rule]
+
+    def holds(self, label: Label, category: str) -> bool:
+        """Whether a row is of this part."""
+        return label == self.label and self.category in ("", category)
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A set as it is evaluated.
+
+    Attributes:
+        source: Its name in the registry.
+        parts: Rows of no part are left out.
+        judged: What the judge is told was asked. The release shows its guard the vanilla request where it has one, and
+            else the attack.
+        max_tokens: Where the release cuts a reply.
+    """
+
+    source: str
+    parts: tuple[Part, ...]
+    judged: Literal["attack", "seed"] = "attack"
+    max_tokens: int = 512
+
+
+_XSTEST = (Part("harmful", 200, "refused"), Part("benign", 250, "answered"))
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "wildguardtest": Benchmark(
+        "wildguardtest-harmful",
+        (Part("harmful", 337, "harmful", "adversarial"), Part("harmful", 412, "harmful", "vanilla")),
+    ),
+    "wildjailbreak_harmful": Benchmark("wildjailbreak-eval-harmful", (Part("harmful", 2000, "not refused"),), "seed"),
+    "wildjailbreak_benign": Benchmark("wildjailbreak-eval-benign", (Part("benign", 250, "complied"),)),
+    "do_anything_now": Benchmark("do-anything-now", (Part("harmful", 300, "not refused"),), "seed"),
+    "harmbench": Benchmark(
+        "harmbench-test",
+        tuple(
+            Part("harmful", rows, "harmful", category)
+            for category, rows in (("standard", 159), ("contextual", 81), ("copyright", 80))
+        ),
+    ),
+    "harmbench_attacks": Benchmark("harmbench-attacks", (Part("harmful", 1500, "harmful"),)),
+    "or_bench_toxic": Benchmark("or-bench-toxic", (Part("harmful", 655, "refused"),)),
+    "or_bench_hard": Benchmark("or-bench-hard", (Part("benign", 1319, "answered"),)),
+    "xstest": Benchmark("xstest", _XSTEST),
+    "xstest_safe": Benchmark("xstest", _XSTEST[1:]),
+    "strongreject": Benchmark("strongreject", (Part("harmful", 313, "resisted"),), max_tokens=2048),
+    "fortress_benign": Benchmark("fortress-benign", (Part("benign", 500, "answered"),)),
+}
+
+# `xstest_safe` is a part of `xstest`; FORTRESS is not in the paper. The last suite is that of `inspect_evals` as it is.
+SUITES: dict[Suite, tuple[str, ...]] = {
+    "paper": tuple(name for name in BENCHMARKS if name not in ("xstest_safe", "fortress_benign")),
+    "overrefusal": ("xstest_safe", "or_bench_hard", "fortress_benign"),
+    "capability": tuple(f"inspect_evals/{name}" for name in ("ifeval", "arc_challenge", "gpqa_diamond", "mmlu_0_shot")),
+}
+
+
+def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
+    """The rows of a set as items that nobody has replied to.
+
+    Args:
+        name: In `BENCHMARKS`.
+        file: The user's copy, in the set's own columns; empty reads the hub.
+        any_count: Whether other numbers of rows than the published ones are taken.
+
+    Raises:
+        DataError: For a set that cannot be read.
+        RowCountError: If it has other numbers of rows, or none.
+    """
+    benchmark = BENCHMARKS[name]
+    where, rows = read_attacks(f"{benchmark.source}:{file}" if file else benchmark.source)
+    parts = [part_of(benchmark, row.seed.label, row.seed.category) for row in rows]
+    found = Counter(parts)
+    for part in benchmark.parts:
+        if not found[part] or (found[part] != part.rows and not any_count):
+            kind = " ".join(filter(None, (part.category, part.label)))
+            raise RowCountError(where, kind=kind, found=found[part], published=part.rows)
+    belong = [row for row, part in zip(rows, parts, strict=True) if part]
+    return [_item(name, benchmark, row, number) for row, number in zip(belong, _repeats(belong), strict=True)]
+
+
+def part_of(benchmark: Benchmark, label: Label, category: str) -> Part | None:
+    """The part that a row is of; None if it is of none."""
+    return next((part for part in benchmark.parts if part.holds(label, category)), None)
+
+
+def _repeats(rows: Sequence[Attack]) -> list[int]:
+    """For each row, how often its text came before."""
+    before = Counter[str]()
+    out = []
+    for row in rows:
+        out.append(before[row.text])
+        before[row.text] += 1
+    return out
+
+
+def _item(name: str, benchmark: Benchmark, row: Attack, repeat: int) -> Item:
+    request = hash_of(row.text)
+    return Item(
+        set=name,
+        id=request[:12] + (f"-{repeat}" if repeat else ""),
+        model="",
+        seed=row.seed.text,
+        seed_id=row.seed.id,
+        label=row.seed.label,
+        category=row.seed.category,
+        method=row.method,
+        attack=row.text,
+        request=request,
+        reply="",
+        judged=benchmark.judged,
+    )

@@ -1,0 +1,89 @@
+"""A blinded sheet: replies for people to label, without the judge's labels and the models' names, in random order.
+
+The key beside it holds the items in the order of the sheet's numbers, with all that the sheet leaves out. Replies are a
+plain random sample: one drawn by a judge's verdicts would show the judge's error on another mixture than the one that
+is measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from magic_rl.data.labelled import Labelled, LabelledSet
+from magic_rl.errors import DataError
+from magic_rl.evidence.items import Item, read_items, write_items
+from magic_rl.rng import generator
+from magic_rl.store.atomic import write_file
+
+_COLUMNS = ("id", "seed", "prompt", "response", "refused", "harmful")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
+
+
+def key_of(sheet: Path) -> Path:
+    """Where the key of a sheet is."""
+    return sheet.with_name(f"{sheet.stem}.key.jsonl")
+
+
+def write_sheet(sheet: Path, items: Sequence[Item], n: int, rng_seed: int) -> int:
+    """Write a sheet and its key.
+
+    Args:
+        items: To draw from; those without a reply are left out.
+        n: Replies to draw.
+        rng_seed: Of the draw and the order.
+
+    Returns:
+        Replies on the sheet: `n`, or all that there are.
+
+    Raises:
+        DataError: If there is no reply, or the sheet or its key exists: people may have filled it.
+        StoreError: If one cannot be written.
+    """
+    for path in (sheet, key_of(sheet)):
+        if path.exists():
+            raise DataError(f"{path}: already exists; name another file, labels are not written over")
+    some = [item for item in items if item.failed is None and item.reply.strip()]
+    if not some:
+        raise DataError("there is no reply to label")
+    drawn = [some[place] for place in generator(rng_seed, 0, "sheet").permutation(len(some))[:n]]
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(_COLUMNS)
+    for number, item in enumerate(drawn, start=1):
+        table.writerow([number, *map(_cell, (item.seed, item.attack, item.reply)), "", ""])
+    write_items(key_of(sheet), drawn)
+    write_file(sheet, text.getvalue().encode("utf-8-sig"))  # spreadsheets know UTF-8 by the mark alone
+    return len(drawn)
+
+
+def _cell(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULAS) else text
+
+
+def unblinded(labelled: LabelledSet, key: Path) -> LabelledSet:
+    """Labels of a filled sheet on what the judge was shown, in place of what a spreadsheet made of it.
+
+    Raises:
+        DataError: If a row is not on the key, or another reply is there under its number.
+    """
+    items = read_items(key)
+
+    def of_key(row: Labelled) -> Labelled:
+        place = int(row.id) - 1 if row.id.isdecimal() else -1
+        if not 0 <= place < len(items):
+            raise DataError(f"{row.place}: {key.name} has no id {row.id!r}")
+        item = items[place]
+        if _squeezed(row.exchange.reply) != _squeezed(_cell(item.reply)):
+            raise DataError(f"{row.place}: the response is another than that of id {row.id} in {key.name}")
+        return replace(row, exchange=item.exchange)
+
+    return LabelledSet(tuple(map(of_key, labelled.rows)), labelled.left_out)
+
+
+def _squeezed(text: str) -> str:
+    """A text without what spreadsheets change: white space, and the apostrophe that marks text."""
+    return "".join(text.split()).lstrip("'")

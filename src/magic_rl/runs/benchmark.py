@@ -1,0 +1,192 @@
+"""A suite of benchmarks, asked and counted: Inspect runs the tasks and keeps its logs, from which all else is made.
+
+logs/            Inspect's own, which its viewer opens
+items.jsonl      every item with its reply and verdicts, to be judged again
+benchmark.json   every number
+asked.json       what was asked for; the same command continues, another one is refused
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from magic_rl.config import Config, dump_config
+from magic_rl.errors import ChatError, ConfigError, StoreError, UserError
+from magic_rl.evidence.items import ITEMS_FILE, hash_of, read_items, write_items
+from magic_rl.evidence.sets import SUITES, Suite
+from magic_rl.evidence.summary import SUMMARY_FILE, Result, compared, summary
+from magic_rl.runs.preflight import try_judge
+from magic_rl.runs.target import endpoint_of
+from magic_rl.store import atomic
+from magic_rl.store.run import RunDirectory
+
+_FAILED = 0.2  # share of calls that may fail before a task stops: then something is wrong with all of them
+
+Display = Literal["rich", "plain", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is measured.
+
+    Attributes:
+        target: A run, a model folder or hub id, the address of a server, or a .toml file that says more of one.
+        suite: Name in `SUITES`.
+        config: Names the judge, and how models in this process are computed.
+        data: The user's copies, by name of the set.
+        limit: Most rows of each set, drawn evenly; 0: all.
+        max_tokens: Where replies are cut; 0: where the release cuts them.
+        any_count: Whether other numbers of rows than the published ones are taken.
+        number: Round of a run's defender; None is the last.
+    """
+
+    target: str
+    suite: Suite
+    config: Config
+    data: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 0
+    max_tokens: int = 0
+    any_count: bool = False
+    number: int | None = None
+
+
+def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path | None = None) -> Result:
+    """Ask a model all of a suite, judge the replies, and write the files above.
+
+    Args:
+        out: Folder; one that holds an unfinished benchmark of the same is continued.
+        display: How Inspect shows progress.
+        other: Folder of a finished benchmark of another model, to compare this one with on the same items.
+
+    Raises:
+        UserError: If the model, the judge or a set cannot be used, or `out` holds something else.
+    """
+    from magic_rl.evidence.tasks import items_of
+    from magic_rl.runs.inspected import judge_of
+
+    others = read_items(other / ITEMS_FILE) if other else []
+    settings = _settings(asked.config, out)
+    tasks = _tasks(asked, settings)
+    if ours := asked.suite != "capability":
+        try_judge(judge_of(asked.config))
+    logs = _run(tasks, _model(asked, settings), out, display)
+    items = [item for log in logs for item in items_of(log, asked.target)] if ours else []
+    judges = {verdict.judge for item in (*items, *others) for verdict in item.verdicts[:1]}
+    if len(judges) > 1:
+        raise UserError(f"{other}: has another judge ({' and '.join(sorted(judges))}); judge both by the same one")
+    write_items(out / ITEMS_FILE, items)
+    result = Result(
+        model=asked.target,
+        judge=judge_of(asked.config).name if ours else "",
+        suite=asked.suite,
+        lines=summary(items),
+        scores={} if ours else {log.eval.task: _scores(log) for log in logs},
+        against=others[0].model if others else "",
+        others=summary(others),
+        changes=compared(items, others),
+    )
+    atomic.write_file(out / SUMMARY_FILE, (json.dumps(asdict(result), indent=2) + "\n").encode())
+    return result
+
+
+def _settings(config: Config, out: Path) -> str:
+    """A file of the settings, named by what is in it: logs that were made with others are of other tasks."""
+    content = dump_config(config)
+    file = out / f"settings-{hash_of(content)[:8]}.toml"
+    with atomic.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    atomic.write_file(file, content.encode())
+    return str(file)
+
+
+def _tasks(asked: Asked, settings: str) -> list[Any]:
+    """The suite's tasks; all sets are read before any model is loaded."""
+    from magic_rl.runs.inspected import TASKS
+
+    names = SUITES[asked.suite]
+    if unknown := [name for name in asked.data if name not in names]:
+        raise UserError(f"suite {asked.suite}: has no set {', '.join(unknown)}; its sets: {', '.join(names)}")
+    if asked.suite == "capability":
+        return [*names]
+    given: dict[str, Any] = {"judge": settings, "limit": asked.limit, "max_tokens": asked.max_tokens}
+    chosen = [name for name in names if name in asked.data] if asked.data else names
+    return [TASKS[name](data=asked.data.get(name, ""), any_count=asked.any_count, **given) for name in chosen]
+
+
+def _model(asked: Asked, settings: str) -> Any:
+    """The target for Inspect: behind a server by Inspect's own client, else in this process."""
+    from inspect_ai.model import GenerateConfig, get_model
+
+    name = asked.target
+    if asked.target.startswith(("http://", "https://")) or asked.target.endswith(".toml"):
+        endpoint = endpoint_of(asked.target)
+        key = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else "none"
+        if not key:
+            raise ConfigError(f"{asked.target}: the environment variable {endpoint.api_key_env} is not set")
+        limits = GenerateConfig(
+            max_connections=endpoint.concurrency,
+            max_retries=endpoint.attempts - 1,
+            attempt_timeout=int(endpoint.timeout),
+        )
+        if endpoint.url:
+            return get_model(f"openai-api/target/{endpoint.model}", config=limits, base_url=endpoint.url, api_key=key)
+        name = endpoint.model
+    number = asked.number
+    if number is None and (Path(name) / "config.toml").is_file():  # said, so that a later defender is another model
+        number = max((saved for saved, _ in RunDirectory.open(Path(name)).players("defender")), default=None)
+    return get_model(f"magic_rl/{name}", settings=settings, number=number)
+
+
+def _run(tasks: list[Any], model: Any, out: Path, display: Display) -> list[Any]:
+    """Inspect's logs, with samples, in the order of the tasks. A folder with logs of other tasks is refused."""
+    from inspect_ai import eval_set
+    from inspect_ai._util.error import PrerequisiteError
+    from inspect_ai.log import read_eval_log
+
+    try:
+        success, logs = eval_set(
+            tasks,
+            str(out / "logs"),
+            model=model,
+            display=display,
+            max_tasks=1,
+            fail_on_error=_FAILED,
+            retry_immediate=False,
+            retry_attempts=0,
+            ctl_server=False,
+            log_level="error",
+        )
+    except PrerequisiteError as error:
+        said = " ".join(str(error.message).split())
+        if "is not associated with a task" in said:
+            raise StoreError(f"{out}: holds a benchmark of something else", "same benchmark") from error
+        raise UserError(f"Inspect: {said}") from error
+    names = [_plain(one if isinstance(one, str) else one.name) for one in tasks]
+    whole = [read_eval_log(log.location) for log in logs]
+    whole.sort(key=lambda log: names.index(_plain(log.eval.task)))
+    if len(whole) < len(tasks) or any(log.status == "cancelled" for log in whole):  # what Ctrl-C leaves
+        raise KeyboardInterrupt
+    if not success:
+        failed = next(log for log in whole if log.status != "success")
+        why = " ".join(failed.error.message.split())[:200] if failed.error else "it did not finish"
+        raise ChatError(f"{failed.eval.task} stopped: {why}", remedy="repeat")
+    return whole
+
+
+def _plain(name: str) -> str:
+    """A task's name without the package that it is registered in."""
+    return name.rpartition("/")[2]
+
+
+def _scores(log: Any) -> dict[str, float]:
+    """What a task of others found, by scorer and metric, and on how many samples."""
+    found: dict[str, float] = {}
+    for score in log.results.scores if log.results else ():
+        found |= {f"{score.name}/{name}": metric.value for name, metric in score.metrics.items()}
+        found[f"{score.name}/n"] = score.scored_samples or 0
+    return found
