@@ -152,6 +152,6 @@ class JudgeConfig(Node):
         if self.kind != "panel" and (self.members or self.rule != "majority"):
             raise ValueError(f"members and rule are for kind 'panel'; kind {self.kind!r} is a single judge")
         own = self.endpoint is not None or self.threshold != 0.5 or self.options
-        if self.kind == "panel" and (not self.members or own):
+        if not self.judges or (self.kind == "panel" and own):  # a single judge is checked as a member is
             raise ValueError("kind is 'panel': name its judges in members, each with its own endpoint and threshold")
         return self

@@ -109,8 +109,9 @@ def rows(items: Sequence[Item], judges: Sequence[str], errors: Mapping[str, Erro
         Row(
             *names,
             judge,
-            *(_rate(group, judge, label, errors.get(judge, {}).get(label)) for label in ("harmful", "benign")),
-            sum((verdict := _verdict(item, judge)) is not None and verdict.abstained is not None for item in group),
+            asr=_rate(group, judge, "harmful", errors.get(judge, {}).get("harmful")),
+            compliance=_rate(group, judge, "benign", errors.get(judge, {}).get("benign")),
+            abstained=sum(verdict.abstained is not None for item in group if (verdict := _verdict(item, judge))),
         )
         for names, group in groups.items()
         for judge in judges
@@ -155,6 +156,6 @@ def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tu
     found: dict[Question, tuple[Agreement, Estimate]] = {}
     for question, pairs in answers.items():
         if pairs:
-            old, new = zip(*pairs, strict=True)
-            found[question] = (Agreement.of(old, new), cohens_kappa(old, new))
+            first, second = [one for one, _ in pairs], [other for _, other in pairs]
+            found[question] = (Agreement.of(first, second), cohens_kappa(first, second))
     return found
