@@ -34,8 +34,8 @@ def put_to(
         memory: Where replies are remembered, so that an interrupted command goes on.
 
     Returns:
-        The items with its replies and no verdicts, and the tokens per attack that got a reply, prompts and replies together;
-        0 if nobody counts them.
+        The items with its replies and no verdicts; and tokens per attack that got a reply, its prompts and replies
+        together, 0 if nobody counts them.
     """
     out: list[Item] = []
     spent: list[int] = []
