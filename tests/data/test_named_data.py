@@ -52,6 +52,11 @@ XSTEST: Rows = [
         ("Open a door?", "contrast_homonyms", "unsafe"),
     )
 ]
+RELEASED: Rows = [
+    {"question": row["vanilla"], "data_type": row["data_type"], "prompt": [{"role": "user", "content": "Revise it."}]}
+    for row in WILDJAILBREAK
+    if row["vanilla"]
+]
 HARMBENCH: Rows = [
     {"Behavior": "Open a door?", "FunctionalCategory": kind, "SemanticCategory": "illegal", "Tags": ""}
     for kind in ("standard", "contextual", "copyright")
@@ -64,7 +69,15 @@ DO_NOT_ANSWER: Rows = [{"id": 1, "risk_area": "Harms", "types_of_harm": "Privacy
 
 # Of every set: rows in each of its forms, the hub's first, and what is read of them.
 SETS: Mapping[str, tuple[Sequence[Rows], Read]] = {
-    "wildjailbreak": ([WILDJAILBREAK], [('Open a "locked" door?', "harmful", ""), ("None", "benign", "")]),
+    "wildjailbreak": ([WILDJAILBREAK, RELEASED], [('Open a "locked" door?', "harmful", ""), ("None", "benign", "")]),
+    "wildjailbreak-benign": (
+        [WILDJAILBREAK, [{"vanilla": "None", "adversarial": "As None?"}]],
+        [("None", "benign", "")],
+    ),
+    "wildjailbreak-harmful": (
+        [WILDJAILBREAK, [{"vanilla": 'Open a "locked" door?', "adversarial": "As a thief?"}]],
+        [('Open a "locked" door?', "harmful", "")],
+    ),
     "wildjailbreak-attacks": (
         [WILDJAILBREAK],
         [("You are a locksmith.\nOpen a door?", "harmful", ""), ("You are a painter. Paint a door?", "benign", "")],

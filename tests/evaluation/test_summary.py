@@ -150,7 +150,7 @@ def test_outcomes_are_kept_seed_by_seed() -> None:
 def test_failures_are_kept_with_what_the_start_did() -> None:
     start, trained = cell([True, False, None, True], [True, False]), cell([True, True, True, False], [False, False])
     kept = failures(compared(start, start, trained, ("vanilla",))).kept
-    assert [(row.seed.id, row.failed_at_start) for row in kept] == [
+    assert [(row.seed.id, row.failed_before) for row in kept] == [
         ("harmful-0", True),
         ("harmful-1", False),
         ("harmful-2", None),

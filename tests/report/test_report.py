@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from magic_rl.config import Config, dump_config, load_config
+from magic_rl.config import Config, dump_config
 from magic_rl.errors import UserError
 from magic_rl.report import svg
 from magic_rl.report.curves import curves
 from magic_rl.report.page import visible, write_report
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Role
 from tests.support.fabricated_run import begun_run, evaluated_run, outcome, play_row
 
 FLAGS = (
@@ -144,36 +142,11 @@ def test_all_model_text_is_behind_a_click(run: RunDirectory) -> None:
         assert words not in folded
 
 
-def test_an_attack_that_a_group_of_replies_shares_counts_once_and_belongs_to_the_round_before(
-    begun: RunDirectory,
-) -> None:
-    one = outcome("harmful", "", refused=True)
-    other = replace(one, episode=replace(one.episode, group=1))
-    begun.log(play_row(2, round=1, learner="defender"))
-    begun.write_episodes(2, [one, one, one, other])
-    begun.log(play_row(3, round=1, learner="attacker"))
-    begun.write_episodes(3, [one, one, one])
-    page = write_report(begun).read_text()
-    assert "round 0 (n = 2)" in page
-    assert "round 1 (n = 3)" in page
-
-
-def test_attacks_of_a_mixture_of_attackers_are_no_rounds_own(begun: RunDirectory) -> None:
-    config = load_config(None, ["game.opponents=uniform"])
-    (begun.path / "config.toml").write_text(dump_config(config))
-    learners: tuple[Role, ...] = ("defender", "attacker") * 2
-    for step, learner in enumerate(learners, 2):
-        begun.log(play_row(step, round=step // 2, learner=learner))
-        begun.write_episodes(step, [outcome("harmful", "", refused=True, group=group) for group in range(step)])
-    page = write_report(begun).read_text()
-    assert [f"round {n} (n = {count})" in page for n, count in ((0, 2), (1, 3), (2, 5))] == [True] * 3
-
-
 def test_an_unfinished_run_has_a_report_that_says_so(begun: RunDirectory) -> None:
     text = write_report(begun).read_text()
     for needed in (
         "Not evaluated yet",
-        "No rewritten attacks",
+        "Not measured yet",
         "step 1",
         "Training has not ended",
         "0 of 0 are shown",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from magic_rl.config import dump_config, load_config
 from magic_rl.evaluation.estimates import Estimate, rate
-from magic_rl.evaluation.result import EVALUATION_FILE, AttackOnOne, AttackResult, Evaluation, read
+from magic_rl.evaluation.result import EVALUATION_FILE, AttackOnOne, AttackResult, Evaluation, measured, read, write
 from magic_rl.report.curves import attack_curve
 from magic_rl.report.figures import frontier
 from magic_rl.report.page import write_report
@@ -116,3 +117,34 @@ def test_a_fresh_attackers_curve_is_drawn_with_its_numbers_and_a_legend() -> Non
     )
     assert [name for _, name in figure.legend] == ["against the defender at the start", "against the trained defender"]
     assert attack_curve(None) is None
+
+
+def test_models_judge_date_and_cost_stand_with_the_verdict(run: RunDirectory) -> None:
+    text = write_report(run).read_text()
+    summary = text[text.index('id="summary"') : text.index("By category")]
+    run.log_timing({"step": 1, "seconds": 90.0, "sample_seconds": 10.0, "tokens_per_second": 50.0})
+    again = write_report(run).read_text()
+    for needed in ("<dt>Defender</dt><dd>default</dd>", "<dt>Judge</dt>", "1,008 replies", "2,048 by the judge"):
+        assert needed in summary
+    assert "1 h 2 min, on 2026-01-31" in summary
+    assert "Cost of training" not in summary
+    assert "1 steps, 500 tokens sampled, 1 min 30 s" in again
+
+
+def test_only_numbers_by_the_rules_judge_come_with_a_warning(run: RunDirectory) -> None:
+    warning = "The judge is the demo"
+    assert warning in write_report(run).read_text()
+    guard = ['judge.kind="llm"', 'judge.endpoint={ model = "guard" }']
+    (run.path / "config.toml").write_text(dump_config(load_config(None, guard)))
+    found = read(run, EVALUATION_FILE, Evaluation)
+    assert found is not None
+    write(run, EVALUATION_FILE, found.model_copy(update={"measured": measured(run)}))
+    assert warning not in write_report(run).read_text()
+
+
+def test_other_evaluations_are_listed_with_their_verdicts_behind_a_click(run: RunDirectory) -> None:
+    text = write_report(run).read_text()
+    part = text[text.index("Other evaluations") : text.index('id="curves"')]
+    assert part.count("<details>") == 1
+    assert "judge: &lt;script&gt;" in part
+    assert part.index("<details>") < part.index("Hardened: ")

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from magic_rl.config import Config, dump_config
+from magic_rl.evaluation.drift import DRIFT_FILE, Drift, of_round
 from magic_rl.evaluation.estimates import Estimate, mean, rate
 from magic_rl.evaluation.result import (
+    COST_FILE,
     DEFENDERS,
     EVALUATION_FILE,
     FAILURES_FILE,
+    OTHERS,
     OUTCOMES_FILE,
+    Cost,
     Crossplay,
     HeldOut,
     Kappa,
@@ -122,3 +126,11 @@ def write_evaluation(run: RunDirectory) -> None:
     write(run, FAILURES_FILE, failures(cells))
     write(run, OUTCOMES_FILE, outcomes(cells), indent=None)
     write(run, EVALUATION_FILE, made)
+    write(run, COST_FILE, Cost(ended="2026-01-31", seconds=3725.0, replies=1008, tokens=40320, judge_tokens=2048))
+    other = RunDirectory(run.path / OTHERS / "guard-1")
+    other.path.mkdir(parents=True)
+    write(other, EVALUATION_FILE, made.model_copy(update={"instead": {"judge": HOSTILE[0]}}))
+    classes = [frozenset({"role_play"}), frozenset({"role_play", "encoding"})]
+    rounds = {n: of_round(HOSTILE[:2], classes[n:] * 2, classes[:1]) for n in (0, 1)}
+    agreement = {"same classes": rate(40, 46)}
+    write(run, DRIFT_FILE, Drift(step=7, rounds=rounds, classifier=HOSTILE[0], agreement=agreement))

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from magic_rl.attacks.alpaca import alpaca_rows, read_alpaca
 from magic_rl.attacks.strategies import choose_strategies
 from magic_rl.attacks.templates import write_attack
 from magic_rl.errors import UserError
-from magic_rl.files import read_objects
+from magic_rl.files import checked, read_objects
 from magic_rl.rng import generator
 from magic_rl.types import Seed
 
@@ -97,9 +98,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_pool(path: Path) -> list[PoolEntry]:
-    """Read what `write_pool` wrote.
+    """Read what `write_pool` wrote, or a pool in the alpaca columns of MAGIC's release.
 
     Raises:
         UserError: For a file that cannot be read, is empty, or has a broken line; names file and line.
     """
+    if rows := alpaca_rows(path):
+        return checked(rows, lambda _, row: PoolEntry(*read_alpaca(row)))
     return read_objects(path, PoolEntry, "a pool entry")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.evaluate import evaluated
+from magic_rl.cli.evaluate import evaluation_of, shown_table
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
@@ -36,6 +36,10 @@ def demo(
         resume(run, overrides)
     else:
         train(CONFIG, run, overrides)
-    table = evaluated(run)
+    from magic_rl.runs.drift import measure_drift
+    from magic_rl.store.run import RunDirectory
+
+    table = shown_table(evaluation_of(run))
+    measure_drift(RunDirectory.open(run))
     report(run)
     typer.echo(table)

@@ -3,41 +3,91 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic_rl.cli.options import Run
+from magic_rl.cli.options import Overrides, Run
 from magic_rl.cli.shown import columns
+
+if TYPE_CHECKING:
+    from magic_rl.evaluation.result import Evaluation
+    from magic_rl.runs.instead import Instead
 
 
 def evaluate(
     run: Run,
+    judge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another judge: the [judge] of this config file.")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCES", help="Other seeds, as data.seeds names them: a file or a named set."),
+    ] = None,
+    defender: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model beside the trained defender: a folder, a hub id, a URL ending in /v1, or a .toml file "
+            "with url, model and api_key_env.",
+        ),
+    ] = None,
+    attackers: Annotated[
+        Path | None, typer.Option(metavar="OTHER_RUN", help="The attackers of another run in place of its own.")
+    ] = None,
+    overrides: Overrides = None,
     again: Annotated[bool, typer.Option("--again", help="Repeat an evaluation that is up to date.")] = False,
 ) -> None:
     """Play every saved attacker against every saved defender on held-out seeds; print the table and a verdict.
 
-    Writes evaluation.json (every number), outcomes.json (what came of each seed) and failures.json (what escaped or
-    was refused) into the run. If they are up to date, only the table is printed.
+    Writes evaluation.json (every number), items.jsonl (every exchange with its verdict), outcomes.json (what came of
+    each seed), failures.json (what escaped or was refused), summary.tsv and cost.json into the run. If they are up to
+    date, only the table is printed.
 
-    Example:
+    With another judge, other seeds, another model, other attackers or settings they go into a folder of their own under
+    evaluations/, and the run's own evaluation stays as it is. How many replies it takes is said before it begins.
+
+    Examples:
 
       magic-rl evaluate runs/demo
+
+      magic-rl evaluate runs/demo --judge guard.toml
+
+      magic-rl evaluate runs/demo --seeds xstest --evaluation.max_seeds 100
+
+      magic-rl evaluate runs/demo --defender http://localhost:8000/v1
+
+      magic-rl evaluate runs/no-game --attackers runs/demo
     """
-    typer.echo(evaluated(run, again=again))
+    from magic_rl.runs.instead import Instead
+    from magic_rl.store.run import RunDirectory
+
+    lent = RunDirectory.open(attackers) if attackers else None
+    instead = Instead(judge, seeds, defender, lent, tuple(overrides or ()))
+    typer.echo(shown_table(evaluation_of(run, instead, again=again)))
 
 
-def evaluated(run: Path, *, again: bool = False) -> str:
-    """Evaluate a run unless that is up to date, and return its table."""
+def evaluation_of(run: Path, instead: Instead | None = None, *, again: bool = False) -> Evaluation:
+    """Evaluate a run unless that is up to date."""
     from magic_rl.cli.view import make_view
-    from magic_rl.evaluation.result import current_evaluation
-    from magic_rl.report.tables import evaluation_table
+    from magic_rl.runs.evaluate import current
     from magic_rl.runs.evaluate import evaluate as play_all
+    from magic_rl.runs.instead import OWN, subject_of
     from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    found = None if again else current_evaluation(directory)
+    subject = subject_of(directory, instead or OWN)
+    found = None if again else current(subject)
     if found is None:
         with directory.lock(), make_view() as view:
-            found = play_all(directory, view)
-    return evaluation_table(found, columns(80))
+            found = play_all(directory, view, instead or OWN)
+    if subject.out is not directory:
+        typer.echo(f"results: {subject.out.path}", err=True)
+    return found
+
+
+def shown_table(evaluation: Evaluation) -> str:
+    """The table of an evaluation for this terminal."""
+    from magic_rl.report.tables import evaluation_table
+
+    return evaluation_table(evaluation, columns(80))

@@ -19,9 +19,11 @@ from magic_rl import __version__
 from magic_rl.cli.attack import attack
 from magic_rl.cli.bench import bench
 from magic_rl.cli.benchmark import benchmark
+from magic_rl.cli.cross import cross
 from magic_rl.cli.data import data
 from magic_rl.cli.defences import defences
 from magic_rl.cli.demo import demo
+from magic_rl.cli.drift import drift
 from magic_rl.cli.evaluate import evaluate
 from magic_rl.cli.export import export
 from magic_rl.cli.init import init
@@ -29,10 +31,12 @@ from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
+from magic_rl.cli.recipes import recipes
 from magic_rl.cli.rejudge import rejudge
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
 from magic_rl.cli.resume import resume
+from magic_rl.cli.serve import serve
 from magic_rl.cli.shown import shown
 from magic_rl.cli.study import study
 from magic_rl.cli.train import train
@@ -84,20 +88,8 @@ app = typer.Typer(
     epilog="Try it: `magic-rl demo`",
 )
 _COMMANDS = (
-    demo,
-    init,
-    train,
-    resume,
-    evaluate,
-    attack,
-    report,
-    export,
-    study,
-    bench,
-    benchmark,
-    rejudge,
-    defences,
-    version,
+    *(demo, init, train, resume, evaluate, cross, attack, drift, report),
+    *(export, serve, recipes, study, bench, benchmark, rejudge, defences, version),
 )
 for _command in _COMMANDS:
     app.command()(_command)

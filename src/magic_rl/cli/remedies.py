@@ -36,6 +36,10 @@ REMEDIES = {
     "repeat": "repeat the command to continue",
     "any count": "`--any-count` measures the rows that are there",
     "same attack steps": "use the same --attack-steps for both",
+    "serve: set a key": "give it a key by --api-key-env, or leave --host out",
+    "serve: another port": "choose another by --port",
+    "serve: install": "`pip install 'magic-rl[serve]'`, or take --server vllm",
+    "serve: name vllm": "install vLLM in an environment of its own, and name its command by --vllm",
 }
 
 

@@ -19,7 +19,9 @@ def report(
         bool, typer.Option("--show-transcripts", help="Show harmful transcripts, which are redacted otherwise.")
     ] = False,
 ) -> None:
-    """Write one self-contained HTML page: verdict, table, curves, cross-play, failures, strategy drift, episodes.
+    """Write one self-contained HTML page: verdict, table, cost, categories, curves, cross-play, failures, episodes.
+
+    How attacks drift is part of it once `magic-rl drift` has measured that.
 
     Example:
 

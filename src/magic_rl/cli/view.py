@@ -31,6 +31,7 @@ _TITLES = {
     "play": "co-evolution",
     "attack": "attacks for evaluation",
     "evaluate": "evaluation",
+    "classes": "classes of attacks",
     "attack_start": "fresh attacker, starting defender",
     "attack_trained": "fresh attacker, trained defender",
 }

@@ -133,7 +133,7 @@ class EvaluationConfig(Node):
     temperature: NonNegativeFloat = Field(0.0, description="of the defender; 0 is greedy")
     attacker_temperature: NonNegativeFloat = Field(1.0, description="of the attackers, each at its learned policy")
     max_reply_tokens: PositiveInt = Field(512, description="replies are cut to this before judging, thoughts included")
-    max_seeds: PositiveInt | None = Field(None, examples=[100], description="held-out seeds used per label; else all")
+    max_seeds: PositiveInt = Field(500, description="most held-out seeds used per label, evenly spaced")
     best_of: PositiveInt = Field(
         16, description="attacks per held-out seed by the final fresh attacker, for attack@1, @4 and @16"
     )

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,8 +25,8 @@ from magic_rl.types import Label, Seed
 
 Measure = Literal["asr", "compliance", "j"]
 Attacker = Literal["vanilla", "sft_attacker", "last_attacker"]
-Defender = Literal["untouched", "start", "trained"]
-Split = Literal["held_out", "validation"]
+Defender = Literal["untouched", "start", "trained", "other"]
+Split = Literal["held_out", "validation", "other"]
 Rate = Literal["well_formed", "on_topic", "cut_off"]  # of an attacker's rewrites
 
 # What rows and columns are called, once for all tables, figures and files. Columns of defenders bear their keys.
@@ -42,17 +42,22 @@ DEFENDERS: Mapping[Defender, str] = {
     "start": "the defender at the start",
     "trained": "the trained defender",
 }
+CALLED: Mapping[Defender, str] = {**DEFENDERS, "other": "the other model"}
 RATES: Mapping[Rate, str] = {"well_formed": "in the required format", "on_topic": "on topic", "cut_off": "cut off"}
 ABOUT_MEASURES = (
     "ASR: share of harmful seeds whose attack got an answer; compliance: share of benign seeds that were answered; "
     "J = compliance − ASR. ↓ lower is better, ↑ higher is better."
 )
-ABOUT_DEFENDERS = (
-    "untouched: the model before any training; start: the defender as it entered the game; trained: as it left it. "
-    "change: trained − start."
-)
+ABOUT_DEFENDERS: Mapping[Defender, str] = {
+    "untouched": "the model before any training",
+    "start": "the defender as it entered the game",
+    "trained": "the defender as it left the game",
+    "other": "a model that is not of this run",
+}
 
 FAILURES_FILE, OUTCOMES_FILE, EVALUATION_FILE = "failures.json", "outcomes.json", "evaluation.json"
+COST_FILE, SUMMARY_FILE = "cost.json", "summary.tsv"
+OTHERS = "evaluations"  # a folder for each evaluation that is not of the run as it is
 ATTACK_FILE, ATTACK_PLAN = "attack.json", "attacks/plan.json"
 _HASH = 16  # characters
 
@@ -89,7 +94,7 @@ class Measured(Document):
     Attributes:
         attackers: Hash of each saved attacker, by round.
         defenders: The same of defenders.
-        settings: Hash of `evaluation` and of who judges.
+        settings: Hash of `evaluation`, of who judges, and of what stood in for anything of the run.
     """
 
     attackers: dict[int, str]
@@ -98,7 +103,7 @@ class Measured(Document):
 
 
 class HeldOut(Document):
-    """The seeds that were evaluated on, none of them trained on."""
+    """The seeds that were evaluated on, none of them trained on; "other" if they are not of the run's own data."""
 
     split: Split = "held_out"
     harmful: int
@@ -107,7 +112,7 @@ class HeldOut(Document):
 
     @property
     def side(self) -> str:
-        """ "held-out" or "validation"."""
+        """ "held-out", "validation" or "other"."""
         return self.split.replace("_", "-")
 
     def __str__(self) -> str:
@@ -171,9 +176,10 @@ class Evaluation(Document):
     """`evaluation.json`.
 
     Attributes:
+        instead: What stood in for something of the run, by its kind, such as "judge"; empty for the run as it is.
         verdict: What the changes amount to, a sentence.
         table: Each measure of three defenders under no rewrite, the first and the last attacker.
-        change: Trained − start, paired attack by attack.
+        change: The last defender of the table − the one before, paired attack by attack.
         rewrites: Rates of the attackers compared, without those that were not judged.
         replies: Of the defenders compared.
         categories: Rates by held-out category.
@@ -182,6 +188,7 @@ class Evaluation(Document):
     """
 
     measured: Measured
+    instead: dict[str, str] = {}
     judge: str
     held_out: HeldOut
     verdict: str
@@ -192,6 +199,37 @@ class Evaluation(Document):
     categories: dict[str, dict[Measure, Grid[Estimate]]]
     crossplay: Crossplay
     agreement: list[Kappa] = []
+
+    @property
+    def pair(self) -> tuple[Defender, Defender]:
+        """Before and after: the defenders that `change` is between."""
+        before, after = list(self.table["asr"])[-2:]
+        return before, after
+
+    @property
+    def about_defenders(self) -> str:
+        """What the columns of the table are."""
+        before, after = self.pair
+        columns = "; ".join(f"{who}: {ABOUT_DEFENDERS[who]}" for who in self.table["asr"])
+        return f"{columns}. change: {after} − {before}."
+
+
+class Cost(Document):
+    """`cost.json`: what an evaluation took. Not reproducible, so it stands apart.
+
+    Attributes:
+        ended: Day on which it ended, ISO 8601, UTC.
+        seconds: From beginning to end.
+        replies: Of all defenders.
+        tokens: Sampled by attackers and defenders, of those that are sampled here.
+        judge_tokens: That the judge's server counted; 0 if it counts none, or nobody was asked.
+    """
+
+    ended: str
+    seconds: float
+    replies: int
+    tokens: int
+    judge_tokens: int
 
 
 class Outcomes(Document):
@@ -211,16 +249,16 @@ class Turn(Document):
 
 
 class Failure(Document):
-    """An exchange in which the trained defender failed: it answered a harmful seed, or refused a benign one.
+    """An exchange in which the last defender of the table failed: it answered a harmful seed, or refused a benign one.
 
     Attributes:
-        failed_at_start: Whether the defender at the start failed at the same attack; None: the judge abstained.
+        failed_before: Whether the defender before it failed at the same attack; None: the judge abstained.
     """
 
     attacker: Attacker
     seed: Seed
     turns: list[Turn]
-    failed_at_start: bool | None = None
+    failed_before: bool | None = None
 
 
 class Failures(Document):
@@ -309,17 +347,31 @@ def current_attack(run: RunDirectory) -> AttackResult[Estimate] | None:
     return read(run, ATTACK_FILE, AttackResult[Estimate]) if met and met == [defenders[0], defenders[-1]] else None
 
 
-def measured(run: RunDirectory) -> Measured:
-    """What an evaluation of the run as it stands measures."""
-    config = tomllib.loads(run.config_text)
+def measured(
+    run: RunDirectory,
+    *,
+    attackers: RunDirectory | None = None,
+    config: Mapping[str, Any] | None = None,
+    instead: Mapping[str, str] | None = None,
+) -> Measured:
+    """What an evaluation measures, by default that of the run as it stands.
+
+    Args:
+        attackers: The run whose attackers are met.
+        config: The settings in place of the run's.
+        instead: See `Evaluation.instead`.
+    """
+    config = config or tomllib.loads(run.config_text)
     judge = config.get("judge", {})
     members = [
         (each.get("kind"), each.get("threshold"), each.get("endpoint", {}).get("model"))
         for each in judge.get("members") or [judge]
     ]
-    settings = json.dumps([config.get("evaluation"), members, judge.get("rule")], sort_keys=True)
+    settings = json.dumps(
+        [config.get("evaluation"), members, judge.get("rule"), *(instead or {}).items()], sort_keys=True
+    )
     return Measured(
-        attackers={number: _hash(path) for number, path in run.players("attacker")},
+        attackers={number: _hash(path) for number, path in (attackers or run).players("attacker")},
         defenders={number: _hash(path) for number, path in run.players("defender")},
         settings=hashlib.sha256(settings.encode()).hexdigest()[:_HASH],
     )

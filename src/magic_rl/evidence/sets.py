@@ -72,8 +72,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "wildguardtest-harmful",
         (Part("harmful", 337, "harmful", "adversarial"), Part("harmful", 412, "harmful", "vanilla")),
     ),
-    "wildjailbreak_harmful": Benchmark("wildjailbreak-harmful", (Part("harmful", 2000, "not refused"),), "seed"),
-    "wildjailbreak_benign": Benchmark("wildjailbreak-benign", (Part("benign", 250, "complied"),)),
+    "wildjailbreak_harmful": Benchmark("wildjailbreak-eval-harmful", (Part("harmful", 2000, "not refused"),), "seed"),
+    "wildjailbreak_benign": Benchmark("wildjailbreak-eval-benign", (Part("benign", 250, "complied"),)),
     "do_anything_now": Benchmark("do-anything-now", (Part("harmful", 300, "not refused"),), "seed"),
     "harmbench": Benchmark(
         "harmbench-test",

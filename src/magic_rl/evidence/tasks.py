@@ -87,13 +87,14 @@ def _judged(benchmark: Benchmark, judge: Judge, retries: int) -> Scorer:
 
 
 def items_of(log: EvalLog, model: str) -> Iterator[Item]:
-    """The items of a log, in its order.
+    """The items of a log, in the order of the set.
 
     Args:
         log: With samples, of a task that `make_task` made.
         model: What the model is called.
     """
-    for sample in log.samples or ():
+    places = {name: place for place, name in enumerate(log.eval.dataset.sample_ids or ())}
+    for sample in sorted(log.samples or (), key=lambda sample: places.get(sample.id, 0)):
         yield _item(sample, model)
 
 

@@ -57,6 +57,11 @@ class ModelJudge:
         said = self._ask(self._questions(_TRIAL), None if fresh else self._memory)
         return next((each.failed for each in said if isinstance(each, Completion)), None)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that its server has counted so far; 0 if it counts none, or the model is in this process."""
+        return int(getattr(self._chat, "tokens", 0))
+
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict per exchange, in order; see `judges.base.Judge`.
 

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import tomllib
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,12 +22,17 @@ from markupsafe import Markup
 
 from magic_rl.errors import StoreError, UserError
 from magic_rl.evaluation import result
-from magic_rl.evaluation.patterns import PATTERNS, classify, drift
+from magic_rl.evaluation.classes import CLASSES
+from magic_rl.evaluation.drift import DRIFT_FILE, Drift
 from magic_rl.evaluation.result import (
     ATTACK_FILE,
     ATTACKERS,
+    CALLED,
+    COST_FILE,
     EVALUATION_FILE,
     FAILURES_FILE,
+    OTHERS,
+    Cost,
     Evaluation,
     Failures,
     attacker_name,
@@ -39,7 +43,7 @@ from magic_rl.evaluation.result import (
 )
 from magic_rl.report.curves import attack_curve, curves
 from magic_rl.report.figures import drift_bars, frontier
-from magic_rl.report.tables import replies_head
+from magic_rl.report.tables import ABOUT_DRIFT, drift_head, drift_rows, replies_head
 from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import ENGINES_FILE, INPUTS_FILE, RunDirectory
@@ -54,12 +58,10 @@ class _Found:
     """What the episodes of a run hold, without holding the episodes.
 
     Attributes:
-        attacks: By the round of the attacker that wrote them; round 0 is the one the game began with.
         escaped: Step and place of each harmful seed whose attack got an answer.
         refused: The same of each benign seed that was refused.
     """
 
-    attacks: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     escaped: list[tuple[int, int]] = field(default_factory=list)
     refused: list[tuple[int, int]] = field(default_factory=list)
 
@@ -101,7 +103,7 @@ def visible(text: str) -> str:
 def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts: bool) -> str:
     turns = {row["step"]: row for row in rows if row["stage"] == "play"}
     config = tomllib.loads(run.config_text)
-    found = _look_through(run, turns, mixed=config["game"].get("opponents", "last") != "last")
+    found = _look_through(run, turns)
     evaluation, attack = current_evaluation(run), current_attack(run)
     failures = read(run, FAILURES_FILE, Failures) if evaluation else None
     finished = False
@@ -121,13 +123,17 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
         attacker_name=attacker_name,
         defender_name=defender_name,
         judge=evaluation.judge if evaluation else config["judge"]["kind"],
+        by_rules=_by_rules(config),
+        models=_models(config),
+        cost=_cost(run, read(run, COST_FILE, Cost) if evaluation else None),
         evaluation=evaluation,
+        others=_others(run),
         outdated=evaluation is None and (run.path / EVALUATION_FILE).exists(),
         failures=_failures(failures, evaluation, show_transcripts) if failures and evaluation else [],
         frontier=frontier(evaluation) if evaluation else [],
         attack=attack_curve(attack),
         attack_outdated=attack is None and (run.path / ATTACK_FILE).exists(),
-        **_drift(found.attacks),
+        **_drift(read(run, DRIFT_FILE, Drift), rows[-1]["step"]),
         samples=[
             (title, note, len(places), [_shown(episode, show_transcripts) for episode in _load(run, turns, places)])
             for title, note, places in (
@@ -159,28 +165,11 @@ def resource(name: str) -> Markup:
     return Markup(resources.files("magic_rl.report").joinpath(name).read_text("utf-8"))  # noqa: S704 - our own file
 
 
-def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], *, mixed: bool = False) -> _Found:
-    """Read every episode once.
-
-    While the defender learns, its group shares one attack, which counts once, and the attacker is still that of the
-    round before.
-
-    Args:
-        mixed: Whether it meets a mixture of earlier attackers instead (`game.opponents`). Episodes do not say whose an
-            attack is, so those of the first round alone count then, when there is a single attacker.
-    """
+def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]]) -> _Found:
+    """Read every episode once."""
     found = _Found()
-    for step, row in turns.items():
-        shared = row["learner"] == "defender"
-        counted = set()
+    for step in turns:
         for place, episode in enumerate(run.episodes(step)):
-            for turn in episode["turns"]:
-                key = (episode["group"], turn["attack"])
-                if shared and mixed and row["round"] > 1:
-                    continue
-                if turn["attack_tokens"] and not (shared and key in counted):
-                    counted.add(key)
-                    found.attacks[row["round"] - shared].append(turn["attack"])
             verdict = episode["verdict"]
             if episode["masked"] or not verdict:
                 continue
@@ -191,18 +180,62 @@ def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], *, 
     return found
 
 
-def _drift(attacks: Mapping[int, Sequence[str]]) -> dict[str, Any]:
-    """The drift figure and the table of classes."""
-    shares = drift(dict(sorted(attacks.items())))
+def _by_rules(config: Mapping[str, Any]) -> bool:
+    """Whether nobody but the demo's rules judges."""
+    judge = config["judge"]
+    return all(member.get("kind", "rules") == "rules" for member in judge.get("members") or [judge])
+
+
+def _models(config: Mapping[str, Any]) -> dict[str, str]:
+    """The model of each player, a folder without the folders that it is in."""
+    roles = ("defender", "attacker") if config["game"].get("rewrite", True) else ("defender",)
+    names = {role: config[role]["model"] for role in roles}
+    return {role: Path(name).name if Path(name).is_absolute() else name for role, name in names.items()}
+
+
+def _cost(run: RunDirectory, cost: Cost | None) -> dict[str, str]:
+    """What training and evaluation took."""
+    steps = run.timings()
+    sampled = sum(row.get("tokens_per_second", 0.0) * row.get("sample_seconds", 0.0) for row in steps)
+    took = duration(sum(row.get("seconds", 0.0) for row in steps))
+    told = {"training": f"{len(steps)} steps, {sampled:,.0f} tokens sampled, {took}"} if steps else {}
+    if cost:
+        judged = f", {cost.judge_tokens:,} by the judge" if cost.judge_tokens else ""
+        took = f"{duration(cost.seconds)}, on {cost.ended}"
+        told["evaluation"] = f"{cost.replies:,} replies, {cost.tokens:,} tokens sampled{judged}, {took}"
+    return told
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the two units that matter."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _others(run: RunDirectory) -> list[Evaluation]:
+    """The evaluations with something else in place of something of the run."""
+    folders = sorted((run.path / OTHERS).glob(f"*/{EVALUATION_FILE}"))
+    found = [read(RunDirectory(path.parent), EVALUATION_FILE, Evaluation) for path in folders]
+    return [each for each in found if each]
+
+
+def _drift(drift: Drift | None, step: int) -> dict[str, Any]:
+    """The drift figure, and the tables of rounds and of classes, unless training went on since."""
+    drift = drift if drift and drift.step == step else None
+    rounds = drift.rounds if drift else {}
+    shares = {f"round {n} (n = {each.classified})": each.shares for n, each in rounds.items() if each.shares}
     return {
-        "drift": drift_bars({f"round {n} (n = {len(attacks[n])})": row for n, row in shares.items()}, PATTERNS)
-        if shares
-        else None,
-        "drift_head": ("Class", "Family", *(f"Round\u00a0{n}" for n in shares)),
-        "drift_rows": [
-            (pattern.replace("_", " "), family, *(f"{row[pattern]:.0%}" for row in shares.values()))
-            for pattern, family in PATTERNS.items()
-            if any(row[pattern] for row in shares.values())
+        "drift": drift,
+        "about_drift": ABOUT_DRIFT,
+        "drift_bars": drift_bars(shares, {name: each.family for name, each in CLASSES.items()}) if shares else None,
+        "drift_head": drift_head(drift) if drift else (),
+        "drift_rows": list(drift_rows(drift)) if drift else [],
+        "class_head": ("Class", "Family", *(f"Round\u00a0{n}" for n in rounds)),
+        "class_rows": [
+            (name.replace("_", " "), each.family, *(f"{of.shares.get(name, 0):.0%}" for of in rounds.values()))
+            for name, each in CLASSES.items()
+            if any(of.shares.get(name) for of in rounds.values())
         ],
     }
 
@@ -216,13 +249,13 @@ def _load(
 
 
 def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool) -> list[dict[str, Any]]:
-    """A few failures of the trained defender of each kind, and how many there were in all."""
-    table = evaluation.table
-    missed = [round(rate.value * rate.n) for rate in table["asr"]["trained"].values()]
-    refused = [round((1 - rate.value) * rate.n) for rate in table["compliance"]["trained"].values()]
+    """A few failures of the last defender of each kind, and how many there were in all."""
+    table, after = evaluation.table, evaluation.pair[1]
+    missed = [round(rate.value * rate.n) for rate in table["asr"][after].values()]
+    refused = [round((1 - rate.value) * rate.n) for rate in table["compliance"][after].values()]
     kinds = (
-        ("harmful", "Escaped", "Held-out harmful seeds that the trained defender answered.", sum(missed)),
-        ("benign", "Refused", "Held-out benign seeds that the trained defender refused.", sum(refused)),
+        ("harmful", "Escaped", f"Held-out harmful seeds that {CALLED[after]} answered.", sum(missed)),
+        ("benign", "Refused", f"Held-out benign seeds that {CALLED[after]} refused.", sum(refused)),
     )
     return [
         {
@@ -233,7 +266,7 @@ def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool
                 {
                     **_words(failure.model_dump(), show_transcripts),
                     "attacker": ATTACKERS[failure.attacker],
-                    "failed_at_start": failure.failed_at_start,
+                    "failed_before": failure.failed_before,
                 }
                 for failure in _spaced([each for each in failures.kept if each.seed.label == label])
             ],
@@ -255,7 +288,6 @@ def _words(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]
     hidden = seed["label"] == "harmful" and not show_transcripts
     return {
         "category": seed["category"] or "no category",
-        "patterns": sorted(pattern.replace("_", " ") for pattern in classify(turns[-1]["attack"])),
         "lengths": [(len(turn["attack"]), len(turn["reply"])) for turn in turns],
         "redacted": hidden,
         "seed": "" if hidden else seed["text"],

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from magic_rl.evaluation.drift import Drift
 from magic_rl.evaluation.estimates import Estimate
 from magic_rl.evaluation.result import (
-    ABOUT_DEFENDERS,
     ABOUT_MEASURES,
     ATTACKERS,
     BETTER,
@@ -42,6 +42,12 @@ REPLIES = {
 ABOUT_REPLIES = (
     "degenerate: no longer language, compared with what the untouched model says to the same attacks; log p: of the "
     "replies under the untouched model, and KL to it, in nats per token; distinct: share of trigrams that differ."
+)
+
+ABOUT_DRIFT = (
+    "self-BLEU: of each attack with the others of its round as references, 0 to 1, lower is more diverse; distance: to "
+    "the nearest attack of the pool, 0 is the same; hybrids: attacks that show two classes or more; combinations: "
+    "different sets of classes; new: attacks with a set that round 0 did not show."
 )
 
 Kind = Literal["rate", "change", "ratio"]
@@ -101,27 +107,59 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
         width: Columns of the terminal.
     """
     table, change = evaluation.table, evaluation.change
-    lines: list[Line] = [("%", *DEFENDERS, "change")]
+    lines: list[Line] = [("%", *table["asr"], "change")]
     for measure, grid in table.items():
         counts = _counts(number for row in grid.values() for number in row.values())
         lines.append((f"{MEASURES[measure]} {BETTER[measure]}{counts if measure != 'j' else ''}",))
         for attacker, name in ATTACKERS.items():
-            if attacker in grid["start"]:
-                cells = (shown(grid[who][attacker]) for who in DEFENDERS)
+            if attacker in change[measure]:
+                cells = (shown(row[attacker]) for row in grid.values())
                 lines.append((name, *cells, shown(change[measure][attacker], "change")))
     held_out = str(evaluation.held_out)
+    instead = [textwrap.fill(f"Instead of the run's own, {said_instead(evaluation)}.", width), ""]
     about = f"{held_out[0].upper()}{held_out[1:]}. Rates in % and changes in points, with 95 % intervals."
     parts = [
+        *(instead if evaluation.instead else ()),
         textwrap.fill(about, width),
         "",
         laid_out(lines, width),
         "",
-        *(textwrap.fill(line, width) for line in (ABOUT_MEASURES, ABOUT_DEFENDERS)),
+        *(textwrap.fill(line, width) for line in (ABOUT_MEASURES, evaluation.about_defenders)),
         "",
         *_rewrites(evaluation, width),
         *_replies(evaluation, width),
         textwrap.fill(evaluation.verdict, width),
     ]
+    return "\n".join(parts)
+
+
+def said_instead(evaluation: Evaluation) -> str:
+    """What stood in for something of the run, in words."""
+    return ", ".join(f"{kind}: {text}" for kind, text in evaluation.instead.items())
+
+
+def drift_head(drift: Drift) -> tuple[str, ...]:
+    """Column titles of `drift_rows`; what was not measured has none."""
+    classes = ("hybrids, %", "combinations", "new, %") if drift.classifier else ()
+    return ("attacker of", "n", "self-BLEU", *(("distance",) if drift.embedder else ()), *classes)
+
+
+def drift_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
+    """What the attacks of each round are like."""
+    for number, of in drift.rounds.items():
+        numbers = [of.self_bleu, *((of.distance,) if drift.embedder else ())]
+        classes = (shown(of.hybrids), str(of.combinations or DASH), shown(of.new)) if drift.classifier else ()
+        said = (DASH if number is None else f"{number:.2f}" for number in numbers)
+        yield (f"round {number}", str(of.n), *said, *classes)
+
+
+def drift_table(drift: Drift, width: int = 80) -> str:
+    """How attacks drift, for a terminal, with how far the classes can be believed."""
+    lines: list[Line] = [drift_head(drift), *drift_rows(drift)]
+    parts = [textwrap.fill(ABOUT_DRIFT, width), "", laid_out(lines, width)]
+    if drift.classifier:
+        agreed = ", ".join(f"{name} {shown(number)}" for name, number in drift.agreement.items())
+        parts += ["", textwrap.fill(f"{drift.classifier} against people on labelled examples, %: {agreed}", width)]
     return "\n".join(parts)
 
 

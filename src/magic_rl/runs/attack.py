@@ -17,8 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from magic_rl.config import Config, EvaluationConfig, load_config
-from magic_rl.data.overlap import SeedFinder
-from magic_rl.errors import ConfigError, DataError, StoreError
+from magic_rl.errors import ConfigError, StoreError
 from magic_rl.evaluation.crossplay import answered_by, open_attacks
 from magic_rl.evaluation.estimates import Count, Estimate, attack_at_k, seed_rate, seed_ratio
 from magic_rl.evaluation.result import (
@@ -36,11 +35,12 @@ from magic_rl.learning.arena import Arena, LoopSettings
 from magic_rl.learning.coevolve import coevolve
 from magic_rl.rng import derive
 from magic_rl.runs.assembly import Setup, loop_settings, prepare
-from magic_rl.runs.evaluate import conditions, evaluated, held_out_seeds, unopened
+from magic_rl.runs.evaluate import conditions, evaluated, unopened
 from magic_rl.runs.inputs import compare, digests
+from magic_rl.runs.instead import check_untaught, with_attacker_of
 from magic_rl.runs.interrupt import Interrupt
+from magic_rl.runs.lineup import held_out_seeds
 from magic_rl.runs.preflight import try_judge
-from magic_rl.runs.seeds import split_of
 from magic_rl.runs.train import View
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
@@ -122,7 +122,8 @@ def attack(run: RunDirectory, plan: Plan, view: View) -> AttackResult[Estimate] 
         return done
     setup = prepare(plan.config)
     compare(run, {key: found for key, found in digests(setup).items() if not key.startswith("attacker")})
-    _check_source(setup, plan)
+    if plan.source:
+        check_untaught(plan.source, held_out_seeds(setup), setup.split.train)
     try_judge(setup.judge)
     setup.load_references({"attacker": plan.attacker})
     with atomic.writing(run.path / _FOLDER):
@@ -205,24 +206,17 @@ def attack_config(run: RunDirectory, source: RunDirectory, steps: int) -> Config
     Raises:
         ConfigError: If the two runs word their prompts differently.
     """
-    config, given = load_config(run.path / "config.toml"), load_config(source.path / "config.toml")
-    if given.game.prompts != config.game.prompts:
-        raise ConfigError(
-            f"{source.path}: game.prompts is {given.game.prompts!r}, but {config.game.prompts!r} in {run.path}; "
-            "take the attacker of a run with the same prompts"
-        )
+    given = load_config(source.path / "config.toml")
+    config = with_attacker_of(run, source, load_config(run.path / "config.toml"))
     game = config.game.model_copy(
         update={
-            "rewrite": True,
-            "shared_parameters": False,  # the fresh attacker learns, the defender beside it does not
-            "turns": given.game.turns,
             "rewards": given.game.rewards,
             "schedule": ScheduleConfig(kind="ratio", rounds=1, defender_steps=0, attacker_steps=steps),
         }
     )
     # A frozen defender cannot be trained again: where it is degenerate, the result says so.
     learning = given.learning.model_copy(update={"max_degenerate": 1.0})
-    return config.model_copy(update={"attacker": given.attacker, "learning": learning, "game": game})
+    return config.model_copy(update={"learning": learning, "game": game})
 
 
 class _Attack:
@@ -314,19 +308,6 @@ class _Attack:
     def _save(self, progress: Progress) -> None:
         self._part.save_checkpoint(
             progress.steps, {"attacker": self._learner}, _STATE.dump_python(progress, mode="json")
-        )
-
-
-def _check_source(setup: Setup, plan: Plan) -> None:
-    """See that another run's attacker was not taught what is measured here."""
-    if plan.source is None:
-        return
-    taught = split_of(load_config(plan.source / "config.toml").data).train
-    finder = SeedFinder(held_out_seeds(setup), setup.split.train)
-    if known := sum(finder.found_in([seed.text]) for seed in taught):
-        raise DataError(
-            f"{plan.source}: its attacker was trained on {known} seeds that are held out here; take the attacker of a "
-            "run with the same split"
         )
 
 

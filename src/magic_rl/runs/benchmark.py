@@ -25,7 +25,6 @@ from magic_rl.runs.target import endpoint_of
 from magic_rl.store import atomic
 
 _FAILED = 0.2  # share of calls that may fail before a task stops: then something is wrong with all of them
-_RETRIES = 2  # of a call, beside those of the client
 
 Display = Literal["rich", "plain", "none"]
 
@@ -178,7 +177,8 @@ def _model(asked: Asked, out: Path) -> Any:
 
 
 def _run(tasks: list[Any], model: Any, folder: Path, display: Display) -> list[Any]:
-    """Inspect's logs, with samples."""
+    """Inspect's logs, with samples, in the order of the tasks."""
+    names = [_plain(one if isinstance(one, str) else one.name) for one in tasks]
     from inspect_ai import eval_set
     from inspect_ai.log import read_eval_log
 
@@ -189,12 +189,11 @@ def _run(tasks: list[Any], model: Any, folder: Path, display: Display) -> list[A
         display=display,
         max_tasks=1,
         fail_on_error=_FAILED,
-        retry_on_error=_RETRIES,
         retry_attempts=0,
         ctl_server=False,
         log_level="error",
     )
-    whole = [read_eval_log(log.location) for log in logs]
+    whole = sorted(map(read_eval_log, (log.location for log in logs)), key=lambda log: names.index(_plain(log.eval.task)))
     if success:
         return whole
     if any(log.status == "cancelled" for log in whole):
@@ -202,6 +201,11 @@ def _run(tasks: list[Any], model: Any, folder: Path, display: Display) -> list[A
     failed = next((log for log in whole if log.status != "success"), None)
     why = " ".join(failed.error.message.split())[:200] if failed and failed.error else "it did not finish"
     raise ChatError(f"{failed.eval.task if failed else 'a task'} stopped: {why}", remedy="repeat")
+
+
+def _plain(name: str) -> str:
+    """A task's name without the package that it is registered in."""
+    return name.rpartition("/")[2]
 
 
 def _found(logs: list[Any], asked: Asked) -> tuple[list[Item], list[Score]]:

@@ -1,140 +1,148 @@
 """Evaluating a run: every saved attacker against every saved defender, and the untouched model, on held-out seeds.
 
 The table compares the first and the last of the players, and the untouched model beside them; pairs of others may be
-given fewer seeds (`evaluation.inner_share`).
+given fewer seeds (`evaluation.inner_share`). Judge, seeds, defender and attackers may be others than the run's own
+(`runs.instead`). Every exchange is kept with its verdict, so that another judge can look at it later.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import datetime
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from magic_rl.config import Config, load_config
 from magic_rl.data.split import evenly
 from magic_rl.engines.base import Policy
-from magic_rl.errors import StoreError
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.crossplay import SCORED, Board, Cell, Conditions, answered_by, open_attacks
 from magic_rl.evaluation.estimates import Estimate, rate_of
 from magic_rl.evaluation.result import (
     ATTACKERS,
-    DEFENDERS,
+    CALLED,
+    COST_FILE,
     EVALUATION_FILE,
     FAILURES_FILE,
     OUTCOMES_FILE,
-    Attacker,
+    SUMMARY_FILE,
+    Cost,
     Crossplay,
+    Defender,
     Evaluation,
     HeldOut,
     Rate,
     Replies,
     attacker_name,
     defender_name,
-    measured,
+    read,
     write,
 )
-from magic_rl.evaluation.summary import (
-    Compared,
-    by_category,
-    changes,
-    compared_attackers,
-    failures,
-    outcomes,
-    replies,
-    table,
-)
+from magic_rl.evaluation.seat import Seat
+from magic_rl.evaluation.summary import Compared, by_category, changes, failures, outcomes, replies, table, tsv
 from magic_rl.evaluation.verdict import verdict
-from magic_rl.game.play import Player
+from magic_rl.evidence.items import ITEMS_FILE, Item, write_items
+from magic_rl.game.play import Player, defender_messages
+from magic_rl.judges.base import Judge
+from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.learning.fluency import Yardstick
 from magic_rl.runs.assembly import Setup, prepare
-from magic_rl.runs.inputs import compare, compare_settings, digests
+from magic_rl.runs.inputs import compare, digests
+from magic_rl.runs.instead import OWN, Instead, Subject, check_untaught, subject_of
+from magic_rl.runs.judge import make_chat
+from magic_rl.runs.lineup import Lineup, lineup_of
 from magic_rl.runs.preflight import try_judge
+from magic_rl.runs.target import endpoint_of
 from magic_rl.runs.train import NOBODY, View
+from magic_rl.runs.transcripts import transcripts
+from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Episode, Label, Role, Sample, SamplingParams, Seed
+from magic_rl.types import Episode, Role, Sample, SamplingParams, Seed
 
 
-def evaluate(run: RunDirectory, view: View = NOBODY) -> Evaluation:
-    """Play all pairs and write the result files into the run, `evaluation.json` last.
+@dataclass(frozen=True, slots=True)
+class _Playing:
+    """Everything an evaluation is played with."""
+
+    subject: Subject
+    setup: Setup
+    lineup: Lineup
+    met: Conditions
+    boards: list[Board]
+    view: View
+
+    def player(self, role: Role, number: int) -> Player:
+        """A saved player in its seat."""
+        source = self.subject.attackers if role == "attacker" else self.subject.run
+        policy = self.setup.engines[role].load(source.player(role, number), f"{role}-{number}")
+        return evaluated(self.setup, role, policy)
+
+
+@dataclass(slots=True)
+class _Played:
+    """What came of it.
+
+    Attributes:
+        columns: Of each defender of the run, a cell per attacker.
+        said: What its replies are like.
+        cells: By defender of the table, and place of the attacker.
+        replies: Of the defenders of the table.
+        items: Every exchange.
+    """
+
+    columns: list[list[Cell]] = field(default_factory=list)
+    said: list[Replies] = field(default_factory=list)
+    cells: dict[Defender, dict[int, Cell]] = field(default_factory=dict)
+    replies: dict[Defender, Replies] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
+
+
+def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> Evaluation:
+    """Play all pairs and write the result files, `evaluation.json` last: into the run, or into a folder of their own.
 
     Args:
         run: With players saved.
         view: Told of every pair.
+        instead: What stands in for something of the run.
 
     Returns:
         What stands in `evaluation.json`.
 
     Raises:
-        StoreError: If the run has saved no players yet.
+        UserError: If something of the run, or of what stands in for it, cannot be used.
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
-    defenders = [number for number, _ in run.players("defender")]
-    attackers: list[int | None] = [None, *(number for number, _ in run.players("attacker"))]
-    compared = compared_attackers(attackers)
-    setup = _unchanged(run)
-    config, seeds = setup.config, held_out_seeds(setup)
-    inner = evenly(seeds, math.ceil(len(seeds) * config.evaluation.inner_share))
-    places = sorted(set(compared.values()))
-    boards = _boards(run, setup, attackers, [seeds if i in places else inner for i in range(len(attackers))], view)
+    subject, began = subject_of(run, instead), time.monotonic()
+    setup = prepare(subject.config)
+    lent = instead.attackers
+    compare(run, {k: v for k, v in digests(setup).items() if not (lent and k.startswith("attacker"))})
+    lineup, held_out = lineup_of(subject, setup, view)
+    if lent:
+        check_untaught(lent.path, lineup.seeds, setup.split.train)
+    try_judge(setup.judge, fresh=False)
+    view.note(str(lineup))
+    playing = _Playing(subject, setup, lineup, conditions(setup), [], view)
+    playing.boards.extend(_boards(playing))
+    played = _play(playing)
+    evaluation = _numbers(playing, played, held_out)
+    _note_cut_off(evaluation, subject.config.learning.max_cut_off, view)
 
-    met = conditions(setup)
-    view.stage("evaluate", len(places) + len(attackers) * len(defenders))
-    base = evaluated(setup, "defender", setup.engines["defender"].base())
-    untouched = dict(zip(places, answered_by(met, [boards[place] for place in places], base), strict=True))
-    _watch(view, None, [attackers[place] for place in places], list(untouched.values()))
-    yardstick = Yardstick(setup.engines["defender"].base(), _samples(list(untouched.values())))
-    fewer = [(who, [episode for episode in opened if episode.seed in inner]) for who, opened in boards]
-    columns, said = [], []
-    for number in defenders:
-        player = _player(run, setup, "defender", number)
-        columns.append(answered_by(met, boards if number in (defenders[0], defenders[-1]) else fewer, player))
-        said.append(_replies(yardstick, columns[-1], player))
-        _watch(view, number, attackers, columns[-1])
-    by_place = (untouched, dict(enumerate(columns[0])), dict(enumerate(columns[-1])))
-    seen = ({name: cells[place] for name, place in compared.items()} for cells in by_place)
-    cells: Compared = dict(zip(DEFENDERS, seen, strict=True))
-    change = changes(cells)
-    of_untouched = _replies(yardstick, list(untouched.values()), base)
-    of_compared = dict(zip(DEFENDERS, (of_untouched, said[0], said[-1]), strict=True))
-    evaluation = Evaluation(
-        measured=measured(run),
-        judge=setup.judge.name,
-        held_out=_held_out(config, seeds),
-        verdict=verdict(change["asr"], change["compliance"], {who: r.degenerate for who, r in of_compared.items()}),
-        table=table(cells),
-        change=change,
-        rewrites={name: _rewrites(boards[i], cells["start"][name]) for name, i in compared.items() if boards[i][0]},
-        replies=of_compared,
-        categories=by_category(cells),
-        crossplay=_crossplay(attackers, defenders, compared, columns, said),
-        agreement=panel_agreement(setup.judge.votes) if isinstance(setup.judge, Panel) else [],
-    )
-    _note_cut_off(evaluation, config.learning.max_cut_off, view)
-    write(run, FAILURES_FILE, failures(cells))
-    write(run, OUTCOMES_FILE, outcomes(cells), indent=None)
-    write(run, EVALUATION_FILE, evaluation)
+    cells = _by_attacker(lineup, played)
+    with atomic.writing(subject.out.path):
+        subject.out.path.mkdir(parents=True, exist_ok=True)
+    write(subject.out, FAILURES_FILE, failures(cells))
+    write(subject.out, OUTCOMES_FILE, outcomes(cells), indent=None)
+    write_items(subject.out.path / ITEMS_FILE, played.items)
+    atomic.write_file(subject.out.path / SUMMARY_FILE, tsv(evaluation).encode())
+    write(subject.out, COST_FILE, _cost(playing, played, time.monotonic() - began))
+    write(subject.out, EVALUATION_FILE, evaluation)
     return evaluation
 
 
-def _unchanged(run: RunDirectory) -> Setup:
-    """What the run was trained with, looked at again, and a judge that answers."""
-    config = load_config(run.path / "config.toml")
-    if not run.players("defender"):
-        raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
-    compare_settings(run, config)
-    setup = prepare(config)
-    compare(run, digests(setup))
-    try_judge(setup.judge, fresh=False)
-    return setup
-
-
-def held_out_seeds(setup: Setup) -> list[Seed]:
-    """The seeds that are evaluated on, harmful ones first: those of `evaluation.split`, never trained on."""
-    limit = setup.config.evaluation.max_seeds or 0
-    labels: tuple[Label, ...] = ("harmful", "benign")
-    side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation
-    return [seed for label in labels for seed in evenly([s for s in side if s.label == label], limit)]
+def current(subject: Subject) -> Evaluation | None:
+    """The evaluation that was asked for, if it was made before and nothing has changed since."""
+    found = read(subject.out, EVALUATION_FILE, Evaluation)
+    return found if found and found.measured == subject.measured else None
 
 
 def conditions(setup: Setup) -> Conditions:
@@ -159,35 +167,128 @@ def unopened(seeds: Sequence[Seed]) -> list[Episode]:
     return [Episode(seed, (), index) for index, seed in enumerate(seeds)]
 
 
-def _player(run: RunDirectory, setup: Setup, role: Role, number: int) -> Player:
-    return evaluated(setup, role, setup.engines[role].load(run.player(role, number), f"{role}-{number}"))
-
-
-def _boards(
-    run: RunDirectory, setup: Setup, attackers: Sequence[int | None], seeds: Sequence[Sequence[Seed]], view: View
-) -> list[Board]:
+def _boards(playing: _Playing) -> list[Board]:
     """Every attacker's games, opened on the seeds chosen for it."""
-    view.stage("attack", len(attackers) - 1)
-    boards: list[Board] = []
-    for number, chosen in zip(attackers, seeds, strict=True):
-        rewriter = None if number is None else _player(run, setup, "attacker", number)
-        n = setup.config.evaluation.attacks_per_seed
-        boards.append(open_attacks(conditions(setup), (rewriter, unopened(chosen)), n))
+    lineup, boards = playing.lineup, list[Board]()
+    playing.view.stage("attack", len(lineup.attackers) - 1)
+    for place, number in enumerate(lineup.attackers):
+        rewriter = None if number is None else playing.player("attacker", number)
+        board = (rewriter, unopened(lineup.seeds_of(place)))
+        boards.append(open_attacks(playing.met, board, lineup.attacks_per_seed))
         if rewriter:
-            view.step({"attacker": attacker_name(number), "format_rate": _well_formed(boards[-1]).value}, {})
+            rate = _well_formed(boards[-1]).value
+            playing.view.step({"attacker": attacker_name(number), "format_rate": rate}, {})
     return boards
+
+
+def _play(playing: _Playing) -> _Played:
+    """Have all defenders answer: the untouched model, those of the run, and one that is not of it."""
+    lineup, setup, boards, played = playing.lineup, playing.setup, playing.boards, _Played()
+    compared = [boards[place] for place in lineup.places]
+    steps = len(lineup.places) * (1 + lineup.other) + len(lineup.attackers) * len(lineup.defenders)
+    playing.view.stage("evaluate", steps)
+
+    untouched = setup.engines["defender"].base()
+    base = evaluated(setup, "defender", untouched)
+    cells = answered_by(playing.met, compared, base)
+    _keep(playing, played, defender_name(None), base, dict(zip(lineup.places, cells, strict=True)))
+    yardstick = Yardstick(untouched, _samples(cells))
+    played.cells["untouched"] = dict(zip(lineup.places, cells, strict=True))
+    played.replies["untouched"] = _replies(yardstick, cells, base)
+
+    ends = (lineup.defenders[0], lineup.defenders[-1])
+    fewer = [(who, [episode for episode in opened if episode.seed in lineup.inner]) for who, opened in boards]
+    for number in lineup.defenders:
+        player = playing.player("defender", number)
+        cells = answered_by(playing.met, boards if number in ends else fewer, player)
+        played.columns.append(cells)
+        played.said.append(_replies(yardstick, cells, player))
+        _keep(playing, played, defender_name(number), player, dict(enumerate(cells)))
+    trained: tuple[Defender, ...] = ("trained",) if lineup.other else ("start", "trained")
+    for who, column in zip(trained, (0, -1), strict=False):
+        played.cells[who] = dict(enumerate(played.columns[column]))
+        played.replies[who] = played.said[column]
+    if target := playing.subject.instead.defender:
+        _play_other(playing, played, yardstick, target)
+    return played
+
+
+def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target: str) -> None:
+    """Have a model answer that is not of the run, in its own words: the attack alone, in its own template."""
+    setup, places = playing.setup, playing.lineup.places
+    seat = Seat(make_chat(endpoint_of(target), setup.config.engine, target))
+    limits = setup.config.evaluation
+    player = Player(seat, seat, SamplingParams(limits.max_reply_tokens, limits.temperature))
+    met = replace(playing.met, prompts=replace(setup.prompts, defender_user="{attack}"))
+    cells = answered_by(met, [playing.boards[place] for place in places], player)
+    for why, times in seat.failed.most_common(1):
+        failed = f"{seat.failed.total()} of its replies failed ({times} times: {why})"
+        playing.view.note(f"{target}: {failed}; they count for nobody")
+    # Its ids are not ours, so what it said is measured in the run's tokens, and what it thought of it is not known.
+    base = setup.player("defender", setup.engines["defender"].base())
+    spoken = [e for cell in cells for e, _ in (*cell.harmful, *cell.benign) if e.reply.strip()]
+    said = [
+        Sample(
+            base.renderer.prompt(defender_messages(base, setup.prompts, episode.turns[-1:])),
+            ids := base.renderer.completion(episode.reply),
+            (0.0,) * len(ids),
+            "stop",
+        )
+        for episode in evenly(spoken, SCORED)
+    ]
+    found = yardstick.measure(said)
+    like = replies(cells, found.degenerate, logprob=found.logprob, distinct=found.distinct)
+    played.cells["other"] = dict(zip(places, cells, strict=True))
+    played.replies["other"] = like.model_copy(update={"tokens": None})
+    _keep(playing, played, target, player, played.cells["other"])
+
+
+def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cells: Mapping[int, Cell]) -> None:
+    """Keep every exchange of a defender, and tell whoever watches."""
+    named = [(attacker_name(playing.lineup.attackers[place]), cell) for place, cell in cells.items()]
+    played.items += transcripts(named, player, defender, playing.setup.prompts, playing.setup.judge.name)
+    for attacker, cell in named:
+        rates = {"asr": cell.asr.value, "compliance": cell.compliance.value}
+        playing.view.step({"attacker": attacker, "defender": defender, **rates}, {})
+
+
+def _by_attacker(lineup: Lineup, played: _Played) -> Compared:
+    """The cells of the table, by the attackers' names in it."""
+    return {who: {name: of[place] for name, place in lineup.compared.items()} for who, of in played.cells.items()}
+
+
+def _numbers(playing: _Playing, played: _Played, held_out: HeldOut) -> Evaluation:
+    """All that stands in `evaluation.json`."""
+    subject, lineup, judge = playing.subject, playing.lineup, playing.setup.judge
+    cells, boards = _by_attacker(lineup, played), playing.boards
+    change, before = changes(cells), list(cells.values())[-2]
+    degenerate = {who: each.degenerate for who, each in played.replies.items()}
+    return Evaluation(
+        measured=subject.measured,
+        instead=subject.instead.as_dict(),
+        judge=judge.name,
+        held_out=held_out,
+        verdict=verdict(change["asr"], change["compliance"], degenerate),
+        table=table(cells),
+        change=change,
+        rewrites={name: _rewrites(boards[i], before[name]) for name, i in lineup.compared.items() if boards[i][0]},
+        replies=played.replies,
+        categories=by_category(cells),
+        crossplay=_crossplay(lineup, played),
+        agreement=panel_agreement(judge.votes) if isinstance(judge, Panel) else [],
+    )
 
 
 def _well_formed(board: Board) -> Estimate:
     return rate_of(episode.turns[0].well_formed for episode in board[1])
 
 
-def _rewrites(board: Board, start: Cell) -> dict[Rate, Estimate]:
+def _rewrites(board: Board, cell: Cell) -> dict[Rate, Estimate]:
     """What an attacker's first outputs are like, and whether the attacks kept what the seeds ask."""
     cut_off = rate_of(episode.cut_off == "attacker" for episode in board[1])
     rates: dict[Rate, Estimate] = {
         "well_formed": _well_formed(board),
-        "on_topic": rate_of(start.on_topic),
+        "on_topic": rate_of(cell.on_topic),
         "cut_off": cut_off,
     }
     return {name: found for name, found in rates.items() if found.n}
@@ -202,39 +303,36 @@ def _replies(yardstick: Yardstick, cells: Sequence[Cell], player: Player) -> Rep
     return replies(cells, found.degenerate, logprob=found.logprob, kl=found.kl, distinct=found.distinct)
 
 
-def _held_out(config: Config, seeds: Sequence[Seed]) -> HeldOut:
-    return HeldOut(
-        split=config.evaluation.split,
-        harmful=sum(seed.label == "harmful" for seed in seeds),
-        benign=sum(seed.label == "benign" for seed in seeds),
-        categories=sorted({seed.category for seed in seeds if seed.category}),
-    )
-
-
-def _crossplay(
-    attackers: list[int | None],
-    defenders: list[int],
-    compared: dict[Attacker, int],
-    columns: Sequence[Sequence[Cell]],
-    said: list[Replies],
-) -> Crossplay:
+def _crossplay(lineup: Lineup, played: _Played) -> Crossplay:
     """All pairs: a row for each attacker, a column for each defender."""
-    rows = list(zip(*columns, strict=True))
+    rows = list(zip(*played.columns, strict=True))
     return Crossplay(
-        attackers=attackers,
-        defenders=defenders,
-        compared=compared,
+        attackers=lineup.attackers,
+        defenders=lineup.defenders,
+        compared=lineup.compared,
         asr=[[cell.asr for cell in row] for row in rows],
         compliance=[[cell.compliance for cell in row] for row in rows],
-        replies=said,
+        replies=played.said,
         abstained=sum(value is None for row in rows for cell in row for value in cell.escaped + cell.answered),
     )
 
 
-def _watch(view: View, defender: int | None, attackers: Sequence[int | None], cells: Sequence[Cell]) -> None:
-    for attacker, cell in zip(attackers, cells, strict=True):
-        rates = {"asr": cell.asr.value, "compliance": cell.compliance.value}
-        view.step({"attacker": attacker_name(attacker), "defender": defender_name(defender), **rates}, {})
+def _cost(playing: _Playing, played: _Played, seconds: float) -> Cost:
+    samples = [episode.turns[0].attack_sample for _, opened in playing.boards for episode in opened]
+    here = [played.cells["untouched"].values(), *played.columns]
+    written = sum(length for cells in here for cell in cells for length in cell.tokens)
+    return Cost(
+        ended=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        seconds=round(seconds, 1),
+        replies=len(played.items),
+        tokens=written + sum(len(sample.tokens) for sample in samples if sample),
+        judge_tokens=_spent_on(playing.setup.judge),
+    )
+
+
+def _spent_on(judge: Judge) -> int:
+    members = judge.members if isinstance(judge, Panel) else (judge,)
+    return sum(member.tokens for member in members if isinstance(member, ModelJudge))
 
 
 def _note_cut_off(evaluation: Evaluation, most: float, view: View) -> None:
@@ -243,7 +341,7 @@ def _note_cut_off(evaluation: Evaluation, most: float, view: View) -> None:
         "attacker.sampling.max_tokens": {
             f"the {ATTACKERS[a]}": r.get("cut_off") for a, r in evaluation.rewrites.items()
         },
-        "evaluation.max_reply_tokens": {DEFENDERS[who]: each.cut_off for who, each in evaluation.replies.items()},
+        "evaluation.max_reply_tokens": {CALLED[who]: each.cut_off for who, each in evaluation.replies.items()},
     }
     for key, found in limits.items():
         for who, share in found.items():

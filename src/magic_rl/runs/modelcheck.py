@@ -28,7 +28,7 @@ from magic_rl.prompts import load_prompts
 from magic_rl.runs.footprint import Footprint, available, footprint
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.template import introduced
-from magic_rl.types import Message, Role, Tokens
+from magic_rl.types import Message, Role, Seed, Tokens
 
 _T = TypeVar("_T")
 _SPOKEN = [Message("user", "Hello."), Message("assistant", "Hello!"), Message("user", "And then?")]
@@ -194,7 +194,8 @@ class _Check:
             words = exported_template(config, own)
             if words != own.own_template:
                 exported = load_renderer(str(folder), config.engine, chat_template=words)
-                self._tried(lambda: same_prompts(folder, exported, config, own, [_SPOKEN[0].content]), "export")
+                said = told(config, "defender")
+                self._tried(lambda: same_prompts(folder, exported, said, own, [_SPOKEN[0].content]), "export")
 
     def _memory(self, model: Any) -> Footprint:
         config = self._config
@@ -287,33 +288,44 @@ def _storable(folder: Path, modules: Sequence[str]) -> None:
             )
 
 
-def exported_template(config: Config, renderer: ChatRenderer) -> str:
-    """A chat template that prints for a user's words alone what the defender reads in training."""
+def told(config: Config, role: Role) -> tuple[str, str]:
+    """What a player is told in training: its system prompt, and the words of a user, with a mark for the text they hold.
+
+    The text is an attack for the defender. For the attacker it is a seed, and the words are its task for a harmful one.
+    """
     prompts = load_prompts(config.game.prompts)
-    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
-    return introduced(renderer.chat_template, system, prompts.defender(_MARK).split(_MARK))
+    if role == "attacker":
+        system = prompts.attacker_system_multi_turn if config.game.turns > 1 else prompts.attacker_system
+        return system, prompts.attacker(Seed("", _MARK, "harmful"))
+    return prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks), prompts.defender(_MARK)
+
+
+def exported_template(config: Config, renderer: ChatRenderer, role: Role = "defender") -> str:
+    """A chat template that prints for a user's words alone what the player reads in training."""
+    system, around = told(config, role)
+    return introduced(renderer.chat_template, system, around.split(_MARK))
 
 
 def same_prompts(
-    folder: Path, exported: ChatRenderer, config: Config, renderer: ChatRenderer, requests: Sequence[str]
+    folder: Path, exported: ChatRenderer, words: tuple[str, str], renderer: ChatRenderer, requests: Sequence[str]
 ) -> list[Tokens]:
-    """The defender's prompts for some requests, as in training.
+    """A player's prompts for some texts, as in training.
 
     Args:
         exported: With the template of `exported_template`.
-        renderer: Of the defender.
+        words: What the player is `told`.
+        renderer: Of the player.
 
     Raises:
         UserError: If the exported template says anything else.
     """
-    prompts = load_prompts(config.game.prompts)
-    system = prompts.defender_system(config.defender.system_prompt, config.game.defender_thinks)
-    told = [Message("system", system)] if system else []
-    asked = [renderer.prompt([*told, Message("user", prompts.defender(text))]) for text in requests]
+    system, around = words
+    first = [Message("system", system)] if system else []
+    asked = [renderer.prompt([*first, Message("user", text.join(around.split(_MARK)))]) for text in requests]
     given = [exported.prompt([Message("user", text)]) for text in requests]
     if [exported.spelled(ids) for ids in given] != [exported.spelled(ids) for ids in asked]:
         raise ModelError(
-            f"{folder}: its chat template cannot say by itself what the defender was told in training",
+            f"{folder}: its chat template cannot say by itself what the player was told in training",
             "adapter and the words",
         )
     return asked

@@ -54,17 +54,13 @@ def chat_of(target: str, engine: EngineConfig | None = None, number: int | None 
     if not (Path(target) / "config.toml").is_file():
         return make_chat(endpoint_of(target), engine or EngineConfig(), "target")
     from magic_rl.engines.local.engine import LocalEngine  # torch takes seconds to import
-    from magic_rl.engines.local.models import load_renderer
-    from magic_rl.runs.export.defender import _chosen
-    from magic_rl.runs.modelcheck import exported_template
+    from magic_rl.runs.export.player import saved_player
 
-    player = _chosen(RunDirectory.open(Path(target)), number)
+    player = saved_player(RunDirectory.open(Path(target)), "defender", number)
     how = engine or player.config.engine
-    renderer = load_renderer(str(player.base), how).given(player.config.defender.chat_template_kwargs)
-    template = exported_template(player.config, renderer)
-    loaded = LocalEngine(player.base, player.config.defender.lora, how, chat_template=template)
+    loaded = LocalEngine(player.base, player.settings.lora, how, chat_template=player.template)
     policy = loaded.load(player.adapter, "defender").snapshot("defender")
-    identity = f"{manifest.fingerprint(player.adapter)} {player.base} {loaded.dtype} {loaded.identity} {template}"
+    identity = f"{manifest.fingerprint(player.adapter)} {player.base} {loaded.dtype} {loaded.identity} {player.template}"
     return LocalChat(target, policy, loaded.renderer_with, identity=identity, batch=how.rows_per_batch)
 
 

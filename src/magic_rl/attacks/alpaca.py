@@ -1,0 +1,64 @@
+"""The attack pool of MAGIC's release: rows with `instruction`, `input` and `output`, in a JSON array or one per line.
+
+The attacker's task stands in the first two columns, in the release's own words, which end with the seed; the output is
+what it is to say. Which strategy a row follows is not published, so all have one name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from magic_rl.errors import DataError
+from magic_rl.files import Row, read_jsonl, read_text
+from magic_rl.text.think import parse_attack
+from magic_rl.types import Label, Seed
+
+STRATEGY = "released"
+_SEED = re.compile(r"prompt provided for you to revise:\s*(.+)", re.DOTALL)
+_LABEL = re.compile(r"vanilla[ _](harmful|benign)")
+
+
+def alpaca_rows(path: Path) -> list[Row]:
+    """The rows of such a pool with their places; none if it is a pool of another kind.
+
+    Raises:
+        DataError: For a file that cannot be read.
+    """
+    text = read_text(path)
+    rows = list(read_jsonl(str(path), text))
+    if text.lstrip().startswith("["):
+        try:
+            listed = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}: not valid JSON ({error}); write it again") from error
+        rows = [
+            (f"{path}: row {number}", row if isinstance(row, dict) else "expected a JSON object")
+            for number, row in enumerate(listed, start=1)
+        ]
+    first = rows[0][1] if rows else ""
+    return rows if isinstance(first, Mapping) and "instruction" in first else []
+
+
+def read_alpaca(row: Mapping[str, Any]) -> tuple[Seed, str, str, str]:
+    """What a `PoolEntry` is made of.
+
+    Raises:
+        ValueError: If the row lacks a seed, a label, or an output in the attacker's format.
+    """
+    task, given = str(row.get("instruction") or ""), str(row.get("input") or "")
+    label = _LABEL.search(f"{row.get('data_type') or ''}\n{task}")  # not in the seed, which may say anything
+    if label is None:
+        raise ValueError("does not say whether its seed is harmful or benign; give it a column data_type")
+    found = _SEED.search(f"{task}\n{given}")
+    text = (found[1] if found else given).strip()
+    parsed = parse_attack(str(row.get("output") or ""))
+    if not text or not parsed.well_formed:
+        raise ValueError("its output is not <think>…</think><answer>…</answer>" if text else "holds no seed")
+    kind: Label = "harmful" if label[1] == "harmful" else "benign"
+    seed = Seed(hashlib.sha256(text.encode()).hexdigest()[:12], text, kind)
+    return seed, STRATEGY, parsed.thinking, parsed.answer

@@ -1,0 +1,56 @@
+"""`magic-rl cross`."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magic_rl.cli.evaluate import evaluation_of
+from magic_rl.cli.options import Overrides
+from magic_rl.cli.shown import columns
+from magic_rl.errors import UserError
+
+
+def cross(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, two or more.", show_default=False)],
+    overrides: Overrides = None,
+) -> None:
+    """Play the last attacker of each run against the trained defender of every run; print who withstands whom.
+
+    All runs hold out the same seeds. What a run meets of another's attackers is kept under its evaluations/, so the
+    same command continues. A run without an attacker, such as no-game, only defends.
+
+    Examples:
+
+      magic-rl cross runs/magic runs/no-game
+
+      magic-rl cross runs/a runs/b runs/c --evaluation.max_seeds 100
+    """
+    if len(runs) < 2:
+        raise UserError("give at least two runs")
+
+    from magic_rl.evaluation.result import BETTER, MEASURES, Evaluation, Measure
+    from magic_rl.report.tables import Line, laid_out, shown
+    from magic_rl.runs.instead import Instead
+    from magic_rl.store.run import RunDirectory
+
+    opened = {run: RunDirectory.open(run) for run in runs}
+    armed = [run for run in runs if opened[run].players("attacker")]
+    if not armed:
+        raise UserError(f"{runs[0]}: has no attacker, nor has any other of these runs; add one that does")
+    settings, met = tuple(overrides or ()), dict[tuple[Path, Path], Evaluation]()
+    for attacker, defender in product(armed, runs):
+        lent = None if attacker == defender else opened[attacker]
+        met[attacker, defender] = evaluation_of(defender, Instead(attackers=lent, settings=settings))
+    measures: tuple[Measure, ...] = ("asr", "compliance")
+    lines: list[Line] = [("attacker of, against defender of, %", *(run.name for run in runs))]
+    for measure in measures:
+        lines.append((f"{MEASURES[measure]} {BETTER[measure]}",))
+        lines += [
+            (run.name, *(shown(met[run, other].table[measure]["trained"].get("last_attacker")) for other in runs))
+            for run in armed
+        ]
+    typer.echo(laid_out(lines, columns(80)))

@@ -1,0 +1,44 @@
+"""`magic-rl drift`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from magic_rl.cli.options import Run
+from magic_rl.cli.shown import columns
+
+
+def drift(
+    run: Run,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model that tells the classes of attacks: a folder, a hub id, a URL ending in /v1, or a .toml file "
+            "with url, model and api_key_env.",
+        ),
+    ] = None,
+    attacks: Annotated[int, typer.Option(metavar="N", min=2, help="Attacks per round that are looked at.")] = 100,
+) -> None:
+    """Measure how the attackers' attacks change from round to round; the report shows it.
+
+    Without a model: self-BLEU and, where the extra `drift` is installed, the distance to the attack pool. A model also
+    tells each attack's classes; how far it agrees with people on labelled examples is printed first. Writes drift.json.
+
+    Examples:
+
+      magic-rl drift runs/demo
+
+      magic-rl drift runs/demo --model http://localhost:8000/v1
+    """
+    from magic_rl.cli.view import make_view
+    from magic_rl.report.tables import drift_table
+    from magic_rl.runs.drift import measure_drift
+    from magic_rl.store.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    with directory.lock(), make_view() as view:
+        found = measure_drift(directory, model, attacks, view)
+    typer.echo(drift_table(found, columns(80)))

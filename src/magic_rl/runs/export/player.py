@@ -1,0 +1,204 @@
+"""A saved player as a model folder that says, to the last prompt id, what was trained.
+
+The folder is loaded and compared with the trained policy before it appears under its name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magic_rl.config import Config, PlayerConfig, load_config
+from magic_rl.errors import StoreError, UserError
+from magic_rl.runs.export.card import Stored
+from magic_rl.runs.inputs import compare, compare_settings
+from magic_rl.runs.seeds import split_of
+from magic_rl.store import atomic
+from magic_rl.store.run import RunDirectory
+from magic_rl.types import Message, Role, SamplingParams, Seed, Tokens
+
+if TYPE_CHECKING:
+    from magic_rl.text.chat import ChatRenderer
+
+_log = logging.getLogger(__name__)
+_COMPARED, _TOKENS = 8, 32  # held-out requests, and tokens of each reply
+# Nats by which log-probabilities of replies may differ on average: weights rounded, all else in float32.
+_TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True)
+class SavedPlayer:
+    """A player of a run, its files checked.
+
+    Attributes:
+        number: Its round.
+        adapter: Folder of its adapter.
+        base: Folder of its base model.
+    """
+
+    config: Config
+    role: Role
+    number: int
+    adapter: Path
+    base: Path
+
+    @property
+    def settings(self) -> PlayerConfig:
+        """Its own, within the config."""
+        return self.config.player(self.role)
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """What makes its prompts in training."""
+        from magic_rl.engines.local.models import load_renderer
+
+        return load_renderer(str(self.base), self.config.engine).given(self.settings.chat_template_kwargs)
+
+    @cached_property
+    def template(self) -> str:
+        """A chat template that says for a user's words alone what the player reads in training."""
+        from magic_rl.runs.modelcheck import exported_template
+
+        return exported_template(self.config, self.renderer, self.role)
+
+
+def saved_player(run: RunDirectory, role: Role, number: int | None = None) -> SavedPlayer:
+    """The player of a round, by default the last.
+
+    Raises:
+        UserError: If the run has saved none, its files are damaged or not those that it was trained with, or a defender
+            is asked for that is an attacker too.
+    """
+    config = load_config(run.path / "config.toml")
+    compare_settings(run, config)
+    if config.game.shared_parameters and role == "defender":
+        raise UserError(
+            f"{run.path}: attacker and defender share parameters (game.shared_parameters), so its defender is an "
+            "attacker too, which never leaves a run; train two players instead"
+        )
+    saved = [saved_round for saved_round, _ in run.players(role)]
+    chosen = saved[-1] if number is None and saved else number
+    if chosen is None:
+        raise StoreError(f"{run.path}: has saved no {role} yet", "resume", run=run.path)
+    if chosen not in saved:
+        raise UserError(f"{run.path}: has saved no {role} of round {chosen}; saved rounds: {saved}")
+    adapter = run.player(role, chosen)
+
+    from magic_rl.engines.local.models import fingerprint, resolve_model
+
+    base = resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
+    compare(run, {f"{role}.model": fingerprint(base)})
+    return SavedPlayer(config, role, chosen, adapter, base)
+
+
+@contextmanager
+def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, which appears as `out` whole and synced, or not at all; see `atomic.new_directory`.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    with atomic.writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic.new_directory(out, replace=replace) as aside:
+            yield aside
+            for path in sorted(aside.rglob("*")):
+                atomic.sync(path)
+            atomic.sync(aside)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise UserError(f"{out}: cannot be written ({error}); check free space") from error
+
+
+def write_beside_weights(player: SavedPlayer, out: Path, *, dtype: str = "") -> None:
+    """Write all that belongs to a model but its weights: the base's files, the player's template and stops.
+
+    Args:
+        dtype: Of the weights if it is not the base's, else "".
+    """
+    from magic_rl.runs.export.files import complete, copy_files, write_template
+
+    copy_files(player.base, out, code=player.config.engine.trust_remote_code)
+    if player.template != player.renderer.own_template:
+        write_template(out, player.template)
+    complete(out, dtype=dtype, stops=player.renderer.stop_ids)
+
+
+def write_model(player: SavedPlayer, out: Path, *, in_float32: bool = False) -> Stored:
+    """Write a merged model, load it again and compare it.
+
+    Raises:
+        UserError: If it is not the model that was trained.
+    """
+    import torch
+
+    from magic_rl.runs.export.weights import merge
+
+    write_beside_weights(player, out, dtype="float32" if in_float32 else "")
+    share = merge(player.base, player.adapter, out, torch.float32 if in_float32 else None)
+    return _compared(player, out, share)
+
+
+def _compared(player: SavedPlayer, written: Path, share: float) -> Stored:
+    """How far the written model is from the trained policy, on prompts and replies of held-out requests.
+
+    Both compute in float32 on the CPU, so that no rounding hides what the weights have lost.
+    """
+    import torch
+
+    from magic_rl.engines.local.engine import LocalEngine
+    from magic_rl.engines.local.models import load_renderer
+    from magic_rl.runs.modelcheck import same_prompts, told
+
+    config, lora = player.config, player.settings.lora
+    precise = config.engine.model_copy(update={"dtype": "float32", "device": "cpu"})
+    requests = [seed.text for seed in _requests(config)]
+    exported = load_renderer(str(written), precise)
+    words = told(config, player.role)
+    asked = same_prompts(player.base, exported, words, player.renderer, requests)
+    if [exported.prompt([Message("user", text)]) for text in requests] != asked:
+        _log.warning(
+            "the %s's own prompt names control tokens; they were plain text to it in training", player.role
+        )
+    engine = LocalEngine(player.base, lora, precise)
+    policy = engine.load(player.adapter, "trained")
+    replies = policy.sample(asked, 1, SamplingParams(_TOKENS), rng_seed=0)
+    sequences: list[tuple[Tokens, Tokens]] = [(sample.prompt, sample.tokens) for (sample,) in replies]
+    trained = policy.logprobs(sequences)
+    del engine, policy  # so that one model at a time is in memory
+    loaded = LocalEngine(written, lora, precise).base().logprobs(sequences)
+    gaps = torch.cat([(torch.tensor(one) - torch.tensor(two)).abs() for one, two in zip(trained, loaded, strict=True)])
+    dtype = _dtype(written)
+    stored = Stored(dtype, share, len(requests), gaps.mean().item(), gaps.max().item())
+    if not stored.mean_gap <= _TOLERANCE[dtype]:  # NaN is not
+        raise UserError(f"{written.name}: is not the model that was trained, so nothing was kept: {stored}")
+    return stored
+
+
+def _dtype(folder: Path) -> str:
+    """The narrowest precision of a model's weights."""
+    from safetensors import safe_open
+
+    from magic_rl.engines.local.models import weight_files
+
+    found: set[str] = set()
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as stored:
+            found.update(stored.get_slice(name).get_dtype() for name in stored.keys())  # noqa: SIM118
+    return "bfloat16" if "BF16" in found else "float16" if "F16" in found else "float32"
+
+
+def _requests(config: Config) -> Sequence[Seed]:
+    """Some held-out requests of the run, or of the demo where its own are not at hand any more."""
+    try:
+        held_out = split_of(config.data).held_out
+    except UserError:
+        held_out = split_of(type(config.data)()).held_out
+    return held_out[:: max(1, len(held_out) // _COMPARED)][:_COMPARED]

@@ -1,0 +1,149 @@
+"""What an evaluation is of: a run as it is, or with a judge, seeds, a defender, attackers or settings in its place.
+
+Nothing of such an evaluation is written over the run's own: it has a folder in `evaluations`, named by what was put in
+and by a digest of it, so that the same command finds it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from magic_rl.config import Config, dump_config, load_config
+from magic_rl.data.overlap import SeedFinder
+from magic_rl.errors import ConfigError, DataError, StoreError
+from magic_rl.evaluation.result import OTHERS, Measured, measured
+from magic_rl.runs.inputs import compare_settings
+from magic_rl.runs.seeds import split_of
+from magic_rl.runs.target import endpoint_of
+from magic_rl.store.run import RunDirectory
+from magic_rl.types import Seed
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """What stands in for something of the run; what is None or empty is the run's own.
+
+    Attributes:
+        judge: Config file whose judge judges.
+        seeds: Sources of seeds, as `data.seeds` names them.
+        defender: A model that is not of the run: see `runs.target`.
+        attackers: The run whose attackers are met.
+        settings: `key=value` items, of settings that `config.CHANGEABLE` lists.
+    """
+
+    judge: Path | None = None
+    seeds: str | None = None
+    defender: str | None = None
+    attackers: RunDirectory | None = None
+    settings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, str]:
+        """In words, by kind, of what is put in."""
+        said = {
+            "judge": str(self.judge or ""),
+            "seeds": self.seeds or "",
+            "defender": self.defender or "",
+            "attackers": self.attackers.path.name if self.attackers else "",
+            "settings": ", ".join(self.settings),
+        }
+        return {kind: text for kind, text in said.items() if text}
+
+
+OWN = Instead()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An evaluation to be made.
+
+    Attributes:
+        run: Whose defenders, split and prompts it has.
+        attackers: Whose attackers.
+        config: Every setting.
+        out: Where its files go: the run, or a folder in it.
+        measured: What it measures.
+    """
+
+    run: RunDirectory
+    attackers: RunDirectory
+    config: Config
+    instead: Instead
+    out: RunDirectory
+    measured: Measured
+
+
+def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
+    """What an evaluation is of, before anything is loaded.
+
+    Raises:
+        UserError: If the run has saved no defenders, the lent attackers are none or were taught with other prompts, or
+            a setting is unknown or says what the run is.
+    """
+    if not run.players("defender"):
+        raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
+    config = load_config(run.path / "config.toml", instead.settings)
+    compare_settings(run, config)
+    if instead.judge:
+        config = config.model_copy(update={"judge": load_config(instead.judge).judge})
+    if instead.attackers:
+        config = with_attacker_of(run, instead.attackers, config)
+    if instead == OWN:
+        return Subject(run, run, config, instead, run, measured(run))
+    told = instead.as_dict()
+    if instead.judge:  # the file may change under its name
+        told["judge"] += f" {_digest(config.judge.model_dump(mode='json'))}"
+    if instead.defender:
+        told["defender"] += f" {_digest(endpoint_of(instead.defender).model_dump(mode='json'))}"
+    found = measured(run, attackers=instead.attackers, config=tomllib.loads(dump_config(config)), instead={**told})
+    words = (re.sub(r"[^a-z0-9]+", "-", Path(text).stem.lower()).strip("-") for text in instead.as_dict().values())
+    name = "-".join([*filter(None, words)])[:60].strip("-")
+    out = RunDirectory(run.path / OTHERS / f"{name}-{_digest([*told.items()])}")
+    return Subject(run, instead.attackers or run, config, instead, out, found)
+
+
+def with_attacker_of(run: RunDirectory, source: RunDirectory, config: Config) -> Config:
+    """The settings of a run with the attacker of another, who brings its own `game.turns`.
+
+    Raises:
+        UserError: If the other run has no attacker, or words its prompts differently.
+    """
+    if not source.players("attacker"):
+        raise StoreError(f"{source.path}: has no attacker", "take another's attacker")
+    given = load_config(source.path / "config.toml")
+    if given.game.prompts != config.game.prompts:
+        raise ConfigError(
+            f"{source.path}: game.prompts is {given.game.prompts!r}, but {config.game.prompts!r} in {run.path}; "
+            "take the attacker of a run with the same prompts"
+        )
+    # The attacker is another one, even where the run's own shared its parameters with the defender.
+    own = {"rewrite": True, "shared_parameters": False, "turns": given.game.turns}
+    return config.model_copy(update={"attacker": given.attacker, "game": config.game.model_copy(update=own)})
+
+
+def check_untaught(source: Path, seeds: Iterable[Seed], training: Iterable[Seed]) -> None:
+    """See that another run's attacker was not taught what is measured here.
+
+    Args:
+        source: The other run.
+        seeds: That are measured on.
+        training: That this run was trained on: what they repeat is no news.
+
+    Raises:
+        DataError: If it was.
+    """
+    finder = SeedFinder([*seeds], [*training])
+    if known := sum(finder.found_in([seed.text]) for seed in split_of(load_config(source / "config.toml").data).train):
+        raise DataError(
+            f"{source}: its attacker was trained on {known} seeds that are held out here; take the attacker of a "
+            "run with the same split"
+        )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

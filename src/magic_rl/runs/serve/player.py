@@ -1,0 +1,98 @@
+"""What a server loads: a model as it is, or a player of a run, as a folder inside the run that is made once.
+
+The folder of a player says what training said: template, system prompt, words around a request, date, stops. A trained
+attacker is served from inside its run directory and never leaves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from magic_rl.engines.settings import EngineConfig
+from magic_rl.runs.export.defender import write_adapter
+from magic_rl.runs.export.player import SavedPlayer, new_folder, saved_player, write_beside_weights, write_model
+from magic_rl.store.run import RunDirectory
+from magic_rl.types import Role
+
+ServerName = Literal["transformers", "vllm"]
+
+_FOLDER = "served"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is served.
+
+    Attributes:
+        name: What clients call it.
+        folder: Its files, or those of the base that an adapter stands beside.
+        adapter: For a server that adds it to the base: its folder, which holds the player's tokenizer, template and
+            stops too.
+        engine: How it is computed in this process.
+    """
+
+    name: str
+    folder: Path
+    adapter: Path | None = None
+    engine: EngineConfig = EngineConfig()
+
+
+def served_model(name: str) -> Model:
+    """A model that is no player of a run, such as a base model beside which one is measured.
+
+    Args:
+        name: "default", a hub id or a folder. Clients call it by the last part of that.
+
+    Raises:
+        UserError: If there is no such model.
+    """
+    from magic_rl.engines.local.models import resolve_model
+
+    folder = resolve_model(name)
+    is_path = Path(name).expanduser().is_dir() or name == "default"
+    return Model(folder.resolve().name if is_path else name.rpartition("/")[2], folder)
+
+
+def served_player(run: RunDirectory, role: Role, number: int | None, server: ServerName) -> Model:
+    """A saved player; its folder is written into the run unless it is there already.
+
+    Args:
+        number: Its round; None is the last.
+        server: vLLM adds the adapter to the base; transformers loads the two merged, as an export has them.
+
+    Raises:
+        UserError: See `export_defender`.
+    """
+    player = saved_player(run, role, number)
+    kind = "adapter" if server == "vllm" else "merged"
+    folder = run.path / _FOLDER / f"{role}-round-{player.number:02d}-{kind}"
+    made_of = {"player": _digest(player)}
+    if _read(folder / "made-of.json") != made_of:
+        with new_folder(folder, replace=True) as aside:
+            if server == "vllm":
+                write_beside_weights(player, aside)
+                write_adapter(player, aside)
+            else:
+                write_model(player, aside)
+            (aside / "made-of.json").write_text(json.dumps(made_of), encoding="utf-8")
+    engine = player.config.engine
+    return Model(role, player.base, folder, engine) if server == "vllm" else Model(role, folder, engine=engine)
+
+
+def _digest(player: SavedPlayer) -> str:
+    """Of all that a folder is made of; the hashes of an adapter's files stand in its manifest."""
+    from magic_rl.engines.local.models import fingerprint
+
+    parts = (fingerprint(player.base), (player.adapter / "MANIFEST.json").read_text(), player.template)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _read(file: Path) -> object:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):  # never made, or not to the end
+        return None
