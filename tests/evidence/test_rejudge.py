@@ -61,7 +61,7 @@ class Fixed:
 # --- another judge ----------------------------------------------------------------------------------------------
 
 
-def test_another_judge_is_asked_about_replies_that_came_and_keeps_the_first() -> None:
+def test_another_judge_labels_replies_that_came_and_keeps_the_first() -> None:
     items = [item(0, "harmful", UNSAFE), item(1, "harmful", failed="HTTP 500", reply=""), item(2, "harmful", UNSAFE)]
     judge = Fixed([SAFE, SILENT])
     again = judged(items, judge, 0)

@@ -60,7 +60,9 @@ def chat_of(target: str, engine: EngineConfig | None = None, number: int | None 
     how = engine or player.config.engine
     loaded = LocalEngine(player.base, player.settings.lora, how, chat_template=player.template)
     policy = loaded.load(player.adapter, "defender").snapshot("defender")
-    identity = f"{manifest.fingerprint(player.adapter)} {player.base} {loaded.dtype} {loaded.identity} {player.template}"
+    identity = (
+        f"{manifest.fingerprint(player.adapter)} {player.base} {loaded.dtype} {loaded.identity} {player.template}"
+    )
     return LocalChat(target, policy, loaded.renderer_with, identity=identity, batch=how.rows_per_batch)
 
 
