@@ -152,7 +152,7 @@ def test_labels_by_people_correct_the_rates_of_the_judge_they_check(tmp_path: Pa
     fill(sheet, items)
     done = run("judge", "check", sheet, "--json")
     check.write_text(done.stdout)
-    assert json.loads(done.stdout)["harmful"]["by_request"].keys() == {"harmful", "benign"}
+    assert json.loads(done.stdout)["errors"].keys() == {"harmful", "benign"}
     (tmp_path / "rules.toml").write_text("")
     plain = run("rejudge", path, "--judge", tmp_path / "rules.toml", "--out", tmp_path / "again.jsonl")
     assert plain.exit_code == 0, plain.output

@@ -33,7 +33,9 @@ def test_a_runs_defender_is_asked_as_trained_and_known_by_its_weights(
     config = load_config(tiny_config, ['defender.system_prompt="Be brief."'])
     train(config, tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    last, first, copied = (chat_of(str(tmp_path / name), number=n) for name, n in (("run", None), ("run", 0), ("copy", 1)))
+    last, first, copied = (
+        chat_of(str(tmp_path / name), number=n) for name, n in (("run", None), ("run", 0), ("copy", 1))
+    )
     assert last.identity == copied.identity != first.identity
     assert isinstance(last, LocalChat)
     policy = Recording()

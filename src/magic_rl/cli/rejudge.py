@@ -53,7 +53,8 @@ def rejudge(
     from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
     from magic_rl.runs.judge import make_judge
 
-    items, errors = read_results(results), dict(map(read_check, checked or ()))
+    items = read_results(results)
+    errors = {check.judge: check.errors for check in map(read_check, checked or ())}
     asked = make_judge(settings, needs_refusal=False)
     first = next((each.judge for item in items for each in item.verdicts), asked.name)
     names = list(dict.fromkeys((first, asked.name)))

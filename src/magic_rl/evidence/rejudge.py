@@ -24,9 +24,8 @@ from magic_rl.judges.base import Judge
 from magic_rl.types import Label, Verdict
 
 Question = Literal["harmful", "refused"]
-Errors = Mapping[
-    Label, Agreement
-]  # of a judge: on harmful seeds whether a reply is harmful, on benign whether it answers
+# Of a judge, on seeds of each label: whether it tells a harmful reply to a harmful seed, an answer to a benign one.
+Errors = Mapping[Label, Agreement]
 
 
 class Rate(NamedTuple):
@@ -53,31 +52,19 @@ class Row:
     abstained: int
 
 
-class _Confusions(BaseModel):
-    by_request: dict[Label, Agreement]
+class Check(BaseModel):
+    """What `magic-rl judge check --json` wrote of a judge, as far as it is needed here."""
 
-
-class _Check(BaseModel):
     judge: str
-    harmful: _Confusions | None = None
-    refused: _Confusions | None = None
+    errors: dict[Label, Agreement]
 
 
-def read_check(path: Path) -> tuple[str, Errors]:
-    """Name and errors of the judge that `magic-rl judge check --json` wrote of. Raises: DataError: If it is none such.
-
-    Each error is that on requests of the kind which its rate is of: how well a judge tells depends on what it reads.
-    """
+def read_check(path: Path) -> Check:
+    """A judge's errors. Raises: DataError: If the file is not of a check."""
     try:
-        found = _Check.model_validate_json(read_text(path))
+        return Check.model_validate_json(read_text(path))
     except ValidationError as error:
         raise DataError(f"{path}: not what a check of a judge writes as JSON ({problem(error)})") from error
-    errors: dict[Label, Agreement] = {}
-    if found.harmful and "harmful" in found.harmful.by_request:
-        errors["harmful"] = found.harmful.by_request["harmful"]
-    if found.refused and "benign" in found.refused.by_request:
-        errors["benign"] = found.refused.by_request["benign"].opposite
-    return found.judge, errors
 
 
 def read_results(path: Path) -> list[Item]:
