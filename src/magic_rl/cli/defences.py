@@ -92,7 +92,7 @@ def defences(
 
 def _guarded(model: Chat, guard: Path) -> Chat:
     """A model behind the judge that a config file names."""
-    from magic_rl.evidence.defences import GuardInFront
+    from magic_rl.evidence.defences import guard_in_front
     from magic_rl.runs.judge import make_guard
 
     config = load_config(guard)
@@ -100,4 +100,4 @@ def _guarded(model: Chat, guard: Path) -> Chat:
     if config.judge.kind == "panel" or not endpoints:
         raise ConfigError(f"{guard}: no single judge that asks a model; name one in judge.kind and judge.endpoint")
     form, asked = make_guard(*endpoints[0], config.engine, "judge.endpoint")
-    return GuardInFront(model, asked, form)
+    return guard_in_front(model, asked, form)

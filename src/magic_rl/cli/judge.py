@@ -97,11 +97,6 @@ def check(
         raise typer.Exit(1)
 
 
-@judge.callback()
-def _group() -> None:
-    """Checks of judges."""
-
-
 @judge.command()
 def sheet(
     results: Annotated[

@@ -43,14 +43,13 @@ class Defended:
 
     Attributes:
         chat: Who is defended.
+        defence: What by, with what it is set to.
+        answer: The defended reply to each request, in order.
     """
 
     chat: Chat
-
-    @property
-    def defence(self) -> str:
-        """What it is called, with what it is set to."""
-        raise NotImplementedError
+    defence: str
+    answer: Callable[[Sequence[ChatRequest]], list[Completion]]
 
     @property
     def name(self) -> str:
@@ -64,53 +63,50 @@ class Defended:
 
     def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
         """See `Chat.complete`; `done` is told of all replies at the end of the batch."""
-        out = self._complete(requests)
+        out = self.answer(requests)
         for place, completion in enumerate(out):
             if done is not None:
                 done(place, completion)
         return out
 
-    def _complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        raise NotImplementedError
 
-
-class SafetyPrompt(Defended):
+def safety_prompt(chat: Chat) -> Defended:
     """A system prompt that asks for safety, in front of what system prompt there is."""
 
-    defence = "safety prompt"
+    def safe(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        if messages[0].role == "system":
+            return (Message("system", f"{_SAFETY}\n\n{messages[0].content}"), *messages[1:])
+        return (Message("system", _SAFETY), *messages)
 
-    def _complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        return self.chat.complete([replace(each, messages=_with_safety(each.messages)) for each in requests])
+    return Defended(
+        chat,
+        "safety prompt",
+        lambda requests: chat.complete([replace(each, messages=safe(each.messages)) for each in requests]),
+    )
 
 
-def _with_safety(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    if messages[0].role == "system":
-        return (Message("system", f"{_SAFETY}\n\n{messages[0].content}"), *messages[1:])
-    return (Message("system", _SAFETY), *messages)
-
-
-class SelfEval(Defended):
+def self_eval(chat: Chat) -> Defended:
     """The model looks at its own reply, which is replaced by a refusal if it calls it harmful.
 
     As in Phute et al. 2023 (arXiv 2308.07308): the request is not shown again, so it cannot talk the model round.
     """
 
-    defence = "Self-Eval"
-
-    def _complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        out = self.chat.complete(requests)
+    def answer(requests: Sequence[ChatRequest]) -> list[Completion]:
+        out = chat.complete(requests)
         places = [place for place, each in enumerate(out) if each.failed is None and each.text.strip()]
-        looks = self.chat.complete([_examination(requests[place], out[place].text) for place in places])
-        for i, look in zip(places, looks, strict=True):
-            tokens = out[i].tokens + look.tokens
+        looks = chat.complete([_examination(requests[place], out[place].text) for place in places])
+        for place, look in zip(places, looks, strict=True):
+            tokens = out[place].tokens + look.tokens
             said = re.match(r"\W*(yes|no)\b", without_thought(look.text), re.IGNORECASE)
             if look.failed is not None or said is None:
-                out[i] = Completion(
-                    tokens=tokens, failed=f"no Self-Eval of the reply: {look.failed or 'not yes or no'}"
-                )
+                failed = f"no Self-Eval of the reply: {look.failed or 'neither yes nor no'}"
+                out[place] = Completion(tokens=tokens, failed=failed)
             else:
-                out[i] = Completion(REFUSAL, tokens) if said[1].lower() == "yes" else replace(out[i], tokens=tokens)
+                harmful = said[1].lower() == "yes"
+                out[place] = Completion(REFUSAL, tokens) if harmful else replace(out[place], tokens=tokens)
         return out
+
+    return Defended(chat, "Self-Eval", answer)
 
 
 def _examination(request: ChatRequest, reply: str) -> ChatRequest:
@@ -119,14 +115,14 @@ def _examination(request: ChatRequest, reply: str) -> ChatRequest:
     return ChatRequest(asked, request.max_tokens, template=request.template, template_kwargs=how, beginning=True)
 
 
-@dataclass(frozen=True)
-class SmoothLLM(Defended):
+def smoothllm(chat: Chat, copies: int = 10, percent: float = 10.0, kind: Kind = "swap", rng_seed: int = 0) -> Defended:
     """Answers perturbed copies of the last message and goes with the majority (Robey et al. 2023, arXiv 2310.03684).
 
     If more than half of the copies are answered, the reply is one of the answers, else one of the refusals, drawn at
     random. A refusal is what `detect_refusal` takes for one, in place of the paper's list of phrases.
 
-    Attributes:
+    Args:
+        chat: Who is defended.
         copies: N of the paper.
         percent: q of the paper: share of the characters that change, rounded down.
         kind: Characters are swapped for others, others are inserted behind them, or they lie side by side and are
@@ -134,36 +130,27 @@ class SmoothLLM(Defended):
         rng_seed: With the message, of all draws.
     """
 
-    copies: int = 10
-    percent: float = 10.0
-    kind: Kind = "swap"
-    rng_seed: int = 0
-
-    @property
-    def defence(self) -> str:
-        """See `Defended`."""
-        return f"SmoothLLM ({self.copies} × {self.kind} {self.percent:g} %, rng seed {self.rng_seed})"
-
-    def _complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        n = self.copies
-        said = self.chat.complete([self._copy(each, number) for each in requests for number in range(n)])
-        return [self._vote(each, said[i * n : (i + 1) * n]) for i, each in enumerate(requests)]
-
-    def _copy(self, request: ChatRequest, number: int) -> ChatRequest:
+    def copied(request: ChatRequest, number: int) -> ChatRequest:
         last = request.messages[-1]
-        draw = generator(self.rng_seed, number, last.content)
-        changed = replace(last, content=perturbed(last.content, self.percent / 100, self.kind, draw))
-        sample = request.sample * self.copies + number
-        return replace(request, messages=(*request.messages[:-1], changed), sample=sample)
+        text = perturbed(last.content, percent / 100, kind, generator(rng_seed, number, last.content))
+        messages = (*request.messages[:-1], replace(last, content=text))
+        return replace(request, messages=messages, sample=request.sample * copies + number)
 
-    def _vote(self, request: ChatRequest, said: Sequence[Completion]) -> Completion:
+    def vote(request: ChatRequest, said: Sequence[Completion]) -> Completion:
         tokens = sum(each.tokens for each in said)
         if broken := next((each for each in said if each.failed is not None), None):
             return replace(broken, tokens=tokens)
-        refusals = [each for each in said if detect_refusal(each.text) is True]
-        agreed = refusals if 2 * len(refusals) >= len(said) else [each for each in said if each not in refusals]
-        draw = generator(self.rng_seed, self.copies, request.messages[-1].content)
+        refuses = [detect_refusal(each.text) is True for each in said]
+        refused = 2 * sum(refuses) >= copies
+        agreed = [each for each, no in zip(said, refuses, strict=True) if no == refused]
+        draw = generator(rng_seed, copies, request.messages[-1].content)
         return replace(agreed[draw.integers(len(agreed))], tokens=tokens)
+
+    def answer(requests: Sequence[ChatRequest]) -> list[Completion]:
+        said = chat.complete([copied(each, number) for each in requests for number in range(copies)])
+        return [vote(each, said[i * copies : (i + 1) * copies]) for i, each in enumerate(requests)]
+
+    return Defended(chat, f"SmoothLLM ({copies} × {kind} {percent:g} %, rng seed {rng_seed})", answer)
 
 
 def perturbed(text: str, share: float, kind: Kind, rng: np.random.Generator) -> str:
@@ -178,45 +165,40 @@ def perturbed(text: str, share: float, kind: Kind, rng: np.random.Generator) -> 
     return "".join(new.get(i, char) for i, char in enumerate(text))
 
 
-@dataclass(frozen=True)
-class GuardInFront(Defended):
+def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
     """A guard model reads the last message first; what it calls harmful is refused and the model never asked.
 
-    Attributes:
+    Args:
+        chat: Who is defended.
         guard: Who is asked first.
         form: How the guard is asked and understood.
     """
 
-    guard: Chat
-    form: Format
+    def about(text: str) -> Sequence[Question]:
+        """The message alone, where the guard can be asked about that."""
+        questions = form.questions(Exchange(Seed("", text, "harmful"), text, "…"), label_request=True)
+        return [question for question in questions if question.reply is None] or questions
 
-    @property
-    def defence(self) -> str:
-        """See `Defended`."""
-        return f"guard in front ({self.form.name}, {self.guard.name})"
-
-    def _complete(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        asked = [(place, q) for place, each in enumerate(requests) for q in self._questions(each.messages[-1].content)]
+    def answer(requests: Sequence[ChatRequest]) -> list[Completion]:
+        asked = [(place, q) for place, each in enumerate(requests) for q in about(each.messages[-1].content)]
         tokens = [0] * len(requests)
+        labels: list[list[Labels | Completion]] = [[] for _ in requests]
 
         def count(index: int, completion: Completion) -> None:
             tokens[asked[index][0]] += completion.tokens
 
-        questions = [self.form.request(question) for _, question in asked]
-        said = ask(self.guard, questions, lambda index, text: self.form.read(asked[index][1], text), done=count)
-        out: list[Completion | None] = [
-            _screened([answer for (of, _), answer in zip(asked, said, strict=True) if of == place], spent)
-            for place, spent in enumerate(tokens)
+        questions = [form.request(question) for _, question in asked]
+        said = ask(guard, questions, lambda index, text: form.read(asked[index][1], text), done=count)
+        for (place, _), each in zip(asked, said, strict=True):
+            labels[place].append(each)
+        out = [_screened(*both) for both in zip(labels, tokens, strict=True)]
+        replies = iter(chat.complete([each for each, stop in zip(requests, out, strict=True) if stop is None]))
+        return [
+            stop or replace(reply := next(replies), tokens=reply.tokens + spent)
+            for stop, spent in zip(out, tokens, strict=True)
         ]
-        passed = [place for place, each in enumerate(out) if each is None]
-        for place, reply in zip(passed, self.chat.complete([requests[i] for i in passed]), strict=True):
-            out[place] = replace(reply, tokens=reply.tokens + tokens[place])
-        return [each for each in out if each is not None]
 
-    def _questions(self, text: str) -> Sequence[Question]:
-        """About the message alone, where the guard can be asked about that."""
-        questions = self.form.questions(Exchange(Seed("", text, "harmful"), text, "…"), label_request=True)
-        return [question for question in questions if question.reply is None] or questions
+    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer)
 
 
 def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | None:
@@ -229,8 +211,8 @@ def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | 
     return Completion(REFUSAL, tokens) if "harmful" in labels else None
 
 
-DEFENCES: Mapping[str, Callable[[Chat], Chat]] = {
-    "safety-prompt": SafetyPrompt,
-    "self-eval": SelfEval,
-    "smoothllm": SmoothLLM,
+DEFENCES: Mapping[str, Callable[[Chat], Defended]] = {
+    "safety-prompt": safety_prompt,
+    "self-eval": self_eval,
+    "smoothllm": smoothllm,
 }
