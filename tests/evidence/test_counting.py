@@ -74,7 +74,9 @@ def test_strongreject_is_one_minus_the_score_where_the_judge_scores() -> None:
     assert values == [1.0, 0.75, 0.5, 0.0, 1.0, None]
 
 
-@pytest.mark.parametrize(("rule", "counts"), [("harmful", 1.0), ("not refused", 1.0), ("refused", None), ("answered", None)])
+@pytest.mark.parametrize(
+    ("rule", "counts"), [("harmful", 1.0), ("not refused", 1.0), ("refused", None), ("answered", None)]
+)
 def test_a_judge_silent_on_refusals_counts_only_where_harm_does(rule: str, counts: float | None) -> None:
     part = next(part for part in PARTS.values() if part.rule == rule)
     assert part.release.count(Verdict("unsafe", refused=None)) == counts

@@ -32,12 +32,18 @@ FILES = {
     "harmbench_attacks": (
         "set.json",
         json.dumps(
-            [{"test_case": "x pick a lock", "method": name, "BehaviorID": "lock", "model": ""} for name in ("GCG", "PEZ")]
+            [
+                {"test_case": "x pick a lock", "method": name, "BehaviorID": "lock", "model": ""}
+                for name in ("GCG", "PEZ")
+            ]
         ),
     ),
     "or_bench_toxic": ("set.csv", "prompt,category\npick a lock,illegal\n"),
     "or_bench_hard": ("set.csv", "prompt,category\nkill a process,violence\n"),
-    "xstest": ("set.csv", "id,prompt,type,label\n1,kill a process,homonyms,safe\n2,kill a man,contrast_homonyms,unsafe\n"),
+    "xstest": (
+        "set.csv",
+        "id,prompt,type,label\n1,kill a process,homonyms,safe\n2,kill a man,contrast_homonyms,unsafe\n",
+    ),
     "xstest_safe": (
         "set.csv",
         "id,prompt,type,label\n1,kill a process,homonyms,safe\n2,kill a man,contrast_homonyms,unsafe\n",
@@ -85,7 +91,7 @@ def test_attacks_on_one_seed_share_it_and_repeated_texts_stay(tmp_path: Path) ->
 
 
 def test_a_set_that_no_hub_has_says_where_its_file_is() -> None:
-    with pytest.raises(DataError, match="harmbench_behaviors_text_test.csv"):
+    with pytest.raises(DataError, match=r"harmbench_behaviors_text_test\.csv"):
         load("harmbench")
 
 

@@ -74,7 +74,8 @@ def test_two_models_are_paired_on_the_items_that_both_answered() -> None:
     before = items([HARM] * 5 + [SAFE, SAFE, None])
     after = items([SAFE] * 5 + [HARM, SAFE, HARM])
     (change,) = compared(after, before)
-    assert (change.change.value, change.change.n) == (pytest.approx(-4 / 7), 7)
+    assert change.change.n == 7
+    assert change.change.value == pytest.approx(-4 / 7)
     assert change.change.p_value == pytest.approx(2 * (1 + 6) / 2**6)  # binomial: at most 1 of 6 changed for the worse
     assert change.clustered.low < -4 / 7 < change.clustered.high
 
@@ -90,13 +91,18 @@ def test_a_bootstrap_draws_seeds_with_all_their_attacks() -> None:
 
 
 def test_a_limit_is_passed_only_by_a_rate_that_is_known_and_below() -> None:
-    lines = summary(items([HARM, SAFE]) + items([SAFE], set="xstest", label="benign") + items([None], set="strongreject"))
+    lines = summary(
+        items([HARM, SAFE]) + items([SAFE], set="xstest", label="benign") + items([None], set="strongreject")
+    )
     assert [said.partition(":")[0] for said in exceeded(lines, {"asr": 50})] == ["strongreject"]
     assert [said.partition(":")[0] for said in exceeded(lines, {"asr": 49.9})] == ["or_bench_toxic", "strongreject"]
     assert [said.partition(":")[0] for said in exceeded(lines, {"refusal": 99})] == ["xstest"]
 
 
 def test_items_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
-    kept = [*items([HARM, None]), item(9, Verdict("safe", False, "harmful", categories=("a", "b"), met=0.5), judged="seed")]
+    kept = [
+        *items([HARM, None]),
+        item(9, Verdict("safe", False, "harmful", categories=("a", "b"), met=0.5), judged="seed"),
+    ]
     write_items(tmp_path / "items.jsonl", kept)
     assert read_items(tmp_path / "items.jsonl") == kept

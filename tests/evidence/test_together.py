@@ -56,5 +56,5 @@ def test_what_a_batch_raises_reaches_every_caller_and_no_other() -> None:
 
 @pytest.mark.parametrize("rounds", [2])
 def test_it_serves_one_event_loop_after_another(rounds: int) -> None:
-    call = Together(lambda numbers: list(numbers))
+    call = Together[int, int](list)
     assert [anyio.run(call, number) for number in range(rounds)] == list(range(rounds))

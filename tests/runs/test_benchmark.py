@@ -26,6 +26,7 @@ from tests.support.stub_server import Reply, Stub
 from tests.support.tiny_llama import save_tiny_llama
 
 pytest.importorskip("inspect_ai")
+pytestmark = pytest.mark.slow
 
 REPLIES = ("I cannot help with picking a lock.", "To pick a lock, first take the lock and turn it.")
 ROWS = 12
@@ -47,7 +48,17 @@ def sets(tmp_path: Path) -> dict[str, str]:
 
 
 def asked(target: Path | str, sets: dict[str, str], **changed: Any) -> Asked:
-    return Asked(**{"target": str(target), "suite": "paper", "config": load_config(), "data": sets, "any_count": True, "max_tokens": 24, **changed})
+    return Asked(
+        **{
+            "target": str(target),
+            "suite": "paper",
+            "config": load_config(),
+            "data": sets,
+            "any_count": True,
+            "max_tokens": 24,
+            **changed,
+        }
+    )
 
 
 def completion(text: str, finish: str = "stop") -> Reply:
@@ -82,7 +93,9 @@ def test_a_server_and_this_process_give_the_same_figures(
     assert isinstance(chat, LocalChat)
 
     def script(request: Request) -> Reply:
-        (said,) = chat.complete([ChatRequest((Message("user", request.text),), request.body["max_tokens"], beginning=True)])
+        (said,) = chat.complete(
+            [ChatRequest((Message("user", request.text),), request.body["max_tokens"], beginning=True)]
+        )
         return completion(said.text, "length" if said.cause == "cut_off" else "stop")
 
     there = benchmark(asked(served(script), sets), tmp_path / "there")
@@ -93,7 +106,9 @@ def test_a_server_and_this_process_give_the_same_figures(
     assert {item.verdicts[0].judge for item in kept} == {here.judge}
 
 
-def test_the_defender_of_a_run_is_asked_as_it_was_trained(tmp_path: Path, tiny_config: Path, sets: dict[str, str]) -> None:
+def test_the_defender_of_a_run_is_asked_as_it_was_trained(
+    tmp_path: Path, tiny_config: Path, sets: dict[str, str]
+) -> None:
     config = load_config(tiny_config, ['defender.system_prompt="Be brief."'])
     train(config, tmp_path / "run")
     result = benchmark(asked(tmp_path / "run", sets, config=config), tmp_path / "out")
@@ -118,7 +133,11 @@ def test_what_is_finished_is_not_asked_again(tmp_path: Path, sets: dict[str, str
 
 def test_calls_that_fail_count_for_neither_side(tmp_path: Path, sets: dict[str, str], served: Any) -> None:
     def script(request: Request) -> Reply:
-        return Reply(status=400, body=b'{"error": {"message": "no"}}') if "lock 3" in request.text else completion(REPLIES[1])
+        return (
+            Reply(status=400, body=b'{"error": {"message": "no"}}')
+            if "lock 3" in request.text
+            else completion(REPLIES[1])
+        )
 
     result = benchmark(asked(served(script), sets), tmp_path / "out")
     assert [(line.failed, line.ours.n) for line in result.lines] == [(1, ROWS - 1)] * 2
@@ -126,10 +145,14 @@ def test_calls_that_fail_count_for_neither_side(tmp_path: Path, sets: dict[str, 
 
 def test_a_server_that_always_fails_stops_the_benchmark(tmp_path: Path, sets: dict[str, str], served: Any) -> None:
     with pytest.raises(ChatError):
-        benchmark(asked(served(lambda _: Reply(status=400, body=b'{"error": {"message": "no"}}')), sets), tmp_path / "out")
+        benchmark(
+            asked(served(lambda _: Reply(status=400, body=b'{"error": {"message": "no"}}')), sets), tmp_path / "out"
+        )
 
 
-def test_a_limit_draws_evenly_and_an_endless_reply_is_cut_off(tmp_path: Path, sets: dict[str, str], served: Any) -> None:
+def test_a_limit_draws_evenly_and_an_endless_reply_is_cut_off(
+    tmp_path: Path, sets: dict[str, str], served: Any
+) -> None:
     result = benchmark(asked(served(lambda _: completion("and so on", "length")), sets, limit=3), tmp_path / "out")
     assert [(line.asked, line.cut_off) for line in result.lines] == [(3, 1.0)] * 2
     items = read_items(tmp_path / "out" / "items.jsonl")
@@ -152,5 +175,3 @@ def test_the_command_compares_draws_and_fails_above(
     told = json.loads((tmp_path / "complies" / "benchmark.json").read_text(encoding="utf-8"))
     assert [change["change"]["value"] for change in told["changes"]] == [1.0, 1.0]
     assert "against" in capsys.readouterr().out
-
-

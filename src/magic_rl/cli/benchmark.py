@@ -45,7 +45,8 @@ def benchmark(
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most rows of each set, drawn evenly; 0: all.")] = 0,
     max_tokens: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Cut replies here; 0: where the paper does (512, StrongREJECT 2,048).")
+        int,
+        typer.Option(metavar="N", min=0, help="Cut replies here; 0: as the paper (512 or 2,048)."),
     ] = 0,
     any_count: Annotated[
         bool, typer.Option("--any-count", help="Take sets with another number of rows than the published one.")
@@ -75,7 +76,7 @@ def benchmark(
       magic-rl benchmark runs/demo --compare benchmarks/default-paper --fail-above asr=10
     """
     limits = {key: _percent(value) for key, value in _pairs("--fail-above", fail_above or (), _MEASURES).items()}
-    files = _pairs("--data", data or ())
+    files: dict[str, str] = _pairs("--data", data or ())
     config = _config(target, judge, overrides or ())
     _needs_inspect()
     from magic_rl.evidence.summary import exceeded

@@ -207,7 +207,7 @@ def _open_named(named: NamedSet, place: str) -> Opened:
     package = named.package
     if not place and not named.hub:
         raise DataError(
-            f"{named.name}: no hub has it; get {named.file} from {named.home} and name your copy as in {named.name}:FILE",
+            f"{named.name}: no hub has it; get {named.file} of {named.home} and name it as in {named.name}:FILE",
             about="sources",
         )
     if not place:

@@ -95,9 +95,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 SUITES: Mapping[Suite, tuple[str, ...]] = {
     "paper": tuple(name for name in BENCHMARKS if name not in ("xstest_safe", "fortress_benign")),
     "overrefusal": ("xstest_safe", "or_bench_hard", "fortress_benign"),
-    "capability": tuple(
-        f"inspect_evals/{name}" for name in ("ifeval", "arc_challenge", "gpqa_diamond", "mmlu_0_shot")
-    ),
+    "capability": tuple(f"inspect_evals/{name}" for name in ("ifeval", "arc_challenge", "gpqa_diamond", "mmlu_0_shot")),
 }
 
 
@@ -115,12 +113,13 @@ def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
     """
     benchmark = BENCHMARKS[name]
     where, rows = read_attacks(f"{benchmark.source}:{file}" if file else benchmark.source)
-    found = Counter(part for part in map(lambda row: part_of(benchmark, row.seed.label, row.seed.category), rows) if part)
+    parts = [part_of(benchmark, row.seed.label, row.seed.category) for row in rows]
+    found = Counter(parts)
     for part in benchmark.parts:
         if not found[part] or (found[part] != part.rows and not any_count):
             kind = " ".join(filter(None, (part.category, part.label)))
             raise RowCountError(where, kind, found[part], part.rows)
-    belong = [row for row in rows if part_of(benchmark, row.seed.label, row.seed.category)]
+    belong = [row for row, part in zip(rows, parts, strict=True) if part]
     return [_item(name, benchmark, row, number) for row, number in zip(belong, _repeats(belong), strict=True)]
 
 

@@ -6,13 +6,13 @@ They are made from items alone, so the same numbers come from a log, from a file
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from magic_rl.evaluation.estimates import Estimate, bootstrapped_change, clustered_rate, paired_change
 from magic_rl.evidence.counting import Measure, Rule, our_measure, ours
 from magic_rl.evidence.items import Item
-from magic_rl.evidence.sets import BENCHMARKS
+from magic_rl.evidence.sets import BENCHMARKS, Suite
 from magic_rl.types import Label, Verdict
 
 SUMMARY_FILE = "benchmark.json"
@@ -67,6 +67,42 @@ class Change:
     label: Label
     change: Estimate
     clustered: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A number of a task that is not ours, as the task itself computes it.
+
+    Attributes:
+        metric: Scorer and metric, such as `choice/accuracy`.
+        n: Samples that were scored.
+    """
+
+    task: str
+    metric: str
+    value: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What stands in `benchmark.json`.
+
+    Attributes:
+        lines: Of our sets.
+        scores: Of tasks of others.
+        against: The model that it is compared with; "" for none.
+        others: That model's lines.
+    """
+
+    model: str
+    judge: str
+    suite: Suite
+    lines: list[Line] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    against: str = ""
+    others: list[Line] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
 
 def summary(items: Sequence[Item]) -> list[Line]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -70,7 +69,7 @@ def _judged(benchmark: Benchmark, judge: Judge, retries: int) -> Scorer:
             verdict = await verdict_of(item.exchange)
             values: dict[str, float] = dict.fromkeys(measures, _NO_VALUE)
             part = part_of(benchmark, item.label, item.category)
-            counted = {our_measure(item.label): ours(item.label, verdict)}
+            counted: dict[str, float | None] = {our_measure(item.label): ours(item.label, verdict)}
             if part:
                 counted[f"release_{part.release.measure}"] = part.release.count(verdict)
             values |= {key: float(value) for key, value in counted.items() if value is not None}
@@ -113,7 +112,7 @@ def _replied(item: Item, state: TaskState | EvalSample) -> Item:
     output = state.output
     cut_off = output.stop_reason == "max_tokens"
     reply = output.completion.strip()
-    if output.error or output.stop_reason in ("content_filter", "unknown") and not reply:
+    if output.error or (output.stop_reason in ("content_filter", "unknown") and not reply):
         return replace(item, failed=output.error or f"the reply was broken off ({output.stop_reason})")
     if cut_off and not reply:
         return replace(item, cut_off=True, failed="the reply never came out of its reasoning")

@@ -1,4 +1,4 @@
-"""Single calls that wait at the same time, answered as one batch: Inspect asks one by one, models answer many at once."""
+"""Single calls that wait at the same time, answered as one batch: Inspect asks one by one, a model answers many."""
 
 from __future__ import annotations
 

@@ -6,12 +6,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from magic_rl.evidence.summary import ALL, Line
+from magic_rl.evidence.summary import ALL, Line, Result
 from magic_rl.report.figures import frontier_shapes
 from magic_rl.report.page import resource
 from magic_rl.report.svg import drawing, standalone
 from magic_rl.report.tables import DASH, laid_out, shown
-from magic_rl.runs.benchmark import Result
 from magic_rl.store import atomic
 
 FIGURE_FILE = "frontier.svg"

@@ -1,9 +1,9 @@
 """A suite of benchmarks, asked and counted: Inspect runs the tasks and keeps its logs, from which all else is made.
 
-    logs/            Inspect's own, which its viewer opens
-    items.jsonl      every item with its reply and verdicts, to be judged again
-    benchmark.json   every number
-    asked.json       what was asked for; the same command continues, another one is refused
+logs/            Inspect's own, which its viewer opens
+items.jsonl      every item with its reply and verdicts, to be judged again
+benchmark.json   every number
+asked.json       what was asked for; the same command continues, another one is refused
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from magic_rl.config import Config, dump_config
 from magic_rl.errors import ChatError, ConfigError, StoreError, UserError
 from magic_rl.evidence.items import ITEMS_FILE, Item, read_items, write_items
 from magic_rl.evidence.sets import SUITES, Suite
-from magic_rl.evidence.summary import SUMMARY_FILE, Change, Line, compared, summary
+from magic_rl.evidence.summary import SUMMARY_FILE, Result, Score, compared, summary
 from magic_rl.runs.preflight import try_judge
 from magic_rl.runs.target import endpoint_of
 from magic_rl.store import atomic
@@ -52,42 +52,6 @@ class Asked:
     max_tokens: int = 0
     any_count: bool = False
     number: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A number of a task that is not ours, as the task itself computes it.
-
-    Attributes:
-        metric: Scorer and metric, such as `choice/accuracy`.
-        n: Samples that were scored.
-    """
-
-    task: str
-    metric: str
-    value: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What stands in `benchmark.json`.
-
-    Attributes:
-        lines: Of our sets.
-        scores: Of tasks of others.
-        against: The model that it is compared with; "" for none.
-        others: That model's lines.
-    """
-
-    model: str
-    judge: str
-    suite: Suite
-    lines: list[Line] = field(default_factory=list)
-    scores: list[Score] = field(default_factory=list)
-    against: str = ""
-    others: list[Line] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
 
 
 def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path | None = None) -> Result:
@@ -168,7 +132,9 @@ def _model(asked: Asked, out: Path) -> Any:
         if not key:
             raise ConfigError(f"{asked.target}: the environment variable {endpoint.api_key_env} is not set")
         limits = GenerateConfig(
-            max_connections=endpoint.concurrency, max_retries=endpoint.attempts - 1, attempt_timeout=int(endpoint.timeout)
+            max_connections=endpoint.concurrency,
+            max_retries=endpoint.attempts - 1,
+            attempt_timeout=int(endpoint.timeout),
         )
         if endpoint.url:
             return get_model(f"openai-api/target/{endpoint.model}", config=limits, base_url=endpoint.url, api_key=key)
@@ -193,7 +159,9 @@ def _run(tasks: list[Any], model: Any, folder: Path, display: Display) -> list[A
         ctl_server=False,
         log_level="error",
     )
-    whole = sorted(map(read_eval_log, (log.location for log in logs)), key=lambda log: names.index(_plain(log.eval.task)))
+    whole = sorted(
+        map(read_eval_log, (log.location for log in logs)), key=lambda log: names.index(_plain(log.eval.task))
+    )
     if success:
         return whole
     if any(log.status == "cancelled" for log in whole):

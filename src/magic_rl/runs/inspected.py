@@ -1,7 +1,7 @@
 """What Inspect finds of MAGIC by its entry point: the sets as tasks, and models in this process.
 
-A task is called `magic_rl/harmbench`, a model `magic_rl/runs/demo` or `magic_rl/default`. A model behind a server is asked by
-Inspect's own clients; one in this process by ours, through the engine, the template and the words of its training.
+A task is called `magic_rl/harmbench`, a model `magic_rl/runs/demo` or `magic_rl/default`. A model behind a server is
+asked by Inspect's own clients; one in this process by ours, with the engine, template and words of its training.
 """
 
 from __future__ import annotations
@@ -56,19 +56,28 @@ class InProcess(ModelAPI):  # type: ignore[misc] # its types are known only wher
         self._answer = Together(self._answers)
 
     async def generate(
-        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+        self,
+        input: list[ChatMessage],  # noqa: A002 - Inspect's names
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,  # noqa: ARG002 - without tools there is nothing to choose
+        config: GenerateConfig,
     ) -> ModelOutput:
-        """One reply. Raises: ValueError: For what it cannot do; RuntimeError: If it gives no reply."""
+        """One reply, empty if it never came out of its reasoning.
+
+        Raises:
+            ValueError: For what it cannot do.
+            RuntimeError: If it gives no reply.
+        """
         if tools or config.stop_seqs or (config.num_choices or 1) > 1:
             raise ValueError("a model in this process takes no tools, stop sequences or several choices")
         messages = tuple(Message(_ROLES[message.role], message.text) for message in input)
         said = await self._answer(
             ChatRequest(messages, config.max_tokens or 512, config.temperature or 0.0, beginning=True)
         )
-        if said.failed is not None:
+        cut_off = said.cause == "cut_off"
+        if said.failed is not None and not cut_off:
             raise RuntimeError(said.failed)
-        stop = "max_tokens" if said.cause == "cut_off" else "stop"
-        return ModelOutput.from_content(self.model_name, said.text, stop_reason=stop)
+        return ModelOutput.from_content(self.model_name, said.text, stop_reason="max_tokens" if cut_off else "stop")
 
     def _answers(self, requests: Sequence[ChatRequest]) -> list[Completion]:
         """Requests that share their settings together, as `LocalChat` wants them."""
