@@ -59,7 +59,8 @@ def defences(
       magic-rl defences http://127.0.0.1:8000/v1 items.jsonl --judge guard.toml --guard guard.toml --out defended.jsonl
     """
     own = results / "config.toml"
-    settings = load_config(judge or (own if own.is_file() else None), overrides or ())
+    named = judge or (own if own.is_file() else None)
+    settings = load_config(named, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
     from magic_rl.evidence.defences import DEFENCES
     from magic_rl.evidence.defended import attacks_of, put_to
     from magic_rl.evidence.items import write_items

@@ -48,7 +48,7 @@ def rejudge(
 
       magic-rl rejudge items.jsonl --judge guard.toml --checked rules.json --checked guard.json --out rejudged.jsonl
     """
-    settings = load_config(judge, overrides or ())
+    settings = load_config(judge, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
     from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
     from magic_rl.runs.judge import make_judge
