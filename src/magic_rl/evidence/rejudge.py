@@ -53,7 +53,7 @@ class Row:
 
 
 class Check(BaseModel):
-    """What `magic-rl judge check --json` wrote of a judge, as far as it is needed here."""
+    """What a check of a judge wrote as JSON, as far as it is needed here."""
 
     judge: str
     errors: dict[Label, Agreement]
@@ -69,6 +69,8 @@ def read_check(path: Path) -> Check:
 
 def read_results(path: Path) -> list[Item]:
     """Items from a file of them, or from the folder that holds one. Raises: DataError: If there is none."""
+    if path.is_dir() and not (path / ITEMS_FILE).is_file():
+        raise DataError(f"{path}: holds no {ITEMS_FILE}, which an evaluation or a benchmark writes")
     return read_items(path / ITEMS_FILE if path.is_dir() else path)
 
 
