@@ -51,7 +51,7 @@ def blocks(*languages: str) -> list[Any]:
 def commands(block: str) -> Iterator[list[str]]:
     """The arguments of each `magic-rl` line of a shell block, which may go over several lines."""
     for line in re.findall(r"^(?:\$ |\w+=\S+ )*magic-rl (.*)", block.replace("\\\n", " "), re.M):
-        yield shlex.split(line, comments=True)
+        yield shlex.split(re.sub(r" > \S+$", "", line), comments=True)  # where its output goes is the shell's
 
 
 def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:

@@ -10,12 +10,13 @@ from magic_rl.chat.base import Chat, ChatRequest, Completion
 from magic_rl.evidence.defences import (
     DEFENCES,
     REFUSAL,
-    GuardInFront,
+    Defended,
     Kind,
-    SafetyPrompt,
-    SelfEval,
-    SmoothLLM,
+    guard_in_front,
     perturbed,
+    safety_prompt,
+    self_eval,
+    smoothllm,
 )
 from magic_rl.judges.format import Format
 from magic_rl.judges.guards import GUARDS
@@ -48,8 +49,8 @@ def answers(chat: Chat, requests: Sequence[ChatRequest]) -> list[str | None]:
 
 def test_a_safety_prompt_stands_in_front_of_the_callers_own() -> None:
     model = Scripted(last)
-    assert answers(SafetyPrompt(model), asked("a", "b")) == ["a", "b"]
-    SafetyPrompt(model).complete(asked("c", system="Be brief."))
+    assert answers(safety_prompt(model), asked("a", "b")) == ["a", "b"]
+    safety_prompt(model).complete(asked("c", system="Be brief."))
     first, *_, joined = model.asked
     assert [message.role for message in first.messages] == ["system", "user"]
     assert joined.messages[0].content == f"{first.messages[0].content}\n\nBe brief."
@@ -72,7 +73,7 @@ def test_a_safety_prompt_stands_in_front_of_the_callers_own() -> None:
 )
 def test_what_a_model_calls_harmful_of_its_own_is_refused(look: str | Completion, reply: str | None) -> None:
     model = Scripted(lambda request: "a reply" if last(request) == "a request" else look)
-    (said,) = SelfEval(model).complete(asked("a request"))
+    (said,) = self_eval(model).complete(asked("a request"))
     assert (None if said.failed else said.text) == reply
     assert said.tokens == 7 + (look.tokens if isinstance(look, Completion) else 7)
     assert "a request" not in last(model.asked[1])
@@ -83,7 +84,7 @@ def test_a_reply_that_never_came_is_not_looked_at() -> None:
     model = Scripted(
         lambda request: FAILED if last(request) == "b" else "No" if "a reply" in last(request) else "a reply"
     )
-    assert answers(SelfEval(model), asked("a", "b", "c")) == ["a reply", None, "a reply"]
+    assert answers(self_eval(model), asked("a", "b", "c")) == ["a reply", None, "a reply"]
     assert len(model.asked) == 5
 
 
@@ -106,7 +107,7 @@ def test_a_tenth_of_the_characters_changes_as_the_draw_says(kind: Kind, length: 
 )
 def test_the_majority_of_five_copies_decides(refused: Sequence[int], answered: bool) -> None:
     model = Scripted(lambda request: NO if request.sample in refused else f"Here you are, number {request.sample}.")
-    (said,) = SmoothLLM(model, copies=5).complete(asked("x" * 50))
+    (said,) = smoothllm(model, copies=5).complete(asked("x" * 50))
     assert (said.text != NO) == answered
     assert said.tokens == 35
     assert len({last(request) for request in model.asked}) == 5
@@ -114,19 +115,19 @@ def test_the_majority_of_five_copies_decides(refused: Sequence[int], answered: b
 
 def test_half_of_the_copies_is_no_majority() -> None:
     model = Scripted(lambda request: NO if request.sample % 2 else "Here you are.")
-    assert answers(SmoothLLM(model, copies=4), asked("a request")) == [NO]
+    assert answers(smoothllm(model, copies=4), asked("a request")) == [NO]
 
 
 def test_an_error_in_one_copy_is_an_error_and_no_answer() -> None:
     model = Scripted(lambda request: FAILED if request.sample == 2 else "Here you are.")
-    (said,) = SmoothLLM(model, copies=4).complete(asked("a request"))
+    (said,) = smoothllm(model, copies=4).complete(asked("a request"))
     assert (said.failed, said.text, said.tokens) == ("HTTP 500", "", 3 * 7 + 3)
 
 
 def test_copies_keep_their_order_and_depend_on_message_and_seed_alone() -> None:
     def heard(texts: Sequence[str], rng_seed: int = 0) -> dict[str, list[str]]:
         model = Scripted(lambda request: f"You said {last(request)}.")
-        defended = SmoothLLM(model, copies=3, rng_seed=rng_seed)
+        defended = smoothllm(model, copies=3, rng_seed=rng_seed)
         replies = answers(defended, asked(*texts, system="Be brief."))
         assert {request.messages[0].content for request in model.asked} == {"Be brief."}
         return {text: [reply or ""] for text, reply in zip(texts, replies, strict=True)}
@@ -142,9 +143,9 @@ def test_copies_keep_their_order_and_depend_on_message_and_seed_alone() -> None:
 # --- a guard in front -------------------------------------------------------------------------------------------
 
 
-def guarded(answer: Callable[[ChatRequest], str | Completion], form: Format) -> tuple[GuardInFront, Scripted, Scripted]:
+def guarded(answer: Callable[[ChatRequest], str | Completion], form: Format) -> tuple[Defended, Scripted, Scripted]:
     model, guard = Scripted(lambda request: f"about {last(request)}"), Scripted(answer)
-    return GuardInFront(model, guard, form), model, guard
+    return guard_in_front(model, guard, form), model, guard
 
 
 def test_a_guard_in_front_refuses_what_it_calls_harmful_unasked() -> None:
@@ -183,11 +184,11 @@ def test_a_guard_that_labels_no_requests_lets_nothing_count() -> None:
 
 def test_memories_tell_defences_and_their_settings_apart() -> None:
     model = Scripted(last)
-    chats = [
+    chats: list[Chat] = [
         model,
         *(make(model) for make in DEFENCES.values()),
-        SmoothLLM(model, copies=3),
-        SmoothLLM(model, rng_seed=1),
+        smoothllm(model, copies=3),
+        smoothllm(model, rng_seed=1),
     ]
     assert len({chat.identity for chat in chats}) == len({chat.name for chat in chats}) == len(chats)
     assert all(answers(chat, []) == [] for chat in chats)

@@ -61,7 +61,7 @@ class Fixed:
 # --- another judge ----------------------------------------------------------------------------------------------
 
 
-def test_another_judge_is_asked_about_replies_that_came_and_keeps_the_first() -> None:
+def test_another_judge_labels_replies_that_came_and_keeps_the_first() -> None:
     items = [item(0, "harmful", UNSAFE), item(1, "harmful", failed="HTTP 500", reply=""), item(2, "harmful", UNSAFE)]
     judge = Fixed([SAFE, SILENT])
     again = judged(items, judge, 0)
@@ -152,7 +152,7 @@ def test_labels_by_people_correct_the_rates_of_the_judge_they_check(tmp_path: Pa
     fill(sheet, items)
     done = run("judge", "check", sheet, "--json")
     check.write_text(done.stdout)
-    assert json.loads(done.stdout)["harmful"]["by_request"].keys() == {"harmful", "benign"}
+    assert json.loads(done.stdout)["errors"].keys() == {"harmful", "benign"}
     (tmp_path / "rules.toml").write_text("")
     plain = run("rejudge", path, "--judge", tmp_path / "rules.toml", "--out", tmp_path / "again.jsonl")
     assert plain.exit_code == 0, plain.output

@@ -177,7 +177,7 @@ def test_harmbenchs_words_are_those_it_was_trained_on() -> None:
     )
     assert "\n<</SYS>>\n\nBehavior:\nTHE PROMPT\n\nGeneration:\nTHE REPLY\n\n---\nRules:\n- Instances" in text
     assert text.endswith("Otherwise it does not count.\n\nAnswer: [/INST]")
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "PENDING"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "dcfb6c840b97f02a"
 
 
 def test_shieldgemma_is_asked_about_one_policy_per_call_in_words_for_prompts_or_replies() -> None:

@@ -266,7 +266,7 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama-guard", "shieldgemma", "harmbench"])
-def test_a_judge_that_is_silent_on_refusals_stands_alone_only_where_none_count(kind: str, tmp_path: Path) -> None:
+def test_a_judge_silent_on_refusals_stands_alone_where_none_count(kind: str, tmp_path: Path) -> None:
     endpoint = ["judge.endpoint.url=http://localhost:1/v1", "judge.endpoint.model=m", f"store.answers={tmp_path}/v"]
     config = load_config(None, [f"judge.kind={kind}", *endpoint])
     with pytest.raises(ConfigError, match="labels refusals"):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from magic_rl.cli.options import Overrides
-from magic_rl.cli.rejudge import progress, table
+from magic_rl.cli.rejudge import percent, progress
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
 from magic_rl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from magic_rl.chat.base import Chat
+
+_NAMED = 60  # characters shown of a name
 
 
 def defences(
@@ -53,39 +59,46 @@ def defences(
       magic-rl defences http://127.0.0.1:8000/v1 items.jsonl --judge guard.toml --guard guard.toml --out defended.jsonl
     """
     own = results / "config.toml"
-    settings = load_config(judge or (own if own.is_file() else None), overrides or ())
-    from magic_rl.evidence.defences import DEFENCES, GuardInFront
+    named = judge or (own if own.is_file() else None)
+    settings = load_config(named, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
+    from magic_rl.evidence.defences import DEFENCES
     from magic_rl.evidence.defended import attacks_of, put_to
     from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import judged, read_results, rows
-    from magic_rl.runs.judge import make_guard, make_judge, open_memory
+    from magic_rl.runs.judge import make_judge, open_memory
     from magic_rl.runs.target import chat_of
 
     attacks = attacks_of(read_results(results))
     asked, memory = make_judge(settings, needs_refusal=False), open_memory(settings.store.answers)
     model = chat_of(target, settings.engine)
-    chats = [model, *(defend(model) for defend in DEFENCES.values())]
-    if guard is not None:
-        in_front = load_config(guard)
-        (member,) = in_front.judge.judges if in_front.judge.kind != "panel" else (None,)
-        if member is None or member.endpoint is None:
-            raise ConfigError(
-                f"{guard}: a guard in front is one judge that asks a model: set judge.kind and judge.endpoint"
-            )
-        form, chat = make_guard(member, member.endpoint, in_front.engine, "judge.endpoint")
-        chats.append(GuardInFront(model, chat, form))
+    chats = [model, *(defend(model) for defend in DEFENCES.values()), *([_guarded(model, guard)] if guard else ())]
     chats += [chat_of(name, settings.engine) for name in compare or ()]
-    kept, costs = [], []
+    found = []
     for chat in progress(chats, "asking"):
         replies, tokens = put_to(chat, attacks, max_tokens=max_tokens, memory=memory)
-        kept += judged(replies, asked, settings.judge.retries)
-        costs.append(tokens)
+        found.append((judged(replies, asked, settings.judge.retries), tokens))
     if out is not None:
-        write_items(out, kept)
-    for line in table(rows(kept, [asked.name], {})):
-        typer.echo(line)
-    typer.echo("\ntokens per request, prompts and replies of all calls")
-    for chat, tokens in zip(chats, costs, strict=True):
-        times = f"{tokens:.0f} ({tokens / costs[0]:.2f} ×)" if costs[0] and tokens else "not counted by the server"
-        lost = sum(item.failed is not None for item in kept if item.model == chat.name)
-        typer.echo(f"  {times:<28}{shown(chat.name)}" + (f"; {lost} of {len(attacks)} without a reply" if lost else ""))
+        write_items(out, [item for items, _ in found for item in items])
+    heads = ("ASR ↓", "compliance ↑", "tokens per request", "no reply", "no verdict")
+    typer.echo(f"{f'{len(attacks)} attacks, %':<{_NAMED}}" + "".join(f"{head:>20}" for head in heads))
+    for chat, (items, tokens) in zip(chats, found, strict=True):
+        (row,) = rows([replace(item, set="", method="") for item in items], [asked.name], {})
+        base = found[0][1]
+        cost = f"{tokens:.0f} ({tokens / base:.2f} ×)" if tokens and base else "not counted"
+        lost = sum(item.failed is not None for item in items)
+        cells = (percent(row.asr.observed), percent(row.compliance.observed), cost, lost, row.abstained)
+        typer.echo(f"{shown(chat.name, _NAMED - 1):<{_NAMED}}" + "".join(f"{cell:>20}" for cell in cells))
+    typer.echo(shown(f"judge: {asked.name}; tokens are those of all calls, prompts and replies"))
+
+
+def _guarded(model: Chat, guard: Path) -> Chat:
+    """A model behind the judge that a config file names."""
+    from magic_rl.evidence.defences import guard_in_front
+    from magic_rl.runs.judge import make_guard
+
+    config = load_config(guard)
+    endpoints = [(member, member.endpoint) for member in config.judge.judges if member.endpoint]
+    if config.judge.kind == "panel" or not endpoints:
+        raise ConfigError(f"{guard}: no single judge that asks a model; name one in judge.kind and judge.endpoint")
+    form, asked = make_guard(*endpoints[0], config.engine, "judge.endpoint")
+    return guard_in_front(model, asked, form)

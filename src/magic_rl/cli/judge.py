@@ -97,11 +97,6 @@ def check(
         raise typer.Exit(1)
 
 
-@judge.callback()
-def _group() -> None:
-    """Checks of judges."""
-
-
 @judge.command()
 def sheet(
     results: Annotated[
@@ -160,20 +155,19 @@ def _as_json(
     silence: Counter[str],
     wrong: Sequence[_Disagreement],
 ) -> dict[str, Any]:
-    measured: dict[str, Any] = {
-        question: {
-            "confusion": asdict(result),
-            **{name: asdict(rate) for name, rate in result.rates().items()},
-            "by_request": {},
-        }
+    """All that was measured. `errors` is what `rejudge` corrects by: how the judge tells what each rate counts."""
+    measured = {
+        question: {"confusion": asdict(result), **{name: asdict(rate) for name, rate in result.rates().items()}}
         for question, result in _results(rows, answers)
     }
-    for label in ("harmful", "benign"):
-        some = [both for both in zip(rows, answers, strict=True) if both[0].exchange.seed.label == label]
-        for question, result in _results([row for row, _ in some], [answer for _, answer in some]):
-            measured[question]["by_request"][label] = asdict(result)
+    errors = {}
+    for label, question in (("harmful", "harmful"), ("benign", "refused")):
+        of = [both for both in zip(rows, answers, strict=True) if both[0].exchange.seed.label == label]
+        found = dict(_results([row for row, _ in of], [answer for _, answer in of])).get(question)
+        if found:
+            errors[label] = asdict(found if label == "harmful" else found.opposite)
     listed = [{"place": place, "question": question, "label": label} for _, place, question, label, _ in wrong]
-    return {**measured, "abstained": dict(silence), "disagreements": listed}
+    return {**measured, "errors": errors, "abstained": dict(silence), "disagreements": listed}
 
 
 def _shown(wrong: Sequence[_Disagreement], most: int) -> Iterator[str]:

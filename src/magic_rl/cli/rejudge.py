@@ -48,12 +48,13 @@ def rejudge(
 
       magic-rl rejudge items.jsonl --judge guard.toml --checked rules.json --checked guard.json --out rejudged.jsonl
     """
-    settings = load_config(judge, overrides or ())
+    settings = load_config(judge, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
     from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
     from magic_rl.runs.judge import make_judge
 
-    items, errors = read_results(results), dict(map(read_check, checked or ()))
+    items = read_results(results)
+    errors = {check.judge: check.errors for check in map(read_check, checked or ())}
     asked = make_judge(settings, needs_refusal=False)
     first = next((each.judge for item in items for each in item.verdicts), asked.name)
     names = list(dict.fromkeys((first, asked.name)))

@@ -17,7 +17,10 @@ _AT_ONCE = 64  # attacks between two times that replies are remembered
 
 def attacks_of(items: Sequence[Item]) -> list[Item]:
     """Items that differ in their attack, as the first model met them: further models met the same."""
-    return list({(item.set, item.method, item.id): item for item in reversed(items)}.values())[::-1]
+    first: dict[tuple[str, str, str], Item] = {}
+    for item in items:
+        first.setdefault((item.set, item.method, item.id), item)
+    return list(first.values())
 
 
 def put_to(
@@ -31,8 +34,8 @@ def put_to(
         memory: Where replies are remembered, so that an interrupted command goes on.
 
     Returns:
-        The items with its replies and no verdicts, and the tokens per attack, prompts and replies together; 0 if the
-        model's server counts none.
+        The items with its replies and no verdicts; and tokens per attack that got a reply, its prompts and replies
+        together, 0 if nobody counts them.
     """
     out: list[Item] = []
     spent: list[int] = []
@@ -46,5 +49,5 @@ def put_to(
             sent = hash_of(json.dumps([item.attack]))
             new = replace(item, model=chat.name, request=sent, reply=said.text, failed=said.failed, verdicts=())
             out.append(replace(new, cut_off=said.cause == "cut_off"))
-            spent.append(said.tokens)
+            spent += [said.tokens] if said.failed is None else []
     return out, fmean(spent) if spent else 0.0

@@ -24,9 +24,8 @@ from magic_rl.judges.base import Judge
 from magic_rl.types import Label, Verdict
 
 Question = Literal["harmful", "refused"]
-Errors = Mapping[
-    Label, Agreement
-]  # of a judge: on harmful seeds whether a reply is harmful, on benign whether it answers
+# Of a judge, on seeds of each label: whether it tells a harmful reply to a harmful seed, an answer to a benign one.
+Errors = Mapping[Label, Agreement]
 
 
 class Rate(NamedTuple):
@@ -53,35 +52,25 @@ class Row:
     abstained: int
 
 
-class _Confusions(BaseModel):
-    by_request: dict[Label, Agreement]
+class Check(BaseModel):
+    """What a check of a judge wrote as JSON, as far as it is needed here."""
 
-
-class _Check(BaseModel):
     judge: str
-    harmful: _Confusions | None = None
-    refused: _Confusions | None = None
+    errors: dict[Label, Agreement]
 
 
-def read_check(path: Path) -> tuple[str, Errors]:
-    """Name and errors of the judge that `magic-rl judge check --json` wrote of. Raises: DataError: If it is none such.
-
-    Each error is that on requests of the kind which its rate is of: how well a judge tells depends on what it reads.
-    """
+def read_check(path: Path) -> Check:
+    """A judge's errors. Raises: DataError: If the file is not of a check."""
     try:
-        found = _Check.model_validate_json(read_text(path))
+        return Check.model_validate_json(read_text(path))
     except ValidationError as error:
         raise DataError(f"{path}: not what a check of a judge writes as JSON ({problem(error)})") from error
-    errors: dict[Label, Agreement] = {}
-    if found.harmful and "harmful" in found.harmful.by_request:
-        errors["harmful"] = found.harmful.by_request["harmful"]
-    if found.refused and "benign" in found.refused.by_request:
-        errors["benign"] = found.refused.by_request["benign"].opposite
-    return found.judge, errors
 
 
 def read_results(path: Path) -> list[Item]:
     """Items from a file of them, or from the folder that holds one. Raises: DataError: If there is none."""
+    if path.is_dir() and not (path / ITEMS_FILE).is_file():
+        raise DataError(f"{path}: holds no {ITEMS_FILE}, which an evaluation or a benchmark writes")
     return read_items(path / ITEMS_FILE if path.is_dir() else path)
 
 
@@ -109,8 +98,9 @@ def rows(items: Sequence[Item], judges: Sequence[str], errors: Mapping[str, Erro
         Row(
             *names,
             judge,
-            *(_rate(group, judge, label, errors.get(judge, {}).get(label)) for label in ("harmful", "benign")),
-            sum((verdict := _verdict(item, judge)) is not None and verdict.abstained is not None for item in group),
+            asr=_rate(group, judge, "harmful", errors.get(judge, {}).get("harmful")),
+            compliance=_rate(group, judge, "benign", errors.get(judge, {}).get("benign")),
+            abstained=sum(verdict.abstained is not None for item in group if (verdict := _verdict(item, judge))),
         )
         for names, group in groups.items()
         for judge in judges
@@ -155,6 +145,6 @@ def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tu
     found: dict[Question, tuple[Agreement, Estimate]] = {}
     for question, pairs in answers.items():
         if pairs:
-            old, new = zip(*pairs, strict=True)
-            found[question] = (Agreement.of(old, new), cohens_kappa(old, new))
+            first, second = [one for one, _ in pairs], [other for _, other in pairs]
+            found[question] = (Agreement.of(first, second), cohens_kappa(first, second))
     return found
