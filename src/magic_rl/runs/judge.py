@@ -116,13 +116,14 @@ def _server(endpoint: EndpointConfig, url: str, engine: EngineConfig, key: str, 
     made = Endpoint(
         url,
         endpoint.model,
-        key=_key(endpoint.api_key_env, key),
+        key=key_of(endpoint, key),
         concurrency=endpoint.concurrency,
         timeout=endpoint.timeout,
         total_timeout=endpoint.total_timeout,
         attempts=endpoint.attempts,
         max_calls=endpoint.max_calls,
         max_total_tokens=endpoint.max_total_tokens,
+        per_minute=endpoint.per_minute,
         place=key,
     )
     if endpoint.tokenizer is None:
@@ -132,8 +133,16 @@ def _server(endpoint: EndpointConfig, url: str, engine: EngineConfig, key: str, 
     return Server(made, renderer=load_renderer(endpoint.tokenizer, engine, chat_template=chat_template))
 
 
-def _key(variable: str | None, place: str) -> str:
-    """The key that an environment variable holds, once it is known to be fit for a header."""
+def key_of(endpoint: EndpointConfig, place: str) -> str:
+    """The key of a server that an environment variable holds, once it is known to be fit for a header; "" for none.
+
+    Args:
+        place: Where the config names the server, for errors to say.
+
+    Raises:
+        ConfigError: If the variable is not set or holds no key.
+    """
+    variable = endpoint.api_key_env
     if not variable:
         return ""
     key = os.environ.get(variable, "").strip()
