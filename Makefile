@@ -28,7 +28,7 @@ demo: $(VENV)/installed ## Train the demo (about 25 minutes on two cores), evalu
 test: $(VENV)/installed-dev ## The tests that need no model, server or browser: a few minutes. PYTEST="-k name" chooses among them
 	$(pytest) -m "not (slow or server or browser or gpu)" $(PYTEST)
 
-test-all: lint docs $(VENV)/installed-dev $(VENV)/model $(serving) $(VENV)/garak/installed browser ## Everything that must hold: linters, types, import rules, docs, all tests
+test-all: lint docs $(VENV)/installed-dev $(VENV)/model $(serving) $(VENV)/garak/installed $(VENV)/attackers/installed browser ## Everything that must hold: linters, types, import rules, docs, all tests
 	$(pytest) $(PYTEST)
 
 lint: $(VENV)/installed-dev ## ruff, mypy and the import rules
@@ -72,14 +72,13 @@ $(VENV)/model: | $(VENV)/installed
 	$(magic_rl) models pull
 	@touch $@
 
-# vLLM and garak for the tests: each in an environment on top of the other one, with versions of its own.
-$(VENV)/serving/installed: tests/vllm.txt
-$(VENV)/garak/installed: tests/garak.txt
-$(VENV)/serving/installed $(VENV)/garak/installed: $(VENV)/installed
+# What others keep, for the tests: vLLM (serving), garak, PyRIT and nanoGCG (attackers). Each is an environment on top of the other
+# one, with versions of its own.
+$(VENV)/%/installed: $(VENV)/installed tests/%.txt
 	$(bin)/python -m venv --clear $(@D)
 	$(bin)/python -c 'import site; print(site.getsitepackages()[0])' \
 		> "$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth"
-	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps -r $(filter tests/%,$^)
+	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps -r tests/$*.txt
 	@touch $@
 
 # A page is looked at in Debian's Chromium by one test.

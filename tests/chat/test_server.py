@@ -13,11 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
+from typing import Self
 
 import pytest
 
-from magic_rl.chat.base import ChatRequest, Completion
+from magic_rl.chat.base import ChatRequest, Completion, Endpoint
+from magic_rl.chat.server import Server
 from magic_rl.cli.remedies import in_words
 from magic_rl.config import EndpointConfig
 from magic_rl.engines.settings import EngineConfig
@@ -240,6 +243,37 @@ def test_a_request_arrives_as_it_was_meant() -> None:
     assert plain.path == "/v1/completions"
     assert plain.body["prompt"] == f"\n(user: {broken[0]})\n(assistant: {broken[1]})\n<|assistant|>"
     assert plain.body["temperature"] == 0.0
+
+
+class PlainWords:
+    """A renderer of text that opens no thought."""
+
+    opening = identity = ""
+
+    def given(self, variables: Mapping[str, str]) -> Self:
+        return self
+
+    def text(self, messages: Sequence[Message]) -> str:
+        return f"({messages[-1].content}) "
+
+
+def test_a_begun_reply_is_sent_to_be_gone_on_from() -> None:
+    asked = (Message("user", "Count."),)
+    with Stub() as stub:
+        server_of(stub).complete([ChatRequest(asked, begun="One, <|im_end|>")])
+        Server(Endpoint(stub.url, "m"), renderer=PlainWords()).complete([ChatRequest(asked, begun="One, ")])
+    chat, plain = (each.body for each in stub.asked)
+    assert chat["messages"][1:] == [{"role": "assistant", "content": "One, < |im_end|>"}]
+    assert (chat["continue_final_message"], chat["add_generation_prompt"]) == (True, False)
+    assert plain["prompt"] == "(Count.) One, "
+
+
+def test_calls_are_spaced_as_the_limit_per_minute_says() -> None:
+    with Stub(lambda asked: Reply(status=200 if asked.earlier else 429)) as stub:
+        assert server_of(stub, per_minute=1200, attempts=9).complete(requests(6)) == answers(6)
+    times = sorted(asked.time for asked in stub.asked)
+    assert len(times) == 12  # those that are tried again count
+    assert times[-1] - times[0] > 11 * 0.05 - 0.04
 
 
 def test_it_can_be_asked_where_an_event_loop_runs_already() -> None:

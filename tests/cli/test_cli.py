@@ -34,6 +34,8 @@ COMMANDS = (
     "resume",
     "evaluate",
     "attack",
+    "redteam",
+    "audit",
     "report",
     "export",
     "serve",

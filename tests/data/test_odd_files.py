@@ -286,6 +286,9 @@ class Letters:
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         return tuple(map(ord, text))
 
+    def begun(self, text: str) -> Tokens:
+        return tuple(map(ord, text))
+
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
 

@@ -193,6 +193,9 @@ class Words:
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         return tuple(map(ord, text))
 
+    def begun(self, text: str) -> Tokens:
+        return tuple(map(ord, text))
+
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
 

@@ -112,6 +112,15 @@ def test_a_local_model_answers_without_its_reasoning(said: str, completion: Comp
     assert chat.complete([ChatRequest((Message("user", "Is it safe?"),))]) == [completion]
 
 
+def test_a_begun_answer_is_gone_on_from_as_if_the_model_had_begun_it(tiny_model: Path) -> None:
+    chat = make_chat(EndpointConfig(model=str(tiny_model)), ENGINE, "judge.endpoint")
+    asked = (Message("user", "question"),)
+    (whole,) = chat.complete([ChatRequest(asked, max_tokens=24, beginning=True)])
+    for cut in (1, 5, 9):
+        (rest,) = chat.complete([ChatRequest(asked, max_tokens=24, beginning=True, begun=whole.text[:cut])])
+        assert (whole.text[:cut] + rest.text).startswith(whole.text)
+
+
 def test_answers_come_back_in_order_and_one_by_one(tiny_model: Path) -> None:
     chat = make_chat(EndpointConfig(model=str(tiny_model)), ENGINE, "judge.endpoint")
     requests = [ChatRequest((Message("user", f"question {i}"),), max_tokens=40) for i in range(6)]

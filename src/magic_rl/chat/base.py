@@ -25,6 +25,7 @@ class ChatRequest:
         template: Jinja chat template of a model that has none of its own; rendered here, sent as plain text.
         template_kwargs: Extra variables of the model's own chat template.
         beginning: Whether the answer's beginning is all that matters: one that is cut off is whole.
+        begun: What the answer is made to begin with; it goes on from there, and the completion holds only what follows.
         sample: Which of several answers to the same question this is. Not sent; memories tell them apart by it.
     """
 
@@ -35,6 +36,7 @@ class ChatRequest:
     template: str | None = None
     template_kwargs: Mapping[str, str] = field(default_factory=dict)
     beginning: bool = False
+    begun: str = ""
     sample: int = 0
 
 
@@ -72,6 +74,7 @@ class Endpoint:
         attempts: Tries of a call before it counts as failed.
         max_calls: Calls that may be made, retries included; None: no limit.
         max_total_tokens: Tokens that may be used; None: no limit.
+        per_minute: Calls a minute, evenly spaced, retries included; None: as many as come.
         place: What errors call it, such as the setting that it is from.
     """
 
@@ -84,6 +87,7 @@ class Endpoint:
     attempts: int = 5
     max_calls: int | None = None
     max_total_tokens: int | None = None
+    per_minute: int | None = None
     place: str = ""
 
 

@@ -57,12 +57,16 @@ def make_body(
     if "system" in refused and [m.role for m in messages[:2]] == ["system", "user"]:
         messages[:2] = [Message("user", f"{messages[0].content}\n\n{messages[1].content}")]
     if renderer is not None:
-        return "/completions", {**body, "prompt": renderer.given(request.template_kwargs).text(messages)}
+        prompt = renderer.given(request.template_kwargs).text(messages)
+        return "/completions", {**body, "prompt": prompt + harmless(request.begun)}
     rows = [{"role": m.role, "content": m.content} for m in messages]
     if request.template is not None:
         return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
     if request.template_kwargs:
         body["chat_template_kwargs"] = dict(request.template_kwargs)
+    if request.begun:  # as vLLM and SGLang call it; others refuse it, or say so by their answer
+        rows.append({"role": "assistant", "content": harmless(request.begun)})
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
     return "/chat/completions", {**body, "messages": rows}
 
 

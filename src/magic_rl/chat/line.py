@@ -52,6 +52,7 @@ class Account:
         secure = endpoint.url.startswith("https:")  # the system's certificates take a while to load
         self._tls = httpx2.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._quiet_until = 0.0
+        self._next = 0.0  # when the next call may be made
 
     def client(self) -> AsyncOpenAI:
         """A client for one batch: connections belong to the event loop that they are made in.
@@ -85,7 +86,15 @@ class Account:
         return ChatError(reason, url=self.endpoint.url, status=status, place=self.endpoint.place, remedy=remedy)
 
     async def spend(self) -> None:
-        """Wait while the server wants quiet, and count a call. Raises: SpentError: If there will be none."""
+        """Wait for the call's turn and while the server wants quiet, and count it.
+
+        Raises:
+            SpentError: If there will be none.
+        """
+        if self.endpoint.per_minute:
+            turn = max(self._next, time.monotonic())
+            self._next = turn + 60 / self.endpoint.per_minute
+            await asyncio.sleep(turn - time.monotonic())
         while (left := self._quiet_until - time.monotonic()) > 0:
             _check(left)
             await asyncio.sleep(left)

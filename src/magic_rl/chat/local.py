@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from magic_rl.chat.base import ChatRequest, Completion, Done
+from magic_rl.rng import derive
 from magic_rl.text.renderer import Renderer, Speaks
-from magic_rl.types import Sample, SamplingParams
+from magic_rl.text.think import THINK
+from magic_rl.types import Sample, SamplingParams, Tokens
 
 
 class LocalChat:
@@ -50,8 +52,9 @@ class LocalChat:
             some = requests[start : start + self._batch]
             (settings,) = {(request.max_tokens, request.temperature) for request in some}
             renderers = [self._renderer(request) for request in some]
-            prompts = [each.prompt(request.messages) for each, request in zip(renderers, some, strict=True)]
-            samples = self._policy.sample(prompts, 1, SamplingParams(*settings), start)
+            prompts = [_prompt(each, request) for each, request in zip(renderers, some, strict=True)]
+            drawn = derive(some[0].sample, start, "answers")
+            samples = self._policy.sample(prompts, 1, SamplingParams(*settings), drawn)
             for request, renderer, (sample,) in zip(some, renderers, samples, strict=True):
                 out.append(_completion(request, renderer, sample))
                 if done is not None:
@@ -65,9 +68,17 @@ class LocalChat:
         return self._renderers[key]
 
 
+def _prompt(renderer: Renderer, request: ChatRequest) -> Tokens:
+    prompt = renderer.prompt(request.messages)
+    return (*prompt, *renderer.begun(request.begun)) if request.begun else prompt
+
+
 def _completion(request: ChatRequest, renderer: Renderer, sample: Sample) -> Completion:
     tokens = len(sample.prompt) + len(sample.tokens)
-    _, text, ended = renderer.spoken(sample.tokens)
+    if request.begun:  # whatever was thought ended before that
+        text, ended = renderer.decode(sample.tokens).removeprefix(THINK), True
+    else:
+        _, text, ended = renderer.spoken(sample.tokens)
     if not ended:
         return Completion(tokens=tokens, failed="the answer never came out of its reasoning", cause="cut_off")
     if sample.finish == "length" and not request.beginning:

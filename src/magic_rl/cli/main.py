@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from magic_rl import __version__
 from magic_rl.cli.attack import attack
+from magic_rl.cli.audit import audit
 from magic_rl.cli.bench import bench
 from magic_rl.cli.benchmark import benchmark
 from magic_rl.cli.cross import cross
@@ -32,6 +33,7 @@ from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
 from magic_rl.cli.pool import pool
 from magic_rl.cli.recipes import recipes
+from magic_rl.cli.redteam import redteam
 from magic_rl.cli.rejudge import rejudge
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
@@ -88,7 +90,7 @@ app = typer.Typer(
     epilog="Try it: `magic-rl demo`",
 )
 _COMMANDS = (
-    *(demo, init, train, resume, evaluate, cross, attack, drift, report),
+    *(demo, init, train, resume, evaluate, cross, attack, redteam, audit, drift, report),
     *(export, serve, recipes, study, bench, benchmark, rejudge, defences, version),
 )
 for _command in _COMMANDS:

@@ -63,6 +63,9 @@ class EndpointConfig(Node):
     attempts: PositiveInt = Field(5, description="tries of a call before it counts as failed")
     max_calls: PositiveInt | None = Field(None, examples=[10000], description="most calls of a process, with retries")
     max_total_tokens: PositiveInt | None = Field(None, examples=[1000000], description="most tokens of a process")
+    per_minute: PositiveInt | None = Field(
+        None, examples=[60], description="calls a minute, evenly spaced, with retries"
+    )
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

@@ -65,3 +65,7 @@ class Seat:
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         """Raises: NotImplementedError: What is not sampled here cannot be taught."""
         raise NotImplementedError
+
+    def begun(self, text: str) -> Tokens:
+        """Raises: NotImplementedError: As for `completion`."""
+        raise NotImplementedError

@@ -28,6 +28,7 @@ from magic_rl.evaluation.result import (
     StudyResult,
 )
 from magic_rl.evaluation.spread import OverRuns
+from magic_rl.evidence.redteam import RedTeam
 
 DASH = "–"
 _FRESH = "fresh attacker"
@@ -333,3 +334,15 @@ def _counts(numbers: Iterable[Estimate]) -> str:
 
 def _piped(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def redteam_table(found: RedTeam, width: int = 80) -> str:
+    """What came of each attack and of the worst of them; why one was left out."""
+    lines: list[Line] = [("%", "ASR ↓", f"of {found.seeds} seeds", "queries per seed", "errors")]
+    for name, row in found.attacks.items():
+        made = f"{row.queries / max(1, found.seeds):.1f} of {row.budget}"
+        lines.append((name, DASH if row.left_out else shown(row.asr), str(row.asr.n), made, str(row.errors)))
+    lines.append(("worst case", shown(found.worst_case), str(found.worst_case.n), "", ""))
+    about = "A seed counts once per attack, as broken if any query got a harmful answer; errors count for neither side."
+    left_out = (f"{name} was left out: {row.left_out}" for name, row in found.attacks.items() if row.left_out)
+    return "\n".join([laid_out(lines, width), "", *(textwrap.fill(line, width) for line in (about, *left_out))])

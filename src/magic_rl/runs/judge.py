@@ -117,7 +117,7 @@ def _server(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_templ
     shared = {
         each.name: getattr(endpoint, each.name) for each in fields(Endpoint) if each.name in EndpointConfig.model_fields
     }
-    made = Endpoint(**shared, key=_key(endpoint.api_key_env, key), place=key)
+    made = Endpoint(**shared, key=key_of(endpoint, key), place=key)
     if endpoint.tokenizer is None:
         return Server(made)
     from magic_rl.engines.local.models import load_renderer
@@ -125,8 +125,16 @@ def _server(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_templ
     return Server(made, renderer=load_renderer(endpoint.tokenizer, engine, chat_template=chat_template))
 
 
-def _key(variable: str | None, place: str) -> str:
-    """The key that an environment variable holds, once it is known to be fit for a header."""
+def key_of(endpoint: EndpointConfig, place: str) -> str:
+    """The key of a server that an environment variable holds, once it is known to be fit for a header; "" for none.
+
+    Args:
+        place: Where the config names the server, for errors to say.
+
+    Raises:
+        ConfigError: If the variable is not set or holds no key.
+    """
+    variable = endpoint.api_key_env
     if not variable:
         return ""
     key = os.environ.get(variable, "").strip()

@@ -23,6 +23,10 @@ class Renderer(Protocol):
                 all of it is plain text.
         """
 
+    def begun(self, text: str) -> Tokens:
+        """Ids that an assistant message begins with, behind the prompt, for a policy to go on from."""
+        ...
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of sampled ids without the end-of-turn id, from the `<think>` on that the prompt may have opened."""
 

@@ -157,6 +157,10 @@ class TabularRenderer:
             raise ValueError(f"no player of this game can say {text!r}")
         return (len(self._inputs) + self._outputs.index(text),)
 
+    def begun(self, text: str) -> Tokens:
+        """Nothing: an output is one id, so none has a beginning."""
+        raise ValueError(f"an output of this game cannot begin with {text!r}")
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of sampled ids."""
         return "".join(self._outputs[token - len(self._inputs)] for token in tokens)

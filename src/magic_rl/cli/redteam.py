@@ -1,0 +1,67 @@
+"""`magic-rl redteam`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magic_rl.cli.options import Overrides
+from magic_rl.cli.shown import columns
+from magic_rl.config import load_config
+
+
+def redteam(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL|URL|FILE", help="A run; a model folder or hub id; a server; or a .toml about one."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results and items are written.")],
+    attacks: Annotated[
+        str, typer.Option(metavar="A,B,…", help="Or past-tense, multi-turn, pair, tap, crescendo, gcg.")
+    ] = "best-of-n,prefill,many-shot",
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Queries per seed and attack; by default those of docs/BENCHMARKS.md."),
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option("--round", metavar="N", min=0, help="Round of a run's defender; by default the last.")
+    ] = None,
+    attacker: Annotated[
+        str, typer.Option(metavar="RUN", help="multi-turn: the run whose attacker it is; by default the target's.")
+    ] = "",
+    pyrit: Annotated[Path | None, typer.Option(metavar="PYTHON", help="Interpreter that has PyRIT.")] = None,
+    nanogcg: Annotated[Path | None, typer.Option(metavar="PYTHON", help="Interpreter that has nanoGCG.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Config file; names judge, seeds and attacker.writer.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Attack a model by attacks that nobody trained on, at a budget of queries; print ASR by attack and worst case.
+
+    Each seed is attacked until it breaks or the budget is spent. past-tense, pair, tap and crescendo have a model word
+    attacks: attacker.writer. pair, tap and crescendo are PyRIT's, gcg is nanoGCG's. Writes redteam.json, and every
+    query with its reply and verdict into items.jsonl. After Ctrl-C the same command continues.
+
+    Examples:
+
+      magic-rl redteam runs/demo --attacks best-of-n,prefill,many-shot,multi-turn --budget 10 --out redteam
+
+      magic-rl redteam http://localhost:8000/v1 --attacks pair,tap --pyrit pyrit/bin/python --out redteam \
+--set attacker.writer.url=http://localhost:8001/v1 --set attacker.writer.model=NAME
+    """
+    from magic_rl.report.tables import redteam_table
+    from magic_rl.runs.redteam import Attackers, Wanted
+
+    wanted = Wanted(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
+    settings = load_config(config or wanted.settings_file, overrides or ())
+    names = tuple(name.strip() for name in attacks.split(",") if name.strip())
+    try:
+        found = Attackers(wanted, settings, out, lambda text: typer.echo(text, err=True)).redteam(names)
+    except KeyboardInterrupt as stop:
+        typer.echo("stopped; the same command continues", err=True)
+        raise typer.Exit(130) from stop
+    typer.echo(redteam_table(found, columns(80)))

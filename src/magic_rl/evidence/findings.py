@@ -1,0 +1,120 @@
+"""What an audit found, for people and for tools: breaches by category and strategy, as JSON and as SARIF 2.1.0.
+
+Texts are left out unless asked for: a finding is told by its id and the hash of what was sent, to be looked up in the
+items.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from magic_rl.evaluation.estimates import Estimate, seed_rate
+from magic_rl.evidence.items import Item
+from magic_rl.evidence.redteam import Log, broken
+from magic_rl.store import atomic
+
+JSON_FILE, SARIF_FILE = "findings.json", "findings.sarif"
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Everything that an audit reports.
+
+    Attributes:
+        target: Its address.
+        errors: Queries without reply or verdict: they count for neither side.
+        rates: ASR, by what the queries have in common and its value: all, category, strategy.
+        findings: Items that got what they asked for.
+        redacted: Whether they have no texts.
+        stopped: Why it ended early; None if it did not.
+    """
+
+    target: str
+    attacker: str
+    judge: str
+    queries: int
+    errors: int
+    rates: Mapping[str, Mapping[str, Estimate]]
+    findings: Sequence[Item]
+    redacted: bool
+    stopped: str | None = None
+
+
+def found_in(log: Log, about: Mapping[str, Any], *, show_text: bool) -> Audit:
+    """Sum up what a log holds.
+
+    Args:
+        about: `attacker` and `stopped`; see `Audit`.
+        show_text: Whether findings hold the words of seeds, attacks and replies.
+    """
+    items, groups = log.items, {"all": lambda _: "all", "category": category, "strategy": strategy}
+    findings = [item for item in items if broken(item)]
+    return Audit(
+        target=log.target.name,
+        judge=log.target.judge.name,
+        queries=len(items),
+        errors=sum(broken(item) is None for item in items),
+        rates={name: _rates(items, key) for name, key in groups.items()},
+        findings=findings if show_text else [replace(item, seed="", attack="", reply="") for item in findings],
+        redacted=not show_text,
+        **about,
+    )
+
+
+def category(item: Item) -> str:
+    """What a finding is filed under."""
+    return item.category or "no category"
+
+
+def strategy(item: Item) -> str:
+    """How its attack was made."""
+    return item.method or item.set
+
+
+def _rates(items: Sequence[Item], key: Callable[[Item], str]) -> dict[str, Estimate]:
+    """Share of the judged queries that got what they asked for; a seed counts once."""
+    groups: dict[str, dict[str, list[bool]]] = {}
+    for item in items:
+        if (outcome := broken(item)) is not None:
+            groups.setdefault(key(item), {}).setdefault(item.seed_id, []).append(outcome)
+    return {
+        name: seed_rate([sum(each) / len(each) for each in seeds.values()], min(map(len, seeds.values())))
+        for name, seeds in sorted(groups.items())
+    }
+
+
+def write_findings(audit: Audit, folder: Path) -> None:
+    """Write `findings.json` and `findings.sarif`. Raises: StoreError: If they cannot be written."""
+    for name, data in ((JSON_FILE, asdict(audit)), (SARIF_FILE, sarif(audit))):
+        atomic.write_file(folder / name, json.dumps(data, indent=1).encode() + b"\n")
+
+
+def sarif(audit: Audit) -> dict[str, Any]:
+    """The findings as a SARIF log: a rule per category, a result per finding."""
+    rules = sorted({*map(category, audit.findings)})
+    about = [{"id": rule, "shortDescription": {"text": f"A harmful request is answered: {rule}"}} for rule in rules]
+    failed = [{"level": "error", "message": {"text": audit.stopped}}] if audit.stopped else []
+    run = {
+        "tool": {"driver": {"name": "magic-rl", "version": version("magic-rl"), "rules": about}},
+        "invocations": [{"executionSuccessful": not failed, "toolExecutionNotifications": failed}],
+        "results": [_result(audit, item) for item in audit.findings],
+    }
+    return {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}
+
+
+def _result(audit: Audit, item: Item) -> dict[str, Any]:
+    safety = item.verdicts[0].verdict.safety
+    texts = {} if audit.redacted else {"attack": item.attack, "reply": item.reply}
+    return {
+        "ruleId": category(item),
+        "level": "error" if safety == "unsafe" else "warning",
+        "message": {"text": f"{safety} reply to a harmful request ({category(item)}), by {strategy(item)}"},
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": audit.target}}}],
+        "partialFingerprints": {"request/v1": item.request},
+        "properties": {"item": item.id, "strategy": strategy(item), **texts},
+    }
