@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
@@ -77,7 +78,7 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
         UserError: If it, or its tokenizer, cannot be loaded, or the server's key is not set.
     """
     if endpoint.url:
-        return _server(endpoint, endpoint.url, engine, key, chat_template)
+        return _server(endpoint, engine, key, chat_template)
     from magic_rl.engines.local.engine import LocalEngine
     from magic_rl.engines.local.models import resolve_model  # torch takes seconds to import
 
@@ -88,11 +89,11 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
     return LocalChat(endpoint.model, loaded.base(), loaded.renderer_with, identity=identity, batch=batch)
 
 
-def _server(endpoint: EndpointConfig, url: str, engine: EngineConfig, key: str, chat_template: str) -> Chat:
+def _server(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_template: str) -> Chat:
     from magic_rl.chat.server import Server  # its client takes half a second to import
 
-    limits = endpoint.model_dump(exclude={"url", "tokenizer", "api_key_env"})
-    made = Endpoint(url, key=_key(endpoint.api_key_env, key), place=key, **limits)
+    shared = {each.name: getattr(endpoint, each.name) for each in fields(Endpoint) if each.name in EndpointConfig.model_fields}
+    made = Endpoint(**shared, key=_key(endpoint.api_key_env, key), place=key)
     if endpoint.tokenizer is None:
         return Server(made)
     from magic_rl.engines.local.models import load_renderer
