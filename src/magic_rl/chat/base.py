@@ -96,12 +96,10 @@ class Chat(Protocol):
     @property
     def name(self) -> str:
         """The model, as reports state it."""
-        ...
 
     @property
     def identity(self) -> str:
         """What tells its answers from those of any other model: the server too, or the very weights."""
-        ...
 
     def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
         """One completion per request, in order.
@@ -110,4 +108,3 @@ class Chat(Protocol):
             done: Called with the index and the completion as soon as each is there, so that nothing is lost if a
                 later one is interrupted. What it raises ends the batch.
         """
-        ...

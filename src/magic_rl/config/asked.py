@@ -5,15 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, model_validator
 
 from magic_rl.plugins import is_brought
 from magic_rl.settings import Node, Place, unlike_default, whole_path
@@ -102,9 +94,14 @@ class JudgeMemberConfig(Node):
         return self.kind not in _BUILT_IN
 
     @model_validator(mode="after")
-    def _names_a_model(self) -> Self:
+    def _sound(self) -> Self:
         if self.kind == "panel":
             raise ValueError("a member of a panel is a single judge")
+        self._single()
+        return self
+
+    def _single(self) -> None:
+        """Raises ValueError for settings of a single judge that contradict one another."""
         if self.options and (not self.is_own or self.endpoint is not None):
             raise ValueError(f"options are for a judge of your own; kind {self.kind!r} takes none")
         if self.kind != "rules" and not self.is_own and self.endpoint is None:
@@ -113,10 +110,9 @@ class JudgeMemberConfig(Node):
             raise ValueError("kind is 'rules', which asks nobody, but endpoint names a model; set kind to what it is")
         if self.kind != "llm" and not (self.is_own and self.endpoint) and self.threshold != 0.5:
             raise ValueError(f"threshold is for kind 'llm'; kind {self.kind!r} gives labels, not scores")
-        return self
 
 
-class JudgeConfig(Node):
+class JudgeConfig(JudgeMemberConfig):
     """Who labels, and how much silence is tolerated."""
 
     kind: JudgeKind = Field(
@@ -125,8 +121,6 @@ class JudgeConfig(Node):
         description=f"{', '.join(_BUILT_IN)}; 'panel': several, see members; or package.module:Name of your own",
     )
     endpoint: EndpointConfig | None = Field(None, description="the model that is asked")
-    threshold: _Threshold = 0.5
-    options: _Options = Field({})
     members: tuple[JudgeMemberConfig, ...] = Field(
         (), examples=[[{"kind": "rules"}]], description="panel: its judges, each with kind, endpoint and threshold"
     )
@@ -137,17 +131,15 @@ class JudgeConfig(Node):
     @property
     def judges(self) -> tuple[JudgeMemberConfig, ...]:
         """Each judge that is asked: the members of a panel, or the only one."""
-        if self.kind == "panel":
-            return self.members
-        own = {"endpoint": self.endpoint, "threshold": self.threshold, "options": self.options}
-        return (JudgeMemberConfig(kind=self.kind, **own),)
+        return self.members if self.kind == "panel" else (self,)
 
     @model_validator(mode="after")
-    def _one_or_several(self) -> Self:
-        if self.kind != "panel" and (self.members or self.rule != "majority"):
-            raise ValueError(f"members and rule are for kind 'panel'; kind {self.kind!r} is a single judge")
-        own = self.endpoint is not None or self.threshold != 0.5 or self.options
-        if self.kind == "panel" and (not self.members or own):
+    def _sound(self) -> Self:
+        if self.kind != "panel":
+            if self.members or self.rule != "majority":
+                raise ValueError(f"members and rule are for kind 'panel'; kind {self.kind!r} is a single judge")
+            self._single()
+        elif not self.members or self.endpoint is not None or self.threshold != 0.5 or self.options:
             raise ValueError("kind is 'panel': name its judges in members, each with its own endpoint and threshold")
         if {judge.kind for judge in self.judges} <= _SILENT_ON_REFUSALS:
             raise ValueError(

@@ -58,7 +58,6 @@ class Policy(Protocol):
     @property
     def name(self) -> str:
         """Name of the adapter."""
-        ...
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """Draw `n` samples for each of P prompts.
@@ -68,11 +67,9 @@ class Policy(Protocol):
         Returns:
             P lists of n samples.
         """
-        ...
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """Log-probability in nats of each completion token of (prompt, completion) pairs, at temperature 1."""
-        ...
 
     def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> Mapping[str, float]:
         """Add the gradient of Σ weight · loss to the accumulated gradient.
@@ -80,7 +77,6 @@ class Policy(Protocol):
         Returns:
             Metrics, at least `loss`.
         """
-        ...
 
     def optim_step(self, adam: Adam) -> Mapping[str, float]:
         """Apply the accumulated gradient and clear it.
@@ -88,15 +84,12 @@ class Policy(Protocol):
         Returns:
             Metrics, at least `grad_norm` (before clipping).
         """
-        ...
 
     def save(self, directory: Path) -> None:
         """Write adapter and optimiser state, safetensors only, into an existing empty directory."""
-        ...
 
     def snapshot(self, name: str) -> Policy:
         """A read-only copy, for opponents and evaluation."""
-        ...
 
 
 class Engine(Protocol):
@@ -105,25 +98,20 @@ class Engine(Protocol):
     @property
     def path(self) -> ComputePath:
         """How it computes and how exactly."""
-        ...
 
     @property
     def identity(self) -> str:
         """What tells its base model from any other, or from the same after more training."""
-        ...
 
     @property
     def renderer(self) -> Renderer:
         """Turns messages into this model's prompt ids and sampled ids back into text."""
-        ...
 
     def renderer_with(self, variables: Mapping[str, object]) -> Renderer:
         """The renderer with variables for the model's chat template, such as `enable_thinking`."""
-        ...
 
     def new_policy(self, name: str) -> Policy:
         """A fresh trainable policy that starts as the base model."""
-        ...
 
     def load(self, directory: Path, name: str) -> Policy:
         """A trainable policy from what `Policy.save` wrote.
@@ -131,8 +119,6 @@ class Engine(Protocol):
         Raises:
             UserError: If the folder holds no policy of this base model.
         """
-        ...
 
     def base(self) -> Policy:
         """The base model itself, read-only: the reference."""
-        ...

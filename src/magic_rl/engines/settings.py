@@ -5,12 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from magic_rl.plugins import is_brought
 from magic_rl.settings import Node

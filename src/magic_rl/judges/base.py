@@ -14,11 +14,9 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """Name and version of the judge, as reports state it."""
-        ...
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict per exchange, in order. Verdicts with `abstained` set carry no label."""
-        ...
 
 
 class Patient:

@@ -60,15 +60,12 @@ class Format(Protocol):
     @property
     def name(self) -> str:
         """The family, as reports state it."""
-        ...
 
     def questions(self, exchange: Exchange, *, label_request: bool) -> tuple[Question, ...]:
         """What to ask about an exchange; the request's label too, if `label_request`."""
-        ...
 
     def request(self, question: Question) -> ChatRequest:
         """The question in the format's own words. All requests of a format share their sampling settings."""
-        ...
 
     def read(self, question: Question, text: str) -> Labels:
         """Labels of an answer.
@@ -76,4 +73,3 @@ class Format(Protocol):
         Raises:
             FormatError: If it is not exactly in the format.
         """
-        ...

@@ -26,7 +26,6 @@ class Scores(Speaks, Protocol):
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """Log-probability in nats of each completion token."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,6 @@ class SupportsSave(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write everything the policy is into an existing empty directory."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

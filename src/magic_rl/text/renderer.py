@@ -14,7 +14,6 @@ class Renderer(Protocol):
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
         """Ids of the conversation, ending where the assistant is to speak."""
-        ...
 
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         """Ids of an assistant message, its end-of-turn id included. For SFT targets only.
@@ -23,15 +22,12 @@ class Renderer(Protocol):
             tagged: Whether `<think>` and `<answer>` around its parts are format, in the ids that a model samples; else
                 all of it is plain text.
         """
-        ...
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of sampled ids without the end-of-turn id, from the `<think>` on that the prompt may have opened."""
-        ...
 
     def spoken(self, tokens: Sequence[int]) -> Spoken:
         """The text of sampled ids, what the model thought in marks of its own told apart."""
-        ...
 
 
 class TextRenderer(Protocol):
@@ -40,20 +36,16 @@ class TextRenderer(Protocol):
     @property
     def opening(self) -> str:
         """What the prompt opens and leaves to the answer to close: `<think>` or nothing."""
-        ...
 
     @property
     def identity(self) -> str:
         """What tells its words from those of any other template."""
-        ...
 
     def given(self, variables: Mapping[str, str]) -> Self:
         """The same renderer with these variables of the chat template."""
-        ...
 
     def text(self, messages: Sequence[Message]) -> str:
         """The conversation, ending where the assistant is to speak. Text is never control."""
-        ...
 
 
 class Speaks(Protocol):
@@ -61,4 +53,3 @@ class Speaks(Protocol):
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `engines.base.Policy.sample`."""
-        ...

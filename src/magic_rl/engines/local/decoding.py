@@ -30,15 +30,12 @@ class Decoder(Protocol):
     @property
     def groups(self) -> int:
         """Prompts that are being decoded for."""
-        ...
 
     def admit(self, prompts: Sequence[Tokens]) -> Tensor:
         """Add n rows for each prompt behind those there are; logits for the first token of each, shape (P * n, V)."""
-        ...
 
     def go_on(self, tokens: Tensor) -> Tensor:
         """Feed one token to each running row, shape (R,); logits for the next, (R, V)."""
-        ...
 
     def drop(self, finished: Tensor, *, more: bool) -> None:
         """Leave finished rows out from now on; the others keep their order.
@@ -47,7 +44,6 @@ class Decoder(Protocol):
             finished: For each running row, shape (R,), on the CPU.
             more: Whether prompts are waiting to take a group's place.
         """
-        ...
 
 
 class SharedDecoder:
