@@ -257,8 +257,64 @@ def test_overrides_win_over_a_preset_unless_they_are_of_a_whole_study() -> None:
     assert load_config(Path("demo"), setting, "magic", wins="preset").attacker.optimiser.lr == 1e-3
 
 
-def test_the_paper_config_has_the_papers_numbers_and_an_adapters_step() -> None:
-    config = load_config(Path("paper"))
+def test_a_config_says_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "low.toml").write_text('seed = 1\n[attacker]\nbatch_size = 4\nstrategies = ["slang"]\n')
+    (tmp_path / "below" / "high.toml").write_text('extends = "low.toml"\n[attacker]\nbatch_size = 8\n')
+    path = tmp_path / "c.toml"
+    path.write_text('extends = "below/high.toml"\n[attacker]\nstrategies = ["question"]\n')
+    config = load_config(path, ["game.turns=2"])
+    assert (config.seed, config.attacker.batch_size, config.attacker.strategies) == (1, 8, ("question",))
+    (tmp_path / "whole.toml").write_text(dump_config(config))
+    assert "extends" not in dump_config(config)
+    assert load_config(tmp_path / "whole.toml") == config
+
+
+def test_what_a_config_leaves_without_effect_of_the_one_below_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('extends = "paper"\npreset = "no-game"\n')
+    assert load_config(path) == load_config(Path("paper"), (), "no-game")
+    path.write_text('extends = "paper"\npreset = "no-game"\n[attacker]\nbatch_size = 8\n')
+    with pytest.raises(ConfigError, match=r"c\.toml: attacker\.batch_size has no effect"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("extends", "said"),
+    [
+        ('"b.toml"', r"a\.toml: extends: leads back to this file"),
+        ('"missing.toml"', r"missing\.toml: cannot be read"),
+        ("3", r"b\.toml: extends: must be another file, or one of demo, paper"),
+        ('""', r"b\.toml: extends: must be another file"),
+        ('["paper"]', r"b\.toml: extends: must be another file"),
+    ],
+)
+def test_a_config_that_extends_nothing_or_itself_is_one_line(extends: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text(f"extends = {extends.replace('b.toml', '../' + tmp_path.name + '/a.toml')}\n")
+    with pytest.raises(UserError, match=said) as caught:
+        load_config(tmp_path / "a.toml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("preset", "said"), [('"magik"', "'magik' is none of magic"), ('["magic"]', "is none of magic")])
+def test_a_preset_that_does_not_exist_is_named(preset: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f"preset = {preset}\n")
+    with pytest.raises(ConfigError, match=rf"c\.toml: preset: .*{said}"):
+        load_config(tmp_path / "c.toml")
+
+
+PAPERS = {
+    "paper": "Qwen/Qwen2.5-7B-Instruct",
+    "paper-qwen2.5-7b": "Qwen/Qwen2.5-7B-Instruct",
+    "paper-llama-3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "paper-qwen3-8b": "Qwen/Qwen3-8B",
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_configs_have_its_numbers_and_an_adapters_step(name: str) -> None:
+    config = load_config(Path(name))
     schedule, learning, rewards = config.game.schedule, config.learning, config.game.rewards
     assert (rewards.harm, rewards.refusal, rewards.format) == (1.0, 0.5, 0.5)
     assert (schedule.kind, schedule.defender_steps, schedule.attacker_steps) == ("ratio", 15, 15)
@@ -266,7 +322,7 @@ def test_the_paper_config_has_the_papers_numbers_and_an_adapters_step() -> None:
     assert (learning.group_size, learning.kl_coef) == (4, 0.0)
     assert (learning.clip_low, learning.clip_high) == (0.2, 0.2)
     for player in (config.attacker, config.defender):
-        assert player.model == "Qwen/Qwen2.5-7B-Instruct"
+        assert player.model == PAPERS[name]
         assert player.batch_size == 64
         assert player.optimiser.lr == pytest.approx(10 * 1e-6)  # LoRA's against that of all weights
         assert player.lora.target_modules == "all-linear"
@@ -277,8 +333,9 @@ def test_the_paper_config_has_the_papers_numbers_and_an_adapters_step() -> None:
     assert config.defender.sft.steps == 0
 
 
-def test_the_paper_config_uses_no_option_beyond_the_paper() -> None:
-    config = load_config(Path("paper"))
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_configs_use_no_option_beyond_the_paper(name: str) -> None:
+    config = load_config(Path(name))
     assert load_prompts(config.game.prompts).defender("Hi?") == "Question:\nHi?"
     learning, game = config.learning, config.game
     assert (learning.baseline, learning.scale_by_std, learning.epochs, learning.minibatches) == ("group", True, 1, 1)

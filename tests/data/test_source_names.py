@@ -104,3 +104,17 @@ def test_two_files_that_use_the_same_id_are_refused() -> None:
 @pytest.mark.parametrize("seeds", [",", " , "])
 def test_no_source_at_all_is_refused(seeds: str) -> None:
     assert refused(seeds).startswith("names no source")
+
+
+def test_what_is_wrong_with_several_sources_is_blamed_on_their_setting() -> None:
+    published(Path("own.csv"), [{"text": "Paint?", "label": "green"}])
+    said = _error("nowhere,nothing,own.csv")
+    assert said.startswith("error: data.seeds: 'nowhere' is no file and no named data set")
+    assert "'nothing' is no file" in said
+    assert "own.csv: row 1: column 'label' is 'green'" in said
+    result = CliRunner().invoke(app, ["data", "check", "--all", "nowhere,nothing,own.csv"])
+    assert [line.partition("is")[0] for line in result.stderr.splitlines()] == [
+        "error: data.seeds: 'nowhere' ",
+        "error: 'nothing' ",
+        "error: own.csv: row 1: column 'label' ",
+    ]

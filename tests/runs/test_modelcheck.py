@@ -185,3 +185,14 @@ def test_a_long_text_that_memory_cannot_hold_is_a_note(
         ("may", "defender.sampling.max_tokens"),
         ("may", "engine.rows_per_batch"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("paper-qwen2.5-7b", "Qwen2.5"), ("paper-llama-3.1-8b", "Llama 3"), ("paper-qwen3-8b", "Qwen3")]
+)
+def test_the_papers_configs_pass_the_light_checks_on_their_families(name: str, family: str, tmp_path: Path) -> None:
+    base = json.dumps(str(family_folder(family, tmp_path / "base")))
+    small = ["engine.device=cpu", "engine.tokens_per_batch=2048", "engine.rows_per_batch=8"]
+    config = load_config(Path(name), [f"attacker.model={base}", f"defender.model={base}", *small])
+    problems = [problem for found in modelcheck.check_models(config) for problem in found.problems]
+    assert [problem for problem in problems if problem.when != "may"] == []

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from magic_rl.errors import StoreError
+from magic_rl.store.lock import is_locked, locked
 from magic_rl.store.run import RunDirectory
 from tests.store.test_store import Weights, contents, is_whole, save
 from tests.support import ROOT
@@ -54,6 +55,14 @@ def test_one_process_a_run_and_a_killed_one_frees_it(run: RunDirectory, holder: 
         pass
     with run.lock():
         pass
+
+
+def test_a_lock_on_a_run_that_is_gone_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="gone: no such directory"), locked(tmp_path / "gone"):
+        pass
+    assert not is_locked(tmp_path / "gone")
+    assert not list(tmp_path.iterdir())
+
 
 
 # Killed at any instant

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from magic_rl.engines.local.packing import Pack, pack, padded
-from magic_rl.engines.local.sampling import sample
+from magic_rl.engines.local.sampling import Sampler
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing, scales_with_length
 from magic_rl.engines.losses import token_losses
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
@@ -47,9 +47,8 @@ class LocalPolicy:
             return []
         with self._engine.speaking(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
-            tokens = _UNLEARNED * self._engine.tokens_per_batch
-            rows = self._engine.config.rows_per_batch
-            return sample(model, prompts, n, params, rng_seed, stops, rows, tokens, self._engine.path)
+            rows, tokens = self._engine.config.rows_per_batch, _UNLEARNED * self._engine.tokens_per_batch
+            return Sampler(model, self._engine.path, stops, rows, tokens).sample(prompts, n, params, rng_seed)
 
     @property
     def vocabulary(self) -> int:

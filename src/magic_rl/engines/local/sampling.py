@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -27,67 +28,68 @@ _UNCHECKED, _UNCHECKED_ELSEWHERE = {"cpu": 1}, 8
 _BLOCK = 256  # ids summed together when a draw is turned into an id; about the square root of a vocabulary
 
 
-@torch.inference_mode()
-def sample(
-    model: PreTrainedModel | PeftModel,
-    prompts: Sequence[Tokens],
-    n: int,
-    params: SamplingParams,
-    rng_seed: int,
-    stop_ids: frozenset[int],
-    rows_per_batch: int,
-    tokens_per_batch: int,
-    path: ComputePath,
-) -> list[list[Sample]]:
-    """Draw `n` samples for each prompt; see `Policy.sample`.
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A model that samples.
 
-    Args:
-        rows_per_batch: Rows decoded side by side. As prompts are done with, waiting ones take their places.
-        tokens_per_batch: Tokens of the prompts encoded in one forward pass, unless one alone has more.
+    Attributes:
         path: How the model decodes.
+        stops: Ids that end a sample.
+        rows: Rows decoded side by side. As prompts are done with, waiting ones take their places.
+        tokens: Tokens of the prompts encoded in one forward pass, unless one alone has more.
     """
-    groups = max(1, rows_per_batch // n)
-    decoder: Decoder = (
-        SharedDecoder(model, n, alike(prompts)) if path.shares else PlainDecoder(model, n, pads=path.kind == "padded")
-    )
-    draws = torch.from_numpy(uniforms(rng_seed, len(prompts) * n, params.max_tokens)).float()
-    tokens: list[list[int]] = [[] for _ in draws]
-    logprobs: list[list[float]] = [[] for _ in draws]
-    finish: list[Finish] = ["length"] * len(tokens)
-    # Those of similar length are encoded together, so that attention fills up little.
-    waiting = deque(sorted(range(len(prompts)), key=lambda p: len(prompts[p])))
-    running = torch.zeros(0, dtype=torch.long)  # rows being decoded
-    logits = torch.zeros(0, 0, device=model.device)
-    while waiting or len(running):
-        # A few at a time, as a forward pass over one short prompt costs nearly what one over ten does.
-        admitting = groups - decoder.groups >= max(1, groups // 4)
-        while admitting and waiting and decoder.groups < groups:
-            arriving = _next(waiting, prompts, groups - decoder.groups, tokens_per_batch)
-            first = decoder.admit([prompts[p] for p in arriving])
-            logits = torch.cat([logits, first]) if len(running) else first
-            running = torch.cat([running, torch.tensor([p * n + i for p in arriving for i in range(n)])])
-        done = [len(tokens[row]) for row in running.tolist()]
-        unchecked = min(_UNCHECKED.get(model.device.type, _UNCHECKED_ELSEWHERE), params.max_tokens - max(done))
-        columns = torch.tensor(done)[:, None] + torch.arange(unchecked)
-        drawn = _draw(decoder, logits, draws[running[:, None], columns].to(model.device), params)
-        ids, scores = (torch.stack(parts, dim=1).tolist() for parts in zip(*drawn, strict=True))
-        for i, row in enumerate(running.tolist()):
-            kept = next((k + 1 for k, token in enumerate(ids[i]) if token in stop_ids), 0)
-            tokens[row] += ids[i][: kept or unchecked]
-            logprobs[row] += scores[i][: kept or unchecked]
-            finish[row] = "stop" if kept else "length"
-        finished = torch.tensor([finish[r] == "stop" or len(tokens[r]) == params.max_tokens for r in running.tolist()])
-        chosen = drawn[-1][0]
-        if finished.any():
-            decoder.drop(finished, more=bool(waiting))
-            running, chosen = running[~finished], chosen[~finished.to(chosen.device)]
-        if len(running):
-            logits = decoder.go_on(chosen)
-    rows = iter(zip(tokens, logprobs, finish, strict=True))
-    return [
-        [Sample(tuple(prompt), tuple(ids), tuple(scores), end) for ids, scores, end in itertools.islice(rows, n)]
-        for prompt in prompts
-    ]
+
+    model: PreTrainedModel | PeftModel
+    path: ComputePath
+    stops: frozenset[int]
+    rows: int
+    tokens: int
+
+    @torch.inference_mode()
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
+        """Draw `n` samples for each prompt; see `Policy.sample`."""
+        groups = max(1, self.rows // n)
+        decoder: Decoder = (
+            SharedDecoder(self.model, n, alike(prompts)) if self.path.shares else PlainDecoder(self.model, n, pads=self.path.kind == "padded")
+        )
+        draws = torch.from_numpy(uniforms(rng_seed, len(prompts) * n, params.max_tokens)).float()
+        tokens: list[list[int]] = [[] for _ in draws]
+        logprobs: list[list[float]] = [[] for _ in draws]
+        finish: list[Finish] = ["length"] * len(tokens)
+        # Those of similar length are encoded together, so that attention fills up little.
+        waiting = deque(sorted(range(len(prompts)), key=lambda p: len(prompts[p])))
+        running = torch.zeros(0, dtype=torch.long)  # rows being decoded
+        logits = torch.zeros(0, 0, device=self.model.device)
+        while waiting or len(running):
+            # A few at a time, as a forward pass over one short prompt costs nearly what one over ten does.
+            admitting = groups - decoder.groups >= max(1, groups // 4)
+            while admitting and waiting and decoder.groups < groups:
+                arriving = _next(waiting, prompts, groups - decoder.groups, self.tokens)
+                first = decoder.admit([prompts[p] for p in arriving])
+                logits = torch.cat([logits, first]) if len(running) else first
+                running = torch.cat([running, torch.tensor([p * n + i for p in arriving for i in range(n)])])
+            done = [len(tokens[row]) for row in running.tolist()]
+            unchecked = min(_UNCHECKED.get(self.model.device.type, _UNCHECKED_ELSEWHERE), params.max_tokens - max(done))
+            columns = torch.tensor(done)[:, None] + torch.arange(unchecked)
+            drawn = _draw(decoder, logits, draws[running[:, None], columns].to(self.model.device), params)
+            ids, scores = (torch.stack(parts, dim=1).tolist() for parts in zip(*drawn, strict=True))
+            for i, row in enumerate(running.tolist()):
+                kept = next((k + 1 for k, token in enumerate(ids[i]) if token in self.stops), 0)
+                tokens[row] += ids[i][: kept or unchecked]
+                logprobs[row] += scores[i][: kept or unchecked]
+                finish[row] = "stop" if kept else "length"
+            finished = torch.tensor([finish[r] == "stop" or len(tokens[r]) == params.max_tokens for r in running.tolist()])
+            chosen = drawn[-1][0]
+            if finished.any():
+                decoder.drop(finished, more=bool(waiting))
+                running, chosen = running[~finished], chosen[~finished.to(chosen.device)]
+            if len(running):
+                logits = decoder.go_on(chosen)
+        rows = iter(zip(tokens, logprobs, finish, strict=True))
+        return [
+            [Sample(tuple(prompt), tuple(ids), tuple(scores), end) for ids, scores, end in itertools.islice(rows, n)]
+            for prompt in prompts
+        ]
 
 
 def _draw(
