@@ -11,7 +11,6 @@ from rich.console import Console
 
 from magic_rl.cli import view as view_module
 from magic_rl.cli.view import Screen
-from magic_rl.view import View
 
 SFT = {"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.5, "grad_norm": 1.0, "lr": 0.1}
 PLAY = {

@@ -297,7 +297,9 @@ def test_a_config_that_extends_nothing_or_itself_is_one_line(extends: str, said:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("preset", "said"), [('"magik"', "'magik' is none of magic"), ('["magic"]', "is none of magic")])
+@pytest.mark.parametrize(
+    ("preset", "said"), [('"magik"', "'magik' is none of magic"), ('["magic"]', "is none of magic")]
+)
 def test_a_preset_that_does_not_exist_is_named(preset: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(f"preset = {preset}\n")
     with pytest.raises(ConfigError, match=rf"c\.toml: preset: .*{said}"):

@@ -1,4 +1,4 @@
-"""An exported defender behind vLLM says what the trained policy says, merged into its base or as an adapter beside it."""
+"""An exported defender behind vLLM says what the trained policy says, be it merged or an adapter beside its base."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def compare(url: str, model: str, trained: Sequence[Sample]) -> None:
     for request, sample in zip(REQUESTS, trained, strict=True):
         body = {"model": model, "messages": [{"role": "user", "content": request}], "temperature": 0}
         body |= {"max_tokens": TOKENS, "logprobs": True, "return_tokens_as_token_ids": True}
-        answer = httpx2.post(f"{url}/chat/completions", json=body, trust_env=False, timeout=60).raise_for_status().json()
+        answer = (
+            httpx2.post(f"{url}/chat/completions", json=body, trust_env=False, timeout=60).raise_for_status().json()
+        )
         (choice,) = answer["choices"]
         said = choice["logprobs"]["content"]
         assert answer["usage"]["prompt_tokens"] == len(sample.prompt)

@@ -188,7 +188,8 @@ def test_a_long_text_that_memory_cannot_hold_is_a_note(
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("paper-qwen2.5-7b", "Qwen2.5"), ("paper-llama-3.1-8b", "Llama 3"), ("paper-qwen3-8b", "Qwen3")]
+    ("name", "family"),
+    [("paper-qwen2.5-7b", "Qwen2.5"), ("paper-llama-3.1-8b", "Llama 3"), ("paper-qwen3-8b", "Qwen3")],
 )
 def test_the_papers_configs_pass_the_light_checks_on_their_families(name: str, family: str, tmp_path: Path) -> None:
     base = json.dumps(str(family_folder(family, tmp_path / "base")))

@@ -64,7 +64,6 @@ def test_a_lock_on_a_run_that_is_gone_makes_no_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-
 # Killed at any instant
 
 

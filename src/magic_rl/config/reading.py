@@ -1,7 +1,7 @@
 """Settings from a file and overrides, and back.
 
-A preset lies under the file that names it, and over one that it is chosen for beside; overrides lie over both. The
-resolved tree is written into the run, so a run directory alone says what was done.
+A preset lies under the file that names it, and over one that it is chosen for beside or that this file extends;
+overrides lie over all. The resolved tree is written into the run, so a run directory alone says what was done.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
         raise ConfigError(f"{file}: extends: must be another file, or one of {', '.join(SHIPPED)}, in quotes")
     beside = file.parent / name
     extended = shipped(name) if name in SHIPPED and not beside.is_file() else beside
-    whole = _merge(_read(extended, (*above, file.resolve())), own)
+    under = _read(extended, (*above, file.resolve()))
+    chosen = _preset(own["preset"], file) if "preset" in own else {}  # wins over the one below
+    whole = _merge(_merge(under, chosen), own)
     for keys in _idle(_merge(_preset(whole.get("preset", "magic"), file), whole)):
         if not _holds(own, keys):  # what the file leaves without an effect of the one below it
             whole = _drop(whole, keys)

@@ -129,5 +129,7 @@ def without_effect(config: Config) -> Iterator[tuple[str, str]]:
                 inside = (key for key in changed if f"{key}.".startswith(f"{name}.") and key != "attacker.sft.steps")
                 yield from ((key, needs) for key in inside)
     yield from ((f"data.{key}", needs) for key, needs in config.data.unread())
-    if config.store.answers is not True and not (config.attacker.writer or any(j.endpoint for j in config.judge.judges)):
+    if config.store.answers is not True and not (
+        config.attacker.writer or any(j.endpoint for j in config.judge.judges)
+    ):
         yield "store.answers", "a judge or writer that is a model"

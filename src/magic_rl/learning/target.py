@@ -11,7 +11,6 @@ its target, as the policy sums up too; the present gap is added to it (PID Lagra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 

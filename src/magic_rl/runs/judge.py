@@ -92,7 +92,9 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
 def _server(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_template: str) -> Chat:
     from magic_rl.chat.server import Server  # its client takes half a second to import
 
-    shared = {each.name: getattr(endpoint, each.name) for each in fields(Endpoint) if each.name in EndpointConfig.model_fields}
+    shared = {
+        each.name: getattr(endpoint, each.name) for each in fields(Endpoint) if each.name in EndpointConfig.model_fields
+    }
     made = Endpoint(**shared, key=_key(endpoint.api_key_env, key), place=key)
     if endpoint.tokenizer is None:
         return Server(made)

@@ -83,10 +83,10 @@ class Solution:
 def solve(payoffs: Array) -> Solution:
     """The equilibrium of a game, and each player's exploitability in it.
 
-    Where rows and columns are versions of two players, this is the game restricted to them (the empirical game of Lanctot
-    et al. 2017, arXiv 1711.00832). Where row i meets column j, `row_exploitability[i] + column_exploitability[j]` is how
-    far the two are from an equilibrium (NashConv). A version that is not among them may exploit either further, so each
-    number is a lower bound on exploitability in the whole game.
+    Where rows and columns are versions of two players, this is the game restricted to them (the empirical game of
+    Lanctot et al. 2017, arXiv 1711.00832). Where row i meets column j, the sum of `row_exploitability[i]` and
+    `column_exploitability[j]` is how far the two are from an equilibrium (NashConv). A version that is not among them
+    may exploit either further, so each number is a lower bound on exploitability in the whole game.
 
     Args:
         payoffs: See `maximin`.

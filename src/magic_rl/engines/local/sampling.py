@@ -50,7 +50,9 @@ class Sampler:
         """Draw `n` samples for each prompt; see `Policy.sample`."""
         groups = max(1, self.rows // n)
         decoder: Decoder = (
-            SharedDecoder(self.model, n, alike(prompts)) if self.path.shares else PlainDecoder(self.model, n, pads=self.path.kind == "padded")
+            SharedDecoder(self.model, n, alike(prompts))
+            if self.path.shares
+            else PlainDecoder(self.model, n, pads=self.path.kind == "padded")
         )
         draws = torch.from_numpy(uniforms(rng_seed, len(prompts) * n, params.max_tokens)).float()
         tokens: list[list[int]] = [[] for _ in draws]
@@ -78,7 +80,9 @@ class Sampler:
                 tokens[row] += ids[i][: kept or unchecked]
                 logprobs[row] += scores[i][: kept or unchecked]
                 finish[row] = "stop" if kept else "length"
-            finished = torch.tensor([finish[r] == "stop" or len(tokens[r]) == params.max_tokens for r in running.tolist()])
+            finished = torch.tensor(
+                [finish[r] == "stop" or len(tokens[r]) == params.max_tokens for r in running.tolist()]
+            )
             chosen = drawn[-1][0]
             if finished.any():
                 decoder.drop(finished, more=bool(waiting))
