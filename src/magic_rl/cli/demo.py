@@ -23,7 +23,7 @@ def demo(
 ) -> None:
     """Train the demo, evaluate it, write its report and print the table: about 25 minutes on two cores.
 
-    The model, of 135 million parameters, is fetched first if it is not there (92 MB). Ctrl-C finishes the step and
+    The model, of 135 million parameters, is fetched first if it is not there (93 MB). Ctrl-C finishes the step and
     saves; the same command continues from there. When the run is complete, it only prints the table again.
 
     Examples:

@@ -20,10 +20,11 @@ from transformers import AutoModelForCausalLM
 
 from magic_rl.config import Config
 from magic_rl.engines.local.engine import device_of, dtype_of, unquantised, with_adapters
-from magic_rl.engines.local.models import load_renderer, resolve_model, stored_name, stored_shapes
+from magic_rl.engines.local.models import load_renderer, resolve_model, stored_name, stored_tensors
 from magic_rl.engines.local.parity import unfit
 from magic_rl.engines.settings import LoraConfig
 from magic_rl.errors import ModelError, UserError
+from magic_rl.files import reason
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.footprint import Footprint, available, footprint
 from magic_rl.text.chat import ChatRenderer
@@ -179,9 +180,8 @@ class _Check:
                     settings, dtype=dtype, trust_remote_code=config.trust_remote_code
                 )
         except (ValueError, KeyError, ImportError) as error:
-            reason = " ".join(str(error).split())[:200]
             hint = "is it of a kind that this transformers knows?"
-            raise UserError(f"{folder}: cannot be built: {reason}; {hint}") from error
+            raise UserError(f"{folder}: cannot be built: {reason(error)}; {hint}") from error
 
     def _template_fits(self, folder: Path, renderer: ChatRenderer, template: Template) -> None:
         config = self._config
@@ -277,9 +277,9 @@ def _leaf(name: str) -> str:
 
 def _storable(folder: Path, modules: Sequence[str]) -> None:
     """Raise UserError for an adapted layer that a merged export could not be written for."""
-    shapes = stored_shapes(folder)
+    stored = stored_tensors(folder)
     for module in modules:
-        if stored_name(module, shapes) is None:
+        if stored_name(module, stored) is None:
             raise ModelError(
                 f"{folder}: stores no weight of its own for {module}, so no merged model can be exported",
                 "adapter or without the layer",

@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
-from magic_rl.files import cache_folder
+from magic_rl.files import cache_folder, reason
 from magic_rl.text.chat import ChatRenderer
 
 DEFAULT = "default"
@@ -92,8 +92,7 @@ def resolve_model(
     except (HfHubHTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             raise UserError(f"model {name!r}: the disk is full; free some, or set HF_HOME to another disk") from error
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model {name!r}: cannot be fetched from the hub: {reason}") from error
+        raise UserError(f"model {name!r}: cannot be fetched from the hub: {reason(error)}") from error
 
 
 def load_renderer(name: str, config: EngineConfig, *, chat_template: str = "") -> ChatRenderer:
@@ -111,8 +110,7 @@ def load_renderer(name: str, config: EngineConfig, *, chat_template: str = "") -
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model {name!r}: its tokenizer cannot be loaded: {reason}") from error
+        raise UserError(f"model {name!r}: its tokenizer cannot be loaded: {reason(error)}") from error
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     return ChatRenderer(tokenizer, stop_ids=_end_ids(folder), date=config.date)
 
@@ -263,20 +261,21 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
             raise
         full = any(str(error).count(os.strerror(code)) for code in _FULL)
         advice = "the disk is full" if full else "is it complete, and of a kind that this transformers knows?"
-        raise UserError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:200]}; {advice}") from error
+        raise UserError(f"{folder}: cannot be loaded: {reason(error)}; {advice}") from error
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"{folder}: lacks {len(missing)} of the model's weights, such as {missing[0]}; fetch it again")
     loaded: PreTrainedModel = model
     return loaded
 
 
-def stored_shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of each tensor in a model's weight files, by the name it has there."""
-    shapes: dict[str, list[int]] = {}
+def stored_tensors(folder: Path) -> dict[str, tuple[str, list[int]]]:
+    """What safetensors calls the dtype of each tensor in a model's weight files, and its shape, by the name it has there."""
+    found: dict[str, tuple[str, list[int]]] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as stored:
-            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})  # noqa: SIM118
-    return shapes
+            parts = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            found.update({name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()})
+    return found
 
 
 def stored_name(module: str, stored: Iterable[str]) -> str | None:
