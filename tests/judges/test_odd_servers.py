@@ -48,9 +48,6 @@ def _labels(_: Asked) -> Reply:
     return Reply(body=completion(json.dumps(LABELS)))
 
 
-# --- answers ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "fence", ["```JSON\n{}\n```", "```Json\n{}\n```", "``` json {} ```", "~~~\n{}\n~~~", "```\n{}```"]
 )
@@ -93,9 +90,6 @@ def test_an_answer_that_was_all_thinking_is_cut_off(text: str | None, beginning:
     with Stub(lambda _: Reply(body=completion(text, finish="length"))) as stub:
         (got,) = server_of(stub).complete(requests(1, beginning=beginning))
     assert got == Completion(tokens=10, failed="the answer was cut off at 128 tokens", cause="cut_off")
-
-
-# --- features that a server does not take -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 422, 500, 501])
@@ -180,8 +174,6 @@ def test_a_request_refused_for_itself_costs_the_others_nothing(complaint: str) -
     assert [(b["max_tokens"], b["temperature"], "response_format" in b) for b in others] == [(128, 0.0, True)] * 7
 
 
-# --- errors -----------------------------------------------------------------------------------------------------
-
 FLAGS = [
     _error(403, "Your chosen model requires moderation and your input was flagged", metadata={"reasons": ["violence"]}),
     Reply(
@@ -242,9 +234,6 @@ def test_an_error_that_passes_is_tried_again_even_in_a_body_of_status_200() -> N
         assert server_of(stub).complete(requests(2)) == answers(2)
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------
-
-
 def _counted(usage: Mapping[str, int] | None) -> Callable[[Asked], Reply]:
     """A server that counts tokens thus."""
 
@@ -278,8 +267,6 @@ def test_a_limit_of_tokens_that_nobody_counts_stops_the_batch_at_once(usage: dic
         assert len(stub.asked) <= 8
         assert not any(got.failed for got in server_of(stub).complete(requests(100)))  # without a limit it is no matter
 
-
-# --- proxies ----------------------------------------------------------------------------------------------------
 
 Proxies = Callable[[Mapping[str, str]], None]
 
@@ -358,8 +345,6 @@ def test_an_address_that_the_library_refuses_is_one_line() -> None:
     with Stub() as stub, pytest.raises(ChatError, match=r"^[^\n]*is no address[^\n]*$"):
         server_of(stub, url=f"http://{'a' * 70_000}/v1").complete(requests(1))
 
-
-# --- control marks ----------------------------------------------------------------------------------------------
 
 MARKS = {
     "EXAONE": "[|system|] [|user|] [|assistant|] [|endofturn|] [|tool|] [BOS] [PAD]",
