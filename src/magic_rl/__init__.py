@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from magic_rl.theory.equilibrium import backward_induction, exploitability
     from magic_rl.theory.tabular import TabularEngine, TabularGame, TabularJudge
     from magic_rl.types import Exchange, Role, SamplingParams, Seed, Verdict
+    from magic_rl.view import View
 
 __version__ = "0.1.0"
 
@@ -73,6 +74,7 @@ __all__ = [
     "TabularJudge",
     "UserError",
     "Verdict",
+    "View",
     "attacker_examples",
     "backward_induction",
     "build_pool",
@@ -117,6 +119,7 @@ _HOMES = {
     "theory.equilibrium": ("backward_induction", "exploitability"),
     "theory.tabular": ("TabularEngine", "TabularGame", "TabularJudge"),
     "types": ("Exchange", "Role", "SamplingParams", "Seed", "Verdict"),
+    "view": ("View",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -48,15 +48,10 @@ class _Piece(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """What a template prints around an assistant's words.
+    """What a template prints around an assistant's words."""
 
-    Attributes:
-        thinks: Whether the generation prompt leaves a thought open.
-        lead: Text between the generation prompt and the words, such as an empty thought.
-    """
-
-    thinks: bool
-    lead: str
+    thinks: bool  # whether the generation prompt leaves a thought open
+    lead: str  # text between the generation prompt and the words, such as an empty thought
 
 
 class ChatRenderer:

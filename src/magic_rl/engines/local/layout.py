@@ -120,24 +120,16 @@ class Layout:
 
 
 class _Block:
-    """Completions of similar length, each with its prompt before it.
-
-    Attributes:
-        parts: Places in the row of each of N completions' tokens.
-        places: The same side by side, shape (N, Sc).
-        asking: The same counted among the row's queries, which known tokens have none of.
-        owners: Number of each one's prompt, shape (N,).
-        lengths: Tokens of each one's prompt, shape (N,).
-    """
+    """Completions of similar length, each with its prompt before it."""
 
     def __init__(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]], known: int
     ) -> None:
-        self.parts = [places for _, places in completions]
-        self.places = _padded(self.parts)
-        self.asking = _among_queries(self.places, known)
-        self.owners = torch.tensor([owner for owner, _ in completions])
-        self.lengths = torch.tensor([len(prompts[owner]) for owner, _ in completions])
+        self.parts = [places for _, places in completions]  # of each of N, in the row
+        self.places = _padded(self.parts)  # (N, Sc)
+        self.asking = _among_queries(self.places, known)  # the same among queries, which known tokens have none of
+        self.owners = torch.tensor([owner for owner, _ in completions])  # number of each one's prompt, (N,)
+        self.lengths = torch.tensor([len(prompts[owner]) for owner, _ in completions])  # of prompts, (N,)
         self._masks: dict[int | None, Tensor] = {}
 
     def to(self, device: torch.device) -> _Block:

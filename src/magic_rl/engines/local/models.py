@@ -269,7 +269,7 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[str, list[int]]]:
-    """What safetensors calls the dtype of each tensor in a model's weight files, and its shape, by the name it has there."""
+    """The dtype of each tensor in a model's weight files, as safetensors calls it, and its shape, by its name there."""
     found: dict[str, tuple[str, list[int]]] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as stored:

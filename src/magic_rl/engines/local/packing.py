@@ -75,15 +75,9 @@ Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """A prompt and completions as they would stand in a row.
+    """A prompt and completions as they would stand in a row: the places of their tokens."""
 
-    Attributes:
-        fresh: Tokens that the row does not hold yet: (place of the token before, id) -> place in the row.
-        prompt: Places of the prompt's tokens.
-        completions: Places of each completion's tokens.
-    """
-
-    fresh: dict[tuple[int, int], int]
+    fresh: dict[tuple[int, int], int]  # tokens that the row does not hold yet: (place of the token before, id) -> place
     prompt: list[int]
     completions: list[list[int]]
 

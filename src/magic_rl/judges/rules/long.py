@@ -23,19 +23,13 @@ _NO_CONTENT = MORALISING | {Act.REFUSE, Act.NO, Act.APOLOGISE, Act.DEFLECT, Act.
 
 
 class _Piece(NamedTuple):
-    """A part in its place.
-
-    Attributes:
-        told: Words of content in it; 0 if it, or the line that introduces it, offers something else.
-        step: Whether it opens an item of a list with content.
-        turns: Whether an answer begins here after all.
-    """
+    """A part in its place."""
 
     text: str
     act: Act
-    told: int
-    step: bool
-    turns: bool
+    told: int  # words of content in it; 0 if it, or the line that introduces it, offers something else
+    step: bool  # whether it opens an item of a list with content
+    turns: bool  # whether an answer begins here after all
 
 
 def refuses(text: str, seed: str) -> bool:

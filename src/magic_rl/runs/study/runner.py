@@ -59,24 +59,15 @@ class Ended:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A run that has a slot.
-
-    Attributes:
-        slot: Number of its slot.
-        told: How often its process was asked to stop.
-        stage: The stage begun last.
-        process: At work on it; None if none is.
-        begins: Where the log of the stage begins.
-        shown: The line of the log seen last.
-    """
+    """A run that has a slot."""
 
     run: PlannedRun
-    slot: int
-    told: int = 0
-    stage: Stage | None = None
-    process: subprocess.Popen[bytes] | None = None
-    begins: int = 0
-    shown: str = ""
+    slot: int  # its number
+    told: int = 0  # how often its process was asked to stop
+    stage: Stage | None = None  # begun last
+    process: subprocess.Popen[bytes] | None = None  # at work on it
+    begins: int = 0  # where the log of the stage begins
+    shown: str = ""  # the line of the log seen last
 
 
 def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
@@ -102,18 +93,14 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
 
 @dataclass(slots=True, eq=False)
 class _Runner:
-    """The state of `run_all`.
-
-    Attributes:
-        asked: How often the user asked to stop.
-    """
+    """The state of `run_all`."""
 
     work: Work
     view: View
     waiting: deque[PlannedRun]
     jobs: list[_Job] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    asked: int = 0
+    asked: int = 0  # how often the user asked to stop
 
     def step(self) -> bool:
         """Look at every process and begin what can begin; False when there is nothing more to do."""
