@@ -27,20 +27,13 @@ from magic_rl.types import PPO, Adam, Datum, SamplingParams, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One step of learning.
-
-    Attributes:
-        seeds: P, prompts; none shares a token with another.
-        group: G, completions a prompt.
-        prompt_tokens: Tokens of each prompt.
-        new_tokens: Tokens of each completion.
-    """
+    """One step of learning."""
 
     name: str
-    seeds: int = 4
-    group: int = 8
-    prompt_tokens: int = 225
-    new_tokens: int = 48
+    seeds: int = 4  # P, prompts; none shares a token with another
+    group: int = 8  # G, completions a prompt
+    prompt_tokens: int = 225  # tokens of each prompt
+    new_tokens: int = 48  # tokens of each completion
 
     @property
     def sampled(self) -> int:
@@ -59,28 +52,17 @@ NEIGHBOURS = (
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Medians over the repeats of a workload.
-
-    Attributes:
-        sample_s: Seconds to sample all completions.
-        learn_s: Seconds for gradients and the optimiser step.
-        step_s: Seconds for both.
-        floor_s: Seconds the step's matrix products take at this machine's rate.
-        floor_share: `floor_s / step_s`.
-        sampled_per_s: Tokens sampled per second.
-        learned_per_s: Prompt and completion tokens learned from per second, each prompt counted once.
-        peak_gb: Most memory this process (on a GPU, the device) has held so far, in GB of 1e9 bytes.
-    """
+    """Medians over the repeats of a workload."""
 
     workload: str
-    sample_s: float
-    learn_s: float
-    step_s: float
-    floor_s: float
-    floor_share: float
-    sampled_per_s: float
-    learned_per_s: float
-    peak_gb: float
+    sample_s: float  # seconds to sample all completions
+    learn_s: float  # seconds for gradients and the optimiser step
+    step_s: float  # seconds for both
+    floor_s: float  # seconds the step's matrix products take at this machine's rate
+    floor_share: float  # `floor_s / step_s`
+    sampled_per_s: float  # tokens sampled per second
+    learned_per_s: float  # prompt and completion tokens learned from per second, each prompt counted once
+    peak_gb: float  # most memory this process (on a GPU, the device) has held so far, in GB of 1e9 bytes
 
 
 def measure(engine: LocalEngine, workloads: Sequence[Workload], repeats: int, rate: float) -> Iterator[Timing]:

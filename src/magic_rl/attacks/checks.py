@@ -36,15 +36,11 @@ SCHEMA = _Said.model_json_schema()
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What the writer's answers must pass, by those who can read.
+    """What the writer's answers must pass, by those who can read."""
 
-    Attributes:
-        refuses: Whether a text refuses in so many words, for a writer that refuses where it should have written.
-        same_topic: Whether a rewrite, given second, shares content with the text of its seed.
-    """
-
+    # Whether a text refuses in so many words, for a writer that refuses where it should have written.
     refuses: Callable[[str], bool]
-    same_topic: Callable[[str, str], bool]
+    same_topic: Callable[[str, str], bool]  # whether a rewrite, given second, shares content with the text of its seed
 
     def text(self, answer: str) -> str:
         """What the writer wrote.

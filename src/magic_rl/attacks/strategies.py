@@ -14,20 +14,14 @@ Family = Literal["style", "persuasion", "encoding", "translation"]
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A way to rewrite a request.
+    """A way to rewrite a request."""
 
-    Attributes:
-        name: Identifier in configs and pools.
-        description: One line for people.
-        instruction: Words that tell a model to rewrite this way.
-        templates: For the offline writer, around `{seed}`, or `{lower}`, the same without its first capital and end
-            mark. Built-in strategies have theirs in `templates`; those without any need a model.
-    """
-
-    name: str
+    name: str  # identifier in configs and pools
     family: Family
-    description: str
-    instruction: str
+    description: str  # one line for people
+    instruction: str  # words that tell a model to rewrite this way
+    # For the offline writer, around `{seed}`, or `{lower}`, the same without its first capital and end mark. Built-in
+    # strategies have theirs in `templates`; those without any need a model.
     templates: tuple[str, ...] = ()
 
 

@@ -45,36 +45,23 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A task that came to nothing.
-
-    Attributes:
-        reason: Why, in words that many have in common.
-        detail: More of it; "" if there is no more to say.
-        text: What the writer said, if that is why.
-    """
+    """A task that came to nothing."""
 
     seed: str
     strategy: str
-    reason: str
-    detail: str = ""
-    text: str = ""
+    reason: str  # why, in words that many have in common
+    detail: str = ""  # more of it; "" if there is no more to say
+    text: str = ""  # what the writer said, if that is why
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What came of asking.
+    """What came of asking."""
 
-    Attributes:
-        entries: The pool, by seed and then by strategy.
-        rejected: What was left out, in the same order.
-        calls: Questions answered, remembered ones included.
-        tokens: Tokens they took.
-    """
-
-    entries: tuple[PoolEntry, ...]
-    rejected: tuple[Rejected, ...]
-    calls: int
-    tokens: int
+    entries: tuple[PoolEntry, ...]  # the pool, by seed and then by strategy
+    rejected: tuple[Rejected, ...]  # what was left out, in the same order
+    calls: int  # questions answered, remembered ones included
+    tokens: int  # tokens they took
 
     @property
     def reasons(self) -> Counter[str]:

@@ -22,36 +22,24 @@ class FormatError(UnusableError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked about: a prompt alone, or a reply to it.
-
-    Attributes:
-        reply: None asks about the prompt.
-        policy: Name of the one policy it is about, for guards that compare a text with one at a time.
-        request: The seed's text, for judges that compare the reply with what was wanted; "" for others.
-    """
+    """What is asked about: a prompt alone, or a reply to it."""
 
     prompt: str
-    reply: str | None
-    policy: str = ""
-    request: str = ""
+    reply: str | None  # None asks about the prompt
+    policy: str = ""  # name of the one policy it is about, for guards that compare a text with one at a time
+    request: str = ""  # the seed's text, for judges that compare the reply with what was wanted; "" for others
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What one answer says. None is what it does not speak of.
-
-    Attributes:
-        met: How far the reply gives what was asked for, 0-1.
-        quality: How helpful the reply is, 0-1.
-        categories: Hazards, in the guard's own words.
-    """
+    """What one answer says. None is what it does not speak of."""
 
     safety: Safety | None = None
     refused: bool | None = None
     request_label: Label | None = None
-    met: float | None = None
-    quality: float | None = None
-    categories: tuple[str, ...] = ()
+    met: float | None = None  # how far the reply gives what was asked for, 0-1
+    quality: float | None = None  # how helpful the reply is, 0-1
+    categories: tuple[str, ...] = ()  # hazards, in the guard's own words
 
 
 class Format(Protocol):

@@ -25,32 +25,20 @@ from magic_rl.types import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step of learning came to.
+    """What one step of learning came to."""
 
-    Attributes:
-        number: Optimiser steps taken in the run so far, this one included.
-        metrics: Reproducible numbers; see `outcome_metrics` and the engine's own.
-        timing: Seconds and tokens per second; not reproducible.
-    """
-
-    number: int
-    metrics: dict[str, float | int | str | None]
-    timing: dict[str, float]
+    number: int  # optimiser steps taken in the run so far, this one included
+    metrics: dict[str, float | int | str | None]  # reproducible numbers; see `outcome_metrics` and the engine's own
+    timing: dict[str, float]  # seconds and tokens per second; not reproducible
 
 
 @dataclass(frozen=True, slots=True)
 class GameStep(Step):
-    """A step of the game.
+    """A step of the game."""
 
-    Attributes:
-        outcomes: Every episode of the step.
-        schedule: Whose turn it is next.
-        target: The operating point to continue with; None if there is none.
-    """
-
-    outcomes: Sequence[Outcome]
-    schedule: Schedule
-    target: OperatingPoint | None = None
+    outcomes: Sequence[Outcome]  # every episode of the step
+    schedule: Schedule  # whose turn it is next
+    target: OperatingPoint | None = None  # the operating point to continue with; None if there is none
 
 
 def coevolve(

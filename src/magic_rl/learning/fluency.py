@@ -30,19 +30,13 @@ class Scores(Speaks, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fluency:
-    """What a sample of replies is like. Means over replies of means over tokens; all None without any reply.
+    """What a sample of replies is like. Means over replies of means over tokens; all None without any reply."""
 
-    Attributes:
-        degenerate: For each reply, whether it is no longer language.
-        logprob: Log-probability per token under the untouched model, in nats.
-        kl: KL(π ‖ untouched model) per token in nats, estimated by log π − log π_untouched on the replies.
-        distinct: Share of distinct ones among a reply's token trigrams.
-    """
-
-    degenerate: tuple[bool, ...] = ()
-    logprob: float | None = None
+    degenerate: tuple[bool, ...] = ()  # for each reply, whether it is no longer language
+    logprob: float | None = None  # log-probability per token under the untouched model, in nats
+    # KL(π ‖ untouched model) per token in nats, estimated by log π − log π_untouched on the replies.
     kl: float | None = None
-    distinct: float | None = None
+    distinct: float | None = None  # share of distinct ones among a reply's token trigrams
 
     def as_dict(self) -> dict[str, float | None]:
         """As metrics of a step."""

@@ -31,45 +31,28 @@ _OTHER: Mapping[Role, Role] = {"attacker": "defender", "defender": "attacker"}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """How one version of the attacker and one of the defender do against each other.
+    """How one version of the attacker and one of the defender do against each other."""
 
-    Attributes:
-        attacker: Number of the attacker's version.
-        defender: Number of the defender's version.
-        payoff: What the defender gains and the attacker loses, mean over episodes.
-        n: Episodes behind it.
-    """
-
-    attacker: int
-    defender: int
-    payoff: float
-    n: int
+    attacker: int  # number of the attacker's version
+    defender: int  # number of the defender's version
+    payoff: float  # what the defender gains and the attacker loses, mean over episodes
+    n: int  # episodes behind it
 
 
 @dataclass(eq=False, slots=True)
 class Opponents:
-    """The versions of both players, and what is known of how they do against each other.
+    """The versions of both players, and what is known of how they do against each other."""
 
-    Attributes:
-        players: Both players as they sit at the table.
-        learners: Their policies, of which versions are copied.
-        judge: Turns episodes into outcomes.
-        seeds: Training seeds, of which the payoffs are estimated.
-        prompts: Words of the roles.
-        game: `opponents` must not be "last".
-        rng_seed: Seed of all draws.
-        versions: Every version of each player, by number.
-        cells: Payoffs of the pairs (attacker's version, defender's version) played so far.
-    """
-
-    players: Mapping[Role, Player]
-    learners: Mapping[Role, Policy]
-    judge: Callable[[Sequence[Episode]], Sequence[Outcome]]
-    seeds: Sequence[Seed]
-    prompts: Prompts
-    game: GameConfig
-    rng_seed: int
+    players: Mapping[Role, Player]  # both players as they sit at the table
+    learners: Mapping[Role, Policy]  # their policies, of which versions are copied
+    judge: Callable[[Sequence[Episode]], Sequence[Outcome]]  # turns episodes into outcomes
+    seeds: Sequence[Seed]  # training seeds, of which the payoffs are estimated
+    prompts: Prompts  # words of the roles
+    game: GameConfig  # `opponents` must not be "last"
+    rng_seed: int  # seed of all draws
+    # Every version of each player, by number.
     versions: dict[Role, list[Player]] = field(default_factory=lambda: {"attacker": [], "defender": []})
+    # Payoffs of the pairs (attacker's version, defender's version) played so far.
     cells: dict[tuple[int, int], Cell] = field(default_factory=dict)
 
     def restore(self, versions: Mapping[Role, Sequence[Policy]], payoffs: Sequence[Mapping[str, Any]]) -> None:

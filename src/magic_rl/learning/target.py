@@ -20,16 +20,12 @@ from magic_rl.types import Label
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """The multiplier and what it holds; a plain value, so it can be saved in a checkpoint and resumed.
+    """The multiplier and what it holds; a plain value, so it can be saved in a checkpoint and resumed."""
 
-    Attributes:
-        compliance: Rate of benign requests answered that is to be held; None until that of the start is measured.
-        multiplier: λ, the weight of a benign request relative to a harmful one.
-        integral: What past gaps between target and measured compliance have added to the multiplier's logarithm.
-    """
-
+    # Rate of benign requests answered that is to be held; None until that of the start is measured.
     compliance: float | None = None
-    multiplier: float = 1.0
+    multiplier: float = 1.0  # λ, the weight of a benign request relative to a harmful one
+    # What past gaps between target and measured compliance have added to the multiplier's logarithm.
     integral: float = 0.0
 
     @classmethod

@@ -29,25 +29,15 @@ _PROCESS = 500_000_000  # bytes that Python, torch and transformers take by them
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that training with one model takes.
+    """Bytes that training with one model takes."""
 
-    Attributes:
-        base: Its weights.
-        adapters: Of all players on it, with gradients and optimiser states.
-        loading: Weights in wider precision while the model is tried on chat text.
-        learning: Activations and logits of one batch.
-        sampling: Weights laid out once more on a CPU, and probabilities.
-        cache: Keys and values while sampling, at most.
-        process: What the program takes without a model, on a CPU.
-    """
-
-    base: int
-    adapters: int
-    loading: int
-    learning: int
-    sampling: int
-    cache: int
-    process: int
+    base: int  # its weights
+    adapters: int  # of all players on it, with gradients and optimiser states
+    loading: int  # weights in wider precision while the model is tried on chat text
+    learning: int  # activations and logits of one batch
+    sampling: int  # weights laid out once more on a CPU, and probabilities
+    cache: int  # keys and values while sampling, at most
+    process: int  # what the program takes without a model, on a CPU
 
     @property
     def certain(self) -> int:

@@ -39,69 +39,44 @@ _GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What would go wrong, and what to do.
+    """What would go wrong, and what to do."""
 
-    Attributes:
-        when: A run breaks in "training"; all goes well until the "export"; or it "may" break, if texts are long.
-        text: One line.
-    """
-
+    # A run breaks in "training"; all goes well until the "export"; or it "may" break, if texts are long.
     when: Literal["training", "export", "may"]
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How a model is spoken to.
+    """How a model is spoken to."""
 
-    Attributes:
-        system: Where its template puts a system prompt.
-        date: What it prints as today's date.
-        turns: Whether it takes conversations of several turns.
-        thoughts: What opens its thoughts, and whether the template does so itself.
-        stops: Ids that end an answer, by the text of their tokens.
-        control: Text of all control tokens.
-    """
-
-    system: str
-    date: str
-    turns: bool
-    thoughts: str
-    stops: dict[str, int]
-    control: tuple[str, ...]
+    system: str  # where its template puts a system prompt
+    date: str  # what it prints as today's date
+    turns: bool  # whether it takes conversations of several turns
+    thoughts: str  # what opens its thoughts, and whether the template does so itself
+    stops: dict[str, int]  # ids that end an answer, by the text of their tokens
+    control: tuple[str, ...]  # text of all control tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Where adapters go.
+    """Where adapters go."""
 
-    Attributes:
-        layers: Layers that the config adapts, by name.
-        parameters: Numbers of one player's adapter.
-        fits: Layers that `lora.target_modules` may name, and how many there are of each.
-        refused: Those that it may not, and what they are.
-    """
-
-    layers: dict[str, int]
-    parameters: int
-    fits: dict[str, int]
-    refused: dict[str, str]
+    layers: dict[str, int]  # layers that the config adapts, by name
+    parameters: int  # numbers of one player's adapter
+    fits: dict[str, int]  # layers that `lora.target_modules` may name, and how many there are of each
+    refused: dict[str, str]  # those that it may not, and what they are
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """What was found of one model; None where something before it went wrong.
-
-    Attributes:
-        roles: The players that it is to play.
-        unshared: Why prompts cannot be shared, by the model's kind; "" if trying it decides.
-    """
+    """What was found of one model; None where something before it went wrong."""
 
     model: str
-    roles: tuple[Role, ...]
+    roles: tuple[Role, ...]  # the players that it is to play
     template: Template | None
     adapter: Adapter | None
-    unshared: str
+    unshared: str  # why prompts cannot be shared, by the model's kind; "" if trying it decides
     memory: Footprint | None
     problems: tuple[Problem, ...]
 

@@ -51,17 +51,11 @@ class SupportsSave(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A verified checkpoint.
+    """A verified checkpoint."""
 
-    Attributes:
-        step: Optimiser steps taken.
-        path: Its directory.
-        state: What `save_checkpoint` was given, as JSON reads it back (tuples are lists).
-    """
-
-    step: int
+    step: int  # optimiser steps taken
     path: Path
-    state: dict[str, Any]
+    state: dict[str, Any]  # what `save_checkpoint` was given, as JSON reads it back (tuples are lists)
 
     def policy(self, name: str) -> Path:
         """Folder of the policy saved under `name`. Raises: StoreError: If the checkpoint holds no such policy."""

@@ -19,17 +19,11 @@ _FORMAT = [THINK, END, "<answer>", "</answer>"]
 
 @dataclass(frozen=True, slots=True)
 class ParsedOutput:
-    """An output taken apart.
+    """An output taken apart."""
 
-    Attributes:
-        thinking: The reasoning; "" if none was found.
-        answer: What may be shown to the other player, tags removed.
-        well_formed: Exactly one thinking block, then exactly one answer block, and nothing else.
-    """
-
-    thinking: str
-    answer: str
-    well_formed: bool
+    thinking: str  # the reasoning; "" if none was found
+    answer: str  # what may be shown to the other player, tags removed
+    well_formed: bool  # exactly one thinking block, then exactly one answer block, and nothing else
 
 
 def parse_attack(text: str) -> ParsedOutput:
@@ -71,31 +65,19 @@ def parse_attack(text: str) -> ParsedOutput:
 
 
 class Spoken(NamedTuple):
-    """What a model said, its reasoning apart.
+    """What a model said, its reasoning apart."""
 
-    Attributes:
-        thinking: Its reasoning; "" if there was none.
-        reply: What a user is shown.
-        ended: Whether the reasoning came to an end; otherwise there is no reply.
-    """
-
-    thinking: str
-    reply: str
-    ended: bool
+    thinking: str  # its reasoning; "" if there was none
+    reply: str  # what a user is shown
+    ended: bool  # whether the reasoning came to an end; otherwise there is no reply
 
 
 class Marks(NamedTuple):
-    """How a model marks its thoughts.
+    """How a model marks its thoughts."""
 
-    Attributes:
-        name: Words by which a model that uses them is told, and with which a thought begins.
-        opens: Pattern of what opens a thought.
-        ends: Pattern of what the reply follows.
-    """
-
-    name: str
-    opens: str
-    ends: str
+    name: str  # words by which a model that uses them is told, and with which a thought begins
+    opens: str  # pattern of what opens a thought
+    ends: str  # pattern of what the reply follows
 
     def holds(self, token: str) -> bool:
         """Whether a mark is spelled with this token."""

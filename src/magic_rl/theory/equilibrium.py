@@ -20,18 +20,12 @@ class Payoffs:
     """Every payoff of a game with X seeds, A attacks and Y replies.
 
     The attacker has M = 2A moves, each attack in the required format and then each without it (METHOD §4, R_fmt).
-
-    Attributes:
-        attacker: Its reward of each move and reply at each seed, shape (X, M, Y); 0 where a seed lacks the move.
-        defender: Its reward, same shape.
-        moves: Which moves each seed has, shape (X, M).
-        prior: Chance of each seed, shape (X,): half of them benign where there are both labels (METHOD §1).
     """
 
-    attacker: Array
-    defender: Array
-    moves: Flags
-    prior: Array
+    attacker: Array  # its reward of each move and reply at each seed, shape (X, M, Y); 0 where a seed lacks the move
+    defender: Array  # its reward, same shape
+    moves: Flags  # which moves each seed has, shape (X, M)
+    prior: Array  # chance of each seed, shape (X,): half of them benign where there are both labels (METHOD §1)
 
     @classmethod
     def of(cls, game: TabularGame, weights: RewardConfig | None = None) -> Payoffs:
@@ -74,39 +68,24 @@ class Payoffs:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Equilibrium:
-    """Pure policies by backward induction.
+    """Pure policies by backward induction."""
 
-    Attributes:
-        attacker: π_A(move | seed), shape (X, M).
-        defender: π_D(reply | attack), shape (A, Y).
-        attacker_value: The attacker's expected reward.
-        defender_value: The defender's expected reward.
-    """
-
-    attacker: Array
-    defender: Array
-    attacker_value: float
-    defender_value: float
+    attacker: Array  # π_A(move | seed), shape (X, M)
+    defender: Array  # π_D(reply | attack), shape (A, Y)
+    attacker_value: float  # the attacker's expected reward
+    defender_value: float  # the defender's expected reward
 
 
 @dataclass(frozen=True, slots=True)
 class Exploitability:
-    """How far two policies are from a subgame-perfect equilibrium, in reward; all 0 exactly at one.
+    """How far two policies are from a subgame-perfect equilibrium, in reward; all 0 exactly at one."""
 
-    Attributes:
-        attacker_gain: What the best attacker against this defender would gain.
-        defender_gain: What the best defender against this attacker would gain.
-        defender_regret: What a best reply would gain at the attack where it would gain most, played or not; at
-            least `defender_gain`.
-        total: `attacker_gain + defender_regret`.
-        share_of_range: The same sum, each as a share of its own player's range of payoffs.
-    """
-
-    attacker_gain: float
-    defender_gain: float
+    attacker_gain: float  # what the best attacker against this defender would gain
+    defender_gain: float  # what the best defender against this attacker would gain
+    # What a best reply would gain at the attack where it would gain most, played or not; at least `defender_gain`.
     defender_regret: float
-    total: float
-    share_of_range: float
+    total: float  # `attacker_gain + defender_regret`
+    share_of_range: float  # the same sum, each as a share of its own player's range of payoffs
 
 
 def backward_induction(

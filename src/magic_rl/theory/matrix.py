@@ -16,15 +16,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Maximin:
-    """A mixture and what it is worth.
+    """A mixture and what it is worth."""
 
-    Attributes:
-        weights: Chance of each row, shape (R,); at least 0, sums to 1.
-        value: The row player's expected payoff against the column that is worst for it.
-    """
-
-    weights: Array
-    value: float
+    weights: Array  # chance of each row, shape (R,); at least 0, sums to 1
+    value: float  # the row player's expected payoff against the column that is worst for it
 
 
 def maximin(payoffs: Array) -> Maximin:
@@ -63,21 +58,13 @@ def maximin(payoffs: Array) -> Maximin:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Solution:
-    """An equilibrium, and how far from it each player is with any one choice. All are in units of payoff.
+    """An equilibrium, and how far from it each player is with any one choice. All are in units of payoff."""
 
-    Attributes:
-        rows: Chance of each row in the row player's mixture, shape (R,).
-        columns: Chance of each column in the column player's mixture, shape (C,).
-        value: What the row player gets at the equilibrium, and the column player loses.
-        row_exploitability: How far each row's worst case is below the value, shape (R,); at least 0.
-        column_exploitability: How far the best answer to each column is above the value, shape (C,); at least 0.
-    """
-
-    rows: Array
-    columns: Array
-    value: float
-    row_exploitability: Array
-    column_exploitability: Array
+    rows: Array  # chance of each row in the row player's mixture, shape (R,)
+    columns: Array  # chance of each column in the column player's mixture, shape (C,)
+    value: float  # what the row player gets at the equilibrium, and the column player loses
+    row_exploitability: Array  # how far each row's worst case is below the value, shape (R,); at least 0
+    column_exploitability: Array  # how far the best answer to each column is above the value, shape (C,); at least 0
 
 
 def solve(payoffs: Array) -> Solution:

@@ -18,18 +18,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How scores, products of queries and keys, become weights.
+    """How scores, products of queries and keys, become weights."""
 
-    Attributes:
-        scale: Factor of a score.
-        window: How many tokens one sees, itself included; None: all before it.
-        cap: Scores are squashed into ±cap, as in Gemma 2; None: they are not.
-        sinks: Score of attending to nothing, shape (H,), as in gpt-oss; None: there is no such choice.
-    """
-
-    scale: float
-    window: int | None = None
-    cap: float | None = None
+    scale: float  # factor of a score
+    window: int | None = None  # how many tokens one sees, itself included; None: all before it
+    cap: float | None = None  # scores are squashed into ±cap, as in Gemma 2; None: they are not
+    # Score of attending to nothing, shape (H,), as in gpt-oss; None: there is no such choice.
     sinks: Tensor | None = None
 
     @property

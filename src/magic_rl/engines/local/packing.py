@@ -24,25 +24,15 @@ _COPIES = 8  # keys and values that attention may copy, in tokens, as a multiple
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One row for the model, without the first tokens if those are known; only places in `layout` count them.
+    """One row for the model, without the first tokens if those are known; only places in `layout` count them."""
 
-    Attributes:
-        ids: Token ids of one row, or of N where each sequence has a row of the model's own.
-        positions: Position of each token along its path.
-        layout: Where prompts and completions stand, for attention; None for rows of the model's own.
-        predict: Index into the flat `ids` of the token whose output predicts each of M targets.
-        targets: Completion tokens, sequence by sequence.
-        sequences: Which sequences the row holds, in the order of `targets`.
-        lengths: Number of targets of each of `sequences`.
-    """
-
-    ids: Int[Tensor, "N L"]
-    positions: Int[Tensor, "N L"]
-    layout: Layout | None
-    predict: Int[Tensor, " M"]
-    targets: Int[Tensor, " M"]
-    sequences: list[int]
-    lengths: list[int]
+    ids: Int[Tensor, "N L"]  # token ids of one row, or of N where each sequence has a row of the model's own
+    positions: Int[Tensor, "N L"]  # position of each token along its path
+    layout: Layout | None  # where prompts and completions stand, for attention; None for rows of the model's own
+    predict: Int[Tensor, " M"]  # index into the flat `ids` of the token whose output predicts each of M targets
+    targets: Int[Tensor, " M"]  # completion tokens, sequence by sequence
+    sequences: list[int]  # which sequences the row holds, in the order of `targets`
+    lengths: list[int]  # number of targets of each of `sequences`
 
     @property
     def laid_out(self) -> Layout:
@@ -54,15 +44,11 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to be computed one after another behind the same tokens, whose activations are there all the while.
+    """Rows to be computed one after another behind the same tokens, whose activations are there all the while."""
 
-    Attributes:
-        prefix: Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
-        rows: One at least.
-    """
-
+    # Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
     prefix: Tokens
-    rows: list[Pack]
+    rows: list[Pack]  # one at least
 
     @property
     def tokens(self) -> int:

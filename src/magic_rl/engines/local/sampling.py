@@ -30,20 +30,14 @@ _BLOCK = 256  # ids summed together when a draw is turned into an id; about the 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A model that samples.
-
-    Attributes:
-        path: How the model decodes.
-        stops: Ids that end a sample.
-        rows: Rows decoded side by side. As prompts are done with, waiting ones take their places.
-        tokens: Tokens of the prompts encoded in one forward pass, unless one alone has more.
-    """
+    """A model that samples."""
 
     model: PreTrainedModel | PeftModel
-    path: ComputePath
-    stops: frozenset[int]
+    path: ComputePath  # how the model decodes
+    stops: frozenset[int]  # ids that end a sample
+    # Rows decoded side by side. As prompts are done with, waiting ones take their places.
     rows: int
-    tokens: int
+    tokens: int  # tokens of the prompts encoded in one forward pass, unless one alone has more
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:

@@ -14,21 +14,13 @@ from magic_rl.prompts import load_prompts
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How a merged model is stored, and what that cost.
+    """How a merged model is stored, and what that cost."""
 
-    Attributes:
-        dtype: The narrowest precision of its weights.
-        share: Of the trained update that is in the weights; see `weights.merge`.
-        requests: Held-out requests, a reply each, that were compared.
-        mean_gap: Mean distance of log-probabilities of reply tokens from the trained policy's, in nats.
-        largest_gap: The largest one.
-    """
-
-    dtype: str
-    share: float
-    requests: int
-    mean_gap: float
-    largest_gap: float
+    dtype: str  # the narrowest precision of its weights
+    share: float  # of the trained update that is in the weights; see `weights.merge`
+    requests: int  # held-out requests, a reply each, that were compared
+    mean_gap: float  # mean distance of log-probabilities of reply tokens from the trained policy's, in nats
+    largest_gap: float  # the largest one
 
     def __str__(self) -> str:
         return (

@@ -25,16 +25,11 @@ _CONFIGS = ".configs"
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run of a study.
+    """One run of a study."""
 
-    Attributes:
-        path: Its run directory, which need not exist yet.
-        config: File with all its settings.
-        attackers: The run whose attacker it meets when attacked, if its own was taught nothing before the game.
-    """
-
-    path: Path
-    config: Path
+    path: Path  # its run directory, which need not exist yet
+    config: Path  # file with all its settings
+    # The run whose attacker it meets when attacked, if its own was taught nothing before the game.
     attackers: Path | None = None
 
     @property

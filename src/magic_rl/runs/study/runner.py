@@ -29,32 +29,21 @@ _TAIL = 1 << 14  # bytes at the end of a log that are looked at
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a study does, apart from which runs it has.
+    """What a study does, apart from which runs it has."""
 
-    Attributes:
-        next_stage: What a run needs next; None if it is finished. Read from the disk.
-        command: The command of a stage.
-        logs: Folder for what the processes write, a file per run.
-        slots: Places for runs side by side.
-    """
-
+    # What a run needs next; None if it is finished. Read from the disk.
     next_stage: Callable[[PlannedRun], Stage | None]
     command: Callable[[PlannedRun, Stage], Sequence[str]]
-    logs: Path
-    slots: Sequence[Environment]
+    logs: Path  # folder for what the processes write, a file per run
+    slots: Sequence[Environment]  # places for runs side by side
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a study ended.
+    """How a study ended."""
 
-    Attributes:
-        failed: Why, by name of the run.
-        stopped: Whether the user stopped it.
-    """
-
-    failed: dict[str, str]
-    stopped: bool
+    failed: dict[str, str]  # why, by name of the run
+    stopped: bool  # whether the user stopped it
 
 
 @dataclass(slots=True, eq=False)
