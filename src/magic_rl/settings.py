@@ -13,7 +13,6 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticKnownError
 
 _WORDS = ("default", "demo", "brief", "paper")  # which are no paths, though a folder may have such a name
 
@@ -41,7 +40,7 @@ class Node(BaseModel):
         if isinstance(value, bool) and info.field_name:
             kinds = set(_plain_kinds(cls.model_fields[info.field_name].annotation))
             if bool not in kinds and kinds & {int, float}:
-                raise PydanticKnownError("int_type" if int in kinds else "float_type")
+                raise ValueError(f"{str(value).lower()}: must be a {'whole number' if int in kinds else 'number'}")
         return value
 
 
