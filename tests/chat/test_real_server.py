@@ -17,7 +17,7 @@ from magic_rl.engines.local.models import load_renderer, resolve_model
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import ChatError
 from magic_rl.types import Message
-from tests.support.serving import needs_server, serving
+from tests.support.vllm_server import needs_server, serving
 
 MODEL = "smollm2"
 QUESTIONS = [f"{ask} {what}." for what in ("tea", "the moon", "Rome", "bees", "chess") for ask in (

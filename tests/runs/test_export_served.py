@@ -19,7 +19,7 @@ from magic_rl.store.run import RunDirectory
 from magic_rl.types import Adam, CrossEntropy, Datum, Role, Sample
 from tests.support.fabricated_run import inputs
 from tests.support.families import family_folder
-from tests.support.serving import needs_server, serving
+from tests.support.vllm_server import needs_server, serving
 
 pytestmark = needs_server
 
