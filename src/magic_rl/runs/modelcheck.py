@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from magic_rl.config import Config
 from magic_rl.engines.local.engine import device_of, dtype_of, unquantised, with_adapters
-from magic_rl.engines.local.models import load_renderer, resolve_model, stored_name, stored_tensors
+from magic_rl.engines.local.models import load_renderer, resolve_model, stored_name, stored_shapes
 from magic_rl.engines.local.parity import unfit
 from magic_rl.engines.settings import LoraConfig
 from magic_rl.errors import ModelError, UserError
@@ -252,9 +252,9 @@ def _leaf(name: str) -> str:
 
 def _storable(folder: Path, modules: Sequence[str]) -> None:
     """Raise UserError for an adapted layer that a merged export could not be written for."""
-    stored = stored_tensors(folder)
+    shapes = stored_shapes(folder)
     for module in modules:
-        if stored_name(module, stored) is None:
+        if stored_name(module, shapes) is None:
             raise ModelError(
                 f"{folder}: stores no weight of its own for {module}, so no merged model can be exported",
                 "adapter or without the layer",

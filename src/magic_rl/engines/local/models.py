@@ -268,14 +268,13 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
     return loaded
 
 
-def stored_tensors(folder: Path) -> dict[str, tuple[str, list[int]]]:
-    """The dtype of each tensor in a model's weight files, as safetensors calls it, and its shape, by its name there."""
-    found: dict[str, tuple[str, list[int]]] = {}
+def stored_shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a model's weight files, by the name it has there."""
+    shapes: dict[str, list[int]] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as stored:
-            parts = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
-            found.update({name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()})
-    return found
+            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})  # noqa: SIM118
+    return shapes
 
 
 def stored_name(module: str, stored: Iterable[str]) -> str | None:

@@ -182,9 +182,14 @@ def _compared(chosen: _Defender, written: Path, renderer: ChatRenderer, share: f
 
 def _dtype(folder: Path) -> str:
     """The narrowest precision of a model's weights."""
-    from magic_rl.engines.local.models import stored_tensors
+    from safetensors import safe_open
 
-    found = {dtype for dtype, _ in stored_tensors(folder).values()}
+    from magic_rl.engines.local.models import weight_files
+
+    found: set[str] = set()
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as stored:
+            found.update(stored.get_slice(name).get_dtype() for name in stored.keys())  # noqa: SIM118
     return "bfloat16" if "BF16" in found else "float16" if "F16" in found else "float32"
 
 

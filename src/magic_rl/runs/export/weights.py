@@ -8,6 +8,7 @@ weight's last digit would be lost from all weights alike, and with it what was l
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from magic_rl.engines.local.models import WEIGHT_INDEX, stored_name, stored_tensors, weight_files
+from magic_rl.engines.local.models import WEIGHT_INDEX, stored_name, stored_shapes, weight_files
 from magic_rl.errors import ModelError
 from magic_rl.rng import derive
 
@@ -38,7 +39,7 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None
         UserError: If an adapted layer is not stored as a weight of its own.
     """
     files, size, kept, whole = weight_files(base), 0, 0.0, 0.0
-    updates = _updates(adapter, base)
+    updates = _updates(adapter, stored_shapes(base), base)
     generator = torch.Generator().manual_seed(derive(0, 0, "rounding"))
     for file in files:
         tensors = {}
@@ -76,18 +77,18 @@ def rounded(exact: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Te
     return torch.where(flips, other, near)
 
 
-def _updates(adapter: Path, base: Path) -> dict[str, _Update]:
+def _updates(adapter: Path, stored: Mapping[str, list[int]], base: Path) -> dict[str, _Update]:
     """By name of the tensor that each belongs to; those that are nothing are left out."""
     settings: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = load_file(adapter / "adapter_model.safetensors")
-    stored, found = stored_tensors(base), {}
+    found = {}
     for name in [name for name in tensors if ".lora_A." in name]:
         down = tensors[name]
         up = tensors[name.replace(".lora_A.", ".lora_B.")] * (settings["lora_alpha"] / settings["r"])
         if up.any():
             module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
             weight = stored_name(module, stored)
-            if weight is None or stored[weight][1] != [len(up), down.shape[1]]:
+            if weight is None or stored[weight] != [len(up), down.shape[1]]:
                 raise ModelError(f"{base}: stores no weight of its own for {module}", "export the adapter")
             found[weight] = down.float(), up.float()
     return found
