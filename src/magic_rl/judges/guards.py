@@ -19,19 +19,13 @@ from magic_rl.types import Exchange, Label, Message, Safety
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A guard as `judges.format.Format`: shown the conversation, it answers about its last message.
+    """A guard as `judges.format.Format`: shown the conversation, it answers about its last message."""
 
-    Attributes:
-        name: See `Format`.
-        parse: Labels of an answer without its thought; raises FormatError.
-        template: Chat template of a model that has none of its own; with one of its own, that holds its policy.
-        at_once: Whether the answer about a reply labels the prompt too.
-    """
-
-    name: str
-    parse: Callable[[Question, str], Labels]
+    name: str  # see `Format`
+    parse: Callable[[Question, str], Labels]  # labels of an answer without its thought; raises FormatError
+    # Chat template of a model that has none of its own; with one of its own, that holds its policy.
     template: str | None = None
-    at_once: bool = False
+    at_once: bool = False  # whether the answer about a reply labels the prompt too
 
     def questions(self, exchange: Exchange, *, label_request: bool) -> tuple[Question, ...]:
         """See `Format`."""

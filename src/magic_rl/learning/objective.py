@@ -22,19 +22,12 @@ Tokenwise = Float[np.ndarray, " M"]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of the M tokens of one completion; log-probabilities in nats.
+    """What is known of the M tokens of one completion; log-probabilities in nats."""
 
-    Attributes:
-        current: log π_θ.
-        old: log π_old.
-        advantages: A of each token.
-        reference: log π_ref; None without a KL term.
-    """
-
-    current: Tokenwise
-    old: Tokenwise
-    advantages: Tokenwise
-    reference: Tokenwise | None = None
+    current: Tokenwise  # log π_θ
+    old: Tokenwise  # log π_old
+    advantages: Tokenwise  # a of each token
+    reference: Tokenwise | None = None  # log π_ref; None without a KL term
 
 
 def coefficients(known: Known, learning: LearningConfig) -> tuple[Tokenwise, dict[str, float]]:

@@ -29,31 +29,19 @@ _PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Text of every prompt, by file name without `.txt`.
-
-    Attributes:
-        attacker_harmful: The attacker's task for a harmful seed, with `{seed}`.
-        attacker_benign: The attacker's task for a benign seed, with `{seed}`.
-        attacker_continue: Shows the attacker the defender's last `{reply}` and asks for the next prompt.
-        defender_user: What the defender reads as the user's words: the `{attack}`, alone unless a user wraps it.
-        defender_system_thinks: Asks the defender to think first (defender-cot).
-        refusals: Refusals for the defender's warm-up, one per line.
-        writer_rewrite_harmful: Asks a model to rewrite a harmful `{seed}` by a strategy's `{instruction}`.
-        writer_rewrite_benign: The same for a benign `{seed}`.
-        writer_reasoning: Asks it for the thoughts that lead from a `{seed}` to an `{attack}`.
-    """
+    """Text of every prompt, by file name without `.txt`."""
 
     attacker_system: str
     attacker_system_multi_turn: str
-    attacker_harmful: str
-    attacker_benign: str
-    attacker_continue: str
-    defender_user: str
-    defender_system_thinks: str
-    refusals: str
-    writer_rewrite_harmful: str
-    writer_rewrite_benign: str
-    writer_reasoning: str
+    attacker_harmful: str  # the attacker's task for a harmful seed, with `{seed}`
+    attacker_benign: str  # the attacker's task for a benign seed, with `{seed}`
+    attacker_continue: str  # shows the attacker the defender's last `{reply}` and asks for the next prompt
+    defender_user: str  # what the defender reads as the user's words: the `{attack}`, alone unless a user wraps it
+    defender_system_thinks: str  # asks the defender to think first (defender-cot)
+    refusals: str  # refusals for the defender's warm-up, one per line
+    writer_rewrite_harmful: str  # asks a model to rewrite a harmful `{seed}` by a strategy's `{instruction}`
+    writer_rewrite_benign: str  # the same for a benign `{seed}`
+    writer_reasoning: str  # asks it for the thoughts that lead from a `{seed}` to an `{attack}`
 
     def attacker(self, seed: Seed) -> str:
         """The attacker's task for a seed."""

@@ -34,15 +34,10 @@ _SHARED = "shared"
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What whoever runs MAGIC from Python brings along, in place of what the config names.
+    """What whoever runs MAGIC from Python brings along, in place of what the config names."""
 
-    Attributes:
-        judge: Labels every exchange.
-        engines: Of each role that a model plays.
-    """
-
-    judge: Judge | None = None
-    engines: Mapping[Role, Engine] | None = None
+    judge: Judge | None = None  # labels every exchange
+    engines: Mapping[Role, Engine] | None = None  # of each role that a model plays
 
 
 NOTHING = Brought()

@@ -38,22 +38,15 @@ Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run is: the state in a checkpoint. The step number is also the position of all randomness.
+    """Where a run is: the state in a checkpoint. The step number is also the position of all randomness."""
 
-    Attributes:
-        stage: The stage to continue with.
-        number: Optimiser steps taken over all stages.
-        stage_step: Steps taken in a supervised stage.
-        schedule: Whose turn it is; None before the game begins.
-        target: The defender's operating point; None before the game begins, or if none is held.
-        payoffs: Of versions of the players against each other, see `Opponents.payoffs`; None without such opponents.
-    """
-
-    stage: Stage = "sft_attacker"
-    number: int = 0
-    stage_step: int = 0
-    schedule: Schedule | None = None
+    stage: Stage = "sft_attacker"  # the stage to continue with
+    number: int = 0  # optimiser steps taken over all stages
+    stage_step: int = 0  # steps taken in a supervised stage
+    schedule: Schedule | None = None  # whose turn it is; None before the game begins
+    # The defender's operating point; None before the game begins, or if none is held.
     target: OperatingPoint | None = None
+    # Of versions of the players against each other, see `Opponents.payoffs`; None without such opponents.
     payoffs: Sequence[Mapping[str, Any]] | None = None
 
 
