@@ -87,9 +87,6 @@ def test_thousands_of_answers_are_recalled_at_once(tmp_path: Path) -> None:
     assert {place: answer.text for place, answer in known.items()} == {0: "0", 400: "400", 800: "800"}
 
 
-# --- judges -----------------------------------------------------------------------------------------------------
-
-
 def edited(change: Callable[[str], str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Format:
     """Qwen3Guard's format from a changed copy of its module."""
     source = Path(guards.__file__).read_text()
@@ -132,9 +129,6 @@ def test_another_server_of_the_same_models_name_is_asked_itself(tmp_path: Path) 
         model = Scripted(lambda _, text=text: text, identity)  # type: ignore[misc] # mypy does not know defaults of lambdas
         judge = ModelJudge(GUARDS["qwen3guard"], model, label_request=False, memory=Memory(tmp_path / "m"))
         assert [verdict.safety for verdict in judge.judge([exchange])] == [safety]
-
-
-# --- trouble ----------------------------------------------------------------------------------------------------
 
 
 def lost(path: Path) -> None:

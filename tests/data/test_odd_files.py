@@ -211,9 +211,6 @@ def test_what_is_no_text_in_utf_8_is_one_line_that_says_so(kind: str, tmp_path: 
     assert _refused(read, path).count(str(path)) == 1
 
 
-# --- the hub ---------------------------------------------------------------------------------------------------
-
-
 def _hub(monkeypatch: pytest.MonkeyPatch, table: datasets.Dataset) -> list[tuple[object, ...]]:
     asked: list[tuple[object, ...]] = []
 
@@ -255,9 +252,6 @@ def test_a_subset_that_must_be_named_is_listed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(UserError, match=r"\['behaviors', 'x'\].*a subset is named as in owner/name:subset$"):
         load_seeds("some/data")
-
-
-# --- other languages --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,6 @@ def exchange(reply: str = "Sure, here is how.") -> Exchange:
     return Exchange(Seed("s", "a request", "harmful"), "a prompt", reply)
 
 
-# --- parsers: what the model cards document ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("guard", "question", "text", "labels"),
     [
@@ -140,9 +137,6 @@ def test_an_answer_about_a_prompt_is_none_about_a_reply() -> None:
         GUARDS["qwen3guard"].read(REPLY, "Safety: Safe\nCategories: None")
 
 
-# --- requests ---------------------------------------------------------------------------------------------------
-
-
 def test_a_guard_is_shown_the_conversation_and_nothing_of_the_seed() -> None:
     for guard in GUARDS.values():
         for question in guard.questions(exchange(), label_request=True):
@@ -174,9 +168,6 @@ def test_the_llm_judge_gets_the_texts_as_json_strings_they_cannot_leave() -> Non
     system, user = Rubric().request(question).messages
     assert system.role == "system"
     assert json.loads(user.content) == {"request": "a request", "prompt": "a prompt", "reply": reply}
-
-
-# --- the rubric -------------------------------------------------------------------------------------------------
 
 
 def test_the_rubrics_score_is_that_of_strongreject() -> None:

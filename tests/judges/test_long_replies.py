@@ -124,9 +124,6 @@ def test_a_long_answer_to_something_else_is_off_topic_however_it_opens() -> None
     assert judged("What can I cook for dinner?", "benign", reply).on_topic is True
 
 
-# --- hostile replies --------------------------------------------------------------------------------------------
-
-
 def test_no_reply_breaks_the_judge_and_none_takes_long() -> None:
     rng = random.Random(0)
     marks = [

@@ -33,9 +33,6 @@ def exchange(label: Label = "harmful", reply: str = "Sure, here is how.", attack
     return Exchange(Seed("s", "a request", label), attack, reply)
 
 
-# --- a model as judge -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("label", "prompt_harmful", "scores", "safety"),
     [
@@ -136,9 +133,6 @@ def test_too_many_abstentions_of_a_model_stop_the_run() -> None:
     judge = ModelJudge(GUARDS["shieldgemma"], Scripted(lambda _: "Maybe"), label_request=False)
     with pytest.raises(TooManyAbstentionsError, match="off format: 'Maybe'"):
         ask(judge, [exchange(reply=f"reply {i}") for i in range(30)], retries=1, max_abstained=0.05)
-
-
-# --- panels -----------------------------------------------------------------------------------------------------
 
 
 class Fixed:
@@ -254,9 +248,6 @@ def test_agreement_is_measured_pair_by_pair_on_what_both_judged() -> None:
     assert rows["a", "c", "safety"].value == -1.0
     assert {kappa.n for kappa in rows.values()} == {4}
     assert rows["a", "b", "safety"].low < 1.0
-
-
-# --- from a config ----------------------------------------------------------------------------------------------
 
 
 def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:

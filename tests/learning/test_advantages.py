@@ -57,9 +57,6 @@ def test_groups_with_signal_are_those_whose_unmasked_rewards_differ() -> None:
     assert groups_with_signal([1.0, 1.0, 1.0, None, 1.0, 2.0, None], [0, 0, 1, 1, 3, 3, 4]) == [3]
 
 
-# Minibatches
-
-
 def datums(groups: int, size: int) -> list[Datum]:
     return [Datum((g,), (i,), weight=1 / (groups * size), group=g) for g in range(groups) for i in range(size)]
 
@@ -78,9 +75,6 @@ def test_minibatches_keep_groups_whole_and_every_datum_once(groups: int, size: i
 def test_one_minibatch_is_the_batch_as_it_came() -> None:
     whole = datums(3, 2)
     assert minibatches(whole, 1, np.random.default_rng(0)) == [whole]
-
-
-# What each is for, on games that are solved
 
 
 def tree(batch_size: int = 8, **learning: Any) -> dict[str, Any]:

@@ -138,9 +138,6 @@ def course(rule: str, rng_seed: int) -> tuple[list[float], list[float]]:
     return gaps, leanings
 
 
-# A game that goes in circles
-
-
 def test_the_chase_has_the_equilibrium_one_works_out_by_hand() -> None:
     """Free harmful seed in the riddle; of the benign seed half here and half there; refusals at any equal rate."""
     attacker: Array = np.array([[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
@@ -166,9 +163,6 @@ def test_against_the_last_opponent_both_go_round_in_circles(rng_seed: int) -> No
 def test_against_a_mixture_of_versions_both_approach_the_equilibrium(rule: str, rng_seed: int) -> None:
     gaps, _ = course(rule, rng_seed)
     assert max(gaps[-ROUNDS // 3 :]) < BOUND, gaps
-
-
-# Who is met
 
 
 def test_a_mixture_of_the_last_version_alone_changes_nothing() -> None:
@@ -250,9 +244,6 @@ def test_versions_stand_still_while_the_learner_moves() -> None:
     assert (policy.probabilities() != before).any()
 
 
-# What is known of them
-
-
 def test_payoffs_are_the_exact_expectations_within_their_error() -> None:
     seats = seated("nash", opponent_seeds=4000)
     seats.opponents.draw(Schedule(1, "defender"), 1, step=1)
@@ -327,9 +318,6 @@ def test_a_payoff_is_what_one_side_gains_and_the_other_loses() -> None:
     assert zero_sum_payoff(outcome("cut_off", "length", "stop"), game) == 1.5
     assert zero_sum_payoff(outcome("cut_off", "stop", "length"), game) == -1.5
     assert zero_sum_payoff(outcome("abstained", "stop", "stop"), game) is None
-
-
-# Settings
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,6 @@ from tests.support.study_runs import tabulated, write_result_files
 MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
 
-# Plans
-
-
 def configs(*seeds: int, **changes: Any) -> Mapping[Any, Config]:
     return {("magic", seed): Config.model_validate({"seed": seed, **changes}) for seed in seeds}
 
@@ -122,9 +119,6 @@ def test_the_cores_are_shared_out_unless_the_user_has(monkeypatch: pytest.Monkey
     assert slots(cpu, jobs=2) == [{}, {}]
 
 
-# Tables
-
-
 @pytest.fixture
 def small_files(tmp_path: Path) -> Path:
     """The small files of six runs of two presets."""
@@ -189,9 +183,6 @@ def test_an_unfinished_run_is_in_no_table(small_files: Path) -> None:
     assert len(list((small_files.parent / "kept").iterdir())) == 5
 
 
-# What is seen of it
-
-
 def watched(console: Console) -> None:
     """Three runs that end in three ways."""
     with StudyView(3, console) as view:
@@ -225,9 +216,6 @@ def test_a_terminal_shows_the_runs_at_work(monkeypatch: pytest.MonkeyPatch) -> N
     assert "1 of 3 runs finished" in out.getvalue()
     assert "2 of 3 runs finished, 1 failed" in out.getvalue()
     assert "\x1b[31m" not in out.getvalue()
-
-
-# The command
 
 
 @pytest.mark.parametrize(

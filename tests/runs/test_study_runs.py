@@ -42,11 +42,11 @@ class Silent(View):
             self.seen.append((event, name, text) if text else (event, name))
 
 
-# Runs that are one line of Python: what a run has done is a file of the name of the stage.
-
-
 def scripted(folder: Path, names: Sequence[str], script: str, slots: int = 1) -> tuple[Ended, Silent]:
-    """Run a study whose every stage is a script, which gets its folder and stage as `folder` and `stage`."""
+    """Run a study whose every stage is a script, which gets its folder and stage as `folder` and `stage`.
+
+    What a run has done is a file of the stage's name.
+    """
 
     def undone(run: PlannedRun) -> Stage | None:
         stages: tuple[Stage, ...] = ("train", "evaluate")
@@ -138,9 +138,6 @@ def test_asked_to_stop_it_lets_processes_save_and_begins_nothing(tmp_path: Path,
     assert (ended.failed, ended.stopped) == ({}, True)
     assert (tmp_path / "a" / "saved").exists()
     assert view.seen == [("began", "a", "train"), ("stopping", "a")]
-
-
-# Real runs
 
 
 TABULAR = """

@@ -69,9 +69,6 @@ def outcome(text: str = "Some question") -> Outcome:
     return Outcome(episode, Verdict(refused=True), Rewards(1.0, 0.5, 0.5, 0.0, 1.5, -1.0))
 
 
-# Creating and opening
-
-
 def test_a_new_run_keeps_its_config_and_versions(run: RunDirectory) -> None:
     opened = RunDirectory.open(run.path)
     assert opened.config_text == "seed = 1\n"
@@ -103,9 +100,6 @@ def test_a_run_that_cannot_be_created_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(StoreError, match="current directory"):
         RunDirectory.create(Path(), "", {})
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "here"]
-
-
-# Rows
 
 
 def test_rows_come_back_in_order_and_numbers_that_are_not_finite_as_null(run: RunDirectory) -> None:
@@ -181,9 +175,6 @@ def test_documents_are_replaced_whole(run: RunDirectory) -> None:
     (run.path / "payoffs.json").write_bytes(b'{"asr"')
     with pytest.raises(StoreError, match=r"payoffs\.json: not JSON"):
         run.read_json("payoffs.json")
-
-
-# Checkpoints
 
 
 def test_the_newest_checkpoint_loads_and_older_ones_beyond_keep_are_gone(tmp_path: Path) -> None:

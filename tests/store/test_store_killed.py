@@ -23,9 +23,6 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run", "", {})
 
 
-# One writer
-
-
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -62,9 +59,6 @@ def test_a_lock_on_a_run_that_is_gone_makes_no_folder(tmp_path: Path) -> None:
         pass
     assert not is_locked(tmp_path / "gone")
     assert not list(tmp_path.iterdir())
-
-
-# Killed at any instant
 
 
 @pytest.fixture

@@ -17,9 +17,6 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "run", "seed = 1\n", {"python": "3.13"})
 
 
-# Going back
-
-
 def test_a_rewound_run_is_the_run_as_it_was(run: RunDirectory) -> None:
     def live(step: int) -> None:
         run.log({"step": step, "loss": 1 / step})
@@ -56,9 +53,6 @@ def test_rewinding_to_the_start_empties_the_run(run: RunDirectory) -> None:
     run.save_player("defender", 0, Weights(0), 1)
     run.rewind(0)
     assert contents(run.path) == before
-
-
-# Players
 
 
 def test_players_are_listed_by_round_and_may_be_saved_again(run: RunDirectory) -> None:

@@ -119,9 +119,6 @@ def test_with_the_judges_label_of_the_attack_the_seed_does_not_matter_to_the_def
     assert exploitability(ambiguous(), found.attacker, found.defender, weights).total == 0
 
 
-# Learning
-
-
 @pytest.mark.parametrize("rng_seed", range(5))
 def test_coevolution_reaches_the_subgame_perfect_equilibrium(rng_seed: int) -> None:
     """The real loop, end to end. The bound is on every attack, so also on those the attacker has long given up."""

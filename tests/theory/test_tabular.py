@@ -129,9 +129,6 @@ def is_subgame_perfect(game: TabularGame, attacker: Array, defender: Array) -> b
     return True
 
 
-# The engine's protocol
-
-
 def engines(game: TabularGame) -> dict[Role, TabularEngine]:
     return {"attacker": TabularEngine(game, "attacker"), "defender": TabularEngine(game, "defender")}
 
@@ -236,9 +233,6 @@ def test_loading_what_is_no_policy_of_this_game_is_a_users_error(tmp_path: Path)
 def test_a_sequence_of_many_ids_is_refused() -> None:
     with pytest.raises(ValueError, match="one id said"):
         TabularEngine(duel(), "defender").base().logprobs([((0,), (8, 9))])
-
-
-# Words and verdicts
 
 
 @pytest.mark.parametrize("folder", ["", "brief"])
