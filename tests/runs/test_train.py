@@ -46,9 +46,6 @@ class Silent(View):
         self.steps: list[Mapping[str, Any]] = []
         self.exchanges: list[tuple[Exchange, Verdict]] = []
 
-    def stage(self, name: str, total: int, done: int = 0) -> None:
-        pass
-
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         self.steps.append(metrics)
 
