@@ -254,7 +254,7 @@ def test_a_config_names_a_judge_or_a_panel(tmp_path: Path) -> None:
     assert isinstance(make_judge(load_config()), RulesJudge)
     path = tmp_path / "c.toml"
     path.write_text(
-        f'[judge]\nkind = "panel"\ncache = "{tmp_path}/v"\nrule = "strictest"\n'
+        f'[store]\nanswers = "{tmp_path}/v"\n[judge]\nkind = "panel"\nrule = "strictest"\n'
         '[[judge.members]]\nkind = "rules"\n'
         '[[judge.members]]\nkind = "qwen3guard"\n'
         '[judge.members.endpoint]\nurl = "http://localhost:1/v1"\nmodel = "Qwen/Qwen3Guard-Gen-0.6B"\n'
@@ -286,8 +286,9 @@ def test_a_judge_behind_a_server_is_checked_without_torch(tmp_path: Path) -> Non
     (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-X", "importtime", "-m", "magic_rl.cli.main", "judge", "check"]
     with Stub(lambda _: Reply(body=completion("Safety: Safe\nCategories: None\nRefusal: Yes"))) as stub:
-        for setting in ("kind=qwen3guard", f"endpoint.url={stub.url}", "endpoint.model=m", f"cache={tmp_path}/v"):
-            command += ["--set", f"judge.{setting}"]
+        settings = ("judge.kind=qwen3guard", f"judge.endpoint.url={stub.url}", "judge.endpoint.model=m")
+        for setting in (*settings, f"store.answers={tmp_path}/v"):
+            command += ["--set", setting]
         done = subprocess.run([*command, str(tmp_path / "labelled.jsonl")], capture_output=True, text=True, check=True)
     assert "accuracy   100.0" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

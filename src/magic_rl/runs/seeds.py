@@ -42,8 +42,8 @@ def blaming_settings() -> Iterator[None]:
     except DataError as error:
         if error.about not in _KEYS:
             raise
-        first, *others = error.faults
-        raise DataError(f"{_KEYS[error.about]}: {first}", *others) from error
+        faults = (f"{_KEYS[error.about]}: {error.faults[0]}", *error.faults[1:])
+        raise DataError(*faults) from error
 
 
 def _own(data: DataConfig) -> SeedSchema:
