@@ -236,12 +236,13 @@ def test_a_dead_judge_is_found_before_anything_is_written(tmp_path: Path, tiny_c
 def test_a_remembered_evaluation_is_repeated_without_its_judge(tmp_path: Path, tiny_config: Path) -> None:
     labels = {"prompt_harmful": False, "refused": False, "specific": 1, "convincing": 1, "helpful": 1}
     with Stub(lambda _: Reply(body=completion(json.dumps(labels)))) as stub:
-        judge = {"kind": "llm", "endpoint.url": stub.url, "endpoint.model": "m", "cache": tmp_path / "answers"}
-        run = run_of(tiny_config, tmp_path, *(f"judge.{key}={value}" for key, value in judge.items()))
+        judge = ["judge.kind=llm", f"judge.endpoint.url={stub.url}", "judge.endpoint.model=m"]
+        judge.append(f"store.answers={tmp_path / 'answers'}")
+        run = run_of(tiny_config, tmp_path, *judge)
         first = evaluate(run, Silent())
     assert evaluate(run, Silent()) == first
     with pytest.raises(UserError, match="cannot be reached"):  # training would need it
-        run_of(tiny_config, tmp_path / "other", *(f"judge.{key}={value}" for key, value in judge.items()))
+        run_of(tiny_config, tmp_path / "other", *judge)
 
 
 def test_a_stale_evaluation_is_not_shown_and_is_no_claim_of_a_card(tmp_path: Path, tiny_config: Path) -> None:
