@@ -122,7 +122,7 @@ def _step(policy: LocalPolicy, workload: Workload, number: int) -> tuple[float, 
     sampled = time.perf_counter()
     rows = [sample for group in samples for sample in group]
     datums = [
-        Datum(row.prompt, row.tokens, 1 / len(rows), float(rng.standard_normal()), logprobs=row.logprobs)
+        Datum(row.prompt, row.tokens, 1 / len(rows), (float(rng.standard_normal()),) * len(row.tokens), row.logprobs)
         for row in rows
     ]
     policy.forward_backward(datums, PPO())

@@ -206,18 +206,16 @@ class Datum:
         tokens: Ids whose log-probability is trained. Length L.
         weight: Factor of the sequence's *summed* token loss. A loss is a plain sum over datums, so the
             reduction (mean over sequences or tokens) lives here and is invariant to micro-batching.
-        advantage: A_i of the sequence; every token carries it.
+        advantages: A of each token. Length L; empty for cross-entropy.
         logprobs: log π_old of `tokens` as returned by `sample`. Length L; empty for cross-entropy.
-        reference: log π_ref of `tokens`. Length L; needed only when the loss has a KL term.
         group: Index of the group it comes from; datums of a group stay together in a minibatch.
     """
 
     prompt: Tokens
     tokens: Tokens
     weight: float = 1.0
-    advantage: float = 0.0
+    advantages: tuple[float, ...] = ()
     logprobs: tuple[float, ...] = ()
-    reference: tuple[float, ...] = ()
     group: int = 0
 
 
@@ -242,11 +240,10 @@ class CrossEntropy:
 
 @dataclass(frozen=True, slots=True)
 class PPO:
-    """Clipped surrogate on ρ = π_θ/π_old, minus `kl` · KL(π_θ ‖ π_ref) (METHOD.md §3). GRPO with group advantages."""
+    """Clipped surrogate on ρ = π_θ/π_old (METHOD.md §3). GRPO with group advantages."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
-    kl: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,7 @@ def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Pat
             local.path = ComputePath("padded")
             local.model.get_base_model().set_attn_implementation("eager")
         datums = [
-            Datum(prompt, tuple(range(30 + i, 30 + i + length)), 0.1, (-1.0) ** i, (-5.5,) * length)
+            Datum(prompt, tuple(range(30 + i, 30 + i + length)), 0.1, ((-1.0) ** i,) * length, (-5.5,) * length)
             for i, (prompt, length) in enumerate(zip(PROMPTS * 3, (3, 17, 5, 9, 1, 20, 4, 12, 7), strict=True))
         ]
         # Some begin alike, one continues the first turn as the second does, two are the same.
@@ -193,7 +193,7 @@ def test_loss_and_every_adapter_gradient_equal_those_without_packing(folder: Pat
             (SECOND_TURN, (30, 31, 5)),
         ]
         datums += [
-            Datum(prompt, completion, 0.1, i - 1.5, (-5.5,) * len(completion))
+            Datum(prompt, completion, 0.1, (i - 1.5,) * len(completion), (-5.5,) * len(completion))
             for i, (prompt, completion) in enumerate(alike)
         ]
         metrics = policy.forward_backward(datums, PPO())

@@ -189,11 +189,11 @@ def test_a_row_of_samples_depends_on_its_seed_and_place_alone() -> None:
     assert policy.sample([(0,)], 6, params, rng_seed=5)[0][:3] == both[0]
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), PPO(kl=0.1), ImportanceSampling()])
+@pytest.mark.parametrize("loss", [CrossEntropy(), PPO(), ImportanceSampling()])
 def test_cutting_a_batch_into_passes_changes_nothing(loss: Any) -> None:
     engine = TabularEngine(duel(), "defender")
     datums = [
-        Datum((row,), (8 + column,), weight=0.25, advantage=a, logprobs=(-1.0,), reference=(-1.2,))
+        Datum((row,), (8 + column,), weight=0.25, advantages=(a,), logprobs=(-1.0,))
         for row, column, a in ((0, 0, 1.0), (0, 1, -1.0), (3, 2, 0.5), (5, 1, -0.5))
     ]
     whole, cut = engine.new_policy("whole"), engine.new_policy("cut")

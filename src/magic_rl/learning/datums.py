@@ -49,7 +49,7 @@ def build_datums(
             prompt=sample.prompt,
             tokens=sample.tokens,
             weight=1 / (len(samples) * len(sample.tokens)) if reduction == "sequence" else 1 / all_tokens,
-            advantage=advantage,
+            advantages=(advantage,) * len(sample.tokens),
             logprobs=sample.logprobs,
             group=group,
         )

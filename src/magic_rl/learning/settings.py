@@ -15,6 +15,8 @@ from pydantic import (
 
 from magic_rl.settings import Node, Place
 
+Correction = Literal["none", "token_truncate", "token_mask", "sequence_mask", "geometric_mask"]
+
 
 class OptimiserConfig(Node):
     """AdamW."""
@@ -72,8 +74,24 @@ class LearningConfig(Node):
     minibatches: PositiveInt = Field(
         1, description="parts that the samples are split into, an update each; a group stays whole"
     )
+    objective: Literal["ppo", "gspo", "cispo"] = Field(
+        "ppo",
+        description="clips each token's ratio (GRPO), the sequence's (GSPO; clip ranges of 3e-4 and 4e-4 are usual), "
+        "or caps it and drops no token (CISPO)",
+    )
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
+    correction: Correction = Field(
+        "none",
+        description="of what another program sampled than learns from it: weights of tokens, truncated or 0 outside "
+        "correction_limits, by the ratio of each token or of the sequence",
+    )
+    correction_limits: tuple[NonNegativeFloat, PositiveFloat] | None = Field(
+        None,
+        examples=[[0.5, 2.0]],
+        description="least and largest ratio; else (0, 2) for truncation, (0.5, 2) for masks, (0.999, 1.001) for "
+        "geometric_mask",
+    )
     kl_coef: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
     reference: Literal["start", "base"] = Field("start", description="π_ref: the policy after SFT, or the base model")
     reduction: Literal["sequence", "token"] = Field(
@@ -108,3 +126,9 @@ class LearningConfig(Node):
         description="share of a step's sampled replies that are no longer language, measured by the untouched model, "
         "above which the run stops; 1: never",
     )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.correction_limits and self.correction_limits[0] >= self.correction_limits[1]:
+            raise ValueError("correction_limits: the first must be below the second")
+        return self

@@ -8,10 +8,12 @@ from statistics import fmean
 
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.arena import Arena
+from magic_rl.learning.correction import correct
 from magic_rl.learning.datums import minibatches
+from magic_rl.learning.objective import towards
 from magic_rl.learning.settings import OptimiserConfig
 from magic_rl.rng import generator
-from magic_rl.types import PPO, Adam, Datum
+from magic_rl.types import PPO, Adam, Datum, ImportanceSampling, Role, Tokens
 
 
 def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int) -> dict[str, float]:
@@ -34,22 +36,37 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
     adam = adam_step(settings.optimisers[learner], schedule.total, schedule.planned(settings.game.schedule))
     if not datums:
         return {"loss": 0.0, "grad_norm": 0.0, "lr": adam.lr}
-    sequences = [(datum.prompt, datum.tokens) for datum in datums]
-    if (sampling.temperature, sampling.top_p) != (1.0, 1.0):
-        # The ratio compares policies at temperature 1; these were sampled from a sharpened distribution.
-        scored = policy.logprobs(sequences)
-        datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
-    if learning.kl_coef:
-        scored = arena.references[learner].logprobs(sequences)
-        datums = [replace(datum, reference=ref) for datum, ref in zip(datums, scored, strict=True)]
-    updates = []
+    sharpened = (sampling.temperature, sampling.top_p) != (1.0, 1.0)
+    mismatch: dict[str, float] = {}
+    if sharpened or learning.correction != "none":
+        scored = policy.logprobs(_sequences(datums))
+        if sharpened:  # The ratio compares policies at temperature 1, whatever was sampled from.
+            datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
+        else:
+            datums, mismatch = correct(datums, scored, learning.correction, learning.correction_limits)
+    updates: list[dict[str, float]] = []
     for epoch in range(learning.epochs):
         for part in minibatches(
             datums, learning.minibatches, generator(settings.rng_seed, number, "minibatches", epoch)
         ):
-            metrics = policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high, learning.kl_coef))
+            metrics = _gradient(arena, learner, part, moved=bool(updates))
             updates.append({**metrics, **policy.optim_step(adam)})
-    return {**{key: fmean(update[key] for update in updates) for key in updates[0]}, "lr": adam.lr}
+    return {**{key: fmean(update[key] for update in updates) for key in updates[0]}, **mismatch, "lr": adam.lr}
+
+
+def _gradient(arena: Arena, learner: Role, part: Sequence[Datum], *, moved: bool) -> dict[str, float]:
+    """Add the gradient of one minibatch; `moved`: whether the policy has been updated since the datums were made."""
+    learning, policy = arena.settings.learning, arena.learners[learner]
+    if learning.objective == "ppo" and not learning.kl_coef:
+        return dict(policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high)))
+    current = policy.logprobs(_sequences(part)) if moved else [datum.logprobs for datum in part]
+    references = arena.references[learner].logprobs(_sequences(part)) if learning.kl_coef else []
+    towards_it, metrics = towards(part, current, references, learning)
+    return {**policy.forward_backward(towards_it, ImportanceSampling()), **metrics}
+
+
+def _sequences(datums: Sequence[Datum]) -> list[tuple[Tokens, Tokens]]:
+    return [(datum.prompt, datum.tokens) for datum in datums]
 
 
 def adam_step(optimiser: OptimiserConfig, taken: int, planned: int) -> Adam:

@@ -260,8 +260,7 @@ class TabularPolicy:
             loss,
             self._logprobs([(datum.prompt, datum.tokens) for datum in datums]),
             old=_flat([datum.logprobs for datum in datums]),
-            advantages=_doubles([datum.advantage for datum in datums]),
-            reference=_flat([datum.reference for datum in datums]),
+            advantages=_flat([datum.advantages for datum in datums]),
         )
         total = (per_token * _doubles([datum.weight for datum in datums])).sum()
         torch.autograd.backward(total)

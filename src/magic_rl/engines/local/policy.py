@@ -77,8 +77,7 @@ class LocalPolicy:
                     loss,
                     logprobs,
                     old=_flat([d.logprobs for d in chosen], logprobs),
-                    advantages=_spread([d.advantage for d in chosen], row.lengths, logprobs),
-                    reference=_flat([d.reference for d in chosen], logprobs),
+                    advantages=_flat([d.advantages for d in chosen], logprobs),
                 )
                 total = (per_token * _spread([d.weight for d in chosen], row.lengths, logprobs)).sum()
                 torch.autograd.backward(total)

@@ -1,0 +1,88 @@
+"""What is learned by one set of kernels was sampled by another: how far they differ, and what is done about it.
+
+The same weights give other log-probabilities in a server that samples than in the engine that learns. With the ratio
+w = π_learner/π_sampler of each token, advantages are weighted or tokens left out, on any engine, as advantages are per
+token. Names follow TRL and verl, defaults verl ("rollout correction").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from magic_rl.learning.settings import Correction
+from magic_rl.types import Datum
+
+Tokenwise = Float[np.ndarray, " M"]
+
+LIMITS: dict[Correction, tuple[float, float]] = {
+    "token_truncate": (0.0, 2.0),
+    "token_mask": (0.5, 2.0),
+    "sequence_mask": (0.5, 2.0),
+    "geometric_mask": (0.999, 1.001),
+}
+
+
+def weights(gaps: Tokenwise, kind: Correction, limits: tuple[float, float]) -> Tokenwise:
+    """Factor of each token's advantage.
+
+    Truncated importance weights are min(w, high) (Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy training"). A masked token or sequence has weight 0 where its ratio lies outside the limits; inside, a
+    token has its ratio and a sequence the product of its ratios (TRL's `*_mask`). The geometric mask looks at the
+    mean ratio per token, whatever the length, and leaves the weight at 1 (verl).
+
+    Args:
+        gaps: log π_learner - log π_sampler of one sequence's tokens, in nats.
+        kind: Which correction.
+        limits: Least and largest ratio.
+    """
+    low, high = limits
+    if kind == "none":
+        return np.ones_like(gaps)
+    if kind == "token_truncate":
+        return np.asarray(np.clip(np.exp(gaps), low, high))
+    if kind == "token_mask":
+        ratio = np.exp(gaps)
+    else:
+        with np.errstate(over="ignore"):  # a product of many ratios; infinity is outside any limit
+            ratio = np.exp(np.full_like(gaps, gaps.sum() if kind == "sequence_mask" else gaps.mean()))
+    inside = (ratio >= low) & (ratio <= high)
+    return np.where(inside, 1.0 if kind == "geometric_mask" else ratio, 0.0)
+
+
+def correct(
+    datums: Sequence[Datum],
+    rescored: Sequence[tuple[float, ...]],
+    kind: Correction,
+    limits: tuple[float, float] | None = None,
+) -> tuple[list[Datum], dict[str, float]]:
+    """Put the learner's own log-probabilities in place of the sampler's, and weigh tokens for the difference.
+
+    Args:
+        datums: As sampled.
+        rescored: log π of the same tokens by the engine that learns, at the weights they were sampled with.
+        kind: Which correction; "none" only measures.
+        limits: Least and largest ratio; the kind's own by default.
+
+    Returns:
+        Datums to learn from, and how far sampler and learner differ: `mismatch`, the mean absolute difference of
+        log-probabilities in nats; `mismatch_outside`, the share of tokens whose ratio is outside [0.9, 1.1];
+        `effective_samples`, (Σw)² / (n Σw²) over tokens, 1 if all weights are equal.
+    """
+    gaps = [np.array(new) - np.array(datum.logprobs) for datum, new in zip(datums, rescored, strict=True)]
+    found = [weights(gap, kind, limits or LIMITS.get(kind, (0.0, 1.0))) for gap in gaps]
+    out = [
+        replace(datum, advantages=tuple((np.array(datum.advantages) * weight).tolist()), logprobs=new)
+        for datum, new, weight in zip(datums, rescored, found, strict=True)
+    ]
+    gap, weight = np.concatenate(gaps), np.concatenate(found)
+    outside = np.abs(np.expm1(gap)) > 0.1
+    total = float((weight**2).sum())
+    return out, {
+        "mismatch": float(np.abs(gap).mean()),
+        "mismatch_outside": float(outside.mean()),
+        "effective_samples": float(weight.sum()) ** 2 / (len(weight) * total) if total else 0.0,
+    }
