@@ -29,7 +29,7 @@ def serve(
     ] = "transformers",
     vllm: Annotated[
         str,
-        typer.Option("--vllm", metavar="COMMAND", help="vLLM's command in its own environment, if not on the PATH."),
+        typer.Option("--vllm", metavar="COMMAND", help="The vllm command in its environment, if not on the PATH."),
     ] = "",
     host: Annotated[
         str, typer.Option(help="Address to listen at. Others than this machine's own need a key.")

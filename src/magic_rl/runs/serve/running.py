@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx2
 
@@ -53,7 +54,7 @@ def serve(model: Model, server: ServerName, address: Address, ready: Callable[[s
 
     Args:
         ready: Is told the address once the model has answered there.
-        vllm: The `vllm` command; "" looks for it on the search path.
+        vllm: The `vllm` command or the Python of vLLM's environment; "" looks for the former on the search path.
 
     Raises:
         UserError: If the server is not installed, cannot have the port, does not load the model or does not answer.
@@ -121,7 +122,10 @@ def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
     command = shutil.which(vllm or "vllm")
     if command is None:
         raise UserError(f"{vllm or 'vllm'}: no such command", "serve: name vllm")
-    parts = [command, "serve", str(model.folder.absolute()), "--host", host, "--port", str(port)]
+    if not Path(command).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
+        command = str(Path(command).resolve().with_name("python"))
+    parts = [command, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
+    parts += ["--host", host, "--port", str(port)]
     parts += ["--override-generation-config", json.dumps(_NEUTRAL)]
     if model.engine.trust_remote_code:
         parts += ["--trust-remote-code"]
@@ -149,7 +153,7 @@ def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, 
             if _answers(address.url(port), name, address.key, lambda: process.poll() is None):
                 ready(address.url(port))
                 process.wait()
-            raise UserError(f"{command[0]}: ended by itself with status {process.returncode}; its output says why")
+            raise UserError(f"vLLM: ended by itself with status {process.returncode}; its output says why")
         except KeyboardInterrupt:
             pass
         finally:
