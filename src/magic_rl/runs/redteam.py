@@ -171,7 +171,7 @@ class Attackers:
             if writer is None:
                 raise UserError("past-tense: needs a model that rewrites", "name a writer")
             chat = make_chat(writer, self._config.engine, "attacker.writer")
-            return PastTense(chat, Checks(refuses, same_topic), open_memory(self._config.judge.cache))
+            return PastTense(chat, Checks(refuses, same_topic), open_memory(self._config.store.answers))
         if name == "multi-turn":
             return self.trained(_TURNS, name)
         return Prefill() if name == "prefill" else BestOfN(rng_seed) if name == "best-of-n" else ManyShot(rng_seed)

@@ -1,0 +1,73 @@
+"""`magic-rl serve` as a process of its own, for tests and measurements."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that has said that it is ready.
+
+    Attributes:
+        log: What it wrote to the standard error stream.
+    """
+
+    process: subprocess.Popen[str]
+    name: str
+    url: str
+    log: Path
+
+    @property
+    def memory(self) -> float:
+        """Megabytes that it holds."""
+        (line,) = [
+            line for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines() if "VmRSS" in line
+        ]
+        return int(line.split()[1]) / 1024
+
+    def stop(self) -> int:
+        """Press Ctrl-C, and wait for the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+
+@contextmanager
+def served(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Served]:
+    """Serve on a free port until the block ends.
+
+    Args:
+        words: Of the command line.
+        env: Variables beside those of this process.
+    """
+    command = [sys.executable, "-m", "magic_rl", "serve", *words, "--port", "0"]
+    with (
+        tempfile.NamedTemporaryFile("w+", suffix=".log") as log,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            preexec_fn=_takes_signals,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            name, _, url = process.stdout.readline().strip().partition(": ")
+            assert url, Path(log.name).read_text()[-2000:]
+            yield Served(process, name, url, Path(log.name))
+        finally:
+            process.kill()
+
+
+def _takes_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
