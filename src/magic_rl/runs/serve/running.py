@@ -21,10 +21,11 @@ from pathlib import Path
 import httpx2
 
 from magic_rl.errors import UserError
+from magic_rl.runs.interrupt import stops_handled
 from magic_rl.runs.serve.player import Model, ServerName
 
 _GRACE = 3  # seconds that answers under way have to end when the server is asked to
-_STUBBORN = 30  # seconds until a server that does not end is killed
+_STUBBORN = 15  # seconds until a server that does not end is killed
 _PATIENCE = 60.0  # seconds for the first short answer
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM makes room for
@@ -148,6 +149,7 @@ def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, 
     with (
         open(os.dup(2), "wb") as errors,  # noqa: PTH123 - no path
         subprocess.Popen(command, env=env, stdout=errors, stderr=errors, start_new_session=True) as process,  # noqa: S603
+        stops_handled(_interrupt),
     ):
         try:
             if _answers(address.url(port), name, address.key, lambda: process.poll() is None):
@@ -160,14 +162,19 @@ def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, 
             _end(process)
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STUBBORN)
-            return
+    with stops_handled(lambda *_: None):  # a second Ctrl-C would leave it behind
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STUBBORN)
+                return
 
 
 def _answers(url: str, name: str, key: str | None, alive: Callable[[], bool]) -> bool:
