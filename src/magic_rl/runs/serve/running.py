@@ -120,23 +120,24 @@ def _serve_here(model: Model, address: Address, listening: socket.socket, ready:
 
 def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
     """What starts vLLM. Raises: UserError: If there is no such command."""
-    command = shutil.which(vllm or "vllm")
-    if command is None:
+    python = shutil.which(vllm or "vllm")
+    if python is None:
         raise UserError(f"{vllm or 'vllm'}: no such command", "serve: name vllm")
-    if not Path(command).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
-        command = str(Path(command).resolve().with_name("python"))
-    parts = [command, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
-    parts += ["--host", host, "--port", str(port)]
-    parts += ["--override-generation-config", json.dumps(_NEUTRAL)]
+    if not Path(python).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
+        python = str(Path(python).resolve().with_name("python"))
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
+    command += ["--host", host, "--port", str(port), "--override-generation-config", json.dumps(_NEUTRAL)]
     if model.engine.trust_remote_code:
-        parts += ["--trust-remote-code"]
+        command += ["--trust-remote-code"]
+    command += ["--served-model-name", model.name if model.adapter is None else "base"]
     if model.adapter is None:
-        return [*parts, "--served-model-name", model.name]
+        return command
     told = str(model.adapter.absolute())
     rank = json.loads((model.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     room = next((each for each in _RANKS if each >= rank), rank)
-    parts += ["--served-model-name", "base", "--tokenizer", told, "--generation-config", told]
-    return [*parts, "--enable-lora", "--max-lora-rank", str(room), "--lora-modules", f"{model.name}={told}"]
+    command += ["--tokenizer", told, "--generation-config", told]
+    command += ["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", f"{model.name}={told}"]
+    return command
 
 
 def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, ready: Callable[[str], None]) -> None:
