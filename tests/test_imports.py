@@ -66,7 +66,8 @@ def test_a_new_room_must_be_given_its_place(tmp_path: Path) -> None:
 
 def test_everything_imported_is_declared_as_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    known = [*project["dependencies"], *project["optional-dependencies"]["eval"]]  # which one command alone imports
+    extras = project["optional-dependencies"]  # which one command alone imports
+    known = [*project["dependencies"], *extras["eval"], *extras["serve"]]
     declared = {normal(re.split(r"[<>=!~\[; ]", line)[0]) for line in known}
     providers = packages_distributions()
     used: dict[str, str] = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -314,11 +316,10 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_vllm_gets_base_and_adapter_and_ends_with_the_command(
-    tmp_path: Path, run: RunDirectory, tiny_model: Path
+    tmp_path: Path, run: RunDirectory, tiny_model: Path, sign: signal.Signals
 ) -> None:
-    import sys
-
     seen, pretender = tmp_path / "seen", tmp_path / "python"
     pretender.write_text(PRETENDER.format(python=sys.executable, seen=str(seen)))
     for command in (pretender, tmp_path / "vllm"):
@@ -327,7 +328,7 @@ def test_vllm_gets_base_and_adapter_and_ends_with_the_command(
     words = [str(run.path), "--server", "vllm", "--vllm", str(tmp_path / "vllm"), "--api-key-env", "A_KEY"]
     with served(*words, env={"A_KEY": "sesame"}) as server:
         assert server.name == "defender"
-        assert server.stop() == 0
+        assert server.stop(sign) == 0
         assert "Traceback" not in server.log.read_text()
     given, pid = json.loads(seen.read_text())
     assert given[given.index("--model") + 1] == str(tiny_model)

@@ -34,9 +34,9 @@ class Served:
         ]
         return int(line.split()[1]) / 1024
 
-    def stop(self) -> int:
-        """Press Ctrl-C, and wait for the exit status."""
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, sign: signal.Signals = signal.SIGINT) -> int:
+        """Ask it to end, by default as Ctrl-C does, and wait for the exit status."""
+        self.process.send_signal(sign)
         return self.process.wait(60)
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 import httpx2
 
 from magic_rl.errors import UserError
+from magic_rl.runs.interrupt import stops_handled
 from magic_rl.runs.serve.player import Model, ServerName
 
 _GRACE = 3  # seconds that answers under way have to end when the server is asked to
-_STUBBORN = 30  # seconds until a server that does not end is killed
+_STUBBORN = 15  # seconds until a server that does not end is killed
 _PATIENCE = 60.0  # seconds for the first short answer
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM makes room for
@@ -119,23 +120,24 @@ def _serve_here(model: Model, address: Address, listening: socket.socket, ready:
 
 def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
     """What starts vLLM. Raises: UserError: If there is no such command."""
-    command = shutil.which(vllm or "vllm")
-    if command is None:
+    python = shutil.which(vllm or "vllm")
+    if python is None:
         raise UserError(f"{vllm or 'vllm'}: no such command", "serve: name vllm")
-    if not Path(command).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
-        command = str(Path(command).resolve().with_name("python"))
-    parts = [command, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
-    parts += ["--host", host, "--port", str(port)]
-    parts += ["--override-generation-config", json.dumps(_NEUTRAL)]
+    if not Path(python).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
+        python = str(Path(python).resolve().with_name("python"))
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
+    command += ["--host", host, "--port", str(port), "--override-generation-config", json.dumps(_NEUTRAL)]
     if model.engine.trust_remote_code:
-        parts += ["--trust-remote-code"]
+        command += ["--trust-remote-code"]
+    command += ["--served-model-name", model.name if model.adapter is None else "base"]
     if model.adapter is None:
-        return [*parts, "--served-model-name", model.name]
+        return command
     told = str(model.adapter.absolute())
     rank = json.loads((model.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     room = next((each for each in _RANKS if each >= rank), rank)
-    parts += ["--served-model-name", "base", "--tokenizer", told, "--generation-config", told]
-    return [*parts, "--enable-lora", "--max-lora-rank", str(room), "--lora-modules", f"{model.name}={told}"]
+    command += ["--tokenizer", told, "--generation-config", told]
+    command += ["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", f"{model.name}={told}"]
+    return command
 
 
 def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, ready: Callable[[str], None]) -> None:
@@ -148,6 +150,7 @@ def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, 
     with (
         open(os.dup(2), "wb") as errors,  # noqa: PTH123 - no path
         subprocess.Popen(command, env=env, stdout=errors, stderr=errors, start_new_session=True) as process,  # noqa: S603
+        stops_handled(_interrupt),
     ):
         try:
             if _answers(address.url(port), name, address.key, lambda: process.poll() is None):
@@ -160,14 +163,19 @@ def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, 
             _end(process)
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STUBBORN)
-            return
+    with stops_handled(lambda *_: None):  # a second Ctrl-C would leave it behind
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STUBBORN)
+                return
 
 
 def _answers(url: str, name: str, key: str | None, alive: Callable[[], bool]) -> bool:
