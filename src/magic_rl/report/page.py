@@ -25,6 +25,7 @@ from magic_rl.errors import StoreError, UserError
 from magic_rl.evaluation import result
 from magic_rl.evaluation.classes import CLASSES
 from magic_rl.evaluation.drift import DRIFT_FILE, Drift
+from magic_rl.evaluation.restricted import restricted_game
 from magic_rl.evaluation.result import (
     ATTACK_FILE,
     ATTACKERS,
@@ -129,6 +130,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
         models=_models(config),
         cost=_cost(run, read(run, COST_FILE, Cost) if evaluation else None),
         evaluation=evaluation,
+        restricted=restricted_game(evaluation.crossplay) if evaluation else None,
         others=_others(run),
         outdated=evaluation is None and (run.path / EVALUATION_FILE).exists(),
         failures=_failures(failures, evaluation, show_transcripts) if failures and evaluation else [],
