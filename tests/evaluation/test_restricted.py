@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from magic_rl.evaluation.estimates import rate
 from magic_rl.evaluation.restricted import restricted_game
 from magic_rl.evaluation.result import Crossplay
-from tests.support.evaluations import rate, replies
+from tests.support.evaluations import replies
 
 
 def crossplay(asr: list[list[int]], n: int = 10) -> Crossplay:

@@ -1,7 +1,7 @@
 """The game restricted to the saved players, solved exactly from a cross-play.
 
-The attacker's payoff is −J = ASR − compliance: by ASR alone a defender that refuses everything would be perfect. A saved
-defender is exploitable by as much as the best saved attacker takes from its J, compared with the best mixture of
+The attacker's payoff is −J = ASR − compliance: by ASR alone a defender that refuses everything would be perfect. A
+saved defender is exploitable by as much as the best saved attacker takes from its J, compared with the best mixture of
 saved defenders. An attacker that is not among them may take more, so this is a lower bound; fresh attackers look for
 such ones.
 """
