@@ -82,7 +82,9 @@ def test_a_failure_between_rows_leaves_the_layers_as_they_were(tiny_model: Path)
     local = engine(tiny_model, budget=1)
     local.config = local.config.model_copy(update={"recompute_above": 1})
     policy = local.new_policy("policy")
-    datums = [Datum((1, 2, 3), (4, 5, 6), logprobs=(-1.0,) * 3), Datum((1, 2, 3), (7, 8), logprobs=(-1.0,))]
+    datums = [
+        Datum((1, 2, 3), tokens, 1.0, (1.0,) * len(tokens), (-1.0,) * n) for tokens, n in (((4, 5, 6), 3), ((7, 8), 1))
+    ]
     with pytest.raises(ValueError, match="per-token values"):
         policy.forward_backward(datums, PPO())
     layers = scoring.recomputable(local.model)
