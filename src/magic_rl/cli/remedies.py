@@ -32,6 +32,7 @@ REMEDIES = {
     "server: check the key": "check the key in {place}.api_key_env and what it may use",
     "server: check the name": "check {place}.model, and that {place}.url ends in /v1",
     "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
+    "server back": "start it again on the same database and checkpoints, then `magic-rl resume RUN`",
     "same attack steps": "use the same --attack-steps for both",
 }
 
