@@ -14,7 +14,7 @@ magic_rl := $(bin)/magic-rl
 pytest := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(bin)/pytest -n auto --maxprocesses 4 --dist loadfile
 requirements := pyproject.toml constraints.txt
 # There are builds of vLLM for this system only; elsewhere the tests on it are skipped.
-serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed)
+serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/serving/installed) $(VENV)/skyrl/installed
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint docs format golden browser clean
@@ -79,6 +79,15 @@ $(VENV)/%/installed: $(VENV)/installed tests/%.txt
 	$(bin)/python -c 'import site; print(site.getsitepackages()[0])' \
 		> "$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth"
 	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps -r tests/$*.txt
+	@touch $@
+
+# A server of the Tinker API for the tests, on top of the project's environment likewise. On Python 3.11 it needs a newer TypedDict.
+$(VENV)/skyrl/installed: $(VENV)/installed-dev tests/skyrl.txt
+	$(bin)/python -m venv --clear $(VENV)/skyrl
+	packages="$$($(VENV)/skyrl/bin/python -c 'import site; print(site.getsitepackages()[0])')"; \
+		$(bin)/python -c 'import site; print(site.getsitepackages()[0])' > "$$packages/below.pth"; \
+		printf 'import typing\n\nimport typing_extensions\n\ntyping.TypedDict = typing_extensions.TypedDict\n' > "$$packages/sitecustomize.py"
+	$(VENV)/skyrl/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps -r tests/skyrl.txt
 	@touch $@
 
 # A page is looked at in Debian's Chromium by one test.

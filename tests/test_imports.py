@@ -48,6 +48,7 @@ def test_the_rooms_keep_the_import_rules() -> None:
         ("evaluation", "from magic_rl.learning.fluency import Fluency"),
         ("evidence", "from magic_rl.engines.base import Policy"),
         ("report", "from magic_rl.engines.base import Policy"),
+        ("runs", "from magic_rl.engines.tinker.engine import TinkerEngine"),
     ],
 )
 def test_an_import_against_the_rules_is_caught(tmp_path: Path, room: str, line: str) -> None:
@@ -67,7 +68,7 @@ def test_a_new_room_must_be_given_its_place(tmp_path: Path) -> None:
 def test_everything_imported_is_declared_as_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]  # which one command alone imports
-    known = [*project["dependencies"], *extras["eval"], *extras["serve"]]
+    known = [*project["dependencies"], *extras["eval"], *extras["serve"], *extras["tinker"]]
     declared = {normal(re.split(r"[<>=!~\[; ]", line)[0]) for line in known}
     providers = packages_distributions()
     used: dict[str, str] = {}

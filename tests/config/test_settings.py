@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from magic_rl.cli.main import app
 from magic_rl.config import Config, JudgeMemberConfig, PresetName, load_config
 from magic_rl.errors import ConfigError
+from magic_rl.runs.assembly import load_engines
 from magic_rl.runs.attack import attack, make_plan
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.train import train
@@ -30,6 +31,7 @@ from magic_rl.settings import Node, paths, section_of
 from magic_rl.store.run import RunDirectory
 from tests.conftest import TINY_CONFIG
 from tests.runs.test_train import Silent
+from tests.support.fake_tinker import FakeTinker
 from tests.support.stub_server import Reply, Stub, completion
 
 pytestmark = pytest.mark.slow
@@ -55,6 +57,7 @@ KINDS = {
     "own": Kind(("judge.kind=magic_rl.judges.rules:RulesJudge",), section="judge."),
     "writer": Kind(('attacker.writer={model="m", url="URL"}',), section="attacker.writer."),
     "hub": Kind(("data.seeds=owner/name",), section="data."),
+    "server": Kind(("engine.kind=tinker", "engine.tinker.server=tuft"), section="engine.tinker."),
     "plain": Kind(),
     "held": Kind(
         (
@@ -113,7 +116,7 @@ def others(path: str, now: Any) -> list[str]:
         found += [now + 1 if isinstance(now, int) else now / 2 or 0.5]
     elif isinstance(now, date):
         return [(now + timedelta(1)).isoformat()]
-    elif isinstance(now, dict):
+    elif isinstance(now, dict) and not found:
         return ["{ key = true }"]
     elif isinstance(now, str) and not choices:
         found.append(f"{now}-2")
@@ -210,6 +213,11 @@ def listed(file: Path, settings: tuple[str, ...], preset: PresetName | None, fol
         command("data", "check", "--config", file, given=settings)
 
 
+def served(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
+    with FakeTinker(Path(load_config(file, settings, preset).defender.model)) as fake:
+        load_engines(load_config(file, (*settings, f"engine.tinker.url={fake.url}"), preset))
+
+
 def command(*args: object, given: tuple[str, ...]) -> None:
     sets = (part for item in given for part in ("--set", item))
     CliRunner().invoke(app, [*map(str, args), *sets])
@@ -219,6 +227,7 @@ ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], No
     "judge.": judged,
     "attacker.writer.": pool,
     "data.": listed,
+    "engine.tinker.": served,
 }
 
 

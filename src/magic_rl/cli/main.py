@@ -25,6 +25,7 @@ from magic_rl.cli.data import data
 from magic_rl.cli.defences import defences
 from magic_rl.cli.demo import demo
 from magic_rl.cli.drift import drift
+from magic_rl.cli.engine import engine
 from magic_rl.cli.evaluate import evaluate
 from magic_rl.cli.export import export
 from magic_rl.cli.init import init
@@ -99,6 +100,7 @@ app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")
 app.add_typer(judge, name="judge")
 app.add_typer(data, name="data")
+app.add_typer(engine, name="engine")
 
 
 def _show_version(wanted: bool) -> None:

@@ -35,6 +35,7 @@ REMEDIES = {
     "same benchmark": "repeat the first command to continue, or choose another --out",
     "repeat": "repeat the command to continue",
     "any count": "`--any-count` measures the rows that are there",
+    "server back": "start it again on the same database and checkpoints, then `magic-rl resume RUN`",
     "same attack steps": "use the same --attack-steps for both",
     "serve: set a key": "give it a key by --api-key-env, or leave --host out",
     "serve: another port": "choose another by --port",

@@ -79,6 +79,7 @@ _NEEDS = {
         f"learning.correction = {kind}" for kind in get_args(Correction) if kind != "none"
     ),
     "learning.dynamic_sampling": "learning.baseline = group",
+    "engine.tinker": "engine.kind = tinker",
 }
 
 
@@ -136,6 +137,9 @@ def without_effect(config: Config) -> Iterator[tuple[str, str]]:
                 # Without an attacker `attacker.sft.steps` must be 0, which is not its default.
                 inside = (key for key in changed if f"{key}.".startswith(f"{name}.") and key != "attacker.sft.steps")
                 yield from ((key, needs) for key in inside)
+    if config.engine.remote:
+        elsewhere = [key for key in changed if key in ("store.checkpoint_every", "engine.recompute_above")]
+        yield from ((key, "weights in this process: engine.kind = local") for key in elsewhere)
     yield from ((f"data.{key}", needs) for key, needs in config.data.unread())
     if config.store.answers is not True and not (
         config.attacker.writer or any(j.endpoint for j in config.judge.judges)

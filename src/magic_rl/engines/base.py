@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from magic_rl.text.renderer import Renderer
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
@@ -22,14 +22,14 @@ class ComputePath:
     Attributes:
         kind: "shared": what sequences begin with alike is encoded once. "padded": each sequence is computed by itself,
             side by side with others. "equal lengths": the same, with others of its own length only, as the model cannot
-            be padded. "exact": a table.
+            be padded. "exact": a table. "remote": on a server, which `reason` names.
         reason: Why it is not the first; "" if it is.
         parity: Distance of our log-probabilities from the model's own in a wider precision, in nats: the root mean
             square over tokens of chat text. NaN if unknown.
         own: The same distance of the model's own attention in the precision it runs in.
     """
 
-    kind: Literal["shared", "padded", "equal lengths", "exact"]
+    kind: Literal["shared", "padded", "equal lengths", "exact", "remote"]
     reason: str = ""
     parity: float = 0.0
     own: float = 0.0
@@ -43,6 +43,8 @@ class ComputePath:
         """One line for a log."""
         if self.kind == "exact":
             return "exact"
+        if self.kind == "remote":
+            return self.reason
         numbers = f"within {self.parity:.2g} nats of a wider precision; the model's own attention: {self.own:.2g}"
         if self.shares:
             return f"shared prompts ({numbers})"
@@ -122,3 +124,13 @@ class Engine(Protocol):
 
     def base(self) -> Policy:
         """The base model itself, read-only: the reference."""
+        ...
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """An engine that cannot take every step, which it says before anything long begins."""
+
+    def unable(self, adam: Adam) -> Mapping[str, str]:
+        """Why it cannot take a step by these settings: a reason for each field of `adam` that is to blame."""
+        ...

@@ -11,6 +11,8 @@ from magic_rl.plugins import is_brought
 from magic_rl.settings import Node
 from magic_rl.text.template import DAY
 
+_URL = r"^https?://[^\s/@?#]+[^\s@?#]*$"  # which holds no key or password: it is written into runs
+
 
 class LoraConfig(Node):
     """Adapter of a policy."""
@@ -22,10 +24,40 @@ class LoraConfig(Node):
     )
 
 
+KINDS = {
+    "local": "magic_rl.engines.local.engine:LocalEngine",
+    "tinker": "magic_rl.engines.tinker.engine:TinkerEngine",
+}
+
+
 def _engine(kind: str) -> str:
-    if kind == "local" or is_brought("engines", kind):
+    if kind in KINDS or is_brought("engines", kind):
         return kind
-    raise ValueError(f"{kind!r} is neither 'local' nor an engine of your own (package.module:Name)")
+    raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}, and no engine of your own (package.module:Name)")
+
+
+class TinkerConfig(Node):
+    """A server of the Tinker API. It is sent every prompt and sample, and may keep them."""
+
+    server: Literal["tinker", "tuft", "skyrl-jax", "skyrl-megatron", "skyrl-fsdp"] = Field(
+        "tinker", description="what it is: the hosted service, TuFT, or SkyRL with one of its backends"
+    )
+    url: Annotated[str, Field(pattern=_URL)] | None = Field(
+        None, examples=["http://localhost:8000"], description="its address; else the hosted service's own"
+    )
+    urls: dict[str, Annotated[str, Field(pattern=_URL)]] = Field(
+        {},
+        examples=[{"MODEL": "http://localhost:8001"}],
+        description="addresses by base model, where two base models have a server each",
+    )
+    api_key_env: str = Field(
+        "TINKER_API_KEY",
+        pattern="^[A-Z_][A-Z0-9_]*$",
+        examples=["SERVER_KEY"],
+        description="environment variable that holds the key, if the server wants one; never the key itself",
+    )
+    timeout: PositiveFloat = Field(1800.0, description="seconds that one call may take")
+    patience: PositiveFloat = Field(600.0, description="seconds that the server may be away before the run stops")
 
 
 class EngineConfig(Node):
@@ -34,7 +66,8 @@ class EngineConfig(Node):
     kind: Annotated[str, AfterValidator(_engine)] = Field(
         "local",
         examples=["magic_rl.engines.local.engine:LocalEngine"],
-        description="'local', or package.module:Name of an engine of your own, which is called as LocalEngine is",
+        description="'local', 'tinker' (weights are on a server), or package.module:Name of an engine of your own, "
+        "which is called as LocalEngine is",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
@@ -55,3 +88,9 @@ class EngineConfig(Node):
     date: datetime.date = Field(
         DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"
     )
+    tinker: TinkerConfig = TinkerConfig()
+
+    @property
+    def remote(self) -> bool:
+        """Whether weights are on a server of somebody's: none are read here, and every step is saved there."""
+        return self.kind == "tinker"

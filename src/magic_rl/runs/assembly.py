@@ -13,7 +13,9 @@ from typing import Any
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
 from magic_rl.data.split import Split, evenly
-from magic_rl.engines.base import Engine, Policy
+from magic_rl.engines.base import Engine, Particular, Policy
+from magic_rl.engines.settings import KINDS
+from magic_rl.errors import ConfigError
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
 from magic_rl.learning.arena import Arena, LoopSettings
@@ -21,6 +23,7 @@ from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.rollouts import SCORED, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
+from magic_rl.learning.updates import adam_step
 from magic_rl.plugins import find
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
@@ -205,25 +208,30 @@ def prepare(config: Config, note: Callable[[str], None] | None = None, *, brough
     """
     prompts = load_prompts(config.game.prompts)
     split = split_of(config.data)
-    roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     judge = brought.judge or make_judge(config)  # first, as a key that is not set costs no waiting
-    if note and not brought.engines:
+    if note and not brought.engines and not config.engine.remote:
         from magic_rl.runs.modelcheck import look_at_models  # with torch, too
 
         look_at_models(config, note)
-    return Setup(config, prompts, split, judge, brought.engines or _engines(config, roles))
+    return Setup(config, prompts, split, judge, brought.engines or load_engines(config))
 
 
-def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
-    from magic_rl.engines.local.engine import LocalEngine  # torch and transformers take seconds to import
-    from magic_rl.engines.local.models import resolve_model
+def load_engines(config: Config) -> dict[Role, Engine]:
+    """The engine of each role that a model plays; one and the same for the same model and adapter shape.
 
+    Raises:
+        UserError: If a model or a setting cannot be used.
+    """
+    from magic_rl.engines.local.models import resolve_model  # torch and transformers take seconds to import
+
+    roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     # Every name is resolved before anything is loaded, so that a wrong one costs no waiting.
-    folders = {
-        role: resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
-        for role in roles
-    }
-    made = LocalEngine if config.engine.kind == "local" else find("engines", config.engine.kind)
+    code = config.engine.trust_remote_code
+    names = {role: config.player(role).model for role in roles}
+    folders: Mapping[Role, str | Path] = names
+    if not config.engine.remote:
+        folders = {role: resolve_model(name, trust_remote_code=code) for role, name in names.items()}
+    made = find("engines", KINDS.get(config.engine.kind, config.engine.kind))
     loaded: dict[object, Any] = {}
     engines: dict[Role, Engine] = {}
     for role in roles:
@@ -232,5 +240,8 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         if key not in loaded:
             loaded[key] = made(folders[role], lora, config.engine, rng_seed=config.seed)
         loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
+        if isinstance(loaded[key], Particular):
+            for field, why in loaded[key].unable(adam_step(config.player(role).optimiser, 0, 1)).items():
+                raise ConfigError(f"{role}.optimiser.{field}: cannot be chosen here, as {why}")
         engines[role] = loaded[key]
     return engines

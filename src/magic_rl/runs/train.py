@@ -252,9 +252,13 @@ class _Training:
         self._view.step(step.metrics, step.timing)
         if isinstance(step, GameStep):
             self._show_exchange(step)
-        if save or self._interrupt.asked or step.number % self._setup.config.store.checkpoint_every == 0:
-            state = _STATE.dump_python(position, mode="json")
-            self._run.save_checkpoint(step.number, self._setup.learners_by_name(), state)
+        config = self._setup.config
+        # Where weights are on a server a checkpoint is a few names, so no step is lost when the server goes.
+        due = config.engine.remote or step.number % config.store.checkpoint_every == 0
+        if save or self._interrupt.asked or due:
+            self._run.save_checkpoint(
+                step.number, self._setup.learners_by_name(), _STATE.dump_python(position, mode="json")
+            )
 
     def _show_exchange(self, step: GameStep) -> None:
         """One judged exchange of the step, on a harmful and on a benign seed in turns."""

@@ -1,0 +1,207 @@
+"""The connection to a server of the Tinker API: how it is opened, what is asked first, and what is done when it breaks.
+
+A call either returns or is lost: the server died, the session expired, the answer never came. What a lost call did
+there is not known. So a new session is opened, in which nothing of the old one is used, and the call is made again; a
+policy loads its last saved state there before (`policy.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import httpx2
+
+from magic_rl.engines.settings import TinkerConfig
+from magic_rl.engines.tinker.servers import SERVERS
+from magic_rl.errors import UserError
+
+_HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"
+_LOOK = 2.0  # seconds between looks at whether the server still answers, while a call is under way
+_TRIES = 4  # of a call that is lost again and again though the server answers
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class LostError(Exception):
+    """A call of which it is not known what it did."""
+
+
+class Connection:
+    """A session at a server, opened again when it is lost.
+
+    Attributes:
+        sdk: The client package.
+        server: What this kind of server does otherwise.
+        session: Number of the session; models of an earlier one are gone.
+    """
+
+    def __init__(self, base_model: str, config: TinkerConfig) -> None:
+        """Find the server, see that it has the model, and let it say one token.
+
+        Args:
+            base_model: The server's name for it.
+            config: Where it is, and what it is.
+
+        Raises:
+            UserError: If the client is missing, the server does not answer, has no such model, or speaks another
+                version of the API than the client.
+        """
+        self.server = SERVERS[config.server]
+        self.sdk = self._load_client()
+        self.session = 0
+        self._timeout, self._patience = config.timeout, config.patience
+        self.url = (config.urls.get(base_model) or config.url or _HOSTED).rstrip("/")
+        # A session that was given up is missed by the package for ever after; that is nobody's business.
+        logging.getLogger("tinker.lib.internal_client_holder").addFilter(_is_no_heartbeat)
+        # The package sends the hosted service what goes wrong here; nobody asked for that.
+        os.environ.setdefault("TINKER_TELEMETRY", "0")
+        self._key = os.environ.get(config.api_key_env, "")
+        if not self._key and self.url == _HOSTED:
+            raise UserError(f"{config.api_key_env}: is not set, and {self.url} wants a key")
+        if why := self._silent():
+            raise UserError(f"{self.url}: {why}; is the server running there?")
+        try:
+            self._open()
+            names = [model.model_name for model in self.run(self.service.get_server_capabilities).supported_models]
+            if base_model not in names:
+                raise UserError(f"{self.url}: has no model {base_model!r}, but {', '.join(map(str, names))}")
+            self._say_one_token(base_model)
+        except (LostError, self.sdk.TinkerError) as error:
+            if isinstance(error.__cause__, self.sdk.AuthenticationError | self.sdk.PermissionDeniedError):
+                raise UserError(f"{self.url}: refuses the key in {config.api_key_env} ({error})") from error
+            raise UserError(
+                f"{self.url}: does not do what its API says ({error}). The client here is tinker "
+                f"{self.sdk.__version__}; for {config.server} install {self.server.client!r}"
+            ) from error
+
+    def _load_client(self) -> Any:
+        try:
+            return importlib.import_module("tinker")
+        except ImportError as error:
+            raise UserError(f"the client package is not installed ({error}); install {self.server.client!r}") from error
+
+    def _say_one_token(self, base_model: str) -> None:
+        sampler = self.run(lambda: self.service.create_sampling_client(base_model=base_model))
+        params = self.sdk.SamplingParams(max_tokens=1, seed=0)
+        asked = sampler.sample(self.sdk.ModelInput.from_ints([0]), 1, params)
+        (sequence,) = self.run(asked.result).sequences
+        if len(sequence.tokens) != 1 or not sequence.logprobs:
+            raise LostError(f"asked for a token with its log-probability, it gives {sequence}")
+
+    def run(self, call: Callable[[], T], *, limit: float | None = None) -> T:
+        """What a call returns. It is made in a thread, as the client waits for a dead server for ever.
+
+        Args:
+            limit: Seconds it may take; else what the settings say.
+
+        Raises:
+            LostError: If it fails or takes too long, or the server answers nobody any more.
+        """
+        answer: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+                answer.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        limit = limit or self._timeout
+        until = time.monotonic() + limit
+        while True:
+            try:
+                return answer.result(_LOOK)
+            except TimeoutError as error:
+                if answer.done() and answer.exception() is error:
+                    raise LostError(_line(error)) from error
+            except Exception as error:
+                raise LostError(_line(error)) from error
+            if why := self._silent():
+                raise LostError(why)
+            if time.monotonic() > until:
+                raise LostError(f"gave no answer in {limit:g} seconds")
+
+    def persist(self, attempt: Callable[[], T]) -> T:
+        """What an attempt returns in the end: each time it is lost, a new session is opened and it is made again.
+
+        Args:
+            attempt: Must start from what is saved when `session` is another than the last time.
+
+        Raises:
+            UserError: If the server stays away, or the same thing goes wrong again and again.
+        """
+        reasons: list[str] = []
+        while True:
+            try:
+                return attempt()
+            except LostError as error:
+                reasons.append(str(error))
+                _log.warning("%s: a call was lost (%s)", self.url, error)
+                if len(reasons) >= _TRIES and not self._silent():
+                    raise UserError(f"{self.url}: {reasons[-1]}") from error
+                self._reopen()
+
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        """Tell the server something that the client package has no function for; whether it listens does not matter."""
+        with contextlib.suppress(httpx2.HTTPError):
+            httpx2.post(f"{self.url}{path}", json=body, headers={"X-API-Key": self._key}, timeout=5.0)
+
+    def fetch(self, url: str) -> bytes:
+        """The content of an address that the server named.
+
+        Raises:
+            LostError: If it cannot be had.
+        """
+        try:
+            return httpx2.get(url, timeout=300.0, follow_redirects=True).raise_for_status().content
+        except httpx2.HTTPError as error:
+            raise LostError(_line(error)) from error
+
+    def _open(self) -> None:
+        key = self._key or "tml-none"  # the client refuses to start without one, and wants it to begin like this
+        self.service = self.run(lambda: self.sdk.ServiceClient(base_url=self.url, api_key=key))
+        self.session += 1
+
+    def _reopen(self) -> None:
+        until = time.monotonic() + self._patience
+        pause = 0.1
+        while True:
+            why = self._silent()
+            if not why:
+                try:
+                    return self._open()
+                except LostError as error:
+                    why = str(error)
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{self.url}: {why}, for {self._patience:g} seconds now. Every finished step is saved there",
+                    "server back",
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+    def _silent(self) -> str:
+        """Why the server answers nobody; "" if it does."""
+        try:
+            answer = httpx2.get(f"{self.url}/api/v1/healthz", headers={"X-API-Key": self._key}, timeout=30.0)
+        except httpx2.TransportError as error:
+            return f"does not answer ({_line(error)})"
+        return f"answers {answer.status_code}" if answer.status_code >= 500 else ""
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line of bearable length."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _is_no_heartbeat(record: logging.LogRecord) -> bool:
+    return "heartbeat" not in record.getMessage()
