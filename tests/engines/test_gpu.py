@@ -37,7 +37,9 @@ def test_samples_and_gradients_on_a_gpu_are_those_of_the_cpu(tiny_model: Path) -
     for device in ("cpu", "cuda"):
         policy = trained(on_cuda(tiny_model, device=device, dtype="float32"))
         samples = [s for group in policy.sample(PROMPTS, 4, SamplingParams(20), rng_seed=3) for s in group]
-        datums = [Datum(s.prompt, s.tokens, 0.1, ((-1.0) ** i,) * len(s.tokens), s.logprobs) for i, s in enumerate(samples)]
+        datums = [
+            Datum(s.prompt, s.tokens, 0.1, ((-1.0) ** i,) * len(s.tokens), s.logprobs) for i, s in enumerate(samples)
+        ]
         policy.forward_backward(datums, PPO())
         parts = [p.grad.flatten().cpu() for p in policy._parameters.values() if p.grad is not None]
         results.append(([s.tokens for s in samples], torch.cat(parts)))

@@ -26,6 +26,7 @@ from magic_rl.cli.init import init
 from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
+from magic_rl.cli.plan import plan
 from magic_rl.cli.pool import pool
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
@@ -80,7 +81,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try it: `magic-rl demo`",
 )
-for _command in (demo, init, train, resume, evaluate, attack, report, export, study, bench, version):
+for _command in (demo, init, train, resume, evaluate, attack, report, export, study, plan, bench, version):
     app.command()(_command)
 app.add_typer(models, name="models")
 app.add_typer(pool, name="pool")

@@ -23,7 +23,7 @@ from magic_rl.errors import ConfigError
 from magic_rl.files import NO_UNICODE, read_text
 from magic_rl.settings import Node, paths, section_of
 
-SHIPPED = ("demo", "paper")  # the configs that come with the package, in its folder `configs`
+SHIPPED = ("demo", "paper", "one-gpu", "node")  # the configs that come with the package, in its folder `configs`
 
 _Keys = tuple[str, ...]
 # What to write in place of a value of the wrong kind, by the beginning of pydantic's name for the error.

@@ -81,10 +81,10 @@ class LearningConfig(Node):
     )
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
-    correction: Correction = Field(
-        "none",
+    correction: Literal["auto"] | Correction = Field(
+        "auto",
         description="of what another program sampled than learns from it: weights of tokens, truncated or 0 outside "
-        "correction_limits, by the ratio of each token or of the sequence",
+        "correction_limits, by the ratio of each token or of the sequence; auto: token_truncate where another one samples",
     )
     correction_limits: tuple[NonNegativeFloat, PositiveFloat] | None = Field(
         None,

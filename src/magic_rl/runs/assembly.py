@@ -187,9 +187,13 @@ def loop_settings(config: Config) -> LoopSettings:
         The settings that `coevolve` plays and learns by.
     """
     roles: tuple[Role, ...] = ("attacker", "defender")
+    learning = config.learning
+    if learning.correction == "auto":
+        elsewhere = config.engine.sampler != "local"
+        learning = learning.model_copy(update={"correction": "token_truncate" if elsewhere else "none"})
     return LoopSettings(
         game=config.game,
-        learning=config.learning,
+        learning=learning,
         optimisers={role: config.player(role).optimiser for role in roles},
         batch_size={role: config.player(role).batch_size for role in roles},
         retries=config.judge.retries,
@@ -220,22 +224,16 @@ def prepare(config: Config, note: Callable[[str], None] | None = None, *, brough
 
 
 def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
-    from magic_rl.engines.local.engine import LocalEngine  # torch and transformers take seconds to import
-    from magic_rl.engines.local.models import resolve_model
+    from magic_rl.engines.local.models import resolve_model  # torch and transformers take seconds to import
+    from magic_rl.engines.making import make_engines
 
     # Every name is resolved before anything is loaded, so that a wrong one costs no waiting.
     folders = {
         role: resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
         for role in roles
     }
-    made = LocalEngine if config.engine.kind == "local" else find("engines", config.engine.kind)
-    loaded: dict[object, Any] = {}
-    engines: dict[Role, Engine] = {}
+    models = {role: (folders[role], config.player(role).lora) for role in roles}
+    engines = make_engines(models, config.engine, config.seed)
     for role in roles:
-        lora = config.player(role).lora
-        key = (folders[role], lora)
-        if key not in loaded:
-            loaded[key] = made(folders[role], lora, config.engine, rng_seed=config.seed)
-        loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
-        engines[role] = loaded[key]
+        engines[role].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
     return engines
