@@ -2,8 +2,8 @@
 
     python benchmarks/published.py
 
-Each entry states what its source says and, where the source is silent, what is assumed. All but ours learn every weight,
-so a backward pass costs twice a forward pass; gradient checkpointing costs one more.
+Each entry states what its source says and, where the source is silent, what is assumed. All of them learn every weight,
+so a backward pass costs two forward passes; gradient checkpointing costs one more.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class Published:
 
 
 EASY_R1 = "https://github.com/hiyouga/EasyR1/blob/main/assets/baselines.md"
-LENGTHS = (
-    "about 300 of a sample's 675 tokens are the reply: the source gives throughput alone; the image encoder is left out"
-)
+LENGTHS = "about 300 of a sample's 675 tokens are the reply; the source gives throughput alone"
 PUBLISHED = (
     Published(
         "verl (EasyR1), Qwen2.5-VL-7B, 8 H100",
@@ -117,7 +115,7 @@ PUBLISHED = (
         learners=8,
         passes=5,  # forward, backward (2), checkpointing; old scores
         seconds=400.7,
-        assumed="6000 tokens a reply of at most 8192; three of four layers attend linearly, and are reckoned as attention",
+        assumed="6000 tokens a reply of at most 8192; its linear attention is reckoned as attention",
         eager=True,
     ),
 )

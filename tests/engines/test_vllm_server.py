@@ -21,7 +21,7 @@ from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.engines.vllm.engine import ServedEngine, served
 from magic_rl.runs.train import train
-from magic_rl.types import Adam, CrossEntropy, Datum, SamplingParams
+from magic_rl.types import Adam, CrossEntropy, Datum, Message, SamplingParams
 from tests.conftest import TINY_CONFIG
 from tests.runs.test_train import Silent
 from tests.support.tiny_engine import PROMPTS
@@ -37,6 +37,8 @@ FRUGAL = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }
+PHRASES = ("No.", "Yes.", "Perhaps.", "Ask again.", "I cannot say.")
+LESSON = Datum(PROMPTS[0], (4, 5, 6, 7))
 CLOSE = 2e-3  # nats: float32 on both sides, in other orders of summation
 
 pytestmark = [
@@ -47,14 +49,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with heads as wide as vLLM takes them."""
-    return save_tiny_llama(tmp_path_factory.mktemp("tiny") / "model", head=64)
+    """A tiny model that says one of a few phrases, with heads as wide as vLLM takes them."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny") / "model", PHRASES, head_size=64)
 
 
 @pytest.fixture(scope="module")
 def local(model: Path) -> LocalEngine:
     settings = {"python": str(PYTHON), "arguments": ARGUMENTS}
-    config = EngineConfig(device="cpu", dtype="float32", threads=1, sampler="vllm", vllm=settings)  # type: ignore[arg-type]
+    config = EngineConfig(device="cpu", dtype="float32", threads=1, sampler="vllm", vllm=settings)
     return LocalEngine(model, LoraConfig(), config)
 
 
@@ -71,9 +73,9 @@ def engine(local: LocalEngine) -> Iterator[ServedEngine]:
             replica.own.stop()
 
 
-def taught(policy: Any) -> Any:
-    policy.forward_backward([Datum((1, 2, 3), (4, 5, 6, 7))], CrossEntropy())
-    policy.optim_step(Adam(lr=0.02))
+def taught(policy: Any, lesson: Datum = LESSON, lr: float = 0.005) -> Any:
+    policy.forward_backward([lesson], CrossEntropy())
+    policy.optim_step(Adam(lr=lr))
     return policy
 
 
@@ -81,7 +83,7 @@ def test_log_probabilities_are_ours_for_every_version(engine: ServedEngine) -> N
     policy = engine.new_policy("p")
     versions = [engine.base(), *(taught(policy).snapshot(f"{i}") for i in range(3))]
     for version in versions:
-        samples = [sample for group in version.sample(PROMPTS, 4, SamplingParams(24), 1) for sample in group]
+        samples = [sample for group in version.sample(PROMPTS, 4, SamplingParams(8), 1) for sample in group]
         ours = version.logprobs([(sample.prompt, sample.tokens) for sample in samples])
         theirs = np.concatenate([sample.logprobs for sample in samples])
         assert np.abs(np.concatenate(ours) - theirs).max() < CLOSE
@@ -89,43 +91,47 @@ def test_log_probabilities_are_ours_for_every_version(engine: ServedEngine) -> N
 
 
 def test_samples_end_where_ours_do_and_repeat_with_their_seed(engine: ServedEngine) -> None:
-    policy = taught(engine.new_policy("p"))
-    samples = [sample for group in policy.sample(PROMPTS, 8, SamplingParams(24), 1) for sample in group]
-    stops = engine.renderer.stop_ids
+    policy, params, stops = taught(engine.new_policy("p")), SamplingParams(2), engine.renderer.stop_ids
+    samples = [sample for group in policy.sample(PROMPTS, 8, params, 1) for sample in group]
     assert {sample.finish for sample in samples} == {"stop", "length"}
     for sample in samples:
         ended = sample.tokens[-1] in stops
         assert (sample.finish == "stop") is ended
         assert not stops & set(sample.tokens[:-1])
-        assert ended or len(sample.tokens) == 24
-    assert [s for g in policy.sample(PROMPTS, 8, SamplingParams(24), 1) for s in g] == samples
-    assert (
-        policy.sample([PROMPTS[0]] * 4, 2, SamplingParams(24), 1)[0]
-        == policy.sample([PROMPTS[0]], 8, SamplingParams(24), 1)[0][:2]
-    )
-    assert len({s.tokens for s in samples}) > len(samples) // 2
+        assert ended or len(sample.tokens) == 2
+    assert [s for group in policy.sample(PROMPTS, 8, params, 1) for s in group] == samples
+    (eight,) = policy.sample([PROMPTS[0]], 8, params, 1)
+    assert [s.tokens for group in policy.sample([PROMPTS[0]] * 4, 2, params, 1) for s in group] == [
+        s.tokens for s in eight
+    ]
+    assert len({sample.tokens for sample in samples}) > 4
 
 
 def test_both_samplers_draw_from_the_same_distribution(
     engine: ServedEngine, local: LocalEngine, tmp_path: Path
 ) -> None:
+    prompt = engine.renderer.prompt([Message("user", "Hello.")])
     policy = engine.new_policy("p")
-    for _ in range(4):
-        taught(policy)
+    for _ in range(2):
+        taught(policy, Datum(prompt, engine.renderer.completion(PHRASES[0])), lr=5e-5)
     policy.save(tmp_path)
-    here, params, n = local.load(tmp_path, "p"), SamplingParams(2), 4000
-    counts = [
-        Counter(sample.tokens for group in each.sample(PROMPTS[:1] * (n // 100), 100, params, 3) for sample in group)
-        for each in (here, policy)
-    ]
-    kinds = [kind for kind, _ in (counts[0] + counts[1]).most_common() if (counts[0] + counts[1])[kind] >= 10]
-    table = [[count[kind] for kind in kinds] + [n - sum(count[kind] for kind in kinds)] for count in counts]
-    assert len(kinds) > 20
-    assert chi2_contingency(table).pvalue > 1e-3
-    # The test would see a difference: one step of learning more is enough.
-    other = Counter(s.tokens for g in taught(policy).sample(PROMPTS[:1] * (n // 100), 100, params, 3) for s in g)
-    table[1] = [other[kind] for kind in kinds] + [n - sum(other[kind] for kind in kinds)]
-    assert chi2_contingency(table).pvalue < 1e-6
+    n = 1500
+
+    def drawn(by: Any) -> Counter[tuple[int, ...]]:
+        groups = by.sample([prompt] * (n // 50), 50, SamplingParams(2), 3)
+        return Counter(sample.tokens for group in groups for sample in group)
+
+    def alike(one: Counter[tuple[int, ...]], other: Counter[tuple[int, ...]]) -> float:
+        """The p-value that both are drawn from the same; kinds that are rare are counted as one."""
+        usual = [kind for kind, count in (one + other).items() if count >= 10]
+        assert len(usual) > len(PHRASES)  # each of them, then the end, and the end at once
+        return float(
+            chi2_contingency([[*(c[k] for k in usual), n + 1 - sum(c[k] for k in usual)] for c in (one, other)]).pvalue
+        )
+
+    here = drawn(local.load(tmp_path, "p"))
+    assert alike(here, drawn(policy)) > 1e-3
+    assert alike(here, drawn(engine.base())) < 1e-6  # it sees what two small steps of learning change
 
 
 def test_a_server_that_was_killed_is_started_again(engine: ServedEngine) -> None:
@@ -150,9 +156,7 @@ def test_the_whole_loop_learns_from_what_a_server_samples(
     file = tmp_path / "tiny.toml"
     file.write_text(TINY_CONFIG.format(model=json.dumps(str(model)), seeds=json.dumps(str(seeds_file))))
     settings = ["engine.sampler=vllm", f'engine.vllm.urls=["{replica.url}"]', "game.turns=2", "game.opponents=uniform"]
-    run = train(
-        load_config(file, [*settings, "game.schedule.rounds=2", "defender.sft.steps=1"]), tmp_path / "run", Silent()
-    )
+    run = train(load_config(file, [*settings, "game.schedule.rounds=2"]), tmp_path / "run", Silent())
     steps = [row for row in run.metrics() if row["stage"] == "play"]
     assert [row["learner"] for row in steps] == ["defender", "attacker"] * 2
     learned = [row for row in steps if "mismatch" in row]

@@ -1,10 +1,12 @@
 """A server that answers as vLLM does, with the local engine behind it: adapters by name, ids in and out.
 
-Faults are scripted. As a program it stands in for `vllm serve`: `python -m tests.support.fake_vllm serve MODEL --port N`.
+Faults are scripted. As a program it stands in for vLLM: `python -m tests.support.fake_vllm --model MODEL --port N …`.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import sys
 import threading
@@ -29,21 +31,19 @@ class FakeVllm:
     """The server. `asked` lists paths and bodies; `adapters` what it holds, oldest first.
 
     Attributes:
-        fault: Asked before anything is done; "hang" answers after a second.
+        fault: Asked before anything is done; "hang" says nothing for five seconds, then hangs up.
         keep: Adapters held before the oldest is dropped.
         spoil: Changes a loaded policy's tensors by name.
     """
 
     def __init__(self, model: Path, rank: int = 4, port: int = 0) -> None:
-        config = EngineConfig(device="cpu", dtype="float32", threads=1)
-        self.engine = LocalEngine(model, LoraConfig(rank=rank), config)
+        self.engine, self._lock = loaded(model, rank)
         self.model = model
         self.adapters: dict[str, LocalPolicy] = {}
         self.asked: list[tuple[str, Body]] = []
         self.fault: Callable[[str, Body], Fault] = lambda _path, _body: None
         self.keep = 100
         self.spoil: Callable[[str, torch.Tensor], None] = lambda _name, _tensor: None
-        self._lock = threading.Lock()  # one computes at a time
         self._port = port
         self.start()
 
@@ -146,11 +146,11 @@ class FakeVllm:
             def _respond(self, body: Body) -> None:
                 fake.asked.append((self.path, body))
                 fault = fake.fault(self.path, body)
-                if fault == "drop" or not fake._up:
+                if fault == "hang":
+                    time.sleep(5.5)
+                if fault in ("drop", "hang") or not fake._up:
                     self.close_connection = True
                     return
-                if fault == "hang":
-                    time.sleep(1)
                 status, said = fault if isinstance(fault, tuple) else fake.answer(self.path, body)
                 content = (said if isinstance(said, str) else json.dumps(said)).encode()
                 try:
@@ -164,6 +164,13 @@ class FakeVllm:
         return Handler
 
 
+@functools.cache
+def loaded(model: Path, rank: int) -> tuple[LocalEngine, threading.Lock]:
+    """An engine for all servers of a model, of which one computes at a time."""
+    config = EngineConfig(device="cpu", dtype="float32", threads=1)
+    return LocalEngine(model, LoraConfig(rank=rank), config), threading.Lock()
+
+
 def error(message: str) -> Body:
     """A body as vLLM gives it."""
     return {"error": {"message": message, "type": "BadRequestError", "code": 400}}
@@ -172,8 +179,8 @@ def error(message: str) -> Body:
 def main() -> None:
     """Serve a model until the process ends."""
     words = sys.argv[1:]
-    given = dict(zip(words, words[1:], strict=False))
-    FakeVllm(Path(given["serve"]), int(given["--max-lora-rank"]), int(given["--port"]))
+    given = dict(itertools.pairwise(words))
+    FakeVllm(Path(given["--model"]), int(given["--max-lora-rank"]), int(given["--port"]))
     threading.Event().wait()
 
 

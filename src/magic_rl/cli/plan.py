@@ -39,8 +39,8 @@ def plan(
 ) -> None:
     """Reckon what training from a config takes: tokens, arithmetic, memory, time and money. Loads no model.
 
-    The reckoning is good to a factor of two; docs/scale.md explains it and compares it with published step times. What the
-    judge takes is not counted.
+    The reckoning is good to a factor of two; docs/scale.md explains it and compares it with published step times. What
+    the judge takes is not counted.
 
     Examples:
 

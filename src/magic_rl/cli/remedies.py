@@ -34,8 +34,8 @@ REMEDIES = {
     "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
     "name vllm's python": "name the Python of its environment in engine.vllm.python, or servers that run already in "
     "engine.vllm.urls",
-    "adapters": "the server needs --enable-lora, --max-lora-rank of lora.rank or more, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "
-    "in its environment, and to see engine.vllm.folder under the same path",
+    "adapters": "the server needs --enable-lora, --max-lora-rank of lora.rank or more, "
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment, and to see engine.vllm.folder under the same path",
     "server gone": "once it is back, `magic-rl resume` goes on; engine.vllm.patience says how long to wait for it",
     "same base": "serve the same folder in the same --dtype",
     "fewer layers": "take a newer vLLM, or only layers that it adapts into lora.target_modules",

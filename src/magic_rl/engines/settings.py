@@ -51,7 +51,7 @@ class VllmConfig(Node):
     devices: tuple[str, ...] = Field(
         (),
         examples=[["1", "2,3"]],
-        description="CUDA devices of each server that is started; empty: one server that sees all that this process sees",
+        description="CUDA devices of each server that is started; empty: one server, on what this process sees",
     )
     arguments: tuple[str, ...] = Field(
         (), examples=[["--max-model-len", "4096"]], description="further arguments of `vllm serve`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -76,15 +77,15 @@ class LearningConfig(Node):
     )
     objective: Literal["ppo", "gspo", "cispo"] = Field(
         "ppo",
-        description="clips each token's ratio (GRPO), the sequence's (GSPO; clip ranges of 3e-4 and 4e-4 are usual), or "
-        "caps it and drops no token (CISPO)",
+        description="clips each token's ratio (GRPO), the sequence's (GSPO; clip ranges of 3e-4 and 4e-4 are usual), "
+        "or caps it and drops no token (CISPO)",
     )
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
-    correction: Literal["auto"] | Correction = Field(
+    correction: Annotated[Literal["auto"] | Correction, BeforeValidator(lambda value: value or "none")] = Field(
         "auto",
         description="of what another program sampled than learns from it: weights of tokens, truncated or 0 outside "
-        "correction_limits, by the ratio of each token or of the sequence; auto: token_truncate where another one samples",
+        "correction_limits, by the ratio of each token or of the sequence; auto: token_truncate if another samples",
     )
     correction_limits: tuple[NonNegativeFloat, PositiveFloat] | None = Field(
         None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
@@ -21,7 +20,6 @@ from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.rollouts import SCORED, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
-from magic_rl.plugins import find
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge

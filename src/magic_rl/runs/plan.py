@@ -79,7 +79,7 @@ class Plan:
         memory: Bytes by device, each with what the device has.
         adapters: Numbers of one player's adapter, by role.
         rented: Dollars for the devices, if they can be rented.
-        hosted: Dollars for the same tokens at a hosted Tinker API, and the model whose price that is; None if none is near.
+        hosted: Dollars for the same tokens at a hosted Tinker API, and whose price that is; None if no model is near.
         notes: What a user should know.
     """
 
@@ -237,7 +237,7 @@ class _Game:
         return Samples(prompts + later, self._prompt[speaker] + said, first + later, mean, longest, rounds=turns)
 
     def _learned(self, learner: Role) -> tuple[float, float]:
-        """Tokens that are learned from, and operations of a forward pass over them; a prompt is computed once a group."""
+        """Tokens that are learned from, and operations of a forward pass over them, with each group's prompt once."""
         said = self._samples(learner, learner)
         shape = self._shapes[learner]
         tokens = said.prompts * said.prompt + said.tokens

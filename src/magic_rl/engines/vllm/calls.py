@@ -101,7 +101,7 @@ class Calls:
         versions = []
         for replica in self._replicas:
             listed = (await self._ask(replica, "GET", "/v1/models")).json().get("data") or [{}]
-            own = next((model for model in listed if not model.get("parent")), {})
+            own: dict[str, Any] = next((model for model in listed if not model.get("parent")), {})
             replica.base, replica.root = own.get("id", ""), own.get("root") or ""
             if not replica.base:
                 raise replica.error("serves no model")

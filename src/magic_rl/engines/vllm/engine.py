@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.engine import LocalEngine
@@ -32,7 +33,8 @@ from magic_rl.types import Adam, CrossEntropy, Datum, Message, Sample, SamplingP
 
 _K = TypeVar("_K")
 _MOVED = 0.5  # nats per token that the trial adapter moves the model's own text at least
-_NEAR = 0.25  # share of what the trial adapter moves by which a server may differ; a kind of layer left out is more
+# Nats per token that a server may differ under an adapter, however exact it is without.
+_NEAR = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
 _SAME_BASE = 0.2  # nats per token between two precisions of the same base model, at most
 _MOST_STEPS = 12
 _TRIAL = SamplingParams(max_tokens=16)
@@ -108,25 +110,32 @@ def compare(engine: LocalEngine, servers: Servers) -> float:
             [sample for group in servers.sample(each, prompts, 4, _TRIAL, 0, stops, only=replica) for sample in group]
             for each in (None, version)
         )
-        _see_base(replica, plain, engine)
-        gaps.append(_see_adapter(replica, adapted, trial, engine.base()))
+        rounding = max(_see_base(replica, plain, engine), _NEAR[engine.dtype] / 4)
+        gaps.append(_see_adapter(replica, adapted, (trial, engine.base()), rounding))
     return max(gaps)
 
 
-def _see_base(replica: Replica, samples: Sequence[Sample], engine: LocalEngine) -> None:
-    gap = _distance(_sampled(samples), _scored(engine.base(), samples))
+def _see_base(replica: Replica, samples: Sequence[Sample], engine: LocalEngine) -> float:
+    base = engine.base()
+    known = all(max(sample.tokens) < base.vocabulary for sample in samples)
+    gap = _distance(_sampled(samples), _scored(base, samples)) if known else np.inf
     if gap > _SAME_BASE:
         raise MismatchError(
-            f"vLLM at {replica.url}: what it samples from its base model has other log-probabilities here, by {gap:.2g} "
-            f"nats per token: it serves another model than {engine.folder.name}, or in a much coarser precision",
+            f"vLLM at {replica.url}: what it samples from its base model has other log-probabilities here, by "
+            f"{gap:.2g} nats per token: it serves another model than {engine.folder.name}, or in another precision",
             "same base",
         )
+    return gap
 
 
-def _see_adapter(replica: Replica, samples: Sequence[Sample], trial: LocalPolicy, base: LocalPolicy) -> float:
-    theirs, ours, unmoved = _sampled(samples), _scored(trial, samples), _scored(base, samples)
-    gap = _distance(theirs, ours)
-    if gap > max(_NEAR * _distance(ours, unmoved), _SAME_BASE / 4):
+def _see_adapter(
+    replica: Replica, samples: Sequence[Sample], policies: tuple[LocalPolicy, LocalPolicy], rounding: float
+) -> float:
+    theirs = _sampled(samples)
+    ours, unmoved = (_scored(policy, samples) for policy in policies)
+    gap, moved = _distance(theirs, ours), _distance(ours, unmoved)
+    # What rounding makes of the base, it makes of an adapter too; a kind of layer that is left out is more.
+    if gap > min(4 * rounding, moved / 2):
         ignored = _distance(theirs, unmoved) < gap
         what = "ignores adapters and answers as its base model" if ignored else "does not use all of an adapter"
         raise MismatchError(
@@ -180,7 +189,7 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
         Servers(running, settings, folder, config.rows_per_batch).connect()
     replicas: dict[Path, list[Replica]] = {}
     for model, seats in by_model.items():  # all are started before any is waited for
-        mine = [one for one in running if len(by_model) == 1 or Path(one.root or one.base).name in str(model)]
+        mine = [one for one in running if len(by_model) == 1 or _serves(one, model)]
         replicas[model] = mine if running else _started(list(seats.values()), config, folder)
         if not replicas[model]:
             raise EngineError(f"vLLM: none of {', '.join(settings.urls)} serves {model}", "a server for each")
@@ -192,6 +201,12 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
         servers = Servers(replicas[model], settings, folder, config.rows_per_batch)
         out.update({key: ServedEngine(engine, servers) for key, engine in seats.items()})
     return out
+
+
+def _serves(replica: Replica, model: Path) -> bool:
+    """Whether a server says that its base model is that of a folder, which may be one of the hub's cache."""
+    name = Path(replica.root or replica.base).name
+    return any(part == name or part.endswith(f"--{name}") for part in model.parts)
 
 
 def _started(engines: Sequence[LocalEngine], config: EngineConfig, folder: Path) -> list[Replica]:

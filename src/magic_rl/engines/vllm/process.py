@@ -58,7 +58,8 @@ class OwnServer:
         Raises:
             EngineError: If there is no such program.
         """
-        self._command = [sys.executable, str(Path(warden.__file__)), *_program(settings), *_arguments(serving)]
+        program = _program(settings, serving.model)
+        self._command = [sys.executable, str(Path(warden.__file__)), *program, *_arguments(serving)]
         self._settings, self._device, self.log = settings, device, log
         self.start()
 
@@ -116,11 +117,10 @@ class OwnServer:
         return " ".join((wrong or lines or ["it said nothing"])[-1].split())[:200]
 
 
-def _program(settings: VllmConfig) -> list[str]:
-    if settings.python:
-        program = [settings.python, "-m", "vllm.entrypoints.cli.main"]
-    else:
-        program = ["vllm"]
+def _program(settings: VllmConfig, model: Path) -> list[str]:
+    """The command that serves a model; builds of vLLM under another name have no `vllm serve`."""
+    served = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if settings.python else []
+    program = [*(served or ["vllm", "serve"]), str(model)]
     if shutil.which(program[0]) is None:
         raise EngineError(f"{program[0]}: no such program", "name vllm's python")
     return program
@@ -129,7 +129,7 @@ def _program(settings: VllmConfig) -> list[str]:
 def _arguments(serving: Serving) -> list[str]:
     rank = next((rank for rank in _RANKS if rank >= serving.rank), serving.rank)
     return [
-        *("serve", str(serving.model), "--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", serving.dtype),
+        *("--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", serving.dtype),
         *("--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2", "--max-cpu-loras", "16"),
         *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
         *(["--trust-remote-code"] if serving.trusted else []),

@@ -84,13 +84,11 @@ class Servers:
             EngineError: If a server refuses, or cannot be reached for longer than `patience`.
         """
         count = n if params.temperature else 1  # greedy samples are all the same, and a server gives only one
-        body = {
-            **{"n": count, "max_tokens": params.max_tokens, "temperature": params.temperature, "top_p": params.top_p},
-            # A server may have other defaults than none.
-            **{"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
-            **{"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(stop_ids)},
-            **{"logprobs": 0, "return_token_ids": True, "skip_special_tokens": False},
-        }
+        said = {"n": count, "max_tokens": params.max_tokens, "temperature": params.temperature, "top_p": params.top_p}
+        # A server may have other defaults than none.
+        plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+        ends = {"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(stop_ids)}
+        body = {**said, **plain, **ends, "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
         first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the seed of a prompt's first row
         bodies = [{**body, "prompt": list(prompt), "seed": first + p * n} for p, prompt in enumerate(prompts)]
         answers = self._call(lambda calls: calls.complete(version, bodies, max(1, self._rows // n), only))
@@ -105,7 +103,7 @@ class Servers:
 
         async def run() -> _T:
             limits = httpx2.Limits(max_connections=None)  # `Calls` limits the requests under way
-            async with httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False) as client:  # noqa: S113 - or it
+            async with httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False) as client:
                 calls = Calls(client, self.replicas, self._settings)
                 for name, _ in retired:
                     await calls.unload(name)
