@@ -47,6 +47,7 @@ def test_the_rooms_keep_the_import_rules() -> None:
         ("learning", "from magic_rl.evaluation.estimates import rate"),
         ("evaluation", "from magic_rl.learning.fluency import Fluency"),
         ("report", "from magic_rl.engines.base import Policy"),
+        ("runs", "from magic_rl.engines.vllm.engine import served"),
     ],
 )
 def test_an_import_against_the_rules_is_caught(tmp_path: Path, room: str, line: str) -> None:

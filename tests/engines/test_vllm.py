@@ -31,7 +31,7 @@ from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Adam, CrossEntropy, Datum, SamplingParams
 from tests.runs.test_train import Silent
-from tests.support.fake_vllm import Body, FakeVllm, Fault, error
+from tests.support.fake_vllm import Body, FakeVllm, Fault, error, stand_in
 from tests.support.tiny_engine import PROMPTS
 from tests.support.tiny_llama import save_tiny_llama
 
@@ -273,18 +273,6 @@ def test_a_server_that_stays_away_ends_the_run_saved(tiny_config: Path, tiny_mod
         assert checkpoint
         assert checkpoint.step == len(metrics(saved)) > 1
         assert metrics(resume(tmp_path / "run", Silent(), ["engine.vllm.patience=20"])) == metrics(unbroken)
-
-
-def stand_in(folder: Path) -> Path:
-    """A program that is called as vLLM's Python and runs the fake server."""
-    root = Path(__file__).parents[2]
-    program = folder / "python"
-    program.write_text(
-        f"#!/bin/sh\nshift 2\nexport PYTHONPATH={root}:{root / 'src'}\n"
-        f'exec {sys.executable} -m tests.support.fake_vllm "$@"\n'
-    )
-    program.chmod(0o755)
-    return program
 
 
 @pytest.mark.slow

@@ -176,6 +176,18 @@ def error(message: str) -> Body:
     return {"error": {"message": message, "type": "BadRequestError", "code": 400}}
 
 
+def stand_in(folder: Path) -> Path:
+    """A program that is called as vLLM's Python and runs the fake server."""
+    root = Path(__file__).parents[2]
+    program = folder / "python"
+    program.write_text(
+        f"#!/bin/sh\nshift 2\nexport PYTHONPATH={root}:{root / 'src'}\n"
+        f'exec {sys.executable} -m tests.support.fake_vllm "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
 def main() -> None:
     """Serve a model until the process ends."""
     words = sys.argv[1:]

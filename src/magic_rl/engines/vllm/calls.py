@@ -191,7 +191,7 @@ class Calls:
         self, replica: Replica, method: str, path: str, body: object = None, final: tuple[int, ...] = ()
     ) -> httpx2.Response:
         """One request, tried again while what is wrong may pass; `final`: statuses that may not."""
-        until, pause = 0.0, _PAUSES[0]
+        until, pause, patience = 0.0, _PAUSES[0], self._settings.patience
         while True:
             try:
                 async with asyncio.timeout(self._settings.timeout):
@@ -207,9 +207,9 @@ class Calls:
             if await self._revived(replica):
                 until = 0.0
                 continue
-            until = until or time.monotonic() + self._settings.patience
+            until = until or time.monotonic() + patience
             if time.monotonic() + pause > until:
-                raise replica.error(f"{why}, for {self._settings.patience:g} s", "server gone")
+                raise replica.error(f"{why}, for {patience:g} s", "server gone")
             _log.debug("%s %s; trying again", replica.url, why)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSES[1])
