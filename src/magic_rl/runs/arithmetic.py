@@ -209,14 +209,16 @@ def device(name: str) -> Gpu:
     if found is None:
         raise UserError(f"{name}: is none of {', '.join(known)}")
     reached, own = figures()["reached"], known[found]
-    layer = own.get("layer", reached["layer"])
     return Gpu(
-        found,
-        *(own[key] for key in ("flops", "bandwidth", "memory", "dollars")),
+        name=found,
+        flops=own["flops"],
+        bandwidth=own["bandwidth"],
+        memory=own["memory"],
+        dollars=own["dollars"],
         learn=own.get("learn", reached["learn"]),
         prefill=own.get("prefill", reached["prefill"]),
         reached=reached["bandwidth"],
-        layer=layer,
+        layer=own.get("layer", reached["layer"]),
         eager=own.get("layer", reached["eager"]),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
@@ -231,7 +232,7 @@ def _engines(config: Config, roles: Sequence[Role]) -> dict[Role, Engine]:
         for role in roles
     }
     models = {role: (folders[role], config.player(role).lora) for role in roles}
-    engines = make_engines(models, config.engine, config.seed)
+    engines: dict[Role, Any] = {**make_engines(models, config.engine, config.seed)}
     for role in roles:
         engines[role].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
     return engines
