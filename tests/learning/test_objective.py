@@ -75,6 +75,6 @@ def test_metrics_are_means_over_all_tokens() -> None:
     datums = [Datum((1,), (2,) * n, 1.0, (1.0,) * n, (-1.0,) * n) for n in (1, 3)]
     current = [(-1.0,), (-1.0 + float(np.log(2.0)),) * 3]
     taught, metrics = towards(datums, current, [], LearningConfig(objective="cispo", clip_high=0.5))
-    assert metrics == pytest.approx({"ratio": (1 + 3 * 1.5) / 4, "clip_fraction": 0.75})
+    assert metrics == pytest.approx({"loss": -(1 + 3 * 1.5), "ratio": (1 + 3 * 2.0) / 4, "clip_fraction": 0.75})
     assert [datum.logprobs for datum in taught] == current
     assert taught[1].advantages == pytest.approx((1.5,) * 3)

@@ -43,7 +43,7 @@ def weights(gaps: Tokenwise, kind: Correction, limits: tuple[float, float]) -> T
     if kind == "none":
         return np.ones_like(gaps)
     if kind == "token_truncate":
-        return np.clip(np.exp(gaps), low, high)
+        return np.asarray(np.clip(np.exp(gaps), low, high))
     if kind == "token_mask":
         ratio = np.exp(gaps)
     else:

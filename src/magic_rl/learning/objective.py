@@ -50,25 +50,27 @@ def coefficients(known: Known, learning: LearningConfig) -> tuple[Tokenwise, dic
         learning: Which objective, its clip range, and β.
 
     Returns:
-        The coefficients, and metrics as sums over tokens: `ratio`, `clip_fraction`, and `kl` with a KL term.
+        The coefficients, and metrics as sums over tokens: `ratio`, `clip_fraction`, `kl` with a KL term, `objective`.
     """
     gaps = known.current - known.old
     ratio = np.exp(np.full_like(gaps, gaps.mean()) if learning.objective == "gspo" else gaps)
     low, high = 1 - learning.clip_low, 1 + learning.clip_high
-    beyond = np.where(known.advantages > 0, ratio > high, (ratio < low) & (known.advantages < 0))
     if learning.objective == "cispo":
-        beyond, ratio = ratio > high, np.minimum(ratio, high)
-        found = ratio * known.advantages
+        clipped = kept = np.minimum(ratio, high)
+        beyond = ratio > high
     else:
-        found = np.where(beyond, 0.0, ratio * known.advantages)
+        clipped = np.clip(ratio, low, high)
+        beyond = clipped * known.advantages < ratio * known.advantages
+        kept = np.where(beyond, 0.0, ratio)
+    found = kept * known.advantages
+    value = np.where(beyond, clipped, ratio) * known.advantages
     metrics = {"ratio": float(ratio.sum()), "clip_fraction": float(beyond.sum())}
-    if known.reference is None:
-        return found, metrics
-    gap = known.reference - known.current
-    return (
-        found - learning.kl_coef * (1 - np.exp(gap)),
-        {**metrics, "kl": float((np.exp(gap) - gap - 1).sum())},
-    )
+    if known.reference is not None:
+        gap = known.reference - known.current
+        divergence = np.exp(gap) - gap - 1
+        found, value = found - learning.kl_coef * (1 - np.exp(gap)), value - learning.kl_coef * divergence
+        metrics["kl"] = float(divergence.sum())
+    return found, {**metrics, "objective": float(value.sum())}
 
 
 def towards(
@@ -86,15 +88,17 @@ def towards(
         learning: The objective.
 
     Returns:
-        Datums whose advantages are the coefficients, and metrics as means over tokens.
+        Datums whose advantages are the coefficients, and metrics as means over tokens; `loss` is the weighted sum of
+        the objective, negative.
     """
-    out, totals = [], dict[str, float]()
+    out, totals, loss = [], dict[str, float](), 0.0
     for i, datum in enumerate(datums):
         at = np.array(current[i])
         reference = np.array(references[i]) if references else None
         known = Known(at, np.array(datum.logprobs), np.array(datum.advantages), reference)
         found, metrics = coefficients(known, learning)
         out.append(replace(datum, advantages=tuple(found.tolist()), logprobs=current[i]))
+        loss -= datum.weight * metrics.pop("objective")
         totals = {key: totals.get(key, 0.0) + value for key, value in metrics.items()}
     tokens = sum(len(datum.tokens) for datum in datums)
-    return out, {key: value / tokens for key, value in totals.items()}
+    return out, {"loss": loss, **{key: value / tokens for key, value in totals.items()}}
