@@ -228,11 +228,11 @@ class _Training:
             self._play(position)
 
     def _say_paths(self) -> None:
-        """Keep how each role's model is computed, and say so where that is the slow way."""
+        """Keep how each role's model is computed, and say so where that is the slow way or another program samples."""
         paths = {role: engine.path for role, engine in self._setup.engines.items()}
         self._run.write_json(ENGINES_FILE, {role: str(path) for role, path in paths.items()})
         for role, path in paths.items():
-            if path.reason:
+            if path.reason or path.sampler:
                 self._view.note(f"{role}: {path}")
 
     def _supervise(self, role: Role, position: Position) -> Position:

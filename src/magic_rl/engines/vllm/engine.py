@@ -7,9 +7,9 @@ are compared with ours under that adapter and under the base.
 
 from __future__ import annotations
 
-import atexit
-import shutil
+import contextlib
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -180,13 +180,13 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
     settings = config.vllm
     folder = Path(settings.folder) if settings.folder else Path(tempfile.mkdtemp(prefix="magic-rl-vllm-"))
     if not settings.folder:
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(served, _tidy, folder)  # at the end of the process, once all adapters are gone
     by_model: dict[Path, dict[_K, LocalEngine]] = {}
     for key, engine in engines.items():
         by_model.setdefault(engine.folder, {})[key] = engine
     running = [Replica(url) for url in settings.urls]
     if len(by_model) > 1 and running:
-        Servers(running, settings, folder, config.rows_per_batch).connect()
+        Servers(running, settings, folder, config.rows_per_batch).connect()  # and learn what each serves
     replicas: dict[Path, list[Replica]] = {}
     for model, seats in by_model.items():  # all are started before any is waited for
         mine = [one for one in running if len(by_model) == 1 or _serves(one, model)]
@@ -201,6 +201,12 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
         servers = Servers(replicas[model], settings, folder, config.rows_per_batch)
         out.update({key: ServedEngine(engine, servers) for key, engine in seats.items()})
     return out
+
+
+def _tidy(folder: Path) -> None:
+    """Remove a temporary folder, unless logs are in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _serves(replica: Replica, model: Path) -> bool:

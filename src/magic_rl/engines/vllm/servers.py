@@ -6,6 +6,7 @@ Every server loads every version before it is asked for it, and drops it once no
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import uuid
@@ -31,10 +32,11 @@ class Servers:
     def __init__(self, replicas: Sequence[Replica], settings: VllmConfig, folder: Path, rows: int) -> None:
         """Args: folder: For adapters, which all servers see. rows: Sequences that one server samples side by side."""
         self.replicas = replicas
-        self._settings, self._folder, self._rows = settings, folder, rows
         self._run = uuid.uuid4().hex[:8]
+        self._settings, self._folder, self._rows = settings, folder / self._run, rows
         self._numbers = itertools.count(1)
         self._retired: list[tuple[str, Path]] = []
+        weakref.finalize(self, _close, replicas, self._folder)
 
     def connect(self) -> str:
         """Learn what the servers serve.
@@ -115,6 +117,16 @@ class Servers:
         finally:
             for _, folder in retired:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _close(replicas: Sequence[Replica], folder: Path) -> None:
+    """Leave nothing behind at servers that go on without us, nor in the folder."""
+    for replica in replicas:
+        for name in () if replica.own else replica.holds:
+            with contextlib.suppress(httpx2.HTTPError):  # no event loop, as this may be the end of the process
+                named = {"lora_name": name}
+                httpx2.post(f"{replica.url}/unload_lora_adapter", json=named, timeout=5, trust_env=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sample(prompt: Tokens, choice: Choice) -> Sample:
