@@ -262,7 +262,7 @@ def test_a_server_that_stays_away_ends_the_run_saved(tiny_config: Path, tiny_mod
 
         def dies_in_the_game(path: str, _body: Body) -> Fault:
             lost.extend([1] if path == "/v1/load_lora_adapter" else [])
-            return "drop" if len(lost) > 5 else None  # the trial and some versions are loaded before
+            return "drop" if len(lost) > 8 else None  # the trial and seven versions are loaded before
 
         server.fault = dies_in_the_game
         with pytest.raises(EngineError, match="cannot be reached"):

@@ -37,6 +37,7 @@ REMEDIES = {
     "adapters": "the server needs --enable-lora, --max-lora-rank of lora.rank or more, "
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment, and to see engine.vllm.folder under the same path",
     "server gone": "once it is back, `magic-rl resume` goes on; engine.vllm.patience says how long to wait for it",
+    "more adapters": "raise its --max-cpu-loras",
     "same base": "serve the same folder in the same --dtype",
     "fewer layers": "take a newer vLLM, or only layers that it adapts into lora.target_modules",
     "fetch the model": "`magic-rl models pull {model}` fetches it",

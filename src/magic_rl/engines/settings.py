@@ -53,9 +53,7 @@ class VllmConfig(Node):
         examples=[["1", "2,3"]],
         description="CUDA devices of each server that is started; empty: one server, on what this process sees",
     )
-    arguments: tuple[str, ...] = Field(
-        (), examples=[["--max-model-len", "4096"]], description="further arguments of `vllm serve`"
-    )
+    arguments: tuple[str, ...] = Field((), examples=[["-tp", "2"]], description="further arguments of `vllm serve`")
     folder: Place | None = Field(
         None,
         examples=["/shared/adapters"],

@@ -172,7 +172,7 @@ class Calls:
             if len(answer.choices) != body["n"] or not all(choice.whole for choice in answer.choices):
                 raise replica.error("broke off a sample, or left one out")
             return answer
-        raise replica.error("drops an adapter as often as it is given it; raise its --max-cpu-loras")
+        raise replica.error("drops an adapter as often as it is given it", "more adapters")
 
     async def _load(self, replica: Replica, version: Version, seen: int) -> None:
         """Give a server a version, unless another call has done so since its count of loads was `seen`."""

@@ -25,7 +25,7 @@ from magic_rl.errors import EngineError
 
 BASE = "base"  # what the servers that we start call their base model
 _log = logging.getLogger(__name__)
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that `--max-lora-rank` takes
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM can be told to make room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,7 @@ class OwnServer:
         Raises:
             EngineError: If there is no such program.
         """
-        program = _program(settings, serving.model)
-        self._command = [sys.executable, str(Path(warden.__file__)), *program, *_arguments(serving)]
+        self._command = [sys.executable, str(Path(warden.__file__)), *_command(serving, settings)]
         self._settings, self._device, self.log = settings, device, log
         self.start()
 
@@ -117,23 +116,18 @@ class OwnServer:
         return " ".join((wrong or lines or ["it said nothing"])[-1].split())[:200]
 
 
-def _program(settings: VllmConfig, model: Path) -> list[str]:
-    """The command that serves a model; builds of vLLM under another name have no `vllm serve`."""
-    served = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if settings.python else []
-    program = [*(served or ["vllm", "serve"]), str(model)]
-    if shutil.which(program[0]) is None:
-        raise EngineError(f"{program[0]}: no such program", "name vllm's python")
-    return program
-
-
-def _arguments(serving: Serving) -> list[str]:
+def _command(serving: Serving, settings: VllmConfig) -> list[str]:
+    """The command that serves a model, but for its port; builds of vLLM under another name have no `vllm serve`."""
+    command = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if settings.python else []
+    command = [*(command or ["vllm", "serve"]), str(serving.model)]
+    if shutil.which(command[0]) is None:
+        raise EngineError(f"{command[0]}: no such program", "name vllm's python")
     rank = next((rank for rank in _RANKS if rank >= serving.rank), serving.rank)
-    return [
-        *("--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", serving.dtype),
-        *("--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2", "--max-cpu-loras", "16"),
-        *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
-        *(["--trust-remote-code"] if serving.trusted else []),
-    ]
+    command += ["--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", serving.dtype]
+    command += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2", "--max-cpu-loras", "16"]
+    command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+    command += ["--trust-remote-code"] if serving.trusted else []
+    return command
 
 
 def _free_port() -> int:
