@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from magic_rl.config import load_config
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.engines.vllm.engine import ServedEngine, served
-from magic_rl.runs.train import train
+from magic_rl.runs.train import resume, train
 from magic_rl.types import Adam, CrossEntropy, Datum, Message, SamplingParams
 from tests.conftest import TINY_CONFIG
 from tests.runs.test_train import Silent
@@ -156,7 +156,15 @@ def test_the_whole_loop_learns_from_what_a_server_samples(
     file = tmp_path / "tiny.toml"
     file.write_text(TINY_CONFIG.format(model=json.dumps(str(model)), seeds=json.dumps(str(seeds_file))))
     settings = ["engine.sampler=vllm", f'engine.vllm.urls=["{replica.url}"]', "game.turns=2", "game.opponents=uniform"]
-    run = train(load_config(file, [*settings, "game.schedule.rounds=2"]), tmp_path / "run", Silent())
+
+    class Stop(Silent):
+        def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+            if metrics["step"] == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    train(load_config(file, [*settings, "game.schedule.rounds=2"]), tmp_path / "run", Stop())
+    run = resume(tmp_path / "run", Silent())
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5]
     steps = [row for row in run.metrics() if row["stage"] == "play"]
     assert [row["learner"] for row in steps] == ["defender", "attacker"] * 2
     learned = [row for row in steps if "mismatch" in row]

@@ -26,13 +26,16 @@ def make_engines(
     Raises:
         UserError: If a model cannot be loaded, or what samples cannot be reached or is another model.
     """
+    if config.sampler == "vllm":
+        from magic_rl.engines.vllm.engine import served
+        from magic_rl.engines.vllm.process import require_program
+
+        require_program(config.vllm)  # before anything is loaded
     made = LocalEngine if config.kind == "local" else find("engines", config.kind)
     loaded: dict[tuple[Path, LoraConfig], Any] = {}
     for folder, lora in models.values():
         if (folder, lora) not in loaded:
             loaded[folder, lora] = made(folder, lora, config, rng_seed=rng_seed)
     if config.sampler == "vllm":
-        from magic_rl.engines.vllm.engine import served
-
         loaded = served(loaded, config)
     return {role: loaded[key] for role, key in models.items()}

@@ -54,9 +54,6 @@ class OwnServer:
         Args:
             device: CUDA devices that it sees; None: those that this process sees.
             log: File for what it says.
-
-        Raises:
-            EngineError: If there is no such program.
         """
         self._command = [sys.executable, str(Path(warden.__file__)), *_command(serving, settings)]
         self._settings, self._device, self.log = settings, device, log
@@ -116,12 +113,17 @@ class OwnServer:
         return " ".join((wrong or lines or ["it said nothing"])[-1].split())[:200]
 
 
+def require_program(settings: VllmConfig) -> None:
+    """Raise EngineError if servers are to be started and there is no such program."""
+    program = settings.python or "vllm"
+    if not settings.urls and shutil.which(program) is None:
+        raise EngineError(f"{program}: no such program", "name vllm's python")
+
+
 def _command(serving: Serving, settings: VllmConfig) -> list[str]:
     """The command that serves a model, but for its port; builds of vLLM under another name have no `vllm serve`."""
     command = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if settings.python else []
     command = [*(command or ["vllm", "serve"]), str(serving.model)]
-    if shutil.which(command[0]) is None:
-        raise EngineError(f"{command[0]}: no such program", "name vllm's python")
     rank = next((rank for rank in _RANKS if rank >= serving.rank), serving.rank)
     command += ["--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", serving.dtype]
     command += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2", "--max-cpu-loras", "16"]
