@@ -106,3 +106,11 @@ class EngineConfig(Node):
     date: datetime.date = Field(
         DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"
     )
+
+    @property
+    def servers(self) -> tuple[int, int]:
+        """How many servers sample, 0 if none does, and devices of each, 0 if they share the one that learns."""
+        if self.sampler == "local":
+            return 0, 0
+        each = max((len(one.split(",")) for one in self.vllm.devices), default=1 if self.vllm.urls else 0)
+        return len(self.vllm.devices) or len(self.vllm.urls) or 1, each

@@ -164,24 +164,17 @@ def _parsed(gpus: str) -> tuple[int, str]:
 
 def _place(config: Config, gpu: Gpu, count: int) -> tuple[_Place, list[str]]:
     """Who computes where, as the engine's settings say."""
-    notes = []
-    if config.engine.sampler == "local":
-        samplers = Samplers(gpu, at_once=config.engine.rows_per_batch, eager=True)
-        used, shared = 1, True
-    else:
-        given = config.engine.vllm
-        each = max((len(one.split(",")) for one in given.devices), default=1)
-        engines = len(given.devices) or len(given.urls) or 1
-        shared = not given.devices and not given.urls
-        used = 1 if shared else 1 + engines * each
-        samplers = Samplers(gpu, engines, each, config.engine.rows_per_batch)
+    notes, rows = [], config.engine.rows_per_batch
+    engines, devices = config.engine.servers
+    samplers = Samplers(gpu, engines or 1, devices or 1, rows, eager=not engines)
+    used = 1 + engines * devices
     if used > count:
         notes.append(f"training uses {used} devices, and there are {count}")
     elif used < count:
         notes.append(
             f"training uses {used} of {count} devices; one learns, the others sample, and a judge may take more"
         )
-    return _Place(gpu, samplers, used, shared), notes
+    return _Place(gpu, samplers, used, shared=not devices), notes
 
 
 class _Game:
