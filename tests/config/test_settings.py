@@ -66,7 +66,7 @@ KINDS = {
         )
     ),
     "nash": Kind(("game.opponents=nash", "game.opponent_seeds=4", 'data.validation_categories=["c1"]')),
-    "turns": Kind(("game.turns=2", "game.defender_thinks=true")),
+    "turns": Kind(("game.turns=2", "game.defender_thinks=true", "learning.correction=token_truncate")),
     "untaught": Kind(preset="magic-base"),
     "still": Kind(preset="defender-only"),
     "alone": Kind(("game.schedule.defender_steps=2",), "no-game"),
