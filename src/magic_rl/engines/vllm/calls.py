@@ -100,13 +100,13 @@ class Calls:
         """Learn what each server serves; returns versions of vLLM."""
         versions = []
         for replica in self._replicas:
-            listed = (await self._ask(replica, "GET", "/v1/models")).json().get("data") or [{}]
-            own: dict[str, Any] = next((model for model in listed if not model.get("parent")), {})
-            replica.base, replica.root = own.get("id", ""), own.get("root") or ""
-            if not replica.base:
-                raise replica.error("serves no model")
-            told = await self._ask(replica, "GET", "/version")
-            versions.append(str(told.json().get("version", "?")) if told.is_success else "?")
+            listed, told = [await self._ask(replica, "GET", path) for path in ("/v1/models", "/version")]
+            try:
+                own = next(model for model in listed.json()["data"] if not model.get("parent"))
+                replica.base, replica.root = own["id"], own.get("root") or ""
+                versions.append(str(told.json()["version"]))
+            except (ValueError, LookupError, AttributeError, TypeError, StopIteration) as error:
+                raise replica.error(f"is no vLLM server, or serves no model ({_short(listed.text)})") from error
         return versions
 
     async def complete(

@@ -88,7 +88,7 @@ class ServedEngine:
         return self._served(self._inner.base(), adapted=False)
 
     def _served(self, policy: LocalPolicy, *, adapted: bool = True) -> ServedPolicy:
-        return ServedPolicy(policy, self._servers, self._inner.renderer.stop_ids, adapted=adapted)
+        return ServedPolicy(policy, self._servers, adapted=adapted)
 
 
 def compare(engine: LocalEngine, servers: Servers) -> float:
@@ -103,11 +103,10 @@ def compare(engine: LocalEngine, servers: Servers) -> float:
     prompts = [engine.renderer.prompt([Message("user", question)]) for question in QUESTIONS]
     trial = _trial(engine, prompts[0])
     version = servers.publish("trial", lambda folder: trial.snapshot("trial").save(folder))
-    stops = engine.renderer.stop_ids
     gaps = []
     for replica in servers.replicas:
         plain, adapted = (
-            [sample for group in servers.sample(each, prompts, 4, _TRIAL, 0, stops, only=replica) for sample in group]
+            [sample for group in servers.sample(each, prompts, 4, _TRIAL, 0, only=replica) for sample in group]
             for each in (None, version)
         )
         rounding = max(_see_base(replica, plain, engine), _NEAR[engine.dtype] / 4)
@@ -187,7 +186,7 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
         by_model.setdefault(engine.folder, {})[key] = engine
     running = [Replica(url) for url in settings.urls]
     if len(by_model) > 1 and running:
-        Servers(running, settings, folder, config.rows_per_batch).connect()  # and learn what each serves
+        Servers(running, config, folder).connect()  # and learn what each serves
     replicas: dict[Path, list[Replica]] = {}
     for model, seats in by_model.items():  # all are started before any is waited for
         mine = [one for one in running if len(by_model) == 1 or _serves(one, model)]
@@ -199,7 +198,8 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
         for replica in replicas[model]:
             if replica.own:
                 replica.own.wait()
-        servers = Servers(replicas[model], settings, folder, config.rows_per_batch)
+        stop_ids = next(iter(seats.values())).renderer.stop_ids
+        servers = Servers(replicas[model], config, folder, stop_ids)
         out.update({key: ServedEngine(engine, servers) for key, engine in seats.items()})
     return out
 

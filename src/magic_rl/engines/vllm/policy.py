@@ -14,10 +14,10 @@ from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 class ServedPolicy:
     """A local policy whose every version goes to the servers. Implements `engines.base.Policy`."""
 
-    def __init__(self, inner: LocalPolicy, servers: Servers, stop_ids: frozenset[int], *, adapted: bool = True) -> None:
-        """Args: inner: Learns. stop_ids: What ends a sample. adapted: Whether it is more than the base model."""
+    def __init__(self, inner: LocalPolicy, servers: Servers, *, adapted: bool = True) -> None:
+        """Args: inner: Learns. adapted: Whether it is more than the base model."""
         self.name = inner.name
-        self._inner, self._servers, self._stop_ids, self._adapted = inner, servers, stop_ids, adapted
+        self._inner, self._servers, self._adapted = inner, servers, adapted
         self._version: Version | None = None  # what the servers have of it; None: not as it is now
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
@@ -26,7 +26,7 @@ class ServedPolicy:
             return []
         if self._adapted and self._version is None:
             self._version = self._servers.publish(self.name, self._save_adapter)
-        return self._servers.sample(self._version, prompts, n, params, rng_seed, self._stop_ids)
+        return self._servers.sample(self._version, prompts, n, params, rng_seed)
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """See `Policy.logprobs`."""
@@ -47,7 +47,7 @@ class ServedPolicy:
 
     def snapshot(self, name: str) -> ServedPolicy:
         """See `Policy.snapshot`. It is the same version at the servers, while they have it."""
-        copy = ServedPolicy(self._inner.snapshot(name), self._servers, self._stop_ids, adapted=self._adapted)
+        copy = ServedPolicy(self._inner.snapshot(name), self._servers, adapted=self._adapted)
         copy._version = self._version
         return copy
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
-from magic_rl.engines.settings import VllmConfig
+from magic_rl.engines.settings import EngineConfig
 from magic_rl.engines.vllm.calls import Calls, Choice, Replica, Version
 from magic_rl.rng import derive
 from magic_rl.types import Sample, SamplingParams, Tokens
@@ -29,11 +29,14 @@ _T = TypeVar("_T")
 class Servers:
     """All servers of one base model, asked as one."""
 
-    def __init__(self, replicas: Sequence[Replica], settings: VllmConfig, folder: Path, rows: int) -> None:
-        """Args: folder: For adapters, which all servers see. rows: Sequences that one server samples side by side."""
+    def __init__(
+        self, replicas: Sequence[Replica], config: EngineConfig, folder: Path, stop_ids: frozenset[int] = frozenset()
+    ) -> None:
+        """Args: folder: For adapters, which all servers see. stop_ids: What ends a sample."""
         self.replicas = replicas
         self._run = uuid.uuid4().hex[:8]
-        self._settings, self._folder, self._rows = settings, folder / self._run, rows
+        self._settings, self._rows = config.vllm, config.rows_per_batch
+        self._folder, self._stop_ids = folder / self._run, stop_ids
         self._numbers = itertools.count(1)
         self._retired: list[tuple[str, Path]] = []
         weakref.finalize(self, _close, replicas, self._folder)
@@ -70,7 +73,6 @@ class Servers:
         n: int,
         params: SamplingParams,
         rng_seed: int,
-        stop_ids: frozenset[int],
         only: Replica | None = None,
     ) -> list[list[Sample]]:
         """Draw `n` samples for each prompt; see `Policy.sample`.
@@ -89,7 +91,7 @@ class Servers:
         said = {"n": count, "max_tokens": params.max_tokens, "temperature": params.temperature, "top_p": params.top_p}
         # A server may have other defaults than none.
         plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-        ends = {"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(stop_ids)}
+        ends = {"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(self._stop_ids)}
         body = {**said, **plain, **ends, "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
         first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the seed of a prompt's first row
         bodies = [{**body, "prompt": list(prompt), "seed": first + p * n} for p, prompt in enumerate(prompts)]
