@@ -30,8 +30,8 @@ _HEADER = """\
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("magic.toml"),
     source: Annotated[
-        Literal["demo", "paper"],
-        typer.Option("--from", help="Settings to begin with: for a small model on a laptop, or the paper's."),
+        Literal["demo", "paper", "one-gpu", "node"],
+        typer.Option("--from", help="Settings to begin with: for a small model on a laptop, the paper's, or for GPUs."),
     ] = "demo",
     overrides: Overrides = None,
 ) -> None:
