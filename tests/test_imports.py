@@ -49,6 +49,7 @@ def test_the_rooms_keep_the_import_rules() -> None:
         ("evidence", "from magic_rl.engines.base import Policy"),
         ("report", "from magic_rl.engines.base import Policy"),
         ("runs", "from magic_rl.engines.tinker.engine import TinkerEngine"),
+        ("runs", "from magic_rl.engines.vllm.engine import served"),
     ],
 )
 def test_an_import_against_the_rules_is_caught(tmp_path: Path, room: str, line: str) -> None:

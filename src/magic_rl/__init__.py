@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from magic_rl.config import Config, load_config
     from magic_rl.engines.base import Engine, Policy
     from magic_rl.engines.local.engine import LocalEngine
-    from magic_rl.errors import ChatError, ConfigError, DataError, JudgeError, ModelError, StoreError, UserError
+    from magic_rl.errors import (
+        ChatError,
+        ConfigError,
+        DataError,
+        EngineError,
+        JudgeError,
+        ModelError,
+        StoreError,
+        UserError,
+    )
     from magic_rl.game.play import Player, play
     from magic_rl.game.rewards import score
     from magic_rl.game.schedule import Schedule
@@ -51,6 +60,7 @@ __all__ = [
     "DataError",
     "Endpoint",
     "Engine",
+    "EngineError",
     "Example",
     "Exchange",
     "Instead",
@@ -100,7 +110,16 @@ _HOMES = {
     "config": ("Config", "load_config"),
     "engines.base": ("Engine", "Policy"),
     "engines.local.engine": ("LocalEngine",),
-    "errors": ("ChatError", "ConfigError", "DataError", "JudgeError", "ModelError", "StoreError", "UserError"),
+    "errors": (
+        "ChatError",
+        "ConfigError",
+        "DataError",
+        "EngineError",
+        "JudgeError",
+        "ModelError",
+        "StoreError",
+        "UserError",
+    ),
     "game.play": ("Player", "play"),
     "game.rewards": ("score",),
     "game.schedule": ("Schedule",),

@@ -94,3 +94,11 @@ class TooManyCutOffError(UserError):
 
 class DegenerateError(UserError):
     """A policy no longer speaks a language: what is measured of it, and learned from it, means nothing."""
+
+
+class EngineError(UserError):
+    """What samples beside this process is gone, or cannot do what it is asked; what was learned so far is whole."""
+
+
+class MismatchError(EngineError):
+    """What samples beside this process computes something else than what learns here."""

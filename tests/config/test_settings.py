@@ -32,6 +32,7 @@ from magic_rl.store.run import RunDirectory
 from tests.conftest import TINY_CONFIG
 from tests.runs.test_train import Silent
 from tests.support.fake_tinker import FakeTinker
+from tests.support.fake_vllm import FakeVllm, stand_in
 from tests.support.stub_server import Reply, Stub, completion
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,8 @@ KINDS = {
     "still": Kind(preset="defender-only"),
     "alone": Kind(("game.schedule.defender_steps=2",), "no-game"),
     "shared": Kind(preset="self-play"),
+    "served": Kind(('engine.sampler="vllm"', 'engine.vllm.urls=["VLLM"]'), section="engine."),
+    "started": Kind(('engine.sampler="vllm"', 'engine.vllm.python="FOLDER/python"'), section="engine.vllm."),
     "attacked": Kind(("game.schedule.defender_steps=0", "defender.batch_size=64")),
 }
 
@@ -169,13 +172,15 @@ def read(
         kind = KINDS[name]
         if kind.preset == "no-game":
             reading("plain")  # whose attacker it is attacked with
-        words = {"URL": stub.url, "FOLDER": str(folder), "MODEL": str(tiny_model)}
+        words = {"URL": stub.url, "FOLDER": str(folder), "MODEL": str(tiny_model), "VLLM": fake.url}
         settings = (*QUICK, *(replaced(item, words) for item in kind.settings))
         with noted() as seen:
             ACTIONS.get(kind.section, whole_run)(file, settings, kind.preset, folder / name)
         return Reading(file, replace(kind, settings=settings), seen)
 
-    with Stub(lambda _: Reply(body=completion("Safety: Safe\nCategories: None\nRefusal: No"))) as stub:
+    stand_in(folder)
+    guard = Stub(lambda _: Reply(body=completion("Safety: Safe\nCategories: None\nRefusal: No")))
+    with guard as stub, FakeVllm(tiny_model, rank=16) as fake:
         yield reading
 
 
@@ -193,6 +198,10 @@ def whole_run(file: Path, settings: tuple[str, ...], preset: PresetName | None, 
         attack(run, make_plan(run, steps=1, source=source), Silent())
     if preset != "no-game":
         pool(file, (*settings, *([f"preset={preset}"] if preset else [])), None, folder)
+
+
+def trained(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
+    train(load_config(file, settings, preset), folder, Silent())
 
 
 def pool(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
@@ -228,6 +237,8 @@ ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], No
     "attacker.writer.": pool,
     "data.": listed,
     "engine.tinker.": served,
+    "engine.": trained,
+    "engine.vllm.": trained,
 }
 
 

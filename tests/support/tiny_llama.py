@@ -11,7 +11,7 @@ CHATML = (
 )
 
 
-def save_tiny_llama(folder: Path, phrases: Sequence[str] = ()) -> Path:
+def save_tiny_llama(folder: Path, phrases: Sequence[str] = (), head_size: int = 8) -> Path:
     """Write a model that speaks noise and stops now and then, or says one of a few phrases and stops.
 
     The first hidden coordinate is a constant that only the end of turn listens to, so about one token in ten
@@ -21,6 +21,7 @@ def save_tiny_llama(folder: Path, phrases: Sequence[str] = ()) -> Path:
         folder: Where to write it.
         phrases: Each becomes one token. All are about as likely as the first token of a reply; after one, the turn
             usually ends.
+        head_size: Width of an attention head.
     """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -51,6 +52,7 @@ def save_tiny_llama(folder: Path, phrases: Sequence[str] = ()) -> Path:
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 num_key_value_heads=2,
+                head_dim=head_size,
                 max_position_embeddings=8192,
                 tie_word_embeddings=False,
                 eos_token_id=end,

@@ -32,7 +32,7 @@ def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("magic.toml"),
     source: Annotated[
         ShippedName,
-        typer.Option("--from", help="Settings to begin with: for a small model on a laptop, or the paper's."),
+        typer.Option("--from", help="Settings to begin with: for a small model on a laptop, the paper's, or for GPUs."),
     ] = "demo",
     overrides: Overrides = None,
 ) -> None:

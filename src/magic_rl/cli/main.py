@@ -32,6 +32,7 @@ from magic_rl.cli.init import init
 from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
 from magic_rl.cli.options import spelled_out
+from magic_rl.cli.plan import plan
 from magic_rl.cli.pool import pool
 from magic_rl.cli.recipes import recipes
 from magic_rl.cli.redteam import redteam
@@ -92,7 +93,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     *(demo, init, train, resume, evaluate, cross, attack, redteam, audit, drift, report),
-    *(export, serve, recipes, study, bench, benchmark, rejudge, defences, version),
+    *(export, serve, recipes, study, plan, bench, benchmark, rejudge, defences, version),
 )
 for _command in _COMMANDS:
     app.command()(_command)

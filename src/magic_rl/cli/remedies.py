@@ -36,6 +36,16 @@ REMEDIES = {
     "repeat": "repeat the command to continue",
     "any count": "`--any-count` measures the rows that are there",
     "server back": "start it again on the same database and checkpoints, then `magic-rl resume RUN`",
+    "name vllm's python": "name the Python of its environment in engine.vllm.python, or servers that run already in "
+    "engine.vllm.urls",
+    "adapters": "the server needs --enable-lora, --max-lora-rank of lora.rank or more, "
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment, and to see engine.vllm.folder under the same path",
+    "server gone": "once it is back, `magic-rl resume` goes on; engine.vllm.patience says how long to wait for it",
+    "more adapters": "raise its --max-cpu-loras",
+    "same base": "serve the same folder in the same --dtype",
+    "fewer layers": "take a newer vLLM, or only layers that it adapts into lora.target_modules",
+    "fetch the model": "`magic-rl models pull {model}` fetches it",
+    "a server for each": "name a server for each base model in engine.vllm.urls",
     "same attack steps": "use the same --attack-steps for both",
     "serve: set a key": "give it a key by --api-key-env, or leave --host out",
     "serve: another port": "choose another by --port",

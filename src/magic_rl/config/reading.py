@@ -23,7 +23,7 @@ from magic_rl.errors import ConfigError
 from magic_rl.files import NO_UNICODE, read_text
 from magic_rl.settings import Node, paths, section_of
 
-ShippedName = Literal["demo", "paper", "paper-qwen2.5-7b", "paper-llama-3.1-8b", "paper-qwen3-8b"]
+ShippedName = Literal["demo", "paper", "paper-qwen2.5-7b", "paper-llama-3.1-8b", "paper-qwen3-8b", "one-gpu", "node"]
 SHIPPED = get_args(ShippedName)  # the configs that come with the package, in its folder `configs`
 
 _Keys = tuple[str, ...]

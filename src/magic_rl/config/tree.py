@@ -76,10 +76,16 @@ _NEEDS = {
         f"{role}.sampling.{key} = 1.0" for role in ("attacker", "defender") for key in ("temperature", "top_p")
     ),
     "learning.correction_limits": " or ".join(
-        f"learning.correction = {kind}" for kind in get_args(Correction) if kind != "none"
+        (
+            *(f"learning.correction = {kind}" for kind in get_args(Correction) if kind != "none"),
+            "learning.correction = auto and engine.sampler = vllm",
+        )
     ),
     "learning.dynamic_sampling": "learning.baseline = group",
     "engine.tinker": "engine.kind = tinker",
+    "engine.sampler": "engine.kind = local",
+    "engine.vllm": "engine.sampler = vllm",
+    "engine.vllm.python engine.vllm.devices engine.vllm.arguments": "engine.vllm.urls = ()",
 }
 
 

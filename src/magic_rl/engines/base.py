@@ -27,12 +27,14 @@ class ComputePath:
         parity: Distance of our log-probabilities from the model's own in a wider precision, in nats: the root mean
             square over tokens of chat text. NaN if unknown.
         own: The same distance of the model's own attention in the precision it runs in.
+        sampler: What samples in place of the engine; "" if nothing does.
     """
 
     kind: Literal["shared", "padded", "equal lengths", "exact", "remote"]
     reason: str = ""
     parity: float = 0.0
     own: float = 0.0
+    sampler: str = ""
 
     @property
     def shares(self) -> bool:
@@ -41,6 +43,9 @@ class ComputePath:
 
     def __str__(self) -> str:
         """One line for a log."""
+        return f"{self._computed()}; sampled by {self.sampler}" if self.sampler else self._computed()
+
+    def _computed(self) -> str:
         if self.kind == "exact":
             return "exact"
         if self.kind == "remote":

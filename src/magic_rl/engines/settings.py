@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
 from magic_rl.plugins import is_brought
-from magic_rl.settings import Node
+from magic_rl.settings import Node, Place
 from magic_rl.text.template import DAY
 
 _URL = r"^https?://[^\s/@?#]+[^\s@?#]*$"  # which holds no key or password: it is written into runs
@@ -60,6 +61,45 @@ class TinkerConfig(Node):
     patience: PositiveFloat = Field(600.0, description="seconds that the server may be away before the run stops")
 
 
+class VllmConfig(Node):
+    """vLLM servers that sample: started with the run, or running already."""
+
+    urls: tuple[str, ...] = Field(
+        (),
+        examples=[["http://localhost:8000/v1"]],
+        description="of servers that run already; a server for each base model at least; empty: they are started",
+    )
+    python: Place | None = Field(
+        None,
+        examples=["/opt/vllm/bin/python"],
+        description="of the environment that vLLM is installed in, which is never this one; else `vllm` on the PATH",
+    )
+    devices: tuple[str, ...] = Field(
+        (),
+        examples=[["1", "2,3"]],
+        description="CUDA devices of each server that is started; empty: one server, on what this process sees",
+    )
+    arguments: tuple[str, ...] = Field((), examples=[["-tp", "2"]], description="further arguments of `vllm serve`")
+    folder: Place | None = Field(
+        None,
+        examples=["/shared/adapters"],
+        description="where adapters are put for the servers to read, and logs; for servers elsewhere one that they see "
+        "under the same path; else a temporary one",
+    )
+    timeout: PositiveFloat = Field(1800.0, description="seconds for one prompt and all its samples")
+    patience: PositiveFloat = Field(
+        600.0, description="seconds that a server may take to start, or fail, before the run is saved and ends"
+    )
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not re.fullmatch(r"https?://[^\s?@]+/v1/?", url):
+                raise ValueError(f"{url!r}: must be like http://localhost:8000/v1")
+        return tuple(url.rstrip("/") for url in urls)
+
+
 class EngineConfig(Node):
     """Where the models run."""
 
@@ -73,6 +113,11 @@ class EngineConfig(Node):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the frozen base; auto: bfloat16 if this machine multiplies in it, else float32"
     )
+    sampler: Literal["local", "vllm"] = Field(
+        "local",
+        description="who samples: this engine, or vLLM servers beside it, which follow all that is learned here",
+    )
+    vllm: VllmConfig = VllmConfig()
     threads: PositiveInt | None = Field(None, examples=[4], description="CPU threads; torch's own choice if not set")
     tokens_per_batch: PositiveInt | None = Field(
         None,
@@ -83,7 +128,7 @@ class EngineConfig(Node):
     recompute_above: PositiveInt | None = Field(
         None, examples=[4096], description="tokens at a time above which activations are not kept but computed again"
     )
-    rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side")
+    rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side, on each server if several")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
     date: datetime.date = Field(
         DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"
@@ -94,3 +139,11 @@ class EngineConfig(Node):
     def remote(self) -> bool:
         """Whether weights are on a server of somebody's: none are read here, and every step is saved there."""
         return self.kind == "tinker"
+
+    @property
+    def servers(self) -> tuple[int, int]:
+        """How many servers sample, 0 if none does, and devices of each, 0 if they share the one that learns."""
+        if self.sampler == "local":
+            return 0, 0
+        each = max((len(one.split(",")) for one in self.vllm.devices), default=1 if self.vllm.urls else 0)
+        return len(self.vllm.devices) or len(self.vllm.urls) or 1, each

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from magic_rl.settings import Node, Place
 
@@ -74,10 +82,10 @@ class LearningConfig(Node):
     )
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: PositiveFloat = 0.2
-    correction: Correction = Field(
-        "none",
+    correction: Annotated[Literal["auto"] | Correction, BeforeValidator(lambda value: value or "none")] = Field(
+        "auto",
         description="of what another program sampled than learns from it: weights of tokens, truncated or 0 outside "
-        "correction_limits, by the ratio of each token or of the sequence",
+        "correction_limits, by the ratio of each token or of the sequence; auto: token_truncate if another samples",
     )
     correction_limits: tuple[NonNegativeFloat, PositiveFloat] | None = Field(
         None,

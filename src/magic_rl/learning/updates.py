@@ -38,12 +38,13 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
         return {"loss": 0.0, "grad_norm": 0.0, "lr": adam.lr}
     sharpened = (sampling.temperature, sampling.top_p) != (1.0, 1.0)
     mismatch: dict[str, float] = {}
-    if sharpened or learning.correction != "none":
+    kind = "none" if learning.correction == "auto" else learning.correction  # whoever assembles knows who samples
+    if sharpened or kind != "none":
         scored = policy.logprobs(_sequences(datums))
         if sharpened:  # The ratio compares policies at temperature 1, whatever was sampled from.
             datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
         else:
-            datums, mismatch = correct(datums, scored, learning.correction, learning.correction_limits)
+            datums, mismatch = correct(datums, scored, kind, learning.correction_limits)
     updates: list[dict[str, float]] = []
     for epoch in range(learning.epochs):
         for part in minibatches(

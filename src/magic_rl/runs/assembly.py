@@ -14,7 +14,6 @@ from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
 from magic_rl.data.split import Split, evenly
 from magic_rl.engines.base import Engine, Particular, Policy
-from magic_rl.engines.settings import KINDS
 from magic_rl.errors import ConfigError
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
@@ -24,7 +23,6 @@ from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.rollouts import SCORED, judge_episodes
 from magic_rl.learning.sft import Example, attacker_examples, read_examples, warmup_examples
 from magic_rl.learning.updates import adam_step
-from magic_rl.plugins import find
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge
@@ -185,9 +183,13 @@ def loop_settings(config: Config) -> LoopSettings:
         The settings that `coevolve` plays and learns by.
     """
     roles: tuple[Role, ...] = ("attacker", "defender")
+    learning = config.learning
+    if learning.correction == "auto":
+        elsewhere = config.engine.sampler != "local"
+        learning = learning.model_copy(update={"correction": "token_truncate" if elsewhere else "none"})
     return LoopSettings(
         game=config.game,
-        learning=config.learning,
+        learning=learning,
         optimisers={role: config.player(role).optimiser for role in roles},
         batch_size={role: config.player(role).batch_size for role in roles},
         retries=config.judge.retries,
@@ -223,6 +225,7 @@ def load_engines(config: Config) -> dict[Role, Engine]:
         UserError: If a model or a setting cannot be used.
     """
     from magic_rl.engines.local.models import resolve_model  # torch and transformers take seconds to import
+    from magic_rl.engines.making import make_engines
 
     roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     # Every name is resolved before anything is loaded, so that a wrong one costs no waiting.
@@ -231,17 +234,11 @@ def load_engines(config: Config) -> dict[Role, Engine]:
     folders: Mapping[Role, str | Path] = names
     if not config.engine.remote:
         folders = {role: resolve_model(name, trust_remote_code=code) for role, name in names.items()}
-    made = find("engines", KINDS.get(config.engine.kind, config.engine.kind))
-    loaded: dict[object, Any] = {}
-    engines: dict[Role, Engine] = {}
+    models = {role: (folders[role], config.player(role).lora) for role in roles}
+    engines: dict[Role, Any] = {**make_engines(models, config.engine, config.seed)}
     for role in roles:
-        lora = config.player(role).lora
-        key = (folders[role], lora)
-        if key not in loaded:
-            loaded[key] = made(folders[role], lora, config.engine, rng_seed=config.seed)
-        loaded[key].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
-        if isinstance(loaded[key], Particular):
-            for field, why in loaded[key].unable(adam_step(config.player(role).optimiser, 0, 1)).items():
+        engines[role].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
+        if isinstance(engines[role], Particular):
+            for field, why in engines[role].unable(adam_step(config.player(role).optimiser, 0, 1)).items():
                 raise ConfigError(f"{role}.optimiser.{field}: cannot be chosen here, as {why}")
-        engines[role] = loaded[key]
     return engines

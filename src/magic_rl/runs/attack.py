@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from magic_rl.config import Config, EvaluationConfig, load_config
-from magic_rl.errors import ConfigError, StoreError
+from magic_rl.errors import ConfigError, EngineError, StoreError
 from magic_rl.evaluation.crossplay import answered_by, open_attacks
 from magic_rl.evaluation.estimates import Count, Estimate, attack_at_k, seed_rate, seed_ratio
 from magic_rl.evaluation.result import (
@@ -226,6 +226,7 @@ class _Attack:
         """Take up the last checkpoint. Args: part: Its folder bears the defender's name in `ATTACKED`."""
         self._part, self._setup, self._plan = part, setup, plan
         self._view, self._interrupt = view, interrupt
+        self._unsaved: Progress | None = None  # after the last step, if that is in no checkpoint
         self._name: Defender = "start" if part.path.name == "start" else "trained"
         self._seeds = [seed for seed in held_out_seeds(setup) if seed.label == "harmful"]
 
@@ -240,7 +241,15 @@ class _Attack:
         self._frozen = setup.engines["defender"].load(frozen, self._name).snapshot(self._name)
 
     def run(self) -> Progress:
-        """Go on until everything is measured or the user stops it."""
+        """Go on until everything is measured or the user stops it; saves the last step if what samples is gone."""
+        try:
+            return self._steps()
+        except EngineError:
+            if self._unsaved:
+                self._save(self._unsaved)
+            raise
+
+    def _steps(self) -> Progress:
         config, progress = self._setup.config, self._progress
         self._view.stage(f"attack_{self._name}", self._plan.steps, progress.steps)
         progress = self._measured(progress)
@@ -254,7 +263,7 @@ class _Attack:
             self._part.log_timing({"step": step.number, **step.timing})
             self._part.write_episodes(step.number, step.outcomes)
             self._view.step(step.metrics, step.timing)
-            taken = progress
+            taken = self._unsaved = progress
             if not self._interrupt.asked:
                 progress = self._measured(taken)
             if progress is taken and (self._interrupt.asked or step.number % config.store.checkpoint_every == 0):
@@ -309,6 +318,7 @@ class _Attack:
         self._part.save_checkpoint(
             progress.steps, {"attacker": self._learner}, _STATE.dump_python(progress, mode="json")
         )
+        self._unsaved = None
 
 
 def _result(

@@ -76,7 +76,8 @@ def footprint(
     if above is not None and above < tokens:
         layers = text.num_hidden_layers  # of which one is whole at a time, and all keep their inputs
         activations = tokens * (kept // layers + layers * text.hidden_size * wide)
-    rows, cache = _decoded(base, config, roles, shares=shares, wide=wide)
+    here = config.engine.sampler == "local"  # else sampling takes memory elsewhere
+    rows, cache = _decoded(base, config, roles, shares=shares, wide=wide) if here else (0, 0)
     laid_out = sum(module.weight.numel() for module in [*linear, *([head] if type(head) is nn.Linear else [])])
     learners = 1 if config.game.shared_parameters else len(roles)
     kept_versions = config.game.schedule.rounds * len(roles) if config.game.opponents != "last" else 0
@@ -85,7 +86,7 @@ def footprint(
         adapters=adapter * (_TRAINED * learners + 4 * kept_versions),
         loading=2 * wide * max(numbers.values()),
         learning=activations + (CHUNK if shares else tokens) * text.vocab_size * (wide + 4),
-        sampling=(wide * laid_out if device.type == "cpu" else 0) + rows * text.vocab_size * _DRAWN,
+        sampling=(wide * laid_out if here and device.type == "cpu" else 0) + rows * text.vocab_size * _DRAWN,
         cache=cache,
         process=_PROCESS if device.type == "cpu" else 0,
     )

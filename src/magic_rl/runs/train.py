@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from magic_rl.config import Config, dump_config, load_config
-from magic_rl.errors import DegenerateError, StoreError
+from magic_rl.errors import DegenerateError, EngineError, StoreError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
@@ -142,9 +142,23 @@ class _Training:
     def __init__(self, run: RunDirectory, setup: Setup, view: View, lessons: Mapping[Role, Sequence[Example]]) -> None:
         self._run, self._setup, self._view, self._lessons = run, setup, view, lessons
         self._interrupt = Interrupt(view.note)
+        self._unsaved: Position | None = None  # after the last step, if that is in no checkpoint
 
     def run(self, checkpoint: Checkpoint | None, position: Position) -> None:
-        """Train from a checkpoint and the position in it, or from the beginning."""
+        """Train from a checkpoint and the position in it, or from the beginning.
+
+        Raises:
+            EngineError: If what samples is gone; every step that was taken is saved.
+        """
+        try:
+            self._stages(checkpoint, position)
+        except EngineError:
+            if last := self._unsaved:  # samples come before gradients, so the learners are as it left them
+                self._save(last)
+                self._view.note(f"saved after step {last.number}")
+            raise
+
+    def _stages(self, checkpoint: Checkpoint | None, position: Position) -> None:
         self._say_paths()
         if checkpoint is not None:
             self._setup.load_learners({name: checkpoint.policy(name) for name in self._setup.learners_by_name()})
@@ -176,11 +190,11 @@ class _Training:
             self._play(position)
 
     def _say_paths(self) -> None:
-        """Keep how each role's model is computed, and say so where that is the slow way."""
+        """Keep how each role's model is computed, and say so where that is the slow way or another program samples."""
         paths = {role: engine.path for role, engine in self._setup.engines.items()}
         self._run.write_json(ENGINES_FILE, {role: str(path) for role, path in paths.items()})
         for role, path in paths.items():
-            if path.reason:
+            if path.reason or path.sampler:
                 self._view.note(f"{role}: {path}")
 
     def _supervise(self, role: Role, position: Position) -> Position:
@@ -256,9 +270,14 @@ class _Training:
         # Where weights are on a server a checkpoint is a few names, so no step is lost when the server goes.
         due = config.engine.remote or step.number % config.store.checkpoint_every == 0
         if save or self._interrupt.asked or due:
-            self._run.save_checkpoint(
-                step.number, self._setup.learners_by_name(), _STATE.dump_python(position, mode="json")
-            )
+            self._save(position)
+        else:
+            self._unsaved = position
+
+    def _save(self, position: Position) -> None:
+        state = _STATE.dump_python(position, mode="json")
+        self._run.save_checkpoint(position.number, self._setup.learners_by_name(), state)
+        self._unsaved = None
 
     def _show_exchange(self, step: GameStep) -> None:
         """One judged exchange of the step, on a harmful and on a benign seed in turns."""

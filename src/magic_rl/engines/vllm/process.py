@@ -1,0 +1,149 @@
+"""A vLLM server of our own: started from the settings, restarted when it dies, ended with this process.
+
+It runs in an environment of its own, as vLLM pins its own torch. A warden between the two ends it even if this process
+is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from magic_rl.engines.settings import VllmConfig
+from magic_rl.engines.vllm import warden
+from magic_rl.errors import EngineError
+
+BASE = "base"  # what the servers that we start call their base model
+_log = logging.getLogger(__name__)
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM can be told to make room for
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a server is started for.
+
+    Attributes:
+        model: Folder of the base model.
+        dtype: Of the base.
+        rank: Largest of an adapter.
+        trusted: Whether code of the model may run.
+    """
+
+    model: Path
+    dtype: str
+    rank: int
+    trusted: bool = False
+
+
+class OwnServer:
+    """One server process. Ends with this object, and with this process."""
+
+    def __init__(self, serving: Serving, settings: VllmConfig, device: str | None, log: Path) -> None:
+        """Start it; see `wait`.
+
+        Args:
+            device: CUDA devices that it sees; None: those that this process sees.
+            log: File for what it says.
+        """
+        self._command = [sys.executable, str(Path(warden.__file__)), *_command(serving, settings)]
+        self._settings, self._device, self.log = settings, device, log
+        self.start()
+
+    def start(self) -> None:
+        """Start it, at a port that is free."""
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}/v1"
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        env |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
+        if self._device is not None:
+            env["CUDA_VISIBLE_DEVICES"] = self._device
+        command = [*self._command, "--port", str(port), *self._settings.arguments]  # what comes later wins
+        with self.log.open("a") as out:
+            self._process = subprocess.Popen(  # noqa: S603 - the user's own program
+                command, env=env, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        _log.info("starting vLLM%s; its log: %s", f" on device {self._device}" if self._device else "", self.log)
+        self._ended = weakref.finalize(self, _end, self._process)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def wait(self) -> None:
+        """Wait until it serves.
+
+        Raises:
+            EngineError: If it ends before, or takes longer than `patience`.
+        """
+        until = time.monotonic() + self._settings.patience
+        while time.monotonic() < until and self.alive:
+            try:
+                if httpx2.get(f"{self.url.removesuffix('/v1')}/health", trust_env=False).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                pass
+            time.sleep(0.2)
+        why = f"did not start within {self._settings.patience:g} s" if self.alive else "ended while it started"
+        raise EngineError(f"vLLM {why}: {self._last_words()}; see {self.log}")
+
+    def restart(self) -> None:
+        """Start it again, and wait until it serves; raises as `wait` does."""
+        self.stop()
+        self.start()
+        self.wait()
+
+    def stop(self) -> None:
+        """End it."""
+        self._ended()
+
+    def _last_words(self) -> str:
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        wrong = [line for line in lines if "Error" in line]
+        return " ".join((wrong or lines or ["it said nothing"])[-1].split())[:200]
+
+
+def require_program(settings: VllmConfig) -> None:
+    """Raise EngineError if servers are to be started and there is no such program."""
+    program = settings.python or "vllm"
+    if not settings.urls and shutil.which(program) is None:
+        raise EngineError(f"{program}: no such program", "name vllm's python")
+
+
+def _command(serving: Serving, settings: VllmConfig) -> list[str]:
+    """The command that serves a model, but for its port; builds of vLLM under another name have no `vllm serve`."""
+    command = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if settings.python else []
+    command = [*(command or ["vllm", "serve"]), str(serving.model)]
+    rank = next((rank for rank in _RANKS if rank >= serving.rank), serving.rank)
+    command += ["--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", serving.dtype]
+    command += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2", "--max-cpu-loras", "16"]
+    command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+    command += ["--trust-remote-code"] if serving.trusted else []
+    return command
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the warden's standard input, and wait until it has ended what it watches."""
+    if process.stdin:
+        process.stdin.close()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()

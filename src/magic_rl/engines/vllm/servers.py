@@ -1,0 +1,138 @@
+"""The vLLM servers of one base model: versions of policies go there, samples come back.
+
+A version is an adapter under a name that no other ever had, as a server answers from its cache for one that it knows.
+Every server loads every version before it is asked for it, and drops it once nothing here refers to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import uuid
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+from anyio.from_thread import start_blocking_portal
+
+from magic_rl.engines.settings import EngineConfig
+from magic_rl.engines.vllm.calls import Calls, Choice, Replica, Version
+from magic_rl.rng import derive
+from magic_rl.types import Sample, SamplingParams, Tokens
+
+_T = TypeVar("_T")
+
+
+class Servers:
+    """All servers of one base model, asked as one."""
+
+    def __init__(
+        self, replicas: Sequence[Replica], config: EngineConfig, folder: Path, stop_ids: frozenset[int] = frozenset()
+    ) -> None:
+        """Args: folder: For adapters, which all servers see. stop_ids: What ends a sample."""
+        self.replicas = replicas
+        self._run = uuid.uuid4().hex[:8]
+        self._settings, self._rows = config.vllm, config.rows_per_batch
+        self._folder, self._stop_ids = folder / self._run, stop_ids
+        self._numbers = itertools.count(1)
+        self._retired: list[tuple[str, Path]] = []
+        weakref.finalize(self, _close, replicas, self._folder)
+
+    def connect(self) -> str:
+        """Learn what the servers serve.
+
+        Returns:
+            The version of vLLM.
+
+        Raises:
+            EngineError: If one cannot be reached, or serves nothing.
+        """
+        return self._call(lambda calls: calls.connect())[0]
+
+    def publish(self, name: str, save: Callable[[Path], None]) -> Version:
+        """Save a version of a policy for the servers, which load it when it is first sampled from.
+
+        Args:
+            name: Of the policy.
+            save: Writes its adapter into an empty folder.
+        """
+        title = f"{name}-v{next(self._numbers)}-{self._run}"
+        version = Version(title, self._folder / title)
+        version.folder.mkdir(parents=True)
+        save(version.folder)
+        weakref.finalize(version, self._retired.append, (title, version.folder)).atexit = False
+        return version
+
+    def sample(
+        self,
+        version: Version | None,
+        prompts: Sequence[Tokens],
+        n: int,
+        params: SamplingParams,
+        rng_seed: int,
+        only: Replica | None = None,
+    ) -> list[list[Sample]]:
+        """Draw `n` samples for each prompt; see `Policy.sample`.
+
+        The seed of row `p * n + i` is made of `(rng_seed, p * n + i)` alone. A server promises the same draws for the
+        same seed, not the same rounding in every batch: a draw near the border between two tokens may fall either way.
+
+        Args:
+            version: Of a policy; None samples from the base model.
+            only: The server to ask; else all share the work.
+
+        Raises:
+            EngineError: If a server refuses, or cannot be reached for longer than `patience`.
+        """
+        count = n if params.temperature else 1  # greedy samples are all the same, and a server gives only one
+        said = {"n": count, "max_tokens": params.max_tokens, "temperature": params.temperature, "top_p": params.top_p}
+        # A server may have other defaults than none.
+        plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+        ends = {"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(self._stop_ids)}
+        body = {**said, **plain, **ends, "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
+        first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the seed of a prompt's first row
+        bodies = [{**body, "prompt": list(prompt), "seed": first + p * n} for p, prompt in enumerate(prompts)]
+        answers = self._call(lambda calls: calls.complete(version, bodies, max(1, self._rows // n), only))
+        return [
+            [_sample(prompt, choice) for choice in answer.choices] * (n // count)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+
+    def _call(self, work: Callable[[Calls], Awaitable[_T]]) -> _T:
+        """Drop what is retired, and do some work, on an event loop in a thread of its own."""
+        retired, self._retired[:] = list(self._retired), []
+
+        async def run() -> _T:
+            limits = httpx2.Limits(max_connections=None)  # `Calls` limits the requests under way
+            async with httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False) as client:
+                calls = Calls(client, self.replicas, self._settings)
+                for name, _ in retired:
+                    await calls.unload(name)
+                return await work(calls)
+
+        try:
+            with start_blocking_portal() as portal:
+                return portal.call(run)
+        finally:
+            for _, folder in retired:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _close(replicas: Sequence[Replica], folder: Path) -> None:
+    """Leave nothing behind at servers that go on without us, nor in the folder."""
+    for replica in replicas:
+        for name in () if replica.own else replica.holds:
+            with contextlib.suppress(httpx2.HTTPError):  # no event loop, as this may be the end of the process
+                named = {"lora_name": name}
+                httpx2.post(f"{replica.url}/unload_lora_adapter", json=named, timeout=5, trust_env=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sample(prompt: Tokens, choice: Choice) -> Sample:
+    logprobs = tuple(choice.logprobs.token_logprobs)
+    return Sample(
+        tuple(prompt), tuple(choice.token_ids), logprobs, "stop" if choice.finish_reason == "stop" else "length"
+    )

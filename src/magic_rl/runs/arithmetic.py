@@ -1,0 +1,250 @@
+"""How much arithmetic and memory traffic a step is, and how long a device takes for it.
+
+Learning and reading prompts are bound by arithmetic; sampling is bound by memory, as all weights are read for every
+token of the longest sample. The figures are in hardware.toml; docs/scale.md explains the model.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from magic_rl.errors import UserError
+
+_BYTES = 2  # of a number of the base model: bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A dense decoder.
+
+    Attributes:
+        hidden: Width.
+        layers: Number of layers.
+        queries: Width of all queries.
+        keys: Width of all keys, and of all values.
+        inner: Width inside the feed-forward part.
+        vocabulary: Ids.
+        tied: Whether the output head shares the embedding's weights.
+    """
+
+    hidden: int
+    layers: int
+    queries: int
+    keys: int
+    inner: int
+    vocabulary: int
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Shape:
+        """From the fields of a config.json. Raises KeyError if one is missing."""
+        heads = config["num_attention_heads"]
+        size = config.get("head_dim") or config["hidden_size"] // heads
+        return cls(
+            hidden=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            queries=heads * size,
+            keys=(config.get("num_key_value_heads") or heads) * size,
+            inner=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings")),
+        )
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of each linear layer of one block."""
+        h, q, k, i = self.hidden, self.queries, self.keys, self.inner
+        names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        return dict(zip(names, ((h, q), (h, k), (h, k), (q, h), (h, i), (h, i), (i, h)), strict=True))
+
+    @property
+    def body(self) -> int:
+        """Numbers of all blocks."""
+        return self.layers * sum(a * b for a, b in self.linear.values())
+
+    @property
+    def head(self) -> int:
+        """Numbers of the output head."""
+        return self.hidden * self.vocabulary
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the model."""
+        return _BYTES * (self.body + self.head * (1 if self.tied else 2))
+
+    @property
+    def cached(self) -> int:
+        """Bytes of keys and values of a token."""
+        return _BYTES * 2 * self.layers * self.keys
+
+    def forward(self, tokens: float, seen: float, predicted: float) -> float:
+        """Floating-point operations of a forward pass.
+
+        Args:
+            tokens: That go through it.
+            seen: Positions that each attends to, on average.
+            predicted: Tokens whose logits are computed.
+        """
+        return 2 * self.body * tokens + 4 * self.layers * self.queries * tokens * seen + 2 * self.head * predicted
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A device.
+
+    Attributes:
+        flops: Per second, dense bfloat16.
+        bandwidth: Bytes per second.
+        memory: Bytes.
+        dollars: Per hour; 0 if nobody rents it out.
+        learn: Share of `flops` that learning reaches.
+        prefill: Share of `flops` that reading prompts reaches.
+        reached: Share of `bandwidth` that sampling reaches.
+        layer: Seconds for each layer and token, whatever the batch, with CUDA graphs.
+        eager: The same without.
+    """
+
+    name: str
+    flops: float
+    bandwidth: float
+    memory: float
+    dollars: float
+    learn: float
+    prefill: float
+    reached: float
+    layer: float
+    eager: float
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What is sampled at a time.
+
+    Attributes:
+        prompts: Prompts that are read, each once.
+        prompt: Tokens of a prompt.
+        rows: Samples in all.
+        mean: Tokens of a sample.
+        longest: Tokens of the longest.
+        rounds: Parts that are sampled one after the other.
+    """
+
+    prompts: float
+    prompt: float
+    rows: float
+    mean: float
+    longest: float
+    rounds: int = 1
+
+    @property
+    def tokens(self) -> float:
+        """That are sampled."""
+        return self.rows * self.mean
+
+
+@dataclass(frozen=True, slots=True)
+class Samplers:
+    """Who samples.
+
+    Attributes:
+        gpu: Of each device.
+        count: Engines side by side, each with all weights.
+        devices: Of each engine.
+        at_once: Samples that one engine takes side by side.
+        eager: Whether kernels are started one by one.
+    """
+
+    gpu: Gpu
+    count: int = 1
+    devices: int = 1
+    at_once: int = 256
+    eager: bool = False
+
+
+def sampling_flops(samples: Samples, shape: Shape) -> float:
+    """Of reading prompts and sampling."""
+    read = shape.forward(samples.prompts * samples.prompt, samples.prompt / 2, samples.prompts)
+    return read + shape.forward(samples.tokens, samples.prompt + samples.mean / 2, samples.tokens)
+
+
+def sampling_seconds(samples: Samples, shape: Shape, samplers: Samplers) -> float:
+    """Time to read prompts, then for as many passes as the longest sample has tokens, or more if not all fit at once.
+
+    A pass reads all weights, and the keys and values of the samples that still run.
+    """
+    gpu, engines = samplers.gpu, samplers.count
+    flops, bandwidth = gpu.flops * samplers.devices, gpu.bandwidth * gpu.reached * samplers.devices
+    read = shape.forward(samples.prompts * samples.prompt, samples.prompt / 2, samples.prompts)
+    seconds = read / (engines * flops * gpu.prefill)
+    passes = max(samples.rounds * samples.longest, samples.tokens / (engines * samplers.at_once))
+    started = shape.layers * (gpu.eager if samplers.eager else gpu.layer)
+    seconds += passes * (shape.weights / bandwidth + started)
+    context = samples.tokens * (samples.prompt + samples.mean / 2)
+    seconds += context * shape.cached / (engines * bandwidth)
+    arithmetic = shape.forward(samples.tokens, samples.prompt + samples.mean / 2, samples.tokens)
+    return seconds + arithmetic / (engines * flops * gpu.prefill)
+
+
+@functools.cache
+def figures() -> dict[str, Any]:
+    """The tables of hardware.toml."""
+    return tomllib.loads((resources.files("magic_rl.runs") / "hardware.toml").read_text(encoding="utf-8"))
+
+
+def device(name: str) -> Gpu:
+    """A device by its name in hardware.toml, in any case and without hyphens.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    known: dict[str, dict[str, float]] = figures()["gpus"]
+    found = next((each for each in known if each.lower() == name.lower().replace("-", "")), None)
+    if found is None:
+        raise UserError(f"{name}: is none of {', '.join(known)}")
+    reached, own = figures()["reached"], known[found]
+    return Gpu(
+        name=found,
+        flops=own["flops"],
+        bandwidth=own["bandwidth"],
+        memory=own["memory"],
+        dollars=own["dollars"],
+        learn=own.get("learn", reached["learn"]),
+        prefill=own.get("prefill", reached["prefill"]),
+        reached=reached["bandwidth"],
+        layer=own.get("layer", reached["layer"]),
+        eager=own.get("layer", reached["eager"]),
+    )
+
+
+def shape_of(model: str) -> Shape:
+    """The shape of a model: one of hardware.toml, a folder, or a hub model that was fetched before.
+
+    Raises:
+        UserError: If nothing tells, or the model is no dense decoder.
+    """
+    known: dict[str, dict[str, Any]] = figures()["models"]
+    if model in known:
+        return Shape.of(known[model])
+    file: Path | str | None = Path(model).expanduser() / "config.json"
+    if not Path(str(file)).is_file():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(model, "config.json") if model.count("/") == 1 else None
+        if not isinstance(cached, str):
+            raise UserError(f"{model}: its shape is not known here", "fetch the model", model=model)
+        file = cached
+    fields = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+    fields = {**fields, **(fields.get("text_config") or {})}
+    if any(fields.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
+        raise UserError(f"{model}: is a mixture of experts; only dense models can be planned")
+    try:
+        return Shape.of(fields)
+    except KeyError as error:
+        raise UserError(f"{model}: its config.json has no {error}; only dense decoders can be planned") from error
