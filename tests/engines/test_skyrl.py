@@ -29,8 +29,9 @@ from magic_rl.config import load_config
 from magic_rl.engines.tinker.engine import TinkerEngine
 from magic_rl.runs.conformance import conformance
 from magic_rl.runs.evaluate import evaluate
-from magic_rl.runs.train import View, resume, train
+from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
+from magic_rl.view import View
 
 PYTHON = Path(os.environ.get("MAGIC_RL_SKYRL") or Path(sys.prefix) / "skyrl") / "bin" / "python"
 PATIENCE = 300  # seconds until the server must have started

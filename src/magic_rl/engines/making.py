@@ -18,8 +18,8 @@ def make_engines(
     """The engine of each role.
 
     Args:
-        models: Folder of each role's base model, or its name at a server, and the shape of its adapter; equal ones share
-            an engine.
+        models: Folder of each role's base model, or its name at a server, and the shape of its adapter; equal ones
+            share an engine.
         config: Which kind of engine, where it computes, and what samples.
         rng_seed: Where the random initialisation of adapters comes from.
 
