@@ -223,7 +223,8 @@ def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> 
         yield ""
         yield f"{question:<12}{'%':>6}  {'95 %':<15}{'n':>6}"
         for name, rate in result.rates().items():
-            interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-            yield f"  {name:<10}{100 * rate.value:>6.1f}  {interval:<15}{rate.n:>6}"
+            value = f"{100 * rate.value:.1f}" if rate.n else "–"
+            interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if rate.n else ""
+            yield f"  {name:<10}{value:>6}  {interval:<15}{rate.n:>6}"
         yield f"  label yes: judge yes {result.both}, no {result.only_label}"
         yield f"  label no:  judge yes {result.only_judge}, no {result.neither}"
