@@ -119,3 +119,14 @@ def test_nothing_below_the_command_line_names_a_flag_or_a_command() -> None:
     ]
     of_pip_and_css = ("command = ", "command += ", "style += ")
     assert [line for line in found if not line.startswith(of_pip_and_css)] == []
+
+
+def test_no_file_and_no_function_is_longer_than_a_reader_bears() -> None:
+    long = []
+    for path in (*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        long += [path.name] * (len(lines) > 400)
+        tree = ast.walk(ast.parse("\n".join(lines))) if SOURCE in path.parents else ()
+        functions = (node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        long += [f"{path.name}: {f.name}" for f in functions if (f.end_lineno or 0) - f.lineno >= 60]
+    assert long == []

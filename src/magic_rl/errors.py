@@ -52,7 +52,7 @@ class RowCountError(DataError):
     def __init__(self, where: str, *, kind: str, found: int, published: int) -> None:
         """Args: where: The set. kind: Which of its rows."""
         super().__init__(f"{where}: has {found:,} {kind} rows; published numbers rest on {published:,}")
-        self.remedy, self.found, self.published = "any count", found, published
+        self.remedy, self.found, self.published = "any count" if found else "", found, published  # none are no measure
 
 
 class ModelError(UserError):

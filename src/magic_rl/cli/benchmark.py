@@ -19,34 +19,40 @@ _Key = TypeVar("_Key", bound=str)
 _MEASURES: tuple[Literal["asr", "refusal"], ...] = ("asr", "refusal")
 
 
+_Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|RUN|URL",
+        help="A run, whose defender is asked; a model folder or hub id; http://HOST/v1; or a .toml file with url, "
+        "model and api_key_env.",
+        show_default=False,
+    ),
+]
+_Files = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SET=FILE", help="Your copy of a set; then only such sets are asked. May be repeated."),
+]
+_Round = Annotated[int | None, typer.Option("--round", min=0, help="Round of a run's defender; by default the last.")]
+_Limits = Annotated[
+    list[str] | None,
+    typer.Option(metavar="asr=PERCENT", help="Exit status 1 if a set's ASR is above; refusal=PERCENT for benign."),
+]
+
+
 def benchmark(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|RUN|URL",
-            help="A run, whose defender is asked; a model folder or hub id; http://HOST/v1; or a .toml file with url, "
-            "model and api_key_env.",
-            show_default=False,
-        ),
-    ],
+    target: _Target,
     suite: Annotated[
         Literal["paper", "overrefusal", "capability"], typer.Option(help="What is asked; see docs/BENCHMARKS.md.")
     ] = "paper",
-    data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SET=FILE", help="Your copy of a set; then only such sets are asked. May be repeated."),
-    ] = None,
+    data: _Files = None,
     judge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
     ] = None,
     overrides: Overrides = None,
-    number: Annotated[
-        int | None, typer.Option("--round", min=0, help="Round of a run's defender; by default the last.")
-    ] = None,
+    number: _Round = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most rows of each set, drawn evenly; 0: all.")] = 0,
     max_tokens: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Cut replies here; 0: as the paper (512, 2,048)."),
+        int, typer.Option(metavar="N", min=0, help="Cut replies here; 0: as the paper (512, 2,048).")
     ] = 0,
     any_count: Annotated[
         bool, typer.Option("--any-count", help="Take sets with another number of rows than the published one.")
@@ -54,10 +60,7 @@ def benchmark(
     compare: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of another model's benchmark; compares item by item.")
     ] = None,
-    fail_above: Annotated[
-        list[str] | None,
-        typer.Option(metavar="asr=PERCENT", help="Exit status 1 if a set's ASR is above; refusal=PERCENT for benign."),
-    ] = None,
+    fail_above: _Limits = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the results; by default benchmarks/TARGET-SUITE.")
     ] = None,
@@ -76,7 +79,6 @@ def benchmark(
       magic-rl benchmark runs/demo --compare benchmarks/default-paper --fail-above asr=10
     """
     limits = {key: _percent(value) for key, value in _pairs("--fail-above", fail_above or (), _MEASURES).items()}
-    files: dict[str, str] = _pairs("--data", data or ())
     config = _config(target, judge, overrides or ())
     _needs_inspect()
     from magic_rl.evidence.summary import exceeded
@@ -85,7 +87,7 @@ def benchmark(
     from magic_rl.runs.benchmark import benchmark as ask_all
 
     folder = out or Path("benchmarks") / f"{re.sub(r'[^A-Za-z0-9.]+', '-', target).strip('-')}-{suite}"
-    asked = Asked(target, suite, config, files, limit, max_tokens, any_count, number)
+    asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
     try:
         result = ask_all(asked, folder, display="rich" if sys.stderr.isatty() else "none", other=compare)
     except KeyboardInterrupt as stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from magic_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from magic_rl.chat.base import Chat
+    from magic_rl.evidence.items import Item
 
 _NAMED = 60  # characters shown of a name
 
@@ -58,13 +60,12 @@ def defences(
 
       magic-rl defences http://127.0.0.1:8000/v1 items.jsonl --judge guard.toml --guard guard.toml --out defended.jsonl
     """
-    own = results / "config.toml"
-    named = judge or (own if own.is_file() else None)
+    named = judge or (own if (own := results / "config.toml").is_file() else None)
     settings = load_config(named, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
     from magic_rl.evidence.defences import DEFENCES
     from magic_rl.evidence.defended import attacks_of, put_to
     from magic_rl.evidence.items import write_items
-    from magic_rl.evidence.rejudge import judged, read_results, rows
+    from magic_rl.evidence.rejudge import judged, read_results
     from magic_rl.runs.judge import make_judge, open_memory
     from magic_rl.runs.target import chat_of
 
@@ -79,16 +80,26 @@ def defences(
         found.append((judged(replies, asked, settings.judge.retries), tokens))
     if out is not None:
         write_items(out, [item for items, _ in found for item in items])
+    for line in _table(chats, found, asked.name, len(attacks)):
+        typer.echo(line)
+
+
+def _table(
+    chats: Sequence[Chat], found: Sequence[tuple[Sequence[Item], float | None]], judge: str, attacks: int
+) -> Iterator[str]:
+    """A row per chat: its rates, and what a request cost."""
+    from magic_rl.evidence.rejudge import rows
+
     heads = ("ASR ↓", "compliance ↑", "tokens per request", "no reply", "no verdict")
-    typer.echo(f"{f'{len(attacks)} attacks, %':<{_NAMED}}" + "".join(f"{head:>20}" for head in heads))
+    yield f"{f'{attacks} attacks, %':<{_NAMED}}" + "".join(f"{head:>20}" for head in heads)
     for chat, (items, tokens) in zip(chats, found, strict=True):
-        (row,) = rows([replace(item, set="", method="") for item in items], [asked.name], {})
+        (row,) = rows([replace(item, set="", method="") for item in items], [judge], {})
         base = found[0][1]
         cost = f"{tokens:.0f} ({tokens / base:.2f} ×)" if tokens and base else "not counted"
         lost = sum(item.failed is not None for item in items)
         cells = (percent(row.asr.observed), percent(row.compliance.observed), cost, lost, row.abstained)
-        typer.echo(f"{shown(chat.name, _NAMED - 1):<{_NAMED}}" + "".join(f"{cell:>20}" for cell in cells))
-    typer.echo(shown(f"judge: {asked.name}; tokens are those of all calls, prompts and replies"))
+        yield f"{shown(chat.name, _NAMED - 1):<{_NAMED}}" + "".join(f"{cell:>20}" for cell in cells)
+    yield shown(f"judge: {judge}; tokens are those of all calls, prompts and replies")
 
 
 def _guarded(model: Chat, guard: Path) -> Chat:

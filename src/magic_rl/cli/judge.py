@@ -68,16 +68,12 @@ def check(
     """
     # Silence is measured here, so no share of it stops the check: neither a judge's nor that of a panel's member.
     settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
-    from magic_rl.evidence.sheet import key_of, unblinded
     from magic_rl.judges.asking import ask
     from magic_rl.runs.judge import make_judge
 
     columns = {"request": request_column, "reply": reply_column, "label": label_column}
     columns |= {"refused": refused_column, "harmful": harmful_column}
     labelled = _labelled(file, columns, requests, skip or ())
-    if (key := key_of(file)).exists():
-        labelled = unblinded(labelled, key)
-        typer.echo(f"what was judged is from {key}", err=True)
     asked = make_judge(settings, needs_refusal=False)
     exchanges = [row.exchange for row in labelled.rows]
     verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=1.0, needs_refusal=False)
@@ -91,9 +87,14 @@ def check(
     elif silence.total() < len(verdicts):
         for line in (*_report(asked.name, labelled, results), *_shown(wrong, show)):
             typer.echo(line)
-    for reason, times in silence.most_common() if not as_json or silence.total() == len(verdicts) else ():
-        typer.echo(f"no verdict on {times} of {len(verdicts)} replies: {shown(reason)}", err=True)
-    if silence.total() == len(verdicts):
+    _say_silence(silence, len(verdicts), as_json)
+
+
+def _say_silence(silence: Counter[str], n: int, as_json: bool) -> None:
+    """Why there was no verdict; the end of the command where there was none at all."""
+    for reason, times in silence.most_common() if not as_json or silence.total() == n else ():
+        typer.echo(f"no verdict on {times} of {n} replies: {shown(reason)}", err=True)
+    if silence.total() == n:
         raise typer.Exit(1)
 
 
@@ -129,15 +130,20 @@ def sheet(
 def _labelled(
     file: Path, columns: dict[str, str], requests: Literal["harmful", "benign"], skip: Sequence[str]
 ) -> LabelledSet:
-    """The labelled replies; a column that is to blame is called by its flag."""
+    """The labelled replies, with what a blinded sheet's key knows; a column that is to blame is called by its flag."""
     from magic_rl.data.labelled import load_labelled
+    from magic_rl.evidence.sheet import key_of, unblinded
 
     try:
-        return load_labelled(file, columns, requests=requests, skip=skip)
+        labelled = load_labelled(file, columns, requests=requests, skip=skip)
     except DataError as error:
         if not error.about:
             raise
         raise DataError(f"--{error.about}-column: {error}") from error
+    if not (key := key_of(file)).exists():
+        return labelled
+    typer.echo(f"what was judged is from {key}", err=True)
+    return unblinded(labelled, key)
 
 
 def _answers(verdict: Verdict, off_topic: bool) -> dict[str, bool | None]:
@@ -217,7 +223,8 @@ def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> 
         yield ""
         yield f"{question:<12}{'%':>6}  {'95 %':<15}{'n':>6}"
         for name, rate in result.rates().items():
-            interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-            yield f"  {name:<10}{100 * rate.value:>6.1f}  {interval:<15}{rate.n:>6}"
+            value = f"{100 * rate.value:.1f}" if rate.n else "–"
+            interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if rate.n else ""
+            yield f"  {name:<10}{value:>6}  {interval:<15}{rate.n:>6}"
         yield f"  label yes: judge yes {result.both}, no {result.only_label}"
         yield f"  label no:  judge yes {result.only_judge}, no {result.neither}"

@@ -55,9 +55,7 @@ def serve(
     """
     if server != "vllm" and vllm:
         raise UserError("--vllm names vLLM's command, so it needs --server vllm")
-    key = os.environ.get(api_key_env) if api_key_env else None
-    if api_key_env and not key:
-        raise UserError(f"--api-key-env {api_key_env}: no such environment variable, or it is empty")
+    key = _key_in(api_key_env) if api_key_env else None
     is_run = (Path(what) / "config.toml").is_file()
     if not is_run and (attacker or number is not None):
         raise UserError(f"{what}: is no run, so it has no players; leave --attacker and --round out")
@@ -71,7 +69,11 @@ def serve(
     else:
         model = serving.served_model(what)
 
-    def ready(url: str) -> None:
-        typer.echo(f"{model.name}: {url}")
+    address = serving.Address(host, port, key)
+    serving.serve(model, server, address, lambda url: typer.echo(f"{model.name}: {url}"), vllm=vllm)
 
-    serving.serve(model, server, serving.Address(host, port, key), ready, vllm=vllm)
+
+def _key_in(variable: str) -> str:
+    if key := os.environ.get(variable):
+        return key
+    raise UserError(f"--api-key-env {variable}: no such environment variable, or it is empty")
