@@ -1,8 +1,8 @@
 """W1 with this engine and with TRL's GRPOTrainer, one after the other in processes of their own, and the ratios.
 
-    python benchmarks/vs_trl.py [--repeats 3] [--json]
+    python benchmarks/vs_trl.py [--model default] [--repeats 3] [--json]
 
-Both learn a LoRA of rank 16 on all linear layers of the default model, in bfloat16 or, where the machine has no
+Both learn a LoRA of rank 16 on all linear layers of a model, in bfloat16 or, where the machine has no
 products in it, in float32: 4 prompts of 225 tokens, 8 completions of exactly 48 tokens each, one optimiser step. Each
 process reports its own peak memory. TRL runs with gradient checkpointing, its default, and without, if there is memory
 for that; time is compared with the faster of the two, memory with the smaller.
@@ -22,11 +22,12 @@ from typing import Any
 from magic_rl.bench import W1
 
 
-def ours(repeats: int) -> tuple[dict[str, float], str]:
+def ours(model: str, repeats: int) -> tuple[dict[str, float], str]:
     """Median seconds per step, peak memory and share of the floor of this engine, and the dtype it chose."""
     import torch
 
-    command = [sys.executable, "-m", "magic_rl.cli.main", "bench", "--quick", "--repeats", str(repeats), "--json"]
+    command = [sys.executable, "-m", "magic_rl", "bench", "--quick", "--json"]
+    command += ["--model", model, "--repeats", str(repeats)]
     if not torch.cuda.is_available():
         command += ["--set", "engine.device=cpu"]  # where TRL runs too
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -36,9 +37,10 @@ def ours(repeats: int) -> tuple[dict[str, float], str]:
     return figures, result["dtype"]
 
 
-def trl_apart(repeats: int, kind: str, dtype: str) -> dict[str, float] | None:
+def trl_apart(model: str, repeats: int, kind: str, dtype: str) -> dict[str, float] | None:
     """What `trl` returns in a process of its own; None if it was killed, as when memory does not suffice for it."""
-    command = [sys.executable, __file__, "--only-trl", kind, "--dtype", dtype, "--repeats", str(repeats)]
+    command = [sys.executable, __file__, "--only-trl", kind, "--dtype", dtype]
+    command += ["--model", model, "--repeats", str(repeats)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode == -signal.SIGKILL:  # as systems do with a process that asks for more than there is
         return None
@@ -52,7 +54,7 @@ def reward(completions: list[str], **_: Any) -> list[float]:
     return [float(len(set(text)) % 7) for text in completions]
 
 
-def trl(repeats: int, dtype: str, *, checkpointing: bool) -> dict[str, float]:
+def trl(model: str, repeats: int, dtype: str, *, checkpointing: bool) -> dict[str, float]:
     """Median seconds per step and peak memory of TRL in this process."""
     import tempfile
 
@@ -65,7 +67,7 @@ def trl(repeats: int, dtype: str, *, checkpointing: bool) -> dict[str, float]:
     from magic_rl.bench import peak_memory
     from magic_rl.engines.local.models import resolve_model
 
-    folder = resolve_model("default")
+    folder = resolve_model(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [f"{word} " * W1.prompt_tokens for word in ("red", "blue", "green", "black")]
     prompts = [tokenizer.decode(tokenizer(text)["input_ids"][: W1.prompt_tokens]) for text in prompts]
@@ -116,19 +118,20 @@ def trl(repeats: int, dtype: str, *, checkpointing: bool) -> dict[str, float]:
 def main() -> None:
     """Run both and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="default", help="'default', a hub id or a local folder")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps of each, after one to warm up")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--only-trl", choices=["with", "without"], help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="bfloat16", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only_trl:
-        print(json.dumps(trl(args.repeats, args.dtype, checkpointing=args.only_trl == "with")))
+        print(json.dumps(trl(args.model, args.repeats, args.dtype, checkpointing=args.only_trl == "with")))
         return
-    one, dtype = ours(args.repeats)
+    one, dtype = ours(args.model, args.repeats)
     others = []
     for kind in ("with", "without"):
-        figures = trl_apart(args.repeats, kind, dtype)
-        said = f"{figures['s']:.1f} s, {figures['peak_gb']:.1f} GB" if figures else "killed, as for want of memory"
+        figures = trl_apart(args.model, args.repeats, kind, dtype)
+        said = f"{figures['s']:.2f} s, {figures['peak_gb']:.1f} GB" if figures else "killed, as for want of memory"
         print(f"TRL in {dtype}, {kind} gradient checkpointing: {said}", file=sys.stderr)
         others += [figures] if figures else []
     if not others:
@@ -145,8 +148,8 @@ def main() -> None:
     if args.json:
         print(json.dumps(result))
         return
-    print(f"W1, medians of {args.repeats}   ours {one['s']:.1f} s, {one['peak_gb']:.1f} GB", end="   ")
-    print(f"TRL {other['s']:.1f} s, {other['peak_gb']:.1f} GB   {result['speedup']:.1f} times faster", end=", ")
+    print(f"W1, medians of {args.repeats}   ours {one['s']:.2f} s, {one['peak_gb']:.1f} GB", end="   ")
+    print(f"TRL {other['s']:.2f} s, {other['peak_gb']:.1f} GB   {result['speedup']:.1f} times faster", end=", ")
     print(f"{other['peak_gb'] / one['peak_gb']:.1f} times less memory, {one['floor_share']:.0%} of the floor")
 
 

@@ -70,6 +70,8 @@ def load_config(
     above: Tree = {"preset": chosen, **_preset(chosen, file, override=True)} if chosen else {}
     whole = _merge(tree, above) if chosen else alone
     for keys, value in given:
+        whole = _for_judge(whole, value) if keys == ("judge", "kind") else whole
+    for keys, value in given:
         whole = whole if keys == ("preset",) else _put(whole, keys, value)
     if wins == "preset":
         whole = _merge(whole, above)
@@ -137,13 +139,22 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
         raise ConfigError(f"{file}: extends: must be another file, or one of {', '.join(SHIPPED)}, in quotes")
     beside = file.parent / name
     extended = shipped(name) if name in SHIPPED and not beside.is_file() else beside
+    judge = own.get("judge")
     under = _read(extended, (*above, file.resolve()))
+    if isinstance(judge, Mapping) and "kind" in judge:
+        under = _for_judge(under, judge["kind"])
     chosen = _preset(own["preset"], file) if "preset" in own else {}  # wins over the one below
     whole = _merge(_merge(under, chosen), own)
     for keys in _idle(_merge(_preset(whole.get("preset", "magic"), file), whole)):
         if not _holds(own, keys):  # what the file leaves without an effect of the one below it
             whole = _drop(whole, keys)
     return whole
+
+
+def _for_judge(tree: Tree, kind: object) -> Tree:
+    """The tree without a judge of another kind, as endpoint, options and threshold are for one kind alone."""
+    judge = tree.get("judge")
+    return _drop(tree, ("judge",)) if isinstance(judge, Mapping) and judge.get("kind", "rules") != kind else tree
 
 
 def _preset(name: object, file: Path | None, *, override: bool = False) -> Tree:
