@@ -31,6 +31,7 @@ from magic_rl.settings import Node, paths, section_of
 from magic_rl.store.run import RunDirectory
 from tests.conftest import TINY_CONFIG
 from tests.runs.test_train import Silent
+from tests.support import fake_tracker
 from tests.support.fake_tinker import FakeTinker
 from tests.support.fake_vllm import FakeVllm, stand_in
 from tests.support.stub_server import Reply, Stub, completion
@@ -76,6 +77,7 @@ KINDS = {
     "shared": Kind(preset="self-play"),
     "served": Kind(('engine.sampler="vllm"', 'engine.vllm.urls=["VLLM"]'), section="engine."),
     "started": Kind(('engine.sampler="vllm"', 'engine.vllm.python="FOLDER/python"'), section="engine.vllm."),
+    "tracked": Kind(("tracker.kind=trackio",), section="tracker."),
     "attacked": Kind(("game.schedule.defender_steps=0", "defender.batch_size=64")),
 }
 
@@ -204,6 +206,12 @@ def trained(file: Path, settings: tuple[str, ...], preset: PresetName | None, fo
     train(load_config(file, settings, preset), folder, Silent())
 
 
+def tracked(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fake_tracker.install(folder.parent, patch)
+        trained(file, settings, preset, folder)
+
+
 def pool(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
     """What the stub says is no rewrite, which is found late enough."""
     command("pool", "build", "--config", file, "--out", f"{folder}.jsonl", "--strategies", "question", given=settings)
@@ -239,6 +247,7 @@ ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], No
     "engine.tinker.": served,
     "engine.": trained,
     "engine.vllm.": trained,
+    "tracker.": tracked,
 }
 
 

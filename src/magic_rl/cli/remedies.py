@@ -51,6 +51,7 @@ REMEDIES = {
     "serve: another port": "choose another by --port",
     "serve: install": "`pip install 'magic-rl[serve]'`, or take --server vllm",
     "serve: name vllm": "install vLLM in an environment of its own, and name its command by --vllm",
+    "install a tracker": "`pip install 'magic-rl[{kind}]'`",
     "name a Python": "if {package} is not installed there, name a Python that has it by --{package}",
     "name an attacker": "name a run that has one with --attacker",
     "name a writer": "name it by --set attacker.writer.url=URL and --set attacker.writer.model=NAME",

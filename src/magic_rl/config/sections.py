@@ -121,6 +121,18 @@ class StoreConfig(Node):
     )
 
 
+class TrackerConfig(Node):
+    """Where a run can be watched from elsewhere; metrics stay in the run directory too."""
+
+    kind: Literal["wandb", "trackio"] | None = Field(
+        None,
+        examples=["wandb"],
+        description="'wandb' or 'trackio', each an extra to install; it gets metrics and the config, and no text",
+    )
+    project: str = Field("magic-rl", min_length=1, description="what runs are gathered under there")
+    exchanges: bool = Field(False, description="whether a seed, the attack and the reply of each step are sent as well")
+
+
 class EvaluationConfig(Node):
     """What is measured on held-out seeds when a run is evaluated (METHOD.md §9)."""
 

@@ -15,6 +15,7 @@ from magic_rl.config.sections import (
     EvaluationConfig,
     PlayerConfig,
     StoreConfig,
+    TrackerConfig,
 )
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.game.settings import GameConfig
@@ -43,7 +44,7 @@ PRESETS: Mapping[PresetName, Tree] = {
 # is measured, and where things are whose content is compared with what the run was begun with. All else says what the
 # run is: what was learned would not fit it.
 CHANGEABLE = (
-    *("data", "game.prompts", "judge", "store", "evaluation", "attacker.writer"),
+    *("data", "game.prompts", "judge", "store", "tracker", "evaluation", "attacker.writer"),
     *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sampling", "optimiser", "batch_size")),
     *(f"learning.{key}" for key in ("group_size", "epochs", "minibatches", "clip_low", "clip_high", "kl_coef")),
     *(f"learning.{key}" for key in ("objective", "correction", "correction_limits")),
@@ -82,6 +83,7 @@ _NEEDS = {
         )
     ),
     "learning.dynamic_sampling": "learning.baseline = group",
+    "tracker.project tracker.exchanges": "tracker.kind = wandb or tracker.kind = trackio",
     "engine.tinker": "engine.kind = tinker",
     "engine.sampler": "engine.kind = local",
     "engine.vllm": "engine.sampler = vllm",
@@ -102,6 +104,7 @@ class Config(Node):
     learning: LearningConfig = LearningConfig()
     engine: EngineConfig = EngineConfig()
     store: StoreConfig = StoreConfig()
+    tracker: TrackerConfig = TrackerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def player(self, role: Role) -> PlayerConfig:

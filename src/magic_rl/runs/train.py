@@ -29,6 +29,7 @@ from magic_rl.runs.assembly import NOTHING, Brought, Setup, prepare
 from magic_rl.runs.inputs import compare, compare_settings, digests, record_settings
 from magic_rl.runs.interrupt import Interrupt
 from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
+from magic_rl.runs.tracking import require, tracked
 from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
 from magic_rl.types import Episode, Exchange, Role
 from magic_rl.view import NOBODY, View
@@ -71,6 +72,7 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise StoreError(f"{directory}: already exists", "resume or elsewhere", run=directory)
+    require(config)
     setup = prepare(config, view.note, brought=brought)
     checked = preflight(setup)
     for remark in remarks(config):
@@ -78,8 +80,8 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
     lessons = _lessons(setup, Position(), view)
     inputs = {"digests": digests(setup), "checked": checked, "config": config.model_dump(mode="json")}
     run = RunDirectory.create(directory, dump_config(config), versions(), inputs=inputs, keep=config.store.keep)
-    with run.lock():
-        _Training(run, setup, view, lessons).run(None, Position())
+    with run.lock(), tracked(run, config, view) as watching:
+        _Training(run, setup, watching, lessons).run(None, Position())
     return run
 
 
@@ -106,6 +108,7 @@ def resume(
             view.note(f"{directory}: training is complete")
             return run
         changed = compare_settings(run, config)
+        require(config)
         setup = prepare(config, view.note, brought=brought)
         compare(run, digests(setup))
         try_players(setup)
@@ -118,7 +121,8 @@ def resume(
             for key, (old, new) in sorted(changed.items()):
                 view.note(f"{key}: {new!r} from here on, {old!r} before")
         run.rewind(step)
-        _Training(run, setup, view, lessons).run(checkpoint, position)
+        with tracked(run, config, view) as watching:
+            _Training(run, setup, watching, lessons).run(checkpoint, position)
     return run
 
 

@@ -6,6 +6,7 @@ killed at any instant opens again as it was after its last complete checkpoint (
     config.toml  versions.json        what was asked for, and what it ran on
     engines.json                      how each role's model is computed, and how exactly
     inputs.json                       digests of seeds, prompts, pool, base models; what was checked; changed settings
+    tracker.json  wandb/              which run this is at a tracker, if there is one; what waits to be sent to it
     metrics.jsonl  timings.jsonl      one row per step: reproducible numbers; seconds and speeds
     episodes/step-000012.jsonl        every episode of a step
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
@@ -40,6 +41,7 @@ from magic_rl.types import Outcome, Role
 
 ENGINES_FILE = "engines.json"
 INPUTS_FILE = "inputs.json"
+TRACKER_FILE = "tracker.json"
 
 Row = Mapping[str, float | int | str | bool | None]
 
