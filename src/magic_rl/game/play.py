@@ -6,17 +6,18 @@ Both moves have the same shape, a list of episodes in and a longer list out, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from magic_rl.prompts import Prompts
 from magic_rl.rng import derive
-from magic_rl.text.renderer import Renderer, Speaks
+from magic_rl.text.renderer import Arrived, Renderer, Speaks, Streams
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Episode, Message, Role, Sample, SamplingParams, Seed, Turn
 
 _Seat = TypeVar("_Seat", bound="Player | None")
+Told = Callable[[Sequence[Episode]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def play(
     plain_share: float = 0.0,
     draw: int = 0,
     opponents: Sequence[Player] = (),
+    ended: Told | None = None,
 ) -> list[Episode]:
     """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
 
@@ -71,6 +73,8 @@ def play(
         draw: Which of the step's batches of seeds this is; each has random draws of its own.
         opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:
             that one everywhere. What several opponents say is sampled opponent by opponent.
+        ended: Told of episodes whose last reply is there while others are still being sampled, if defenders are sampled
+            elsewhere (`Streams`).
 
     Returns:
         P * group episodes, those of a group side by side.
@@ -81,7 +85,7 @@ def play(
     opens_plain = {g for g in range(len(seeds)) if int((g + 1) * plain_share) > int(g * plain_share)}
     for turn in range(turns):
         running = [episode for episode in episodes if episode.cut_off is None]
-        ended = [episode for episode in episodes if episode.cut_off is not None]
+        over = [episode for episode in episodes if episode.cut_off is not None]
         attacks = group if turn == 0 and learner == "attacker" else 1
         replies = group if turn == 0 and learner == "defender" else 1
         plain = [episode for episode in running if turn == 0 and episode.group in opens_plain]
@@ -92,8 +96,8 @@ def play(
             running += attack(theirs, who, prompts, attacks, row, turns > 1)
         for batch, (answers, theirs) in enumerate(_by_player(running, defenders)):
             row = derive(rng_seed, step, f"reply {batch}" if batch else "reply", turn + turns * draw)
-            ended += reply(theirs, answers, prompts, replies, row)
-        episodes = sorted(ended, key=lambda episode: episode.group)
+            over += reply(theirs, answers, prompts, replies, row, told=ended if turn == turns - 1 else None)
+        episodes = sorted(over, key=lambda episode: episode.group)
     return episodes
 
 
@@ -130,35 +134,42 @@ def reply(
     rng_seed: int,
     *,
     answer_cut_off: bool = False,
+    told: Told | None = None,
 ) -> list[Episode]:
     """Answer the open turn of each episode `n` times.
 
     Args:
         answer_cut_off: Whether an attack that hit the length limit is answered too (in evaluation) or its
             episode stays unanswered and ends (in learning).
+        told: See `play`.
     """
-    answered = [answer_cut_off or episode.cut_off is None for episode in episodes]
-    conversations = [
-        defender_messages(defender, prompts, episode.turns)
-        for episode, yes in zip(episodes, answered, strict=True)
-        if yes
-    ]
-    spoken = iter(_speak(defender, conversations, n, rng_seed))
+    open_ones = [episode for episode in episodes if answer_cut_off or episode.cut_off is None]
+    conversations = [defender_messages(defender, prompts, episode.turns) for episode in open_ones]
+
+    def arrived(place: int, samples: Sequence[Sample]) -> None:
+        if told:
+            told([_answered(open_ones[place], sample, defender) for sample in samples])
+
+    spoken = iter(_speak(defender, conversations, n, rng_seed, arrived if told else None))
     out = []
-    for episode, yes in zip(episodes, answered, strict=True):
-        if not yes:
+    for episode in episodes:
+        if answer_cut_off or episode.cut_off is None:
+            out += [_answered(episode, sample, defender) for sample in next(spoken)]
+        else:
             out += [episode] * n
-            continue
-        for sample in next(spoken):
-            thinking, text, ended = defender.renderer.spoken(sample.tokens)
-            said = sample if ended else replace(sample, finish="length")
-            turn = replace(episode.turns[-1], reply=text, reply_sample=said, reply_thinking=thinking)
-            if defender.thinks:
-                parsed = parse_attack(defender.renderer.decode(sample.tokens))
-                turn = replace(turn, reply=parsed.answer, reply_well_formed=parsed.well_formed)
-                turn = replace(turn, reply_thinking=parsed.thinking)
-            out.append(replace(episode, turns=(*episode.turns[:-1], turn)))
     return out
+
+
+def _answered(episode: Episode, sample: Sample, defender: Player) -> Episode:
+    """An episode with its open turn closed by a reply."""
+    thinking, text, ended = defender.renderer.spoken(sample.tokens)
+    said = sample if ended else replace(sample, finish="length")
+    turn = replace(episode.turns[-1], reply=text, reply_sample=said, reply_thinking=thinking)
+    if defender.thinks:
+        parsed = parse_attack(defender.renderer.decode(sample.tokens))
+        turn = replace(turn, reply=parsed.answer, reply_well_formed=parsed.well_formed)
+        turn = replace(turn, reply_thinking=parsed.thinking)
+    return replace(episode, turns=(*episode.turns[:-1], turn))
 
 
 def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tuple[_Seat, list[Episode]]]:
@@ -174,17 +185,25 @@ def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tupl
     return list(batches.values())
 
 
-def _speak(player: Player, conversations: Sequence[Sequence[Message]], n: int, rng_seed: int) -> list[list[Sample]]:
+def _speak(
+    player: Player,
+    conversations: Sequence[Sequence[Message]],
+    n: int,
+    rng_seed: int,
+    arrived: Arrived | None = None,
+) -> list[list[Sample]]:
     """`n` samples per conversation; one that outgrew the prompt limit gets empty, cut-off samples."""
     rendered = [player.renderer.prompt(messages) for messages in conversations]
-    fits = [len(prompt) <= player.max_prompt for prompt in rendered]
-    samples = iter(
-        player.policy.sample([p for p, ok in zip(rendered, fits, strict=True) if ok], n, player.sampling, rng_seed)
-    )
-    return [
-        next(samples) if ok else [Sample(prompt, (), (), "length")] * n
-        for prompt, ok in zip(rendered, fits, strict=True)
-    ]
+    fitting = [place for place, prompt in enumerate(rendered) if len(prompt) <= player.max_prompt]
+    asked = [rendered[place] for place in fitting]
+    policy = player.policy
+    if arrived and isinstance(policy, Streams):
+        tell = arrived
+        said = policy.stream(asked, n, player.sampling, rng_seed, lambda i, samples: tell(fitting[i], samples))
+    else:
+        said = policy.sample(asked, n, player.sampling, rng_seed)
+    samples = dict(zip(fitting, said, strict=True))
+    return [samples.get(place) or [Sample(prompt, (), (), "length")] * n for place, prompt in enumerate(rendered)]
 
 
 def _attackers_view(episode: Episode, attacker: Player, prompts: Prompts, multi_turn: bool) -> list[Message]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from magic_rl.chat.base import Chat, Completion
+from magic_rl.chat.local import LocalChat
 from magic_rl.chat.memory import Memory, ask
 from magic_rl.judges.format import Format, Labels, Question
 from magic_rl.types import Exchange, Label, Seed, Verdict
@@ -56,6 +57,11 @@ class ModelJudge:
         """
         said = self._ask(self._questions(_TRIAL), None if fresh else self._memory)
         return next((each.failed for each in said if isinstance(each, Completion)), None)
+
+    @property
+    def early(self) -> bool:
+        """Whether labels can be had before all exchanges are there: its model is elsewhere, what it says is kept."""
+        return self._memory is not None and not isinstance(self._chat, LocalChat)
 
     @property
     def tokens(self) -> int:

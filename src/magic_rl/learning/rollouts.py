@@ -15,6 +15,7 @@ from magic_rl.errors import DegenerateError, TooManyCutOffError
 from magic_rl.game.play import play
 from magic_rl.game.rewards import request_label, score
 from magic_rl.game.schedule import Schedule
+from magic_rl.judges.ahead import Ahead
 from magic_rl.judges.asking import ask, exceeds
 from magic_rl.judges.base import Judge
 from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
@@ -36,20 +37,22 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
     game, learning, count = settings.game, settings.learning, settings.batch_size[learner]
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
-        episodes = play(
-            draw_seeds(arena.seeds, count, generator(settings.rng_seed, number, "seeds", draw)),
-            arena.attacker,
-            arena.defender,
-            arena.prompts,
-            turns=game.turns,
-            learner=learner,
-            group=learning.group_size,
-            rng_seed=settings.rng_seed,
-            step=number,
-            plain_share=game.plain_share if learner == "defender" else 0.0,
-            draw=draw,
-            opponents=arena.opponents.draw(schedule, count, number, draw) if arena.opponents else (),
-        )
+        with Ahead(arena.judge) as ahead:
+            episodes = play(
+                draw_seeds(arena.seeds, count, generator(settings.rng_seed, number, "seeds", draw)),
+                arena.attacker,
+                arena.defender,
+                arena.prompts,
+                turns=game.turns,
+                learner=learner,
+                group=learning.group_size,
+                rng_seed=settings.rng_seed,
+                step=number,
+                plain_share=game.plain_share if learner == "defender" else 0.0,
+                draw=draw,
+                opponents=arena.opponents.draw(schedule, count, number, draw) if arena.opponents else (),
+                ended=(lambda over, ahead=ahead: ahead.label(_exchanges(over))) if ahead.useful else None,
+            )
         numbered = [replace(episode, group=episode.group + draw * count) for episode in episodes]
         outcomes += judge_episodes(numbered, arena.judge, settings)
         if len(_with_signal(outcomes, learner)) >= count:
@@ -65,15 +68,8 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, settings: LoopSett
         TooManyCutOffError: If more than `learning.max_cut_off` of the episodes are cut off.
     """
     _check_cut_off(episodes, settings)
-    whole = [episode for episode in episodes if episode.cut_off is None]
-    verdicts = iter(
-        ask(
-            judge,
-            [Exchange(episode.seed, episode.attack, episode.reply) for episode in whole],
-            retries=settings.retries,
-            max_abstained=settings.max_abstained,
-        )
-    )
+    asked = _exchanges(episodes)
+    verdicts = iter(ask(judge, asked, retries=settings.retries, max_abstained=settings.max_abstained))
     out = []
     for episode in episodes:
         if episode.cut_off is not None:
@@ -90,6 +86,11 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, settings: LoopSett
         rewards = score(verdict, episode.seed.label, well_formed, settings.game.rewards, thought, tokens)
         out.append(Outcome(episode, verdict, rewards))
     return out
+
+
+def _exchanges(episodes: Sequence[Episode]) -> list[Exchange]:
+    """What is judged: all that was not cut off."""
+    return [Exchange(each.seed, each.attack, each.reply) for each in episodes if each.cut_off is None]
 
 
 def _check_cut_off(episodes: Sequence[Episode], settings: LoopSettings) -> None:

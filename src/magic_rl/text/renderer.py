@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, Self, runtime_checkable
 
 from magic_rl.text.think import Spoken
 from magic_rl.types import Message, Sample, SamplingParams, Tokens
+
+Arrived = Callable[[int, list[Sample]], None]  # takes the place of a prompt, and its samples
 
 
 class Renderer(Protocol):
@@ -57,3 +59,18 @@ class Speaks(Protocol):
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `engines.base.Policy.sample`."""
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """What a policy can do that is sampled elsewhere: others work while its last samples are still being written."""
+
+    def stream(
+        self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived
+    ) -> list[list[Sample]]:
+        """The same samples as `sample` gives.
+
+        Args:
+            arrived: Told of each prompt's samples as soon as they are there, maybe on another thread; twice if an
+                answer was lost.
+        """

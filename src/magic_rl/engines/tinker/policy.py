@@ -29,6 +29,7 @@ from magic_rl.engines.tinker.client import LostError
 from magic_rl.engines.tinker.servers import payload
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
+from magic_rl.text.renderer import Arrived
 from magic_rl.types import Adam, CrossEntropy, Datum, Loss, Sample, SamplingParams, Tokens
 
 if TYPE_CHECKING:
@@ -84,9 +85,18 @@ class TinkerPolicy:
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `Policy.sample`. A prompt is one request; its samples have a seed of their own each."""
-        return self._engine.connection.persist(lambda: self._sample(prompts, n, params, rng_seed)) if prompts else []
+        return self.stream(prompts, n, params, rng_seed, lambda _place, _samples: None)
 
-    def _sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
+    def stream(
+        self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived
+    ) -> list[list[Sample]]:
+        """See `Streams.stream`."""
+        persist = self._engine.connection.persist
+        return persist(lambda: self._sample(prompts, n, params, rng_seed, arrived)) if prompts else []
+
+    def _sample(
+        self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived
+    ) -> list[list[Sample]]:
         connection, stops = self._engine.connection, self._engine.renderer.stop_ids
         sampler, sdk = self._speaking(), connection.sdk
         settings: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
@@ -96,11 +106,11 @@ class TinkerPolicy:
             # Servers add the number of the sample to the seed.
             seeded = sdk.SamplingParams(**settings, seed=derive(rng_seed, place, "samples of a server") % 2**30)
             asked.append(sampler.sample(sdk.ModelInput.from_ints(list(prompt)), n, seeded))
-        answers = connection.run(lambda: [each.result() for each in asked])
-        return [
-            [self._read(prompt, sequence) for sequence in answer.sequences]
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        out = []
+        for place, (prompt, future) in enumerate(zip(prompts, asked, strict=True)):
+            out.append([self._read(prompt, sequence) for sequence in connection.run(future.result).sequences])
+            arrived(place, out[-1])
+        return out
 
     def _read(self, prompt: Tokens, sequence: Any) -> Sample:
         tokens, logprobs = tuple(sequence.tokens), tuple(sequence.logprobs or ())

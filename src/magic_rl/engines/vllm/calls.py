@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,17 +110,22 @@ class Calls:
         return versions
 
     async def complete(
-        self, version: Version | None, bodies: Sequence[dict[str, Any]], at_once: int, only: Replica | None = None
-    ) -> list[Answer]:
-        """One answer for each body, in order.
+        self,
+        version: Version | None,
+        bodies: Sequence[dict[str, Any]],
+        at_once: int,
+        take: Callable[[int, Answer], None],
+        only: Replica | None = None,
+    ) -> None:
+        """One answer for each body.
 
         Args:
             version: Of a policy; None asks the base model.
             at_once: Requests under way at each server.
+            take: Told of a body's place and its answer as each comes.
             only: The server to ask; else all share the work.
         """
         replicas = [only] if only else self._replicas
-        out: dict[int, Answer] = {}
         queue = iter(enumerate(bodies))
         if version:
             missing = [replica for replica in replicas if version.name not in replica.holds]
@@ -128,7 +133,7 @@ class Calls:
 
         async def work(replica: Replica) -> None:
             for index, body in queue:
-                out[index] = await self._one(replica, version, body)
+                take(index, await self._one(replica, version, body))
 
         count = min(at_once, -(-len(bodies) // len(replicas)))
         # One for each server at a time, so that few requests are spread over all of them.
@@ -139,7 +144,6 @@ class Calls:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        return [out[index] for index in range(len(bodies))]
 
     async def unload(self, name: str) -> None:
         """Drop an adapter everywhere; one that is gone already, or a server that is, is as good."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.vllm.calls import Version
 from magic_rl.engines.vllm.servers import Servers
+from magic_rl.text.renderer import Arrived
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 
 
@@ -22,11 +23,17 @@ class ServedPolicy:
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `Policy.sample` and `Servers.sample`."""
+        return self.stream(prompts, n, params, rng_seed, lambda _place, _samples: None)
+
+    def stream(
+        self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived
+    ) -> list[list[Sample]]:
+        """See `Streams.stream`."""
         if not prompts:
             return []
         if self._adapted and self._version is None:
             self._version = self._servers.publish(self.name, self._save_adapter)
-        return self._servers.sample(self._version, prompts, n, params, rng_seed)
+        return self._servers.sample(self._version, prompts, n, params, rng_seed, arrived=arrived)
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """See `Policy.logprobs`."""

@@ -19,8 +19,9 @@ import httpx2
 from anyio.from_thread import start_blocking_portal
 
 from magic_rl.engines.settings import EngineConfig
-from magic_rl.engines.vllm.calls import Calls, Choice, Replica, Version
+from magic_rl.engines.vllm.calls import Answer, Calls, Choice, Replica, Version
 from magic_rl.rng import derive
+from magic_rl.text.renderer import Arrived
 from magic_rl.types import Sample, SamplingParams, Tokens
 
 _T = TypeVar("_T")
@@ -74,6 +75,7 @@ class Servers:
         params: SamplingParams,
         rng_seed: int,
         only: Replica | None = None,
+        arrived: Arrived | None = None,
     ) -> list[list[Sample]]:
         """Draw `n` samples for each prompt; see `Policy.sample`.
 
@@ -83,6 +85,7 @@ class Servers:
         Args:
             version: Of a policy; None samples from the base model.
             only: The server to ask; else all share the work.
+            arrived: See `Streams.stream`.
 
         Raises:
             EngineError: If a server refuses, or cannot be reached for longer than `patience`.
@@ -95,11 +98,15 @@ class Servers:
         body = {**said, **plain, **ends, "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
         first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the seed of a prompt's first row
         bodies = [{**body, "prompt": list(prompt), "seed": first + p * n} for p, prompt in enumerate(prompts)]
-        answers = self._call(lambda calls: calls.complete(version, bodies, max(1, self._rows // n), only))
-        return [
-            [_sample(prompt, choice) for choice in answer.choices] * (n // count)
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        out: dict[int, list[Sample]] = {}
+
+        def take(place: int, answer: Answer) -> None:
+            out[place] = [_sample(prompts[place], choice) for choice in answer.choices] * (n // count)
+            if arrived:
+                arrived(place, out[place])
+
+        self._call(lambda calls: calls.complete(version, bodies, max(1, self._rows // n), take, only))
+        return [out[place] for place in range(len(prompts))]
 
     def _call(self, work: Callable[[Calls], Awaitable[_T]]) -> _T:
         """Drop what is retired, and do some work, on an event loop in a thread of its own."""
