@@ -47,7 +47,7 @@ CHANGEABLE = (
     *("data", "game.prompts", "judge", "store", "tracker", "evaluation", "attacker.writer"),
     *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sampling", "optimiser", "batch_size")),
     *(f"learning.{key}" for key in ("group_size", "epochs", "minibatches", "clip_low", "clip_high", "kl_coef")),
-    *(f"learning.{key}" for key in ("objective", "correction", "correction_limits")),
+    *(f"learning.{key}" for key in ("objective", "correction", "correction_limits", "look_ahead")),
     *(f"learning.{key}" for key in ("reference", "reduction", "max_cut_off", "max_degenerate")),
     *(f"engine.{key}" for key in EngineConfig.model_fields if key not in ("kind", "date")),
 )
@@ -118,6 +118,14 @@ class Config(Node):
             raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
         if game.shared_parameters and (attacker.model, attacker.lora) != (defender.model, defender.lora):
             raise ValueError("game.shared_parameters needs attacker and defender to have the same model and lora")
+        plain = all((p.sampling.temperature, p.sampling.top_p) == (1.0, 1.0) for p in (attacker, defender))
+        if self.learning.look_ahead and not (
+            plain and self.engine.sampler != "local" and self.learning.correction != "none"
+        ):
+            raise ValueError(
+                'learning.look_ahead needs servers that sample (engine.sampler = "vllm"), players whose temperature '
+                "and top_p are 1.0, and a learning.correction"
+            )
         if self.learning.target and defender.batch_size < 2:
             raise ValueError("learning.target needs benign seeds in a step: defender.batch_size above 1")
         if self.evaluation.split == "validation" and not self.data.validation_categories:

@@ -10,12 +10,13 @@ step samples and learns from is in `rollouts.py`, the update in `updates.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.arena import Arena
 from magic_rl.learning.datums import build_datums
+from magic_rl.learning.lookahead import Begun
 from magic_rl.learning.metrics import outcome_metrics, sampled_tokens
 from magic_rl.learning.rollouts import advantages_of, choose_groups, measure_fluency, sample_outcomes
 from magic_rl.learning.target import OperatingPoint
@@ -42,7 +43,11 @@ class GameStep(Step):
 
 
 def coevolve(
-    arena: Arena, schedule: Schedule, number: int = 0, target: OperatingPoint | None = None
+    arena: Arena,
+    schedule: Schedule,
+    number: int = 0,
+    target: OperatingPoint | None = None,
+    ahead: Callable[[int], bool] | None = None,
 ) -> Iterator[GameStep]:
     """Play and learn until the schedule's rounds are over.
 
@@ -51,17 +56,21 @@ def coevolve(
         schedule: Where to begin.
         number: Optimiser steps the run has taken before.
         target: The defender's operating point so far; None holds none.
+        ahead: Whether the step after a numbered one may be sampled while that one is learned from, if the same player
+            learns then in the same round. None: never, and nothing is said of it in the metrics.
 
     Yields:
         One step after each update of the learner.
     """
     settings = arena.settings
     game, learning = settings.game, settings.learning
+    begun: Begun | None = None
     while not schedule.over(game.schedule):
         number += 1
         began = time.monotonic()
         learner = schedule.learner
-        outcomes = sample_outcomes(arena, schedule, number)
+        outcomes = begun.outcomes() if begun else sample_outcomes(arena, schedule, number)
+        staleness = {"staleness": int(begun is not None)} if ahead else {}
         sampled = time.monotonic()
         fluency = measure_fluency(outcomes, arena, number)
 
@@ -70,14 +79,18 @@ def coevolve(
         advantages = advantages_of(learned, settings, learner, weights)
         keep_zero = learning.kl_coef > 0
         datums = build_datums(learned, advantages, learner, reduction=learning.reduction, keep_zero=keep_zero)
+        summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
+        following = schedule.advance(summary["safe_rate"], game.schedule)
+        same_turn = (following.round, following.learner) == (schedule.round, learner)
+        begun = Begun(arena, following, number + 1) if ahead and ahead(number) and same_turn else None
         update = learn(arena, datums, schedule, number)
 
-        summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}
+        metrics |= staleness
         if target and learning.target and learner == "defender":
             target = target.advance(summary["compliance"], learning.target)
             metrics |= {"compliance_target": target.compliance, "benign_multiplier": target.multiplier}
-        schedule = schedule.advance(summary["safe_rate"], game.schedule)
+        schedule = following
         yield GameStep(number, metrics, _timing(began, sampled, sampled_tokens(outcomes)), outcomes, schedule, target)
 
 

@@ -2,7 +2,8 @@
 
 The same weights give other log-probabilities in a server that samples than in the engine that learns. With the ratio
 w = π_learner/π_sampler of each token, advantages are weighted or tokens left out, on any engine, as advantages are per
-token. Names follow TRL and verl, defaults verl ("rollout correction").
+token. Samples that are a step behind are corrected by the same ratio (the decoupled objective of Hilton et al. 2022,
+"Batch size-invariance for policy optimization"). Names follow TRL and verl, defaults verl ("rollout correction").
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def correct(
 
     Args:
         datums: As sampled.
-        rescored: log π of the same tokens by the engine that learns, at the weights they were sampled with.
+        rescored: log π of the same tokens by the engine that learns, at the weights they are learned from; those they
+            were sampled with, unless that was a step ago.
         kind: Which correction; "none" only measures.
         limits: Least and largest ratio; the kind's own by default.
 

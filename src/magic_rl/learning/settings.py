@@ -93,6 +93,11 @@ class LearningConfig(Node):
         description="least and largest ratio; else (0, 2) for truncation, (0.5, 2) for masks, (0.999, 1.001) for "
         "geometric_mask",
     )
+    look_ahead: bool = Field(
+        False,
+        description="whether servers sample the next step while this one is learned from; its samples are then one "
+        "step behind, which the correction weighs; the step after a checkpoint or a turn is sampled in its own time",
+    )
     kl_coef: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
     reference: Literal["start", "base"] = Field("start", description="π_ref: the policy after SFT, or the base model")
     reduction: Literal["sequence", "token"] = Field(

@@ -248,7 +248,9 @@ class _Training:
             opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        for step in coevolve(arena, schedule, position.number, position.target):
+        every = config.store.checkpoint_every  # what a checkpoint continues with was not sampled before it
+        ahead = (lambda number: number % every > 0) if config.learning.look_ahead else None
+        for step in coevolve(arena, schedule, position.number, position.target, ahead):
             round_over = step.schedule.round > schedule.round
             if round_over:
                 self._save_players(schedule.round, step.number)
