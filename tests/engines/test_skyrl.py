@@ -32,6 +32,7 @@ from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.view import View
+from tests.support.curves import LEARNED, TOLERANCE, apart, curve
 
 PYTHON = Path(os.environ.get("MAGIC_RL_SKYRL") or Path(sys.prefix) / "skyrl") / "bin" / "python"
 PATIENCE = 300  # seconds until the server must have started
@@ -146,6 +147,19 @@ def test_a_step_there_is_a_step_here(there: TinkerEngine, here: LocalEngine, tmp
     # Adam's first step is the sign of the gradient times lr; where that is 0 but for rounding, the sign is chance.
     alike = [torch.isclose(theirs[name], mine[name], atol=1e-4).float().mean().item() for name in mine]
     assert min(alike) > 0.99
+
+
+def test_the_reward_curve_is_the_local_engine_s(
+    there: TinkerEngine, here: LocalEngine, tiny_model: Path, seeds_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "start").mkdir()
+    there.new_policy("defender").snapshot("start").save(tmp_path / "start")
+    far = curve(there, tiny_model, seeds_file, tmp_path / "far")
+    with pytest.MonkeyPatch.context() as patch:  # another engine draws another untrained adapter
+        patch.setattr(here, "new_policy", lambda name: here.load(tmp_path / "start", name))
+        near = curve(here, tiny_model, seeds_file, tmp_path / "near")
+    assert apart(far, near) < TOLERANCE
+    assert near[-1] - near[0] > LEARNED
 
 
 def test_it_conforms(there: TinkerEngine) -> None:

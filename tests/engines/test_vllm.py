@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from magic_rl.config import load_config
 from magic_rl.engines.local.engine import LocalEngine
@@ -29,7 +30,7 @@ from magic_rl.errors import EngineError, MismatchError
 from magic_rl.runs.assembly import loop_settings
 from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Adam, CrossEntropy, Datum, SamplingParams
+from magic_rl.types import PPO, Adam, CrossEntropy, Datum, SamplingParams
 from tests.runs.test_train import Silent
 from tests.support.fake_vllm import Body, FakeVllm, Fault, error, stand_in
 from tests.support.tiny_engine import PROMPTS
@@ -227,6 +228,54 @@ def metrics(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 STEPS = ("game.schedule.rounds=2", "engine.vllm.patience=20", "store.checkpoint_every=100")
+
+
+def learn(policy: Any, number: int) -> dict[str, float]:
+    """One step: sampled by the server, learned from here."""
+    samples = [sample for group in policy.sample(PROMPTS, 2, PARAMS, number) for sample in group]
+    datums = [
+        Datum(each.prompt, each.tokens, 0.1, (float(1 - i % 3),) * len(each.tokens), each.logprobs)
+        for i, each in enumerate(samples)
+    ]
+    return {**policy.forward_backward(datums, PPO()), **policy.optim_step(Adam(lr=0.01))}
+
+
+MOMENTS = [
+    (request, number, how)
+    for request, count in (("unload_lora_adapter", 1), ("load_lora_adapter", 1), ("completions", 3))
+    for number in range(count)
+    for how in ("drop", "lose")  # before its work is done, and after
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("request_", "number", "how"), MOMENTS)
+def test_a_server_killed_in_a_step_changes_none(
+    tiny_model: Path, server: FakeVllm, tmp_path: Path, request_: str, number: int, how: str
+) -> None:
+    engine = engine_on(tiny_model, server, patience=60.0)
+    unbroken = engine.new_policy("unbroken")
+    expected = [learn(unbroken, step) for step in range(3)]
+    broken = engine.new_policy("unbroken")
+    found, seen = [learn(broken, 0)], itertools.count()
+
+    def dies(path: str, _body: Body) -> Fault:
+        if path != f"/v1/{request_}" or next(seen) != number:
+            return None
+        threading.Thread(target=server.stop).start()
+        threading.Timer(0.3, server.start).start()
+        return how
+
+    server.fault = dies
+    found.append(learn(broken, 1))
+    assert next(seen) > number
+    server.fault = lambda _path, _body: None
+    found.append(learn(broken, 2))
+    assert found == [pytest.approx(each, abs=1e-5) for each in expected]
+    assert np.abs(np.subtract(broken.logprobs([((1, 2), (3, 4))]), unbroken.logprobs([((1, 2), (3, 4))]))).max() < 1e-5
+    broken.save(tmp_path)
+    state = load_file(tmp_path / "optimizer.safetensors")
+    assert {int(value) for name, value in state.items() if name.endswith(":step")} == {3}
 
 
 @pytest.mark.slow

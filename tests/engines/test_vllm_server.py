@@ -24,6 +24,7 @@ from magic_rl.runs.train import resume, train
 from magic_rl.types import Adam, CrossEntropy, Datum, Message, SamplingParams
 from tests.conftest import TINY_CONFIG
 from tests.runs.test_train import Silent
+from tests.support.curves import LEARNED, TOLERANCE, apart, curve
 from tests.support.tiny_engine import PROMPTS
 from tests.support.tiny_llama import save_tiny_llama
 
@@ -132,6 +133,16 @@ def test_both_samplers_draw_from_the_same_distribution(
     here = drawn(local.load(tmp_path, "p"))
     assert alike(here, drawn(policy)) > 1e-3
     assert alike(here, drawn(engine.base())) < 1e-6  # it sees what two small steps of learning change
+
+
+def test_the_reward_curve_is_the_local_engine_s(
+    engine: ServedEngine, local: LocalEngine, model: Path, seeds_file: Path, tmp_path: Path
+) -> None:
+    here, there = (
+        curve(each, model, seeds_file, tmp_path / name, lr=3e-4) for name, each in (("here", local), ("there", engine))
+    )
+    assert apart(here, there) < TOLERANCE
+    assert here[-1] - here[0] > LEARNED
 
 
 def test_a_server_that_was_killed_is_started_again(engine: ServedEngine) -> None:

@@ -12,7 +12,7 @@ import pytest
 from magic_rl.chat.base import ChatRequest, Completion, Done
 from magic_rl.chat.memory import Memory
 from magic_rl.config import load_config
-from magic_rl.judges.ahead import Ahead
+from magic_rl.judges.ahead import asked_early
 from magic_rl.judges.guards import GUARDS
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
@@ -123,8 +123,9 @@ def judge_of(chat: Chat, folder: Path) -> ModelJudge:
 def test_a_panel_asks_each_model_once_however_early(tmp_path: Path) -> None:
     chat = Chat()
     judge = Panel([RulesJudge(), judge_of(chat, tmp_path)], "majority")
-    with Ahead(judge) as ahead:
-        ahead.label(exchanges(3))
+    with asked_early(judge) as label:
+        assert label
+        label(exchanges(3))
         until = time.monotonic() + 10
         while chat.asked < 3 and time.monotonic() < until:
             time.sleep(0.01)
@@ -138,16 +139,19 @@ def test_what_goes_wrong_early_is_met_in_its_own_time(tmp_path: Path) -> None:
         raise OSError("no route")
 
     judge = judge_of(Chat(broken), tmp_path)
-    with Ahead(judge) as ahead:
-        ahead.label(exchanges(2))
+    with asked_early(judge) as label:
+        assert label
+        label(exchanges(2))
+        time.sleep(0.1)
     with pytest.raises(OSError, match="no route"):
         judge.judge(exchanges(2))
 
 
 def test_a_judge_that_would_forget_is_not_asked_early() -> None:
     forgetful = ModelJudge(GUARDS["qwen3guard"], Chat(), label_request=False)  # type: ignore[arg-type]
-    assert not Ahead(forgetful).useful
-    assert not Ahead(RulesJudge()).useful
+    for judge in (forgetful, RulesJudge()):
+        with asked_early(judge) as label:
+            assert label is None
 
 
 def test_a_server_of_weights_hands_over_each_prompt(tiny_model: Path) -> None:

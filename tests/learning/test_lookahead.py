@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -48,16 +49,16 @@ def test_samples_taken_ahead_are_of_the_policy_before_the_update() -> None:
     arena = replace(arena, settings=loop_settings(config))
     first, second, *_ = steps(config, lambda _: True)
     assert list(second.outcomes) == sample_outcomes(arena, first.schedule, 2)  # by fresh policies
-    assert second.metrics["mismatch"] > 0  # as the first update has moved the policy since
+    assert float(second.metrics["mismatch"] or 0) > 0  # as the first update has moved the policy since
     assert first.metrics["mismatch"] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_game_learned_a_step_behind_is_learned_as_well() -> None:
     config = tree(rounds=1, defender_steps=40, attacker_steps=0)
-    ends = [
-        [step.metrics["reward_defender"] for step in steps(config, ahead)][-10:] for ahead in (lambda _: True, None)
-    ]
-    behind, abreast = (sum(map(float, end)) / len(end) for end in ends)
+    behind, abreast = (
+        fmean(float(step.metrics["reward_defender"] or 0) for step in steps(config, ahead)[-10:])
+        for ahead in (lambda _: True, None)
+    )
     assert behind == pytest.approx(abreast, abs=0.1)
     assert behind > 0.5
 

@@ -24,7 +24,8 @@ from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import SamplingParams
 
 Body = dict[str, Any]
-Fault = tuple[int, Body] | str | None  # a status and body; "drop" the connection; "hang"; or nothing
+# A status and body; "drop" the connection, or once the work is done ("lose"); "hang"; or nothing.
+Fault = tuple[int, Body] | str | None
 
 
 class FakeVllm:
@@ -152,6 +153,9 @@ class FakeVllm:
                     self.close_connection = True
                     return
                 status, said = fault if isinstance(fault, tuple) else fake.answer(self.path, body)
+                if fault == "lose":
+                    self.close_connection = True
+                    return
                 content = (said if isinstance(said, str) else json.dumps(said)).encode()
                 try:
                     self.send_response(status)

@@ -118,10 +118,9 @@ class Config(Node):
             raise ValueError("game.rewrite is false: attacker.sft.steps and game.schedule.attacker_steps must be 0")
         if game.shared_parameters and (attacker.model, attacker.lora) != (defender.model, defender.lora):
             raise ValueError("game.shared_parameters needs attacker and defender to have the same model and lora")
-        plain = all((p.sampling.temperature, p.sampling.top_p) == (1.0, 1.0) for p in (attacker, defender))
-        if self.learning.look_ahead and not (
-            plain and self.engine.sampler != "local" and self.learning.correction != "none"
-        ):
+        spoken = {(p.sampling.temperature, p.sampling.top_p) for p in (attacker, defender)}
+        needed = self.engine.sampler != "local" and self.learning.correction != "none" and spoken == {(1.0, 1.0)}
+        if self.learning.look_ahead and not needed:
             raise ValueError(
                 'learning.look_ahead needs servers that sample (engine.sampler = "vllm"), players whose temperature '
                 "and top_p are 1.0, and a learning.correction"

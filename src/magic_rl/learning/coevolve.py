@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.arena import Arena
 from magic_rl.learning.datums import build_datums
-from magic_rl.learning.lookahead import Begun
+from magic_rl.learning.lookahead import begin
 from magic_rl.learning.metrics import outcome_metrics, sampled_tokens
 from magic_rl.learning.rollouts import advantages_of, choose_groups, measure_fluency, sample_outcomes
 from magic_rl.learning.target import OperatingPoint
@@ -64,12 +64,12 @@ def coevolve(
     """
     settings = arena.settings
     game, learning = settings.game, settings.learning
-    begun: Begun | None = None
+    begun = None
     while not schedule.over(game.schedule):
         number += 1
         began = time.monotonic()
         learner = schedule.learner
-        outcomes = begun.outcomes() if begun else sample_outcomes(arena, schedule, number)
+        outcomes = begun.result() if begun else sample_outcomes(arena, schedule, number)
         staleness = {"staleness": int(begun is not None)} if ahead else {}
         sampled = time.monotonic()
         fluency = measure_fluency(outcomes, arena, number)
@@ -82,7 +82,7 @@ def coevolve(
         summary = {**outcome_metrics(outcomes), **fluency.as_dict()}
         following = schedule.advance(summary["safe_rate"], game.schedule)
         same_turn = (following.round, following.learner) == (schedule.round, learner)
-        begun = Begun(arena, following, number + 1) if ahead and ahead(number) and same_turn else None
+        begun = begin(arena, following, number + 1) if ahead and ahead(number) and same_turn else None
         update = learn(arena, datums, schedule, number)
 
         metrics = {"step": number, "stage": "play", "round": schedule.round, "learner": learner, **summary, **update}

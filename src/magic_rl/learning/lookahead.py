@@ -10,34 +10,28 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
+from magic_rl.game.play import Player
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.arena import Arena
 from magic_rl.learning.rollouts import sample_outcomes
-from magic_rl.types import Outcome, Role
+from magic_rl.types import Outcome
 
 
-class Begun:
-    """A step whose sampling has begun, on a thread that ends with the process."""
+def begin(arena: Arena, schedule: Schedule, number: int) -> Future[list[Outcome]]:
+    """Begin a step with the policies as they are now; see `sample_outcomes`. Its thread ends with the process."""
+    copies = {id(policy): policy.snapshot(f"{role}-ahead") for role, policy in arena.learners.items()}
 
-    def __init__(self, arena: Arena, schedule: Schedule, number: int) -> None:
-        """Begin it with both players as they are now; see `sample_outcomes`."""
-        self._found: Future[list[Outcome]] = Future()
-        copies = {id(policy): policy.snapshot(f"{role}-ahead") for role, policy in arena.learners.items()}
-        roles: tuple[Role, ...] = ("attacker", "defender")
-        players = {
-            role: replace(player, policy=copies.get(id(player.policy), player.policy))
-            for role, player in zip(roles, (arena.attacker, arena.defender), strict=True)
-            if player
-        }
-        self._arena = replace(arena, attacker=players.get("attacker"), defender=players["defender"])
-        threading.Thread(target=self._work, args=(schedule, number), daemon=True).start()
+    def still(player: Player) -> Player:
+        return replace(player, policy=copies.get(id(player.policy), player.policy))
 
-    def _work(self, schedule: Schedule, number: int) -> None:
+    found: Future[list[Outcome]] = Future()
+    unmoved = replace(arena, attacker=arena.attacker and still(arena.attacker), defender=still(arena.defender))
+
+    def work() -> None:
         try:
-            self._found.set_result(sample_outcomes(self._arena, schedule, number))
+            found.set_result(sample_outcomes(unmoved, schedule, number))
         except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
-            self._found.set_exception(error)
+            found.set_exception(error)
 
-    def outcomes(self) -> list[Outcome]:
-        """Wait for it. Raises what sampling and judging raise."""
-        return self._found.result()
+    threading.Thread(target=work, daemon=True).start()
+    return found

@@ -15,7 +15,7 @@ from magic_rl.errors import DegenerateError, TooManyCutOffError
 from magic_rl.game.play import play
 from magic_rl.game.rewards import request_label, score
 from magic_rl.game.schedule import Schedule
-from magic_rl.judges.ahead import Ahead
+from magic_rl.judges.ahead import asked_early
 from magic_rl.judges.asking import ask, exceeds
 from magic_rl.judges.base import Judge
 from magic_rl.learning.advantages import estimate_advantages, groups_with_signal
@@ -37,7 +37,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
     game, learning, count = settings.game, settings.learning, settings.batch_size[learner]
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
-        with Ahead(arena.judge) as ahead:
+        with asked_early(arena.judge) as label:
             episodes = play(
                 draw_seeds(arena.seeds, count, generator(settings.rng_seed, number, "seeds", draw)),
                 arena.attacker,
@@ -51,7 +51,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
                 plain_share=game.plain_share if learner == "defender" else 0.0,
                 draw=draw,
                 opponents=arena.opponents.draw(schedule, count, number, draw) if arena.opponents else (),
-                ended=(lambda over, ahead=ahead: ahead.label(_exchanges(over))) if ahead.useful else None,
+                ended=label and (lambda over, label=label: label(_exchanges(over))),
             )
         numbered = [replace(episode, group=episode.group + draw * count) for episode in episodes]
         outcomes += judge_episodes(numbered, arena.judge, settings)

@@ -19,7 +19,7 @@ from magic_rl.config import Config
 from magic_rl.errors import ConfigError
 from magic_rl.store.run import TRACKER_FILE, RunDirectory
 from magic_rl.types import Exchange, Verdict
-from magic_rl.view import RunEvent, View
+from magic_rl.view import View
 
 _LAST_WORDS = 60.0  # seconds that a tracker may take to send the rest when a run ends
 
@@ -59,11 +59,12 @@ class _Tracked(View):
     def __init__(self, kind: str, run: RunDirectory, config: Config, view: View) -> None:
         """Open the tracked run, and send the steps that it has missed."""
         self._run, self._view, self._settings = run, view, config.tracker
+        self.stage, self.note, self.run = view.stage, view.note, view.run  # type: ignore[method-assign]  # handed on
         self._there: Any = None  # what `log` and `finish` are called on; None once it has failed
         where = {"kind": kind, "project": config.tracker.project}
         known = run.read_json(TRACKER_FILE) or {}
         same = {key: known.get(key) for key in where} == where
-        self._state = known if same else {**where, "id": uuid.uuid4().hex[:8], "sent": 0}
+        self._state: dict[str, Any] = known if same else {**where, "id": uuid.uuid4().hex[:8], "sent": 0}
         self._current = 0  # the step that an exchange belongs to
         place = ""
         with self._trouble():
@@ -98,8 +99,7 @@ class _Tracked(View):
                 yield
         except Exception as error:  # noqa: BLE001 - a tracker must not stop a run, whatever it raises
             self._there = None
-            kind, kept = self._settings.kind, self._run.path
-            self._view.note(f"{kind}: {_line(error)}; training goes on without it, metrics are in {kept}")
+            self._view.note(f"{self._settings.kind}: {_line(error)}; training goes on without it")
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """See `View.step`."""
@@ -110,22 +110,14 @@ class _Tracked(View):
         """See `View.exchange`; sent only if the config asks for it."""
         self._view.exchange(exchange, verdict)
         if self._settings.exchanges and self._there is not None and self._current == self._state["sent"] > 0:
-            said = {"seed": exchange.seed.text, "attack": exchange.attack, "reply": exchange.reply}
-            said |= {"safety": str(verdict.safety)}
+            said = {
+                "seed": exchange.seed.text,
+                "attack": exchange.attack,
+                "reply": exchange.reply,
+                "safety": verdict.safety,
+            }
             with self._trouble():
                 self._there.log({f"exchange/{key}": text for key, text in said.items()}, step=self._current)
-
-    def stage(self, name: str, total: int, done: int = 0) -> None:
-        """See `View.stage`."""
-        self._view.stage(name, total, done)
-
-    def note(self, text: str) -> None:
-        """See `View.note`."""
-        self._view.note(text)
-
-    def run(self, name: str, event: RunEvent, text: str = "") -> None:
-        """See `View.run`."""
-        self._view.run(name, event, text)
 
 
 def _wandb(run: RunDirectory, config: Config, known_as: str) -> tuple[Any, str]:
