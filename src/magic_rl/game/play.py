@@ -186,22 +186,16 @@ def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tupl
 
 
 def _speak(
-    player: Player,
-    conversations: Sequence[Sequence[Message]],
-    n: int,
-    rng_seed: int,
-    arrived: Arrived | None = None,
+    player: Player, conversations: Sequence[Sequence[Message]], n: int, rng_seed: int, arrived: Arrived | None = None
 ) -> list[list[Sample]]:
     """`n` samples per conversation; one that outgrew the prompt limit gets empty, cut-off samples."""
     rendered = [player.renderer.prompt(messages) for messages in conversations]
     fitting = [place for place, prompt in enumerate(rendered) if len(prompt) <= player.max_prompt]
     asked = [rendered[place] for place in fitting]
-    policy = player.policy
-    if arrived and isinstance(policy, Streams):
-        tell = arrived
+    if (tell := arrived) and isinstance(policy := player.policy, Streams):
         said = policy.stream(asked, n, player.sampling, rng_seed, lambda i, samples: tell(fitting[i], samples))
     else:
-        said = policy.sample(asked, n, player.sampling, rng_seed)
+        said = player.policy.sample(asked, n, player.sampling, rng_seed)
     samples = dict(zip(fitting, said, strict=True))
     return [samples.get(place) or [Sample(prompt, (), (), "length")] * n for place, prompt in enumerate(rendered)]
 

@@ -66,10 +66,9 @@ class _Tracked(View):
         same = {key: known.get(key) for key in where} == where
         self._state: dict[str, Any] = known if same else {**where, "id": uuid.uuid4().hex[:8], "sent": 0}
         self._current = 0  # the step that an exchange belongs to
-        place = ""
         with self._trouble():
             self._there, place = _OPEN[kind](run, config, self._state["id"])
-        if place:
+        if self._there is not None:
             view.note(f"{kind}: {place}")
         for row in run.metrics():
             self._send(row["step"], row)
@@ -110,12 +109,7 @@ class _Tracked(View):
         """See `View.exchange`; sent only if the config asks for it."""
         self._view.exchange(exchange, verdict)
         if self._settings.exchanges and self._there is not None and self._current == self._state["sent"] > 0:
-            said = {
-                "seed": exchange.seed.text,
-                "attack": exchange.attack,
-                "reply": exchange.reply,
-                "safety": verdict.safety,
-            }
+            said = {"seed": exchange.seed.text, "attack": exchange.attack, "reply": exchange.reply}
             with self._trouble():
                 self._there.log({f"exchange/{key}": text for key, text in said.items()}, step=self._current)
 
