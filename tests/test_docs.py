@@ -32,6 +32,7 @@ RUN_FOLDERS = {
     "attacks/",
     "evaluations/",
     "served/",
+    "wandb/",
     "logs/",
     "site/",
 }  # made, not committed
