@@ -259,11 +259,15 @@ def test_a_server_killed_in_a_step_changes_none(
     broken = engine.new_policy("unbroken")
     found, seen = [learn(broken, 0)], itertools.count()
 
+    def restart() -> None:
+        server.stop()
+        time.sleep(0.2)
+        server.start()
+
     def dies(path: str, _body: Body) -> Fault:
         if path != f"/v1/{request_}" or next(seen) != number:
             return None
-        threading.Thread(target=server.stop).start()
-        threading.Timer(0.3, server.start).start()
+        threading.Thread(target=restart).start()
         return how
 
     server.fault = dies

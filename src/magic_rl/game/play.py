@@ -73,8 +73,7 @@ def play(
         draw: Which of the step's batches of seeds this is; each has random draws of its own.
         opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:
             that one everywhere. What several opponents say is sampled opponent by opponent.
-        ended: Told of episodes whose last reply is there while others are still being sampled, if defenders are sampled
-            elsewhere (`Streams`).
+        ended: Told of episodes whose last reply is there while others are sampled, if they are elsewhere (`Streams`).
 
     Returns:
         P * group episodes, those of a group side by side.

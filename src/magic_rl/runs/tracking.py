@@ -147,7 +147,7 @@ def _trackio(run: RunDirectory, config: Config, known_as: str) -> tuple[Any, str
     name, project = f"{run.path.name}-{known_as}", config.tracker.project
     settings = {"config": config.model_dump(mode="json"), "private": True, "embed": False}
     trackio.init(project=project, name=name, resume="allow", **settings)
-    return trackio, f"{name}; `trackio show --project {project}` shows it"
+    return trackio, f"{name} of project {project}; `trackio show` shows it"
 
 
 _OPEN: dict[str, Callable[[RunDirectory, Config, str], tuple[Any, str]]] = {"wandb": _wandb, "trackio": _trackio}
