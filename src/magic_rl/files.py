@@ -6,6 +6,7 @@ any other line separator. `checked` turns rows into values, and everything wrong
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -138,6 +139,12 @@ def plain(value: object) -> str:
 def reason(error: BaseException) -> str:
     """An error's message in one line, or its name where it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full: by its number, or only in its text."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
 
 
 def brief(value: object) -> str:

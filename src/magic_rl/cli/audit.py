@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import JudgeFile, Overrides, continues
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
 from magic_rl.errors import UserError
@@ -29,9 +29,7 @@ def audit(
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Show attacks and replies, which are redacted otherwise.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Config file; names the judge. By default the run's own.")
-    ] = None,
+    config: JudgeFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Attack a chat endpoint that you own with a trained attacker or a pool; report what it answers.
@@ -56,11 +54,8 @@ def audit(
 
     wanted = Wanted(target, attacker, budget=budget, per_minute=per_minute)
     attackers = Attackers(wanted, load_config(config or wanted.settings_file, overrides or ()), out, _note)
-    try:
+    with continues():
         found = attackers.audit(show_text=show_text)
-    except KeyboardInterrupt as stop:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130) from stop
     write_findings(found, out)
     write_page(found, out)
     typer.echo(f"{len(found.findings)} of {found.queries} queries got a harmful answer: {out / PAGE_FILE}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import JudgeFile, Overrides, Results, measuring
 from magic_rl.cli.rejudge import percent, progress
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
@@ -31,13 +31,8 @@ def defences(
             show_default=False,
         ),
     ],
-    results: Annotated[
-        Path,
-        typer.Argument(metavar="RESULTS", help="Items file with the attacks, or its folder.", show_default=False),
-    ],
-    judge: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
-    ] = None,
+    results: Results,
+    judge: JudgeFile = None,
     overrides: Overrides = None,
     guard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Config file whose judge stands in front, for one more defence.")
@@ -61,7 +56,7 @@ def defences(
       magic-rl defences http://127.0.0.1:8000/v1 items.jsonl --judge guard.toml --guard guard.toml --out defended.jsonl
     """
     named = judge or (own if (own := results / "config.toml").is_file() else None)
-    settings = load_config(named, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
+    settings = measuring(named, overrides)
     from magic_rl.evidence.defences import DEFENCES
     from magic_rl.evidence.defended import attacks_of, put_to
     from magic_rl.evidence.items import write_items

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from magic_rl.config import SHIPPED, Config, load_config
 from magic_rl.errors import UserError
 
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.", show_default=False
+    ),
+]
+Results = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
+]
+JudgeFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
+]
+DefenderRound = Annotated[
+    int | None, typer.Option("--round", metavar="N", min=0, help="Round of a run's defender; by default the last.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -23,6 +41,21 @@ Overrides = Annotated[
 ]
 
 _SETTING = re.compile(r"--([a-z]\w*(?:\.[a-z][\w-]*)+)(?:=(.*))?", re.IGNORECASE | re.DOTALL)
+
+
+def measuring(file: Path | None, overrides: Sequence[str] | None) -> Config:
+    """Settings to measure a judge by: silence is shown, so no share of it stops anything, in a panel either."""
+    return load_config(file, (*(overrides or ()), "judge.max_abstained=1"))
+
+
+@contextmanager
+def continues() -> Iterator[None]:
+    """Ctrl-C in a command that keeps all it has: one line, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo("stopped; the same command continues", err=True)
+        raise typer.Exit(130) from stop
 
 
 def spelled_out(arguments: Sequence[str]) -> Iterator[str]:

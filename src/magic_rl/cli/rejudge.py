@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import Overrides, Results, measuring
 from magic_rl.cli.shown import shown
-from magic_rl.config import load_config
 from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ _AT_ONCE = 256  # replies judged between two steps of the progress
 
 
 def rejudge(
-    results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
-    ],
+    results: Results,
     judge: Annotated[Path, typer.Option(metavar="FILE", help="Config file that names the judge.", show_default=False)],
     overrides: Overrides = None,
     checked: Annotated[
@@ -48,7 +45,7 @@ def rejudge(
 
       magic-rl rejudge items.jsonl --judge guard.toml --checked rules.json --checked guard.json --out rejudged.jsonl
     """
-    settings = load_config(judge, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
+    settings = measuring(judge, overrides)
     from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
     from magic_rl.runs.judge import make_judge

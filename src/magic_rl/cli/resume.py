@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from magic_rl.cli.options import Overrides, Run
+
+if TYPE_CHECKING:
+    from magic_rl.store.run import RunDirectory
 
 
 def resume(run: Run, overrides: Overrides = None) -> None:
@@ -20,11 +25,17 @@ def resume(run: Run, overrides: Overrides = None) -> None:
       magic-rl resume runs/demo --set attacker.sampling.max_tokens=256
     """
     from magic_rl.cli.view import make_view
-    from magic_rl.runs.progress import is_complete
     from magic_rl.runs.train import resume as go_on
 
     with make_view() as view:
         trained = go_on(run, view, overrides or ())
-    if not is_complete(trained):
-        typer.echo(f"stopped; continue with `magic-rl resume {run}`", err=True)
+    stop_unless_complete(trained)
+
+
+def stop_unless_complete(run: RunDirectory) -> None:
+    """End the command where the user stopped training, and say what continues it."""
+    from magic_rl.runs.progress import is_complete
+
+    if not is_complete(run):
+        typer.echo(f"stopped; continue with `magic-rl resume {run.path}`", err=True)
         raise typer.Exit(130)

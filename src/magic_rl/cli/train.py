@@ -7,17 +7,13 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides
-from magic_rl.config import PRESETS, SHIPPED, PresetName, load_config
+from magic_rl.cli.options import ConfigFile, Overrides
+from magic_rl.cli.resume import stop_unless_complete
+from magic_rl.config import PRESETS, PresetName, load_config
 
 
 def train(
-    config: Annotated[
-        Path,
-        typer.Argument(
-            help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.", show_default=False
-        ),
-    ],
+    config: ConfigFile,
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="New directory for the run.", show_default=False)],
     overrides: Overrides = None,
     preset: Annotated[
@@ -38,12 +34,9 @@ def train(
     settings = load_config(config, overrides or (), preset)
 
     from magic_rl.cli.view import make_view
-    from magic_rl.runs.progress import is_complete
     from magic_rl.runs.train import train as begin
 
     with make_view() as view:
         trained = begin(settings, run, view)
-    if not is_complete(trained):
-        typer.echo(f"stopped; continue with `magic-rl resume {run}`", err=True)
-        raise typer.Exit(130)
+    stop_unless_complete(trained)
     typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -56,7 +57,7 @@ _SHOWN = (
 )
 
 
-class Drawn(View):
+class Drawn(View, ABC):
     """What views have in common. Use as a context manager; lines are printed even outside of one."""
 
     _refresh = 4  # times per second
@@ -81,8 +82,9 @@ class Drawn(View):
         """One line, above the panel if there is one, of signs that cannot steer a terminal."""
         self._console.print(_plain(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
 
+    @abstractmethod
     def _panel(self) -> RenderableType:
-        raise NotImplementedError
+        """What a terminal shows, as of now."""
 
 
 class Screen(Drawn):

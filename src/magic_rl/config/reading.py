@@ -51,7 +51,9 @@ def load_config(
 
     Args:
         file: TOML file, or the name of a shipped one where there is no such file; None starts from the defaults.
-        overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the one it is for.
+        overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the one it is for. A
+            `judge.kind` other than the file's leaves out the file's endpoint, members, rule, threshold and options, as
+            does that of a file that extends another.
         preset: Wins over the file.
         wins: What does where a preset and overrides disagree.
 
@@ -152,9 +154,11 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
 
 
 def _for_judge(tree: Tree, kind: object) -> Tree:
-    """The tree without a judge of another kind, as endpoint, options and threshold are for one kind alone."""
+    """The tree without what is for a judge of another kind alone; how much silence it may keep stays."""
     judge = tree.get("judge")
-    return _drop(tree, ("judge",)) if isinstance(judge, Mapping) and judge.get("kind", "rules") != kind else tree
+    if not isinstance(judge, Mapping) or judge.get("kind", "rules") == kind:
+        return tree
+    return {**tree, "judge": {key: value for key, value in judge.items() if key in ("retries", "max_abstained")}}
 
 
 def _preset(name: object, file: Path | None, *, override: bool = False) -> Tree:

@@ -225,12 +225,12 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
         failed = f"{seat.failed.total()} of its replies failed ({times} times: {why})"
         playing.view.note(f"{target}: {failed}; they count for nobody")
     # Its ids are not ours, so what it said is measured in the run's tokens, and what it thought of it is not known.
-    base = setup.player("defender", setup.engines["defender"].base())
+    base, renderer = setup.player("defender", setup.engines["defender"].base()), setup.renderer("defender")
     spoken = [e for cell in cells for e, _ in (*cell.harmful, *cell.benign) if e.reply.strip()]
     said = [
         Sample(
-            base.renderer.prompt(defender_messages(base, setup.prompts, episode.turns[-1:])),
-            ids := base.renderer.completion(episode.reply),
+            renderer.prompt(defender_messages(base, setup.prompts, episode.turns[-1:])),
+            ids := renderer.completion(episode.reply),
             (0.0,) * len(ids),
             "stop",
         )

@@ -205,7 +205,7 @@ class TabularEngine:
             with safe_open(directory / FILE, framework="pt") as file:
                 if (file.metadata() or {}).get("game") != self._digest:
                     raise UserError(f"{directory}: holds the policy of another game or role; give one of this game")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (OSError, SafetensorError) as error:
             raise UserError(f"{directory}: holds no policy of a tabular game ({error}); give a saved one") from error
         return TabularPolicy(name, self._allowed, tensors.pop("logits"), self._digest, state=tensors)

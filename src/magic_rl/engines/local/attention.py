@@ -22,6 +22,10 @@ from magic_rl.engines.local.layout import Layout, Rule
 SHARED_PREFIX = "magic_shared_prefix"
 
 
+class CannotShareError(Exception):
+    """A model asks its attention for something that sharing prompts does not give; it takes the plain path."""
+
+
 class GroupCache:
     """Keys and values of P prompts and of their P × G completions.
 
@@ -231,14 +235,14 @@ def shared_prefix_attention(
     rows, so keys and values are not repeated.
 
     Raises:
-        NotImplementedError: If a model asks for anything else.
+        CannotShareError: If a model asks for anything else.
     """
     if attention_mask is not None:
-        raise NotImplementedError("attention with a mask of the model's own")
+        raise CannotShareError("attention with a mask of the model's own")
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
     if layout is None:
         if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.running.sum():
-            raise NotImplementedError("attention over anything but packed rows and decoding steps")
+            raise CannotShareError("attention over anything but packed rows and decoding steps")
         if sliding_window is not None:
             key, value = key[..., -sliding_window:, :], value[..., -sliding_window:, :]
         hidden = group_cache.hidden(module.layer_idx, sliding_window)

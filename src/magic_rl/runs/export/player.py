@@ -189,7 +189,7 @@ def _dtype(folder: Path) -> str:
     found: set[str] = set()
     for file in weight_files(folder):
         with safe_open(file, "pt") as stored:
-            found.update(stored.get_slice(name).get_dtype() for name in stored.keys())  # noqa: SIM118
+            found.update(stored.get_slice(name).get_dtype() for name in stored.keys())
     return "bfloat16" if "BF16" in found else "float16" if "F16" in found else "float32"
 
 

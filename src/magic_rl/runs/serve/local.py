@@ -77,7 +77,7 @@ def application(model: Model) -> tuple[FastAPI, Callable[[], None]]:
     return app, worker.finish
 
 
-class _OneModel(ModelManager):  # type: ignore[misc]  # transformers has no types
+class _OneModel(ModelManager):
     """Knows one model and loads no other, whatever a request names."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
@@ -98,7 +98,7 @@ class _OneModel(ModelManager):  # type: ignore[misc]  # transformers has no type
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "magic-rl"}]
 
 
-class _Worker(GenerateManager):  # type: ignore[misc]
+class _Worker(GenerateManager):
     """Computes one request after the other in a thread, each from its own seed, and none whose client has left."""
 
     def __init__(self, renderer: ChatRenderer) -> None:
@@ -161,7 +161,7 @@ class _Ear:
         """Called after the last one."""
 
 
-class _Chat(ChatCompletionHandler):  # type: ignore[misc]
+class _Chat(ChatCompletionHandler):
     """Looks at a request before it is theirs.
 
     Attributes:

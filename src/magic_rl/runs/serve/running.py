@@ -149,7 +149,7 @@ def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, 
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | alone | key
     with (
         open(os.dup(2), "wb") as errors,  # noqa: PTH123 - no path
-        subprocess.Popen(command, env=env, stdout=errors, stderr=errors, start_new_session=True) as process,  # noqa: S603
+        subprocess.Popen(command, env=env, stdout=errors, stderr=errors, start_new_session=True) as process,
         stops_handled(_interrupt),
     ):
         try:

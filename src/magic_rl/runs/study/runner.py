@@ -177,7 +177,7 @@ class _Runner:
             job.begins = out.tell()
             # A session of its own: Ctrl-C reaches it through `_pass_on` alone, once. The pipe is never written to;
             # its end tells the process that this one is gone.
-            job.process = subprocess.Popen(  # noqa: S603 - our own command line
+            job.process = subprocess.Popen(
                 self.work.command(job.run, stage),
                 stdin=subprocess.PIPE,
                 stdout=out,
