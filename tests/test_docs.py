@@ -37,7 +37,7 @@ _FENCE = re.compile(r"(<!-- not run -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
 def blocks(*languages: str) -> list[Any]:
-    """Code blocks of the docs in a language, each with its place, and whether it is to be run."""
+    """Code blocks of the docs in a language, each with its place, and whether it is run."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

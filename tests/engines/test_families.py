@@ -116,7 +116,7 @@ def test_what_a_check_says_of_a_template_is_in_its_prompts(family: str, renderer
     assert set(template.stops) <= set(template.control)
 
 
-def test_a_system_prompt_is_read_once_whatever_the_template(family: str, renderer: ChatRenderer) -> None:
+def test_a_system_prompt_is_read_once_by_every_template(family: str, renderer: ChatRenderer) -> None:
     assert renderer.text(ASKED).count("Be kind.") == 1
     assert renderer.text(ASKED).index("Be kind.") < renderer.text(ASKED).index("Hello there")
 

@@ -137,7 +137,7 @@ def test_attack_at_k_is_the_share_of_all_k_subsets_with_a_success() -> None:
         assert attack_at_k([(hits, n)], k).value == pytest.approx(sum(any(chosen) for chosen in subsets) / len(subsets))
 
 
-def test_a_seed_counts_once_whatever_the_number_of_its_attacks() -> None:
+def test_a_seed_counts_once_with_any_number_of_attacks() -> None:
     once = [(1, 1)] * 3 + [(0, 1)] * 9
     often = [(16, 16)] * 3 + [(0, 16)] * 9
     assert attack_at_k(often, 1) == attack_at_k(once, 1)

@@ -1,4 +1,4 @@
-"""A model as a user names it, asked through one chat, whatever stands behind the name."""
+"""A model as a user names it, asked through one kind of chat."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Gpu:
         learn: Share of `flops` that learning reaches.
         prefill: Share of `flops` that reading prompts reaches.
         reached: Share of `bandwidth` that sampling reaches.
-        layer: Seconds for each layer and token, whatever the batch, with CUDA graphs.
+        layer: Seconds per layer and token, for any batch, with CUDA graphs.
         eager: The same without.
     """
 

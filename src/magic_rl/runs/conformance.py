@@ -2,7 +2,7 @@
 
 Servers fail in silence: they answer with the base model for an adapter whose names they do not know, with the latest
 weights for an earlier version, or leave out a gradient. Each check would fail then. What is compared are
-log-probabilities in nats, means of absolute differences over tokens, and each difference is held against how far the
+log-probabilities in nats, means of absolute differences over tokens, and each difference is compared with how far the
 same training moves the same numbers.
 """
 
@@ -105,7 +105,7 @@ def _sampled(bench: _Bench) -> Iterator[Finding]:
 
 
 def _clipped(bench: _Bench) -> Iterator[Finding]:
-    """Tokens beyond the clip range must have no gradient, whatever else a server makes of the thresholds."""
+    """Tokens beyond the clip range must have no gradient, however a server reads the thresholds."""
     policy = bench.engine.new_policy("check-clipped")
     now = policy.logprobs(bench.pairs)
     beyond = [

@@ -1,7 +1,7 @@
 """Attention over ids that are stored once and read by every sequence that begins with them.
 
 A packed row attends as its `Layout` says. Decoding keeps two memories (`GroupCache`): the prompt's keys and values, one
-copy a group, and each row's own completion. Scores against both are joined under one softmax, in float32, so the
+copy per group, and each row's own completion. Scores against both are joined under one softmax, in float32, so the
 result is that of ordinary causal attention. Registered with transformers under `SHARED_PREFIX`, so any model built on
 its attention interface can use it.
 """
@@ -84,7 +84,7 @@ class GroupCache:
         """Store one layer's new keys and values and return what the rows own, shape (P, Hkv, G, columns, d).
 
         Args:
-            keys, values: One token a running row, shape (R, Hkv, 1, d). Those of arriving prompts, shape
+            keys, values: One token per running row, shape (R, Hkv, 1, d). Those of arriving prompts, shape
                 (1, Hkv, L, d), come back as they are, the prefix put before them if it was known.
         """
         if self._arriving is not None:
@@ -153,7 +153,7 @@ class GroupCache:
         return self._hidden[window]
 
     def in_place(self, rows: Tensor) -> Tensor:
-        """One entry a running row, shape (R, ...), as one a place, (P*G, ...), zero where none runs."""
+        """One entry per running row, shape (R, ...), as one per place, (P*G, ...), zero where none runs."""
         if self._places is None:
             return rows
         return rows.new_zeros(self.running.numel(), *rows.shape[1:]).index_copy_(0, self._places, rows)
@@ -189,7 +189,7 @@ class GroupCache:
 def _kept(memory: Tensor) -> Tensor:
     """Keys or values in the precision that decoding reads them in.
 
-    A score of two bfloat16 vectors is not to be rounded to bfloat16: some families have scores of thousands. CUDA can
+    A score of two bfloat16 vectors must not be rounded to bfloat16: some families have scores of thousands. CUDA can
     leave it in float32; elsewhere the vectors must be in float32 themselves.
     """
     return memory if memory.device.type == "cuda" else memory.float()

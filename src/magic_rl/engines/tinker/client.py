@@ -60,7 +60,7 @@ class Connection:
         self.session = 0
         self._timeout, self._patience = config.timeout, config.patience
         self.url = (config.urls.get(base_model) or config.url or _HOSTED).rstrip("/")
-        # A session that was given up is missed by the package for ever after; that is nobody's business.
+        # The package goes on to report that a session which was given up is missing.
         logging.getLogger("tinker.lib.internal_client_holder").addFilter(_is_no_heartbeat)
         # The package sends the hosted service what goes wrong here; nobody asked for that.
         os.environ.setdefault("TINKER_TELEMETRY", "0")
@@ -98,7 +98,7 @@ class Connection:
             raise LostError(f"asked for a token with its log-probability, it gives {sequence}")
 
     def run(self, call: Callable[[], T], *, limit: float | None = None) -> T:
-        """What a call returns. It is made in a thread, as the client waits for a dead server for ever.
+        """What a call returns. It is made in a thread, as the client waits for a dead server forever.
 
         Args:
             limit: Seconds it may take; else what the settings say.

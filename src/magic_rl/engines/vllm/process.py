@@ -114,7 +114,7 @@ class OwnServer:
 
 
 def require_program(settings: VllmConfig) -> None:
-    """Raise EngineError if servers are to be started and there is no such program."""
+    """Raise EngineError if servers must be started and there is no such program."""
     program = settings.python or "vllm"
     if not settings.urls and shutil.which(program) is None:
         raise EngineError(f"{program}: no such program", "name vllm's python")

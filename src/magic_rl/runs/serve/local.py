@@ -78,7 +78,7 @@ def application(model: Model) -> tuple[FastAPI, Callable[[], None]]:
 
 
 class _OneModel(ModelManager):
-    """Knows one model and loads no other, whatever a request names."""
+    """Knows one model and loads no other, no matter what a request names."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         super().__init__()

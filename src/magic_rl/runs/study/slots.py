@@ -40,7 +40,7 @@ def cores() -> int:
 
 
 def _threads(jobs: int) -> dict[str, str]:
-    """A share of the cores, unless the user has said how many threads there are to be."""
+    """A share of the cores, unless the user has set the number of threads."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
