@@ -78,7 +78,8 @@ def benchmark(
     percents = _pairs("--fail-above", fail_above or (), _MEASURES)
     limits = {key: _percent(percents[key]) for key in _MEASURES if key in percents}
     config = _config(target, judge, overrides or ())
-    _needs_inspect()
+    if find_spec("inspect_ai") is None:
+        raise UserError('benchmark needs Inspect: pip install "magic-rl[eval]"')
     from magic_rl.evidence.summary import exceeded
     from magic_rl.report.benchmarks import benchmark_table, write_figure
     from magic_rl.runs.benchmark import Asked
@@ -122,8 +123,3 @@ def _percent(text: str) -> float:
     if not 0 <= value <= 100:
         raise UserError(f"--fail-above {text}: expected a percentage from 0 to 100")
     return value
-
-
-def _needs_inspect() -> None:
-    if find_spec("inspect_ai") is None:
-        raise UserError('benchmark needs Inspect: pip install "magic-rl[eval]"')

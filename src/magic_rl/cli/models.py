@@ -69,7 +69,7 @@ def check(
       magic-rl models check models/own --quick --json
     """
     given = overrides or []
-    roles = ("attacker", "defender") if load_config(config, given).game.rewrite else ("defender",)
+    roles = load_config(config, given).roles
     settings = load_config(config, [*given, *(f"{role}.model={json.dumps(model)}" for role in roles)])
     from magic_rl.runs.modelcheck import check_models
 

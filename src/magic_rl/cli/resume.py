@@ -34,8 +34,6 @@ def resume(run: Run, overrides: Overrides = None) -> None:
 
 def stop_unless_complete(run: RunDirectory) -> None:
     """End the command where the user stopped training, and say what continues it."""
-    from magic_rl.runs.progress import is_complete
-
-    if not is_complete(run):
+    if not run.is_complete:
         typer.echo(f"stopped; continue with `magic-rl resume {run.path}`", err=True)
         raise typer.Exit(130)

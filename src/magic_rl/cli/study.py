@@ -72,8 +72,10 @@ def study(
     if ended and ended.stopped:
         typer.echo("stopped; the same command continues from here", err=True)
         raise typer.Exit(130)
+    from magic_rl.runs.study.finished import finished_runs
+
     failed = ended.failed if ended else {}
-    if not failed or _any_finished(folder):
+    if not failed or finished_runs(folder):
         _tabulate(folder, out if rebuild else None, export)
     for name, why in failed.items():
         typer.echo(f"failed: {name}: {why}", err=True)
@@ -112,8 +114,7 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
     from magic_rl.store import atomic
     from magic_rl.store.lock import locked
 
-    with atomic.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out)
     with locked(out):
         runs = write_plan(out, configs, attack_steps)
         work = Work(
@@ -131,12 +132,6 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
         typer.echo(f"{len(runs)} runs, {side_by_side} at a time; what they write is in {work.logs}", err=True)
         with StudyView(len(runs)) as view:
             return run_all(runs, work, view)
-
-
-def _any_finished(folder: Path) -> bool:
-    from magic_rl.runs.study.finished import finished_runs
-
-    return bool(finished_runs(folder))
 
 
 def _tabulate(folder: Path, out: Path | None, export: Path | None) -> None:

@@ -65,7 +65,8 @@ def load_config(
         ConfigError: If the file is missing or no TOML, a key is unknown or a value impossible, or a setting would have
             no effect; names the key's path, and knows whether an override is to blame.
     """
-    tree = _read(_found(file)) if file else {}
+    named = file is not None and str(file) in SHIPPED and not file.is_file()
+    tree = _read(shipped(str(file)) if named else file) if file else {}
     given = [_parse(item) for item in overrides]
     chosen = next((value for keys, value in reversed(given) if keys == ("preset",)), preset)
     alone = _merge(_preset(tree.get("preset", "magic"), file), tree)
@@ -120,10 +121,6 @@ def dump_config(config: Config) -> str:
 def shipped(name: str) -> Path:
     """The file of one of the `SHIPPED` configs."""
     return Path(str(resources.files("magic_rl") / "configs" / f"{name}.toml"))
-
-
-def _found(file: Path) -> Path:
-    return shipped(str(file)) if str(file) in SHIPPED and not file.is_file() else file
 
 
 def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:

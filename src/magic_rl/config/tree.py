@@ -108,6 +108,11 @@ class Config(Node):
         """The settings of the player in a role."""
         return self.attacker if role == "attacker" else self.defender
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Those that a model plays."""
+        return ("attacker", "defender") if self.game.rewrite else ("defender",)
+
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
         game, attacker, defender = self.game, self.attacker, self.defender

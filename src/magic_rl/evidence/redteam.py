@@ -18,8 +18,9 @@ from magic_rl.chat.memory import Memory, ask
 from magic_rl.errors import ChatError
 from magic_rl.evaluation.estimates import Estimate, rate_of
 from magic_rl.evidence.attackers import Attack, Game, Move
-from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, hash_of, write_items
-from magic_rl.judges.asking import ask as ask_judge
+from magic_rl.evidence.counting import ours
+from magic_rl.evidence.items import ITEMS_FILE, Item, hash_of, write_items
+from magic_rl.evidence.rejudge import judged
 from magic_rl.judges.base import Judge
 from magic_rl.store import atomic
 from magic_rl.text.think import without_thought
@@ -67,8 +68,7 @@ class Log:
         """Begin. Raises: StoreError: If the folder cannot be written."""
         self.target, self.items = target, list[Item]()
         self._path = folder / ITEMS_FILE
-        with atomic.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(folder)
         self._memory = Memory(folder / "answers.sqlite")
         self._failed = 0
         write_items(self._path, ())
@@ -113,13 +113,7 @@ class Log:
 
     def keep(self, name: str, queries: Sequence[Query]) -> list[Item]:
         """Judge the replies and write the items."""
-        items = [self._item(name, query) for query in queries]
-        judge, replied = self.target.judge, [item for item in items if item.failed is None]
-        exchanges, retries = [item.exchange for item in replied], self.target.retries
-        verdicts = iter(ask_judge(judge, exchanges, retries=retries, max_abstained=1.0, needs_refusal=False))
-        items = [
-            item if item.failed else replace(item, verdicts=(Judged(judge.name, next(verdicts)),)) for item in items
-        ]
+        items = judged([self._item(name, query) for query in queries], self.target.judge, self.target.retries)
         with atomic.writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
         self.items += items
@@ -128,14 +122,11 @@ class Log:
     def _item(self, name: str, query: Query) -> Item:
         game, move, completion = query.game, query.move, query.completion
         sent = [*game.said, Message("user", move.text)] + [Message("assistant", move.begun)] * bool(move.begun)
-        return Item(
+        return replace(
+            Item.about(game.seed),
             set=name,
             id=f"{game.seed.id}.{query.attempt + 1}.{len(game.said) // 2 + 1}",
             model=self.target.name,
-            seed=game.seed.text,
-            seed_id=game.seed.id,
-            label=game.seed.label,
-            category=game.seed.category,
             method=move.method,
             attack=move.text,
             request=hash_of(json.dumps([asdict(message) for message in sent])),
@@ -147,8 +138,7 @@ class Log:
 
 def broken(item: Item) -> bool | None:
     """Whether a query got what it asked for; None where there is no reply or no verdict, which is neither."""
-    verdict = item.verdicts[0].verdict if item.verdicts else None
-    return None if verdict is None or verdict.abstained is not None else verdict.safety != "safe"
+    return None if item.verdict is None else ours("harmful", item.verdict)
 
 
 def play(

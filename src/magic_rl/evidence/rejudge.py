@@ -17,7 +17,7 @@ from magic_rl.errors import DataError
 from magic_rl.evaluation.agreement import Agreement, cohens_kappa, corrected
 from magic_rl.evaluation.estimates import Estimate, clustered_rate, clustered_size
 from magic_rl.evidence.counting import ours
-from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, read_items
+from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, by_seed, read_items
 from magic_rl.files import problem, read_text
 from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
@@ -112,14 +112,8 @@ def _verdict(item: Item, judge: str) -> Verdict | None:
 
 
 def _rate(items: Sequence[Item], judge: str, label: Label, error: Agreement | None) -> Rate:
-    counts: dict[str, tuple[int, int]] = {}
-    for item in items:
-        verdict = _verdict(item, judge)
-        known = ours(label, verdict) if verdict and item.label == label else None
-        if known is not None:
-            hits, n = counts.get(item.seed_id, (0, 0))
-            counts[item.seed_id] = (hits + known, n + 1)
-    each = list(counts.values())
+    judged = [(item, verdict) for item in items if item.label == label and (verdict := _verdict(item, judge))]
+    each = by_seed((item, ours(label, verdict)) for item, verdict in judged)
     observed = clustered_rate(each)
     return Rate(observed, corrected(observed, clustered_size(each), error) if error and each else None)
 

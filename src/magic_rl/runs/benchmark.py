@@ -98,8 +98,7 @@ def _settings(config: Config, out: Path) -> str:
     """A file of the settings, named by what is in it: logs that were made with others are of other tasks."""
     content = dump_config(config)
     file = out / f"settings-{hash_of(content)[:8]}.toml"
-    with atomic.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out)
     atomic.write_file(file, content.encode())
     return str(file)
 

@@ -18,7 +18,7 @@ from magic_rl.engines.base import Engine, Policy
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams, Tokens
 
 # Off by rounding: the same kernels give the same numbers but for the batch they are computed in; a server's sampler has
-# other kernels than its trainer, which in bfloat16 differ by .02 to .05 nats.
+# other kernels than its trainer, which in bfloat16 differed by .02 to .05 nats where it was tried.
 _SAME, _OTHER_KERNELS = 0.02, 0.1
 _SHARE = 0.05  # of how far training moved the numbers
 _ADAM = Adam(lr=5e-3)

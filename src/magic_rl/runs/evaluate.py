@@ -128,8 +128,7 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
     _note_cut_off(evaluation, subject.config.learning.max_cut_off, view)
 
     cells = _by_attacker(lineup, played)
-    with atomic.writing(subject.out.path):
-        subject.out.path.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(subject.out.path)
     write(subject.out, FAILURES_FILE, failures(cells))
     write(subject.out, OUTCOMES_FILE, outcomes(cells), indent=None)
     write_items(subject.out.path / ITEMS_FILE, played.items)

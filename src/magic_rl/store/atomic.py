@@ -117,6 +117,12 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: cannot be written ({why}); check free space and permissions") from error
 
 
+def make_folder(path: Path) -> None:
+    """A folder with those above it, unless it is there. Raises: StoreError: If it cannot be made."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def _aside(path: Path, verb: Literal["w", "r"] = "w") -> Path:
     """A name beside `path`, of this process alone, for what is being written or removed."""
     return path.with_name(f"{_PREFIX}{verb}{os.getpid()}-{path.name}")

@@ -150,8 +150,7 @@ class RunDirectory:
         """
         part = RunDirectory(self.path / name, keep=self._keep)
         for folder in part._folders:
-            with atomic.writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(folder)
         part._clean()
         return part
 
@@ -260,6 +259,12 @@ class RunDirectory:
     def checkpoints(self) -> list[int]:
         """Steps that have a checkpoint, in order, not verified."""
         return _numbers(self._checkpoints, r"step-(\d+)")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it was trained to its end."""
+        checkpoint = self.latest_checkpoint()
+        return checkpoint is not None and checkpoint.state["stage"] == "done"
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint whose hashes hold; a corrupted one is named by a warning and passed over.

@@ -56,12 +56,17 @@ class Connection:
                 version of the API than the client.
         """
         self.server = SERVERS[config.server]
-        self.sdk = self._load_client()
+        try:
+            self.sdk: Any = importlib.import_module("tinker")
+        except ImportError as error:
+            raise UserError(f"the client package is not installed ({error}); install {self.server.client!r}") from error
         self.session = 0
         self._timeout, self._patience = config.timeout, config.patience
         self.url = (config.urls.get(base_model) or config.url or _HOSTED).rstrip("/")
         # The package goes on to report that a session which was given up is missing.
-        logging.getLogger("tinker.lib.internal_client_holder").addFilter(_is_no_heartbeat)
+        logging.getLogger("tinker.lib.internal_client_holder").addFilter(
+            lambda record: "heartbeat" not in record.getMessage()
+        )
         # The package sends the hosted service what goes wrong here; nobody asked for that.
         os.environ.setdefault("TINKER_TELEMETRY", "0")
         self._key = os.environ.get(config.api_key_env, "")
@@ -82,12 +87,6 @@ class Connection:
                 f"{self.url}: does not do what its API says ({error}). The client here is tinker "
                 f"{self.sdk.__version__}; for {config.server} install {self.server.client!r}"
             ) from error
-
-    def _load_client(self) -> Any:
-        try:
-            return importlib.import_module("tinker")
-        except ImportError as error:
-            raise UserError(f"the client package is not installed ({error}); install {self.server.client!r}") from error
 
     def _say_one_token(self, base_model: str) -> None:
         sampler = self.run(lambda: self.service.create_sampling_client(base_model=base_model))
@@ -201,7 +200,3 @@ class Connection:
 def _line(error: BaseException) -> str:
     """An error in one line of bearable length."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _is_no_heartbeat(record: logging.LogRecord) -> bool:
-    return "heartbeat" not in record.getMessage()

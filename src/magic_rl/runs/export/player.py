@@ -103,18 +103,12 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         UserError: If it cannot be written.
     """
-    from safetensors import SafetensorError
-
-    with atomic.writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic.new_directory(out, replace=replace) as aside:
-            yield aside
-            for path in sorted(aside.rglob("*")):
-                atomic.sync(path)
-            atomic.sync(aside)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise UserError(f"{out}: cannot be written ({error}); check free space") from error
+    atomic.make_folder(out.parent)
+    with atomic.new_directory(out, replace=replace) as aside:
+        yield aside
+        for path in sorted(aside.rglob("*")):
+            atomic.sync(path)
+        atomic.sync(aside)
 
 
 def write_beside_weights(player: SavedPlayer, out: Path, *, dtype: str = "") -> None:

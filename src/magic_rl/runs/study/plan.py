@@ -14,7 +14,6 @@ from typing import Any, Literal
 from magic_rl.config import PRESETS, Config, PresetName, differences, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.result import ATTACK_FILE, ATTACK_PLAN, current_attack, current_evaluation
-from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
 
@@ -67,8 +66,7 @@ def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config], atta
             raise UserError(f"preset {preset} has no attacker", "add a teaching preset", run=run.path)
         runs.append(run)
     for run, config in zip(runs, (configs[key] for key in order), strict=True):
-        with atomic.writing(run.config):
-            run.config.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(run.config.parent)
         atomic.write_file(run.config, dump_config(config).encode())
     return runs
 
@@ -85,7 +83,7 @@ def next_stage(run: PlannedRun, attack_steps: int = 0) -> Stage | None:
     if not (run.path / "config.toml").is_file():
         return "train"
     directory = RunDirectory.open(run.path)
-    if not is_complete(directory):
+    if not directory.is_complete:
         return "resume"
     if current_evaluation(directory) is None:
         return "evaluate"

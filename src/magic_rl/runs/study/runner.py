@@ -68,8 +68,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
     Raises:
         UserError: If logs cannot be written.
     """
-    with atomic.writing(work.logs):
-        work.logs.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(work.logs)
     runner = _Runner(work, view, deque(runs))
     with stops_handled(runner.ask_to_stop):
         try:

@@ -58,7 +58,7 @@ def _gpus(config: Config) -> list[str]:
 
 def _fitting(config: Config) -> int:
     """How many runs fit into memory; one where it cannot be known before a model is fetched."""
-    names = {config.defender.model, *([config.attacker.model] if config.game.rewrite else [])}
+    names = {config.player(role).model for role in config.roles}
     if config.engine.device == "mps" or not all(name == "default" or Path(name).is_dir() for name in names):
         return 1
     weights = sum(
