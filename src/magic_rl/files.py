@@ -6,6 +6,7 @@ any other line separator. `checked` turns rows into values, and everything wrong
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -151,6 +152,13 @@ def brief(value: object) -> str:
     """A value short enough for a one-line message."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def user_path(name: str) -> Path:
+    """A path, a leading ~ being the user's folder; only a letter of the name where there is no such user."""
+    with contextlib.suppress(RuntimeError):
+        return Path(name).expanduser()
+    return Path(name)
 
 
 def cache_folder() -> Path:

@@ -130,11 +130,6 @@ def test_a_directory_that_holds_no_run_is_one_line(tmp_path: Path, command: str)
         assert str(tmp_path / name) in refused([command, tmp_path / name, *extra], tmp_path)
 
 
-def test_the_attacker_is_never_exported(tmp_path: Path) -> None:
-    line = refused(["export", tmp_path, "--role", "attacker", "--out", tmp_path / "out"], tmp_path)
-    assert "only the defender is exported" in line
-
-
 def test_an_unknown_strategy_is_one_line_and_no_pool_is_written(tmp_path: Path) -> None:
     line = refused(["pool", "build", "--out", tmp_path / "pool.jsonl", "--strategies", "hypnosis"], tmp_path)
     assert "hypnosis" in line

@@ -69,7 +69,7 @@ def evaluate(
 
 def evaluation_of(run: Path, instead: Instead | None = None, *, again: bool = False) -> Evaluation:
     """Evaluate a run unless that is up to date."""
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.runs.evaluate import current
     from magic_rl.runs.evaluate import evaluate as play_all
     from magic_rl.runs.instead import OWN, subject_of
@@ -79,7 +79,7 @@ def evaluation_of(run: Path, instead: Instead | None = None, *, again: bool = Fa
     subject = subject_of(directory, instead or OWN)
     found = None if again else current(subject)
     if found is None:
-        with directory.lock(), make_view() as view:
+        with directory.lock(), Screen() as view:
             found = play_all(directory, view, instead or OWN)
     if subject.out is not directory:
         typer.echo(f"results: {subject.out.path}", err=True)

@@ -80,7 +80,7 @@ def _have_written(
 ) -> None:
     """Have the model write the pool, and say what it came to."""
     from magic_rl.attacks.pool import write_pool, write_rows
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.runs.judge import open_memory
     from magic_rl.runs.writer import have_written
 
@@ -88,7 +88,7 @@ def _have_written(
     kept = f"; the answers so far are kept in {memory.path}: the same command continues from there" if memory else ""
     rejected = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     try:
-        with make_view(pause=10.0) as view:
+        with Screen(pause=10.0) as view:
             written = have_written(settings, seeds, memory, view, max_failed)
     except ChatError as error:
         place = "" if error.url else "attacker.writer: "

@@ -24,10 +24,10 @@ def resume(run: Run, overrides: Overrides = None) -> None:
 
       magic-rl resume runs/demo --set attacker.sampling.max_tokens=256
     """
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.runs.train import resume as go_on
 
-    with make_view() as view:
+    with Screen() as view:
         trained = go_on(run, view, overrides or ())
     stop_unless_complete(trained)
 

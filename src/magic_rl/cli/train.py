@@ -33,10 +33,10 @@ def train(
     """
     settings = load_config(config, overrides or (), preset)
 
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.runs.train import train as begin
 
-    with make_view() as view:
+    with Screen() as view:
         trained = begin(settings, run, view)
     stop_unless_complete(trained)
     typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)

@@ -179,11 +179,6 @@ class Screen(Drawn):
         return Panel(Group(progress, escape(self._who().rstrip(": ")), table, last), title="MAGIC", title_align="left")
 
 
-def make_view(pause: float = 0.0) -> Screen:
-    """The view of the command line. Args: pause: See `Screen`."""
-    return Screen(pause=pause)
-
-
 def _plain(text: str) -> str:
     """Text without signs that could steer a terminal."""
     return "".join(" " if unicodedata.category(char) in {"Cc", "Cf"} else char for char in text)

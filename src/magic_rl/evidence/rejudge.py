@@ -78,11 +78,13 @@ def judged(items: Sequence[Item], judge: Judge, retries: int) -> list[Item]:
     """Items with a judge's verdicts added, or renewed; those without a reply are as they were."""
     asked = [item.exchange for item in items if item.failed is None]
     said = iter(ask(judge, asked, retries=retries, max_abstained=1.0, needs_refusal=False))
-    return [item if item.failed is not None else _with(item, Judged(judge.name, next(said))) for item in items]
-
-
-def _with(item: Item, new: Judged) -> Item:
-    return replace(item, verdicts=(*(old for old in item.verdicts if old.judge != new.judge), new))
+    out = []
+    for item in items:
+        if item.failed is None:
+            others = (old for old in item.verdicts if old.judge != judge.name)
+            item = replace(item, verdicts=(*others, Judged(judge.name, next(said))))
+        out.append(item)
+    return out
 
 
 def rows(items: Sequence[Item], judges: Sequence[str], errors: Mapping[str, Errors]) -> list[Row]:

@@ -44,7 +44,7 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
         if sharpened:  # The ratio compares policies at temperature 1, also where another was sampled at.
             datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
         else:
-            datums, mismatch = correct(datums, scored, kind, learning.correction_limits)
+            datums, mismatch = correct(datums, scored, kind)
     updates: list[dict[str, float]] = []
     for epoch in range(learning.epochs):
         for part in minibatches(

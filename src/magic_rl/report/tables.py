@@ -118,10 +118,10 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
                 cells = (shown(row[attacker]) for row in grid.values())
                 lines.append((name, *cells, shown(change[measure][attacker], "change")))
     held_out = str(evaluation.held_out)
-    instead = [textwrap.fill(f"Evaluated with {said_instead(evaluation)}.", width), ""]
+    said = ", ".join(f"{kind} {text}" for kind, text in evaluation.instead.items())
     about = f"{held_out[0].upper()}{held_out[1:]}. Rates in % and changes in points, with 95 % intervals."
     parts = [
-        *(instead if evaluation.instead else ()),
+        *((textwrap.fill(f"Evaluated with {said}.", width), "") if said else ()),
         textwrap.fill(about, width),
         "",
         laid_out(lines, width),
@@ -133,11 +133,6 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
         textwrap.fill(evaluation.verdict, width),
     ]
     return "\n".join(parts)
-
-
-def said_instead(evaluation: Evaluation) -> str:
-    """What stood in for something of the run, in words."""
-    return ", ".join(f"{kind} {text}" for kind, text in evaluation.instead.items())
 
 
 def about_drift(drift: Drift) -> str:

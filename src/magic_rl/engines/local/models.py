@@ -6,7 +6,6 @@ needed. It is converted once into the user's cache; a cache entry appears comple
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -35,7 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
-from magic_rl.files import cache_folder, disk_full, reason
+from magic_rl.files import cache_folder, disk_full, reason, user_path
 from magic_rl.text.chat import ChatRenderer
 
 DEFAULT = "default"
@@ -72,9 +71,7 @@ def resolve_model(
     """
     if name == DEFAULT:
         return _default_model(cache or cache_folder())
-    folder = Path(name)
-    with contextlib.suppress(RuntimeError):  # no such user
-        folder = folder.expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return _checked(folder, weights)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:

@@ -74,16 +74,13 @@ def serve(model: Model, server: ServerName, address: Address, ready: Callable[[s
 @contextlib.contextmanager
 def _bound(address: Address) -> Iterator[socket.socket]:
     """The port, taken before anything is loaded."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        listening = socket.create_server((address.host, address.port), family=_family(address.host), backlog=512)
+        listening = socket.create_server((address.host, address.port), family=family, backlog=512)
     except OSError as error:
         raise UserError(f"{address.host}:{address.port}: {error.strerror or error}", "serve: another port") from error
     with listening:
         yield listening
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _serve_here(model: Model, address: Address, listening: socket.socket, ready: Callable[[str], None]) -> None:
@@ -119,7 +116,7 @@ def _serve_here(model: Model, address: Address, listening: socket.socket, ready:
 
 
 def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
-    """What starts vLLM. Raises: UserError: If there is no such command."""
+    """What starts vLLM, in the words of its own command line. Raises: UserError: If there is no such command."""
     python = shutil.which(vllm or "vllm")
     if python is None:
         raise UserError(f"{vllm or 'vllm'}: no such command", "serve: name vllm")
@@ -142,9 +139,8 @@ def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
 
 def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, ready: Callable[[str], None]) -> None:
     """Run vLLM as a process of its own, whose output goes where errors go."""
-    key = (
-        {"VLLM_API_KEY": address.key} if address.key is not None else {}
-    )  # not on its command line, which all can read
+    # Not on its command line, which all can read.
+    key = {"VLLM_API_KEY": address.key} if address.key is not None else {}
     alone = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | alone | key
     with (
