@@ -162,7 +162,9 @@ def test_source_files_that_a_page_names_exist(page: Path) -> None:
 def test_the_demos_table_and_figure_are_those_of_its_runs(tmp_path: Path) -> None:
     demo = ROOT / "docs" / "results" / "demo"
     write_study(aggregate(read_results(demo)), tmp_path)
-    for made in tmp_path.iterdir():
+    files = list(tmp_path.iterdir())
+    assert len(files) == 4
+    for made in files:
         assert (demo / made.name).read_bytes() == made.read_bytes(), f"magic-rl study --rebuild {demo}"
 
 

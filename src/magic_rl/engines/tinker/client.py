@@ -122,7 +122,7 @@ class Connection:
             except TimeoutError as error:
                 if answer.done() and answer.exception() is error:
                     raise LostError(_line(error)) from error
-            except Exception as error:
+            except Exception as error:  # of the client, the transport or the server: to the caller, lost is lost
                 raise LostError(_line(error)) from error
             if why := self._silent():
                 raise LostError(why)
