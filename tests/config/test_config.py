@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magic_rl.config import PRESETS, SHIPPED, Config, PresetName, differences, dump_config, load_config
-from magic_rl.config.asked import JudgeConfig
 from magic_rl.config.sections import AttackerConfig
 from magic_rl.errors import ConfigError, UserError
 from magic_rl.prompts import load_prompts
@@ -278,38 +277,6 @@ def test_what_a_config_leaves_without_effect_of_the_one_below_is_left_out(tmp_pa
     path.write_text('extends = "paper"\npreset = "no-game"\n[attacker]\nbatch_size = 8\n')
     with pytest.raises(ConfigError, match=r"c\.toml: attacker\.batch_size has no effect"):
         load_config(path)
-
-
-@pytest.mark.parametrize("overrides", [(), ["judge.kind=rules"]])
-def test_another_kind_of_judge_leaves_out_the_one_below(overrides: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "c.toml"
-    own = "" if overrides else '[judge]\nkind = "rules"\n'
-    path.write_text(f'extends = "paper-qwen2.5-7b"\n{own}')
-    below, config = load_config(Path("paper-qwen2.5-7b")), load_config(path, overrides)
-    assert below.judge.endpoint is not None
-    assert config.judge == JudgeConfig()
-    assert config.model_copy(update={"judge": below.judge}) == below
-
-
-@pytest.mark.parametrize(
-    ("overrides", "url", "model"),
-    [
-        (["judge.kind=llm", "judge.endpoint.url=http://x/v1", "judge.endpoint.model=m"], "http://x/v1", "m"),
-        (["judge.endpoint.url=http://x/v1", "judge.endpoint.model=m", "judge.kind=llm"], "http://x/v1", "m"),
-        (["judge.kind=qwen3guard", "judge.endpoint.url=http://x/v1"], "http://x/v1", "below"),
-        (["judge.kind=qwen3guard"], "http://low/v1", "below"),
-    ],
-)
-def test_an_endpoint_stays_with_its_kind_of_judge(overrides: list[str], url: str, model: str, tmp_path: Path) -> None:
-    path = tmp_path / "c.toml"
-    path.write_text(
-        '[judge]\nkind = "qwen3guard"\nretries = 3\n'
-        '[judge.endpoint]\nurl = "http://low/v1"\nmodel = "below"\nconcurrency = 2\n'
-    )
-    judge = load_config(path, overrides).judge
-    assert judge.endpoint is not None
-    assert (judge.endpoint.url, judge.endpoint.model, judge.retries) == (url, model, 3)
-    assert judge.endpoint.concurrency == (2 if model == "below" else 16)
 
 
 @pytest.mark.parametrize(
