@@ -262,13 +262,12 @@ def _numbers(playing: _Playing, played: _Played, held_out: HeldOut) -> Evaluatio
     subject, lineup, judge = playing.subject, playing.lineup, playing.setup.judge
     cells, boards = _by_attacker(lineup, played), played.boards
     change, before = changes(cells), list(cells.values())[-2]
-    degenerate = {who: each.degenerate for who, each in played.replies.items()}
     return Evaluation(
         measured=subject.measured,
         instead=subject.instead.as_dict(),
         judge=judge.name,
         held_out=held_out,
-        verdict=verdict(change["asr"], change["compliance"], degenerate),
+        verdict=verdict(change["asr"], change["compliance"], played.replies),
         table=table(cells),
         change=change,
         rewrites={name: _rewrites(boards[i], before[name]) for name, i in lineup.compared.items() if boards[i][0]},
