@@ -12,6 +12,7 @@ import typer
 
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import columns
+from magic_rl.cli.stopping import stoppable
 from magic_rl.config import Config, load_config
 from magic_rl.errors import UserError
 
@@ -79,20 +80,17 @@ def benchmark(
       magic-rl benchmark runs/demo --compare benchmarks/default-paper --fail-above asr=10
     """
     limits = {key: _percent(value) for key, value in _pairs("--fail-above", fail_above or (), _MEASURES).items()}
-    config = _config(target, judge, overrides or ())
-    _needs_inspect()
-    from magic_rl.evidence.summary import exceeded
-    from magic_rl.report.benchmarks import benchmark_table, write_figure
-    from magic_rl.runs.benchmark import Asked
-    from magic_rl.runs.benchmark import benchmark as ask_all
-
     folder = out or Path("benchmarks") / f"{re.sub(r'[^A-Za-z0-9.]+', '-', target).strip('-')}-{suite}"
-    asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
-    try:
+    with stoppable((folder / "logs").is_dir):
+        config = _config(target, judge, overrides or ())
+        _needs_inspect()
+        from magic_rl.evidence.summary import exceeded
+        from magic_rl.report.benchmarks import benchmark_table, write_figure
+        from magic_rl.runs.benchmark import Asked
+        from magic_rl.runs.benchmark import benchmark as ask_all
+
+        asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
         result = ask_all(asked, folder, display="rich" if sys.stderr.isatty() else "none", other=compare)
-    except KeyboardInterrupt as stop:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130) from stop
     typer.echo(benchmark_table(result, columns(100)))
     typer.echo(f"\nresults: {folder}" + (f", {drawn.name}" if (drawn := write_figure(result, folder)) else ""))
     for said in (above := list(exceeded(result.lines, limits))):
