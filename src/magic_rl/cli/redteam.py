@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from magic_rl.cli.options import Overrides
-from magic_rl.cli.shown import columns
+from magic_rl.cli.shown import columns, shown
 from magic_rl.cli.stopping import stoppable
 from magic_rl.config import load_config
 
@@ -63,3 +63,6 @@ def redteam(
         names = tuple(name.strip() for name in attacks.split(",") if name.strip())
         found = Attackers(wanted, settings, out, lambda text: typer.echo(text, err=True)).redteam(names)
     typer.echo(redteam_table(found, columns(80)))
+    for name, row in found.attacks.items():
+        if row.errors:
+            typer.echo(shown(f"{name}: {row.errors} errors, most often: {row.why}"))

@@ -64,7 +64,7 @@ def rejudge(
     items = [item for part in progress(parts, "judging") for item in judged(part, asked, settings.judge.retries)]
     if out is not None:
         write_items(out, items)
-    typer.echo(shown(", then ".join(names)))
+    typer.echo(shown(", then ".join(names) if len(names) > 1 else f"{first}: judged these before; nothing to compare"))
     for question, (counts, kappa) in compare(items, first, asked.name).items() if len(names) > 1 else ():
         same = counts.rates()["accuracy"]
         typer.echo(

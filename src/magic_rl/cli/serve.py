@@ -63,6 +63,7 @@ def serve(
     from magic_rl.runs import serve as serving
     from magic_rl.store.run import RunDirectory
 
+    serving.require(server, vllm)
     if is_run:
         run = RunDirectory.open(Path(what))
         model = serving.served_player(run, "attacker" if attacker else "defender", number, server)

@@ -37,7 +37,9 @@ def verdict(asr: Changes, compliance: Changes, replies: Mapping[Defender, Replie
     few = {label: most for label, of in n.items() if (most := max(each.n for each in of.values())) < FEWEST}
     if len(few) == len(n):
         counts = " and ".join(f"{most} {label}" for label, most in few.items())
-        said = f"Too few seeds: {counts} got verdicts to compare, and below {FEWEST} a change cannot be told from chance."
+        said = (
+            f"Too few seeds: {counts} got verdicts to compare, and below {FEWEST} a change cannot be told from chance."
+        )
     else:
         said = _said(asr, compliance, foreign=after == "other")
         said += "".join(f" Too few {label} seeds to show a change ({most})." for label, most in few.items())

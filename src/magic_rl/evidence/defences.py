@@ -45,11 +45,13 @@ class Defended:
         chat: Who is defended.
         defence: What by, with what it is set to.
         answer: The defended reply to each request, in order.
+        calls: Of models, for one reply, at most.
     """
 
     chat: Chat
     defence: str
     answer: Callable[[Sequence[ChatRequest]], list[Completion]]
+    calls: int = 1
 
     @property
     def name(self) -> str:
@@ -106,7 +108,7 @@ def self_eval(chat: Chat) -> Defended:
                 out[place] = Completion(REFUSAL, tokens) if harmful else replace(out[place], tokens=tokens)
         return out
 
-    return Defended(chat, "Self-Eval", answer)
+    return Defended(chat, "Self-Eval", answer, 2)
 
 
 def _examination(request: ChatRequest, reply: str) -> ChatRequest:
@@ -150,7 +152,7 @@ def smoothllm(chat: Chat, copies: int = 10, percent: float = 10.0, kind: Kind = 
         said = chat.complete([copied(each, number) for each in requests for number in range(copies)])
         return [vote(each, said[i * copies : (i + 1) * copies]) for i, each in enumerate(requests)]
 
-    return Defended(chat, f"SmoothLLM ({copies} × {kind} {percent:g} %, rng seed {rng_seed})", answer)
+    return Defended(chat, f"SmoothLLM ({copies} × {kind} {percent:g} %, rng seed {rng_seed})", answer, copies)
 
 
 def perturbed(text: str, share: float, kind: Kind, rng: np.random.Generator) -> str:
@@ -198,7 +200,7 @@ def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
             for stop, spent in zip(out, tokens, strict=True)
         ]
 
-    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer)
+    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer, 2)
 
 
 def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | None:

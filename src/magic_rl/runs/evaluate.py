@@ -114,6 +114,10 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
     subject, began = subject_of(run, instead), time.monotonic()
+    if instead.defender and not (other := endpoint_of(instead.defender)).url:
+        from magic_rl.engines.local.models import resolve_model
+
+        resolve_model(other.model, trust_remote_code=subject.config.engine.trust_remote_code)  # before hours of play
     setup = prepare(subject.config)
     lent = instead.attackers
     compare(run, {k: v for k, v in digests(setup).items() if not (lent and k.startswith("attacker"))})
