@@ -104,6 +104,7 @@ def _settings(config: Config, out: Path) -> Iterator[str]:
     """
     content = dump_config(config)
     file = out / f"settings-{hash_of(content)[:8]}.toml"
+    new = [folder for folder in (out, out.parent) if not folder.exists()]
     with atomic.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     atomic.write_file(file, content.encode())
@@ -112,8 +113,9 @@ def _settings(config: Config, out: Path) -> Iterator[str]:
     finally:
         if not (out / "logs").is_dir():
             file.unlink(missing_ok=True)
-            with suppress(OSError):  # it holds something else
-                out.rmdir()
+            with suppress(OSError):  # one holds something else
+                for folder in new:
+                    folder.rmdir()
 
 
 def _tasks(asked: Asked, settings: str) -> list[Any]:
