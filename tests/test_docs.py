@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -159,11 +161,35 @@ def test_source_files_that_a_page_names_exist(page: Path) -> None:
     assert missing - RUN_FOLDERS == set()
 
 
-def test_the_demos_table_and_figure_are_those_of_its_runs(tmp_path: Path) -> None:
-    demo = ROOT / "docs" / "results" / "demo"
-    write_study(aggregate(read_results(demo)), tmp_path)
+@pytest.mark.parametrize("name", ["demo", "presets", "unseen/xstest"])
+def test_tables_and_figures_of_results_are_those_of_their_runs(name: str, tmp_path: Path) -> None:
+    folder = ROOT / "docs" / "results" / name
+    write_study(aggregate(read_results(folder)), tmp_path)
     for made in tmp_path.iterdir():
-        assert (demo / made.name).read_bytes() == made.read_bytes(), f"magic-rl study --rebuild {demo}"
+        assert (folder / made.name).read_bytes() == made.read_bytes(), f"magic-rl study --rebuild {folder}"
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "end"),
+    [("presets", "## The presets", "## What nobody"), ("unseen/xstest", "**Over-refusal", "**Unseen")],
+)
+def test_the_results_pages_rates_are_those_of_their_tables(name: str, begin: str, end: str) -> None:
+    table = (ROOT / "docs" / "results" / name / "study.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8").replace("−", "-")
+    number = r"[+-]?\d+\.\d"
+    shown = re.findall(rf"{number} ± {number} \[{number}, {number}\]", page[page.index(begin) : page.index(end)])
+    assert len(shown) > 15
+    assert [each for each in shown if each not in table] == []
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_the_results_pages_unseen_attacks_are_those_of_their_files(number: int) -> None:
+    files = sorted((ROOT / "docs" / "results" / "unseen").glob(f"redteam-*-round-{number}.json"))
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    for name in ("best-of-n", "prefill", "many-shot"):
+        values = [each["attacks"][name]["asr"]["value"] for each in found]
+        assert f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f} [" in page, name
 
 
 def test_the_readmes_rates_are_those_of_the_demos_table() -> None:

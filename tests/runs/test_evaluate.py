@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -30,7 +31,8 @@ from magic_rl.runs.instead import Instead, subject_of
 from magic_rl.runs.lineup import Lineup
 from magic_rl.runs.target import endpoint_of
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Seed
+from magic_rl.theory.tabular import TabularPolicy
+from magic_rl.types import Sample, Seed
 from tests.runs.test_train import Silent
 from tests.support import tabular_run
 from tests.support.chatting import Scripted
@@ -168,6 +170,39 @@ def test_other_seeds_are_those_that_the_run_was_not_trained_on(run: RunDirectory
     seeds.write_text("".join(json.dumps(row) + "\n" for row in rows[::2]))
     with pytest.raises(UserError, match="holds no seeds that the run was not trained on"):
         evaluate(run, Silent(), instead)
+
+
+def test_an_evaluation_that_was_stopped_goes_on_from_there(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before each call of a policy in turn: every call is made once, and the end is the same."""
+    whole, items, calls, sample = own_of(run), (run.path / ITEMS_FILE).read_bytes(), [0], TabularPolicy.sample
+    stop_at = 0
+
+    def stopping(policy: TabularPolicy, *args: Any) -> list[list[Sample]]:
+        if calls[0] == stop_at:
+            raise KeyboardInterrupt
+        calls[0] += 1
+        return sample(policy, *args)
+
+    monkeypatch.setattr(TabularPolicy, "sample", stopping)
+    found = None
+    while found is None:
+        notes = Silent()
+        try:
+            found = evaluate(run, notes)
+        except KeyboardInterrupt:
+            assert ("goes on from where it was stopped" in notes.notes) == (stop_at > 1)
+            stop_at += 1
+    assert stop_at == calls[0] > 5
+    assert found == whole
+    assert (run.path / ITEMS_FILE).read_bytes() == items
+    assert not (run.path / "unfinished").exists()
+
+
+def test_what_was_said_before_players_changed_is_not_taken(run: RunDirectory) -> None:
+    old = run.path / "unfinished" / "0123456789abcdef"
+    old.mkdir(parents=True)
+    evaluate(run)
+    assert not old.exists()
 
 
 def test_another_judge_or_setting_makes_an_evaluation_of_its_own(run: RunDirectory, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def evaluate(
 
     Writes evaluation.json (every number), items.jsonl (every exchange with its verdict), outcomes.json (what came of
     each seed), failures.json (what escaped or was refused), summary.tsv and cost.json into the run. If they are up to
-    date, only the table is printed.
+    date, only the table is printed. After Ctrl-C or a crash the same command continues.
 
     With another judge, other seeds, another model, other attackers or settings they go into a folder of their own under
     evaluations/, and the run's own evaluation stays as it is. How many replies it takes is said before it begins.

@@ -27,7 +27,7 @@ from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge
 from magic_rl.runs.seeds import split_of
-from magic_rl.text.renderer import Renderer
+from magic_rl.text.renderer import Renderer, Speaks
 from magic_rl.types import Episode, Role, SamplingParams
 
 _SHARED = "shared"
@@ -99,7 +99,7 @@ class Setup:
         """How a role reads and speaks: its model's chat template with the variables that its config sets."""
         return self.engines[role].renderer_with(self.config.player(role).chat_template_kwargs)
 
-    def player(self, role: Role, policy: Policy | None = None, *, sampling: SamplingParams | None = None) -> Player:
+    def player(self, role: Role, policy: Speaks | None = None, *, sampling: SamplingParams | None = None) -> Player:
         """A policy (by default the learner) in a role's seat, speaking as in learning unless told otherwise."""
         settings = self.config.player(role)
         spoken = settings.sampling

@@ -1,19 +1,21 @@
 """Evaluating a run: every saved attacker against every saved defender, and the untouched model, on held-out seeds.
 
 The table compares the first and the last of the players, and the untouched model beside them; pairs of others may be
-given fewer seeds (`evaluation.inner_share`). Judge, seeds, defender and attackers may be others than the run's own
+given fewer seeds (`evaluation.inner_share`). What players said is kept until the end, so that an evaluation that was
+stopped goes on. Judge, seeds, defender and attackers may be others than the run's own
 (`runs.instead`). Every exchange is kept with its verdict, so that another judge can look at it later.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from magic_rl.data.split import evenly
-from magic_rl.engines.base import Policy
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.crossplay import SCORED, Board, Cell, Conditions, answered_by, open_attacks
 from magic_rl.evaluation.estimates import Estimate, rate_of
@@ -50,31 +52,36 @@ from magic_rl.runs.assembly import Setup, prepare
 from magic_rl.runs.inputs import compare, digests
 from magic_rl.runs.instead import OWN, Instead, Subject, check_untaught, subject_of
 from magic_rl.runs.judge import make_chat
+from magic_rl.runs.kept import Kept
 from magic_rl.runs.lineup import Lineup, lineup_of
 from magic_rl.runs.preflight import try_judge
 from magic_rl.runs.target import endpoint_of
 from magic_rl.runs.transcripts import transcripts
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
+from magic_rl.text.renderer import Speaks
 from magic_rl.types import Episode, Role, Sample, SamplingParams, Seed
 from magic_rl.view import NOBODY, View
+
+_UNFINISHED = "unfinished"  # folder of what was said in an evaluation that has not ended
 
 
 @dataclass(frozen=True, slots=True)
 class _Playing:
-    """Everything an evaluation is played with."""
+    """Everything an evaluation is played with. `kept`: folder of what was said so far."""
 
     subject: Subject
     setup: Setup
     lineup: Lineup
     met: Conditions
+    kept: Path
     view: View
 
     def player(self, role: Role, number: int) -> Player:
         """A saved player in its seat."""
         source = self.subject.attackers if role == "attacker" else self.subject.run
         policy = self.setup.engines[role].load(source.player(role, number), f"{role}-{number}")
-        return evaluated(self.setup, role, policy)
+        return evaluated(self.setup, role, Kept(policy, self.kept))
 
 
 @dataclass(slots=True)
@@ -126,21 +133,33 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
         check_untaught(lent.path, lineup.seeds, setup.split.train)
     try_judge(setup.judge, fresh=False)
     view.note(str(lineup))
-    playing = _Playing(subject, setup, lineup, conditions(setup), view)
+    playing = _Playing(subject, setup, lineup, conditions(setup), _begun(subject, view), view)
     played = _play(playing)
     evaluation = _numbers(playing, played, held_out)
     _note_cut_off(evaluation, subject.config.learning.max_cut_off, view)
 
     cells = _by_attacker(lineup, played)
-    with atomic.writing(subject.out.path):
-        subject.out.path.mkdir(parents=True, exist_ok=True)
     write(subject.out, FAILURES_FILE, failures(cells))
     write(subject.out, OUTCOMES_FILE, outcomes(cells), indent=None)
     write_items(subject.out.path / ITEMS_FILE, played.items)
     atomic.write_file(subject.out.path / SUMMARY_FILE, tsv(evaluation).encode())
     write(subject.out, COST_FILE, _cost(playing, played, time.monotonic() - began))
     write(subject.out, EVALUATION_FILE, evaluation)
+    atomic.remove(playing.kept.parent)
     return evaluation
+
+
+def _begun(subject: Subject, view: View) -> Path:
+    """The folder of what has been said so far; what is there of another evaluation is of no use to this one."""
+    digest = hashlib.sha256(subject.measured.model_dump_json().encode()).hexdigest()[:16]
+    folder = subject.out.path / _UNFINISHED / digest
+    if folder.is_dir() and any(folder.iterdir()):
+        view.note("goes on from where it was stopped")
+    elif folder.parent.is_dir():
+        atomic.remove(folder.parent)
+    with atomic.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def current(subject: Subject) -> Evaluation | None:
@@ -156,7 +175,7 @@ def conditions(setup: Setup) -> Conditions:
     return Conditions(setup.judge, setup.prompts, config.game.turns, config.seed, judge.retries, judge.max_abstained)
 
 
-def evaluated(setup: Setup, role: Role, policy: Policy) -> Player:
+def evaluated(setup: Setup, role: Role, policy: Speaks) -> Player:
     """A policy in a role's seat, speaking as `evaluation` says."""
     config = setup.config
     if role == "attacker":
@@ -192,7 +211,7 @@ def _play(playing: _Playing) -> _Played:
     steps = len(lineup.places) * (1 + lineup.other) + len(lineup.attackers) * len(lineup.defenders)
     playing.view.stage("evaluate", steps)
 
-    untouched = setup.engines["defender"].base()
+    untouched = Kept(setup.engines["defender"].base(), playing.kept)
     base = evaluated(setup, "defender", untouched)
     cells = answered_by(playing.met, compared, base)
     _keep(playing, played, defender_name(None), base, dict(zip(lineup.places, cells, strict=True)))
