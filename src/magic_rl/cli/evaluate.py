@@ -60,7 +60,8 @@ def evaluate(
 
       magic-rl evaluate runs/no-game --attackers runs/demo
     """
-    with stoppable(lambda: False):
+    said = ("unfinished/*/*", "evaluations/*/unfinished/*/*")  # what was said in an evaluation that has not ended
+    with stoppable(lambda: any(next(run.glob(each), None) for each in said)):
         from magic_rl.runs.instead import Instead
         from magic_rl.store.run import RunDirectory
 

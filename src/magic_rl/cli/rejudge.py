@@ -58,13 +58,15 @@ def rejudge(
     asked = make_judge(settings, needs_refusal=False)
     first = next((each.judge for item in items for each in item.verdicts), asked.name)
     names = list(dict.fromkeys((first, asked.name)))
+    if len(names) == 1 and any(item.verdicts for item in items):
+        typer.echo(shown(f"{first}: is the judge that labelled these before, so there is nothing to compare"), err=True)
     if unknown := errors.keys() - set(names):
         raise DataError(f"--checked: is of {', '.join(sorted(unknown))}, and the judges are {', '.join(names)}")
     parts = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
     items = [item for part in progress(parts, "judging") for item in judged(part, asked, settings.judge.retries)]
     if out is not None:
         write_items(out, items)
-    typer.echo(shown(", then ".join(names) if len(names) > 1 else f"{first}: judged these before; nothing to compare"))
+    typer.echo(shown(", then ".join(names)))
     for question, (counts, kappa) in compare(items, first, asked.name).items() if len(names) > 1 else ():
         same = counts.rates()["accuracy"]
         typer.echo(
