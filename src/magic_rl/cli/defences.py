@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,18 +75,24 @@ def defences(
     model = chat_of(target, settings.engine)
     chats = [model, *(defend(model) for defend in DEFENCES.values()), *([_guarded(model, guard)] if guard else ())]
     chats += [chat_of(name, settings.engine) for name in compare or ()]
-    calls = len(attacks) * sum(getattr(chat, "calls", 1) for chat in chats)
-    for line in (f"{len(attacks)} attacks on {len(chats)} chats: at most {calls:,} calls", *about_rules(settings)):
-        typer.echo(line, err=True)
     found = []
-    for number, chat in enumerate(chats, start=1):
-        typer.echo(shown(f"{number} of {len(chats)}: {chat.name}"), err=True)
+    for chat in _announced(chats, len(attacks), about_rules(settings)):
         replies, tokens = put_to(chat, attacks, max_tokens=max_tokens, memory=memory)
         found.append((judged(replies, asked, settings.judge.retries), tokens))
     if out is not None:
         write_items(out, [item for items, _ in found for item in items])
     for line in _table(chats, found, asked.name, len(attacks)):
         typer.echo(line)
+
+
+def _announced(chats: Sequence[Chat], attacks: int, remarks: Iterable[str]) -> Iterator[Chat]:
+    """The chats, once it is said how much they are asked at most, each with a line."""
+    calls = attacks * sum(getattr(chat, "calls", 1) for chat in chats)
+    for line in (f"{attacks} attacks on {len(chats)} chats: at most {calls:,} calls", *remarks):
+        typer.echo(line, err=True)
+    for number, chat in enumerate(chats, start=1):
+        typer.echo(shown(f"{number} of {len(chats)}: {chat.name}"), err=True)
+        yield chat
 
 
 def _table(

@@ -69,7 +69,6 @@ def serve(
         model = serving.served_player(run, "attacker" if attacker else "defender", number, server)
     else:
         model = serving.served_model(what)
-
     address = serving.Address(host, port, key)
     serving.serve(model, server, address, lambda url: typer.echo(f"{model.name}: {url}"), vllm=vllm)
 
