@@ -67,14 +67,7 @@ class Log:
     """
 
     def __init__(self, target: Target, folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
-        """Begin.
-
-        Args:
-            note: Told of every attempt, and how far a long one is.
-
-        Raises:
-            StoreError: If the folder cannot be written.
-        """
+        """Begin. Args: note: Told how far it is. Raises: StoreError: If the folder cannot be written."""
         self.target, self.items, self.note = target, list[Item](), note
         self._said = time.monotonic()
         self._path = folder / ITEMS_FILE
@@ -254,13 +247,9 @@ def summed_up(log: Log, seeds: Sequence[Seed], rows: Mapping[str, AttackRow]) ->
         items = [item for item in log.items if item.set == name]
         of_seed = outcomes(items, seeds)
         grid += [] if row.left_out else [of_seed]
-        errors = Counter(_why(item) for item in items if broken(item) is None)
+        lost = [item for item in items if broken(item) is None]
+        errors = Counter(each.failed or next((v.verdict.abstained or "" for v in each.verdicts), "") for each in lost)
         why = next((why for why, _ in errors.most_common(1)), "")
         counted[name] = replace(row, asr=rate_of(of_seed), queries=len(items), errors=errors.total(), why=why)
     together = [True if True in column else None if None in column else False for column in zip(*grid, strict=True)]
     return RedTeam(log.target.name, log.target.judge.name, len(seeds), counted, rate_of(together))
-
-
-def _why(item: Item) -> str:
-    """Why there is no reply or no verdict."""
-    return item.failed or next((each.verdict.abstained or "" for each in item.verdicts), "")
