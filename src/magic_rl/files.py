@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,6 +123,11 @@ def problem(error: ValidationError) -> str:
     said = first["msg"].removeprefix("Value error, ")
     found = f", found {brief(first['input'])}" if first["type"] not in ("missing", "value_error") else ""
     return f"{key}: {said}{found}" if key else said
+
+
+def name_of(folder: Path) -> str:
+    """What a folder is called, or will be where it is still being written beside its place (`store.atomic`)."""
+    return re.sub(r"^\.tmp-w\d+-", "", folder.name)
 
 
 def plain(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import subprocess
 import sys
@@ -288,15 +287,6 @@ def test_a_user_error_of_a_real_process_is_one_line_without_a_traceback(tmp_path
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: none.toml: cannot be read (No such file or directory); check the path\n"
     assert listing(tmp_path) == set()
-
-
-def test_ctrl_c_outside_training_is_quiet_and_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("magic_rl.cli.pool.load_config", interrupted)
-    result = CliRunner().invoke(app, ["pool", "build", "--out", os.devnull])
-    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from magic_rl.cli.options import DefenderRound, JudgeFile, Overrides, continues
+from magic_rl.cli.options import DefenderRound, JudgeFile, Overrides
 from magic_rl.cli.shown import columns
+from magic_rl.cli.stopping import stoppable
 from magic_rl.config import Config, load_config
 from magic_rl.errors import UserError
 
@@ -77,17 +78,17 @@ def benchmark(
     """
     percents = _pairs("--fail-above", fail_above or (), _MEASURES)
     limits = {key: _percent(percents[key]) for key in _MEASURES if key in percents}
-    config = _config(target, judge, overrides or ())
-    if find_spec("inspect_ai") is None:
-        raise UserError('benchmark needs Inspect: pip install "magic-rl[eval]"')
-    from magic_rl.evidence.summary import exceeded
-    from magic_rl.report.benchmarks import benchmark_table, write_figure
-    from magic_rl.runs.benchmark import Asked
-    from magic_rl.runs.benchmark import benchmark as ask_all
-
     folder = out or Path("benchmarks") / f"{re.sub(r'[^A-Za-z0-9.]+', '-', target).strip('-')}-{suite}"
-    asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
-    with continues():
+    with stoppable((folder / "logs").is_dir):
+        config = _config(target, judge, overrides or ())
+        if find_spec("inspect_ai") is None:
+            raise UserError('benchmark needs Inspect: pip install "magic-rl[eval]"')
+        from magic_rl.evidence.summary import exceeded
+        from magic_rl.report.benchmarks import benchmark_table, write_figure
+        from magic_rl.runs.benchmark import Asked
+        from magic_rl.runs.benchmark import benchmark as ask_all
+
+        asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
         result = ask_all(asked, folder, display="rich" if sys.stderr.isatty() else "none", other=compare)
     typer.echo(benchmark_table(result, columns(100)))
     typer.echo(f"\nresults: {folder}" + (f", {drawn.name}" if (drawn := write_figure(result, folder)) else ""))

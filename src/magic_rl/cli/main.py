@@ -127,6 +127,7 @@ def magic_rl(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also those of transformers; read at import
     logging.basicConfig(format="%(message)s")
     logging.getLogger("magic_rl").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it writes its lines itself
     warnings.showwarning = _warn
 
 

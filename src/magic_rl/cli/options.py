@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,16 +45,6 @@ _SETTING = re.compile(r"--([a-z]\w*(?:\.[a-z][\w-]*)+)(?:=(.*))?", re.IGNORECASE
 def measuring(file: Path | None, overrides: Sequence[str] | None) -> Config:
     """Settings to measure a judge by: silence is shown, so no share of it stops anything, in a panel either."""
     return load_config(file, (*(overrides or ()), "judge.max_abstained=1"))
-
-
-@contextmanager
-def continues() -> Iterator[None]:
-    """Ctrl-C in a command that keeps all it has: one line, and exit status 130."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130) from stop
 
 
 def spelled_out(arguments: Sequence[str]) -> Iterator[str]:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import DefenderRound, Overrides, continues
-from magic_rl.cli.shown import columns
+from magic_rl.cli.options import DefenderRound, Overrides
+from magic_rl.cli.shown import columns, shown
+from magic_rl.cli.stopping import stoppable
 from magic_rl.config import load_config
 
 
@@ -51,12 +52,15 @@ def redteam(
       magic-rl redteam http://localhost:8000/v1 --attacks pair,tap --pyrit pyrit/bin/python --out redteam \
 --set attacker.writer.url=http://localhost:8001/v1 --set attacker.writer.model=NAME
     """
-    from magic_rl.report.tables import redteam_table
-    from magic_rl.runs.redteam import Attackers, Wanted
+    with stoppable((out / "answers.sqlite").is_file):
+        from magic_rl.report.tables import redteam_table
+        from magic_rl.runs.redteam import Attackers, Wanted
 
-    wanted = Wanted(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
-    settings = load_config(config or wanted.settings_file, overrides or ())
-    names = tuple(name.strip() for name in attacks.split(",") if name.strip())
-    with continues():
+        wanted = Wanted(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
+        settings = load_config(config or wanted.settings_file, overrides or ())
+        names = tuple(name.strip() for name in attacks.split(",") if name.strip())
         found = Attackers(wanted, settings, out, lambda text: typer.echo(text, err=True)).redteam(names)
     typer.echo(redteam_table(found, columns(80)))
+    for name, row in found.attacks.items():
+        if row.errors:
+            typer.echo(shown(f"{name}: {row.errors} errors, most often: {row.why}"))

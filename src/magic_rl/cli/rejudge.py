@@ -55,6 +55,8 @@ def rejudge(
     asked = make_judge(settings, needs_refusal=False)
     first = next((each.judge for item in items for each in item.verdicts), asked.name)
     names = list(dict.fromkeys((first, asked.name)))
+    if len(names) == 1 and any(item.verdicts for item in items):
+        typer.echo(shown(f"{first}: is the judge that labelled these before, so there is nothing to compare"), err=True)
     if unknown := errors.keys() - set(names):
         raise DataError(f"--checked: is of {', '.join(sorted(unknown))}, and the judges are {', '.join(names)}")
     parts = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]

@@ -110,7 +110,7 @@ class Screen(Drawn):
         self._metrics, self._speed, self._seconds = {}, None, []
         self._last = self._said = time.monotonic()
         if self._live is None:
-            self.note(f"{self._stage}: {total} steps")
+            self.note(f"{self._stage}: {total} step{'s' if total != 1 else ''}")
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """See `View.step`."""

@@ -82,6 +82,7 @@ def replies(cells: Sequence[Cell], degenerate: Sequence[bool], **fluency: float 
         quality=mean([value for cell in cells for value in cell.quality]),
         degenerate=rate_of(degenerate),
         cut_off=rate_of(cut for cell in cells for cut in cell.cut_off),
+        empty=rate_of(empty for cell in cells for empty in cell.empty),
         thought=rate_of(thought) if any(thought) else None,
         **fluency,
     )

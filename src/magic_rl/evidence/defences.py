@@ -44,11 +44,13 @@ class Defended:
         chat: Who is defended.
         defence: What by, with what it is set to.
         answer: The defended reply to each request, in order.
+        calls: Of models, for one reply, at most.
     """
 
     chat: Chat
     defence: str
     answer: Callable[[Sequence[ChatRequest]], list[Completion]]
+    calls: int = 1
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ def self_eval(chat: Chat) -> Defended:
                 out[place] = Completion(REFUSAL, tokens) if harmful else replace(out[place], tokens=tokens)
         return out
 
-    return Defended(chat, "Self-Eval", answer)
+    return Defended(chat, "Self-Eval", answer, 2)
 
 
 def _examination(request: ChatRequest, reply: str) -> ChatRequest:
@@ -147,7 +149,7 @@ def smoothllm(chat: Chat, copies: int = 10, rng_seed: int = 0) -> Defended:
         said = chat.complete([copied(each, number) for each in requests for number in range(copies)])
         return [vote(each, said[i * copies : (i + 1) * copies]) for i, each in enumerate(requests)]
 
-    return Defended(chat, f"SmoothLLM ({copies} × swap {100 * _SWAPPED:g} %, rng seed {rng_seed})", answer)
+    return Defended(chat, f"SmoothLLM ({copies} × swap {100 * _SWAPPED:g} %, rng seed {rng_seed})", answer, copies)
 
 
 def perturbed(text: str, share: float, rng: np.random.Generator) -> str:
@@ -191,7 +193,7 @@ def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
             for stop, spent in zip(out, tokens, strict=True)
         ]
 
-    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer)
+    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer, 2)
 
 
 def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | None:

@@ -35,6 +35,7 @@ _FRESH = "fresh attacker"
 REPLIES = {
     "degenerate": "degenerate, %",
     "cut_off": "cut off, %",
+    "empty": "empty, %",
     "thought": "with thoughts, %",
     "logprob": "log p",
     "kl": "KL",
@@ -294,9 +295,10 @@ def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
 
 
 def replies_head(evaluation: Evaluation) -> dict[str, str]:
-    """What is told of replies, by its column's title; of thoughts only if there were any."""
+    """What is told of replies, by its column's title; of empty ones and of thoughts only if there were any."""
     told = (*evaluation.replies.values(), *evaluation.crossplay.replies)
-    return {key: title for key, title in REPLIES.items() if key != "thought" or any(each.thought for each in told)}
+    seen = {"empty": any(each.empty and each.empty.value for each in told), "thought": any(e.thought for e in told)}
+    return {key: title for key, title in REPLIES.items() if seen.get(key, True)}
 
 
 def _replies(evaluation: Evaluation, width: int) -> Iterator[str]:
@@ -306,7 +308,7 @@ def _replies(evaluation: Evaluation, width: int) -> Iterator[str]:
     for who, replies in evaluation.replies.items():
         numbers = (replies.logprob, replies.kl, replies.distinct)
         said = (DASH if number is None else f"{number:z.2f}" for number in numbers)
-        rates = [getattr(replies, name) for name in ("degenerate", "cut_off", "thought") if name in head]
+        rates = [getattr(replies, name) for name in ("degenerate", "cut_off", "empty", "thought") if name in head]
         lines.append((who, *(shown(rate) if rate else DASH for rate in rates), *said))
     yield from (laid_out(lines, width), textwrap.fill(ABOUT_REPLIES, width), "")
 

@@ -121,6 +121,10 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
     subject, began = subject_of(run, instead), time.monotonic()
+    if instead.defender and not (other := endpoint_of(instead.defender)).url:
+        from magic_rl.engines.local.models import resolve_model
+
+        resolve_model(other.model, trust_remote_code=subject.config.engine.trust_remote_code)  # before hours of play
     setup = prepare(subject.config)
     lent = instead.attackers
     compare(run, {k: v for k, v in digests(setup).items() if not (lent and k.startswith("attacker"))})
@@ -280,13 +284,12 @@ def _numbers(playing: _Playing, played: _Played, held_out: HeldOut) -> Evaluatio
     subject, lineup, judge = playing.subject, playing.lineup, playing.setup.judge
     cells, boards = _by_attacker(lineup, played), played.boards
     change, before = changes(cells), list(cells.values())[-2]
-    degenerate = {who: each.degenerate for who, each in played.replies.items()}
     return Evaluation(
         measured=subject.measured,
         instead=subject.instead.as_dict(),
         judge=judge.name,
         held_out=held_out,
-        verdict=verdict(change["asr"], change["compliance"], degenerate),
+        verdict=verdict(change["asr"], change["compliance"], played.replies),
         table=table(cells),
         change=change,
         rewrites={name: _rewrites(boards[i], before[name]) for name, i in lineup.compared.items() if boards[i][0]},

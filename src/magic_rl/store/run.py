@@ -137,7 +137,7 @@ class RunDirectory:
     def open(cls, path: Path, *, keep: int = 2) -> RunDirectory:
         """A run that exists. Raises: StoreError: If there is no run at `path`."""
         if not (path / "config.toml").is_file():
-            raise StoreError(f"{path}: holds no run (no config.toml)")
+            raise StoreError(f"{path}: {'holds no run (no config.toml)' if path.is_dir() else 'no such run or folder'}")
         return cls(path, keep=keep)
 
     def part(self, name: str) -> RunDirectory:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,7 @@ _FOLDER = "SmolLM2-135M-Instruct"
 WEIGHT_INDEX = "model.safetensors.index.json"
 _MANIFEST = "MANIFEST.json"
 _SCRATCH = "fetching-"
+_OF_A_STUDY = re.compile(r"-seed-\d+$")  # how its runs are called
 _LFS = b"version https://git-lfs"
 _OF_A_MODEL = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 _PART, _PARTS = 2**16, 64  # bytes read at once, and places read in a large file
@@ -75,7 +77,9 @@ def resolve_model(
     if folder.is_dir():
         return _checked(folder, weights)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"model {name!r}: no such folder, and no hub id of the form owner/name")
+        raise UserError(f"model {name!r}: no such run or folder, and no hub id of the form owner/name")
+    first, last = name.split("/")
+    nowhere = "no such run or folder, and " if Path(first).is_dir() or _OF_A_STUDY.search(last) else ""
     patterns = [*(_HUB_FILES if weights else _TOKENIZER_FILES), *(["*.py"] if trust_remote_code else [])]
     try:
         return _checked(Path(snapshot_download(name, allow_patterns=patterns)), weights)
@@ -84,9 +88,12 @@ def resolve_model(
     except GatedRepoError as error:
         raise UserError(f"model {name!r}: is gated; accept its terms on the hub and run `hf auth login`") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"model {name!r}: the hub has no such model, or it is private; check the name") from error
+        raise UserError(
+            f"model {name!r}: {nowhere}the hub has no such model, or it is private; check the name"
+        ) from error
     except LocalEntryNotFoundError as error:
-        raise UserError(f"model {name!r}: not downloaded yet and the hub cannot be reached; go online once") from error
+        why = "as a hub id it cannot be reached" if nowhere else "not downloaded yet and the hub cannot be reached"
+        raise UserError(f"model {name!r}: {nowhere}{why}{'' if nowhere else '; go online once'}") from error
     except (HfHubHTTPError, OSError) as error:
         if disk_full(error):
             raise UserError(f"model {name!r}: the disk is full; free some, or set HF_HOME to another disk") from error

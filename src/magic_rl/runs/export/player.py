@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from magic_rl.config import Config, PlayerConfig, load_config
 from magic_rl.errors import StoreError, UserError
+from magic_rl.files import name_of
 from magic_rl.runs.export.card import Stored
 from magic_rl.runs.inputs import compare, compare_settings
 from magic_rl.runs.seeds import split_of
@@ -170,7 +171,7 @@ def _compared(player: SavedPlayer, written: Path, share: float) -> Stored:
     dtype = _dtype(written)
     stored = Stored(dtype, share, len(requests), gaps.mean().item(), gaps.max().item())
     if not stored.mean_gap <= _TOLERANCE[dtype]:  # NaN is not
-        raise UserError(f"{written.name}: is not the model that was trained, so nothing was kept: {stored}")
+        raise UserError(f"{name_of(written)}: is not the model that was trained, so nothing was kept: {stored}")
     return stored
 
 

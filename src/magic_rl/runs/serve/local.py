@@ -28,6 +28,7 @@ from transformers.cli.serving.utils import GenerateManager, GenerationState
 from magic_rl.engines.local.engine import device_of, dtype_of
 from magic_rl.engines.local.models import load_base, load_renderer
 from magic_rl.errors import UserError
+from magic_rl.files import problem
 from magic_rl.runs.serve.asked import Asked
 from magic_rl.runs.serve.player import Model
 from magic_rl.text.chat import ChatRenderer
@@ -178,8 +179,7 @@ class _Chat(ChatCompletionHandler):
             asked = Asked.model_validate(body)
             prompt = self.prompt(asked.conversation)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise HTTPException(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise HTTPException(400, problem(error)) from error
         except UserError as error:  # the template takes no such conversation
             raise HTTPException(400, str(error)) from error
         name = self.model_manager.force_model

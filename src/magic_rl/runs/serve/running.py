@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx2
@@ -48,6 +49,18 @@ class Address:
         """What clients call, once the port is known."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{port}/v1"
+
+
+def require(server: ServerName, vllm: str = "") -> None:
+    """See that a server is installed, which costs less than the model that it will serve.
+
+    Raises:
+        UserError: If not.
+    """
+    if server == "vllm":
+        _vllm_python(vllm)
+    elif lacks := [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]:
+        raise UserError(f"transformers' server lacks {' and '.join(lacks)}", "serve: install")
 
 
 def serve(model: Model, server: ServerName, address: Address, ready: Callable[[str], None], *, vllm: str = "") -> None:
@@ -84,13 +97,10 @@ def _bound(address: Address) -> Iterator[socket.socket]:
 
 
 def _serve_here(model: Model, address: Address, listening: socket.socket, ready: Callable[[str], None]) -> None:
-    try:
-        import uvicorn
+    import uvicorn
 
-        from magic_rl.runs.serve.local import application
-    except ImportError as error:
-        raise UserError(f"transformers' server lacks {error.name}", "serve: install") from error
     from magic_rl.runs.serve.gate import Gate
+    from magic_rl.runs.serve.local import application
 
     app, finish = application(model)
     server = uvicorn.Server(
@@ -115,13 +125,19 @@ def _serve_here(model: Model, address: Address, listening: socket.socket, ready:
         raise failed[0]
 
 
-def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
-    """What starts vLLM, in the words of its own command line. Raises: UserError: If there is no such command."""
+def _vllm_python(vllm: str) -> str:
+    """The Python of vLLM's environment. Raises: UserError: If there is no such command."""
     python = shutil.which(vllm or "vllm")
     if python is None:
         raise UserError(f"{vllm or 'vllm'}: no such command", "serve: name vllm")
     if not Path(python).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
         python = str(Path(python).resolve().with_name("python"))
+    return python
+
+
+def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
+    """What starts vLLM, in the words of its own command line. Raises: UserError: If there is no such command."""
+    python = _vllm_python(vllm)
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
     command += ["--host", host, "--port", str(port), "--override-generation-config", json.dumps(_NEUTRAL)]
     if model.engine.trust_remote_code:

@@ -217,4 +217,4 @@ def _reason(status: int, log: Path, begin: int) -> str:
         return f"killed by signal {-status} (9 is what a machine without free memory sends); see {log}"
     lines = _lines(log, begin)
     said = next((line for line in reversed(lines) if line.startswith("error: ")), next(reversed(lines), ""))
-    return said.removeprefix("error: ") or f"exit status {status} without a word; see {log}"
+    return f"{said.removeprefix('error: ') or f'exit status {status} without a word'}; see {log}"
