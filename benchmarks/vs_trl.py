@@ -73,7 +73,7 @@ def trl(model: str, repeats: int, dtype: str, *, checkpointing: bool) -> dict[st
     prompts = [tokenizer.decode(tokenizer(text)["input_ids"][: W1.prompt_tokens]) for text in prompts]
     assert all(len(tokenizer(text)["input_ids"]) == W1.prompt_tokens for text in prompts)
 
-    class Clock(TrainerCallback):  # type: ignore[misc]  # TRL's base class is untyped
+    class Clock(TrainerCallback):
         """Seconds of each step."""
 
         def __init__(self) -> None:

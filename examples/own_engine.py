@@ -1,7 +1,7 @@
 """An engine of one's own: here the local one, with a meter that counts what is sampled and learned from.
 
-Whatever makes policies on a base model is an engine; the game knows nothing of where the weights are. A run uses this
-one by its name: `engine.kind = "own_engine:MeteredEngine"`, with the folder of this file on PYTHONPATH.
+Anything that makes policies on a base model is an engine; the game knows nothing of where the weights are. A run uses
+this one by its name: `engine.kind = "own_engine:MeteredEngine"`, with the folder of this file on PYTHONPATH.
 """
 
 from __future__ import annotations

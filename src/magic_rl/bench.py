@@ -142,8 +142,9 @@ def floating_point_operations(model: Any, workload: Workload) -> float:
     return float(2 * forward + backward + 2 * adapters * tokens * 3)
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 25) -> float:
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of this machine's matrix products: the most reached, as less flatters."""
+    size, repeats = 2048, 25
     one, two = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(_timed(lambda: one @ two, device) for _ in range(repeats))
 

@@ -6,9 +6,12 @@ any other line separator. `checked` turns rows into values, and everything wrong
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,6 +125,11 @@ def problem(error: ValidationError) -> str:
     return f"{key}: {said}{found}" if key else said
 
 
+def name_of(folder: Path) -> str:
+    """What a folder is called, or will be where it is still being written beside its place (`store.atomic`)."""
+    return re.sub(r"^\.tmp-w\d+-", "", folder.name)
+
+
 def plain(value: object) -> str:
     """A cell that names something, as text; "" if it is empty or null.
 
@@ -140,10 +148,23 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full: by its number, or only in its text."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
+
+
 def brief(value: object) -> str:
     """A value short enough for a one-line message."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def user_path(name: str) -> Path:
+    """A path, a leading ~ being the user's folder; only a letter of the name where there is no such user."""
+    with contextlib.suppress(RuntimeError):
+        return Path(name).expanduser()
+    return Path(name)
 
 
 def cache_folder() -> Path:

@@ -5,7 +5,9 @@ Work says what happens; how that looks is up to whoever listens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from magic_rl.types import Exchange, Verdict
@@ -38,3 +40,20 @@ class View:
 
 
 NOBODY = View()
+Count = Callable[[int, int], None]  # of what was done, and of all
+_count: ContextVar[Count] = ContextVar("count", default=lambda _done, _all: None)
+
+
+def count(done: int, total: int) -> None:
+    """Work deep below says how far it is, to whoever counts."""
+    _count.get()(done, total)
+
+
+@contextmanager
+def counting(tell: Count) -> Iterator[None]:
+    """Within the block `tell` is told how far work is."""
+    before = _count.set(tell)
+    try:
+        yield
+    finally:
+        _count.reset(before)

@@ -159,7 +159,7 @@ def test_a_memory_in_trouble_is_one_line_and_loses_no_answer(
 
 
 def test_a_file_that_is_no_memory_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "m").write_text("not a database, whatever its name says" * 100)
+    (tmp_path / "m").write_text("not a database" * 100)
     with pytest.raises(StoreError, match=rf"^{tmp_path}/m: [^\n]*not a database[^\n]*$"):
         Memory(tmp_path / "m")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import subprocess
 import sys
@@ -128,11 +127,6 @@ def test_a_directory_that_holds_no_run_is_one_line(tmp_path: Path, command: str)
     extra = ["--out", str(tmp_path / "out")] if command == "export" else []
     for name in ("none", "."):
         assert str(tmp_path / name) in refused([command, tmp_path / name, *extra], tmp_path)
-
-
-def test_the_attacker_is_never_exported(tmp_path: Path) -> None:
-    line = refused(["export", tmp_path, "--role", "attacker", "--out", tmp_path / "out"], tmp_path)
-    assert "only the defender is exported" in line
 
 
 def test_an_unknown_strategy_is_one_line_and_no_pool_is_written(tmp_path: Path) -> None:
@@ -293,15 +287,6 @@ def test_a_user_error_of_a_real_process_is_one_line_without_a_traceback(tmp_path
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: none.toml: cannot be read (No such file or directory); check the path\n"
     assert listing(tmp_path) == set()
-
-
-def test_ctrl_c_outside_training_is_quiet_and_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("magic_rl.cli.pool.load_config", interrupted)
-    result = CliRunner().invoke(app, ["pool", "build", "--out", os.devnull])
-    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_without_a_terminal_each_step_is_one_plain_line(clock: Clock) -> None:
     console = Console(file=io.StringIO(), width=40)  # narrower than the lines, which must not be broken
     watch(console, clock)
     assert written(console).splitlines() == [
-        "attacker SFT: 1 steps",
+        "attacker SFT: 1 step",
         "attacker SFT 1/1 loss 2.500, 0:00 left",
         "co-evolution: 92 steps",
         *(

@@ -137,7 +137,7 @@ def test_a_value_of_another_type_is_named_by_its_row(
     assert says in said
 
 
-def test_no_category_is_named_nan_whatever_the_file(tmp_path: Path) -> None:
+def test_no_file_gives_a_category_named_nan(tmp_path: Path) -> None:
     table = pa.table({"text": ["a", "b"], "label": ["harmful", "benign"], "category": [1.0, float("nan")]})
     out = io.BytesIO()
     pq.write_table(table, out)

@@ -34,7 +34,7 @@ def _error(seeds: str) -> str:
     return result.stderr.strip()
 
 
-def test_a_known_name_is_a_name_whatever_is_called_so_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_name_wins_over_files_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("or-bench").mkdir()
     Path("xstest").write_text("notes")
     Path("demo,xstest").write_text("notes")

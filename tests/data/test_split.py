@@ -30,7 +30,7 @@ def made_seeds(categories: Iterable[str], each: int = 2) -> list[Seed]:
 
 @given(st.sets(st.text(min_size=1, max_size=5), min_size=2, max_size=15), st.randoms(use_true_random=False))
 @unhurried
-def test_a_fifth_of_the_categories_is_held_out_whatever_the_order_of_the_rows(
+def test_a_fifth_of_the_categories_is_held_out_in_any_order_of_the_rows(
     categories: set[str], order: random.Random
 ) -> None:
     seeds = made_seeds(categories)

@@ -79,7 +79,7 @@ def test_sampled_logprobs_equal_rescored_ones(policy: LocalPolicy) -> None:
 @pytest.mark.parametrize("loss", [PPO(), ImportanceSampling(), CrossEntropy()], ids=str)
 def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_packed(tiny_model: Path, loss: Loss) -> None:
     results = []
-    # All in one row; several rows; rows that continue their prompt; one such row a sequence.
+    # All in one row; several rows; rows that continue their prompt; one such row per sequence.
     for budget in (8192, 60, 24, 1):
         local = engine(tiny_model, budget)
         policy = trained(local)

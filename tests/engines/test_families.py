@@ -20,7 +20,6 @@ from magic_rl.errors import UserError
 from magic_rl.runs.assembly import prepare
 from magic_rl.runs.export import export_defender
 from magic_rl.runs.modelcheck import check_models, describe
-from magic_rl.runs.progress import is_complete
 from magic_rl.runs.train import train
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.text.think import parse_attack
@@ -52,7 +51,7 @@ def test_a_run_between_players_without_a_system_role_goes_to_its_end(tiny_config
     model = family_folder("Gemma 2", tmp_path / "gemma")
     players = [f"{role}.model={json.dumps(str(model))}" for role in ("attacker", "defender")]
     config = load_config(tiny_config, [*players, 'defender.system_prompt="Be kind."'])
-    assert is_complete(train(config, tmp_path / "run", Silent()))
+    assert train(config, tmp_path / "run", Silent()).is_complete
     assert load_config(tmp_path / "run" / "config.toml") == config  # the date included
 
 
@@ -116,7 +115,7 @@ def test_what_a_check_says_of_a_template_is_in_its_prompts(family: str, renderer
     assert set(template.stops) <= set(template.control)
 
 
-def test_a_system_prompt_is_read_once_whatever_the_template(family: str, renderer: ChatRenderer) -> None:
+def test_a_system_prompt_is_read_once_by_every_template(family: str, renderer: ChatRenderer) -> None:
     assert renderer.text(ASKED).count("Be kind.") == 1
     assert renderer.text(ASKED).index("Be kind.") < renderer.text(ASKED).index("Hello there")
 

@@ -231,7 +231,7 @@ def test_a_folder_that_is_no_model_is_told_what_it_lacks(
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere", "a/b/c", "~/nowhere-at-all", "~nobody/x"])
 def test_a_name_that_is_neither_folder_nor_hub_id_is_one_line(name: str) -> None:
-    with pytest.raises(UserError, match=r"^model [^\n]*no such folder, and no hub id of the form owner/name$"):
+    with pytest.raises(UserError, match=r"^model [^\n]*no such run or folder, and no hub id of the form owner/name$"):
         resolve_model(name)
 
 
@@ -260,6 +260,25 @@ def test_trouble_with_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, error
     monkeypatch.setattr(models, "snapshot_download", download)
     with pytest.raises(UserError, match=rf"^model 'owner/name': [^\n]*{complaint}[^\n]*$"):
         resolve_model("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_path"), [("runs/none", True), ("studies/magic-seed-0", True), ("owner/name", False)]
+)
+@pytest.mark.parametrize("kind", [hub_errors.LocalEntryNotFoundError, hub_errors.RepositoryNotFoundError])
+def test_a_path_to_nothing_is_called_no_such_run(
+    name: str, is_path: bool, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise _hub_error(kind)
+
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "snapshot_download", download)
+    with pytest.raises(UserError) as error:
+        resolve_model(name)
+    assert ("no such run or folder" in str(error.value)) == is_path
+    assert not (is_path and "go online" in str(error.value))
 
 
 @pytest.mark.parametrize("weights", [True, False])

@@ -23,7 +23,7 @@ def test_a_shared_prompt_is_encoded_once() -> None:
     assert row.targets.tolist() == [4, 5, 6, 7, 8, 4, 4]
 
 
-def test_whatever_sequences_begin_with_alike_is_encoded_once() -> None:
+def test_a_common_beginning_of_sequences_is_encoded_once() -> None:
     ((row,),) = (b.rows for b in pack([((1, 2, 3), (4, 5, 6)), ((1, 2, 3), (4, 7, 8)), ((1, 2, 9), (4, 4))], 100))
     assert row.ids.tolist() == [[1, 2, 3, 4, 5, 7, 9, 4]]
     assert row.positions.tolist() == [[0, 1, 2, 3, 4, 4, 2, 3]]

@@ -11,6 +11,7 @@ import torch
 from magic_rl.engines.local import sampling
 from magic_rl.engines.local.decoding import SharedDecoder
 from magic_rl.types import SamplingParams, Tokens
+from magic_rl.view import counting
 from tests.support.tiny_engine import PROMPTS, engine, trained
 
 
@@ -59,6 +60,14 @@ def test_waiting_prompts_take_the_places_of_those_that_are_done(
     assert max(running) == 8
     together = trained(engine(tiny_model)).sample(prompts, 1, SamplingParams(30), rng_seed=4)
     assert [group[0].tokens for group in samples] == [group[0].tokens for group in together]
+
+
+def test_whoever_counts_is_told_how_many_samples_are_done(tiny_model: Path) -> None:
+    told: list[tuple[int, int]] = []
+    with counting(lambda done, total: told.append((done, total))):
+        trained(engine(tiny_model, rows=4)).sample(PROMPTS, 2, SamplingParams(20), rng_seed=5)
+    assert told == sorted(told)
+    assert told[-1] == (2 * len(PROMPTS), 2 * len(PROMPTS))
 
 
 def test_prompts_are_encoded_within_a_budget_of_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_bad_rows_are_named_by_file_and_row(tmp_path: Path, bad: object, says: s
     assert says in str(caught.value)
 
 
-def test_labels_are_read_whatever_the_order_of_the_rows(tmp_path: Path) -> None:
+def test_labels_are_read_in_any_order_of_the_rows(tmp_path: Path) -> None:
     rows = [row(), {**row(harmful="yes"), "label": "benign"}, row(refused=None, harmful="no")]
     read, backward = (load_labelled(written(tmp_path, *some)).rows for some in (rows, rows[::-1]))
     labels = [(each.refused, each.harmful, each.exchange.seed.label) for each in read]

@@ -82,6 +82,16 @@ def test_pairing_narrows_the_interval_of_items_that_agree() -> None:
     assert together.high - together.low < apart.high - apart.low
 
 
+def test_few_items_show_a_change_only_where_the_exact_test_does() -> None:
+    for n in range(1, 7):
+        for both, lost, gained in itertools.product(range(n + 1), repeat=3):
+            if (neither := n - both - lost - gained) >= 0:
+                found = paired_change(*outcomes(both, lost, gained, neither))
+                exact = stats.binomtest(gained, lost + gained).pvalue if lost + gained else 1.0
+                assert found.low <= found.value <= found.high
+                assert (found.low <= 0 <= found.high) == (exact > 0.05)
+
+
 def test_no_change_is_no_evidence_and_items_must_be_paired() -> None:
     same = paired_change([True, False, True, None], [True, False, True, True])
     assert (same.value, same.n, same.p_value) == (0.0, 3, 1.0)
@@ -137,7 +147,7 @@ def test_attack_at_k_is_the_share_of_all_k_subsets_with_a_success() -> None:
         assert attack_at_k([(hits, n)], k).value == pytest.approx(sum(any(chosen) for chosen in subsets) / len(subsets))
 
 
-def test_a_seed_counts_once_whatever_the_number_of_its_attacks() -> None:
+def test_a_seed_counts_once_with_any_number_of_attacks() -> None:
     once = [(1, 1)] * 3 + [(0, 1)] * 9
     often = [(16, 16)] * 3 + [(0, 16)] * 9
     assert attack_at_k(often, 1) == attack_at_k(once, 1)

@@ -9,26 +9,26 @@ import pytest
 
 from magic_rl.data.split import evenly
 from magic_rl.evaluation.estimates import Estimate, rate, rate_of
-from magic_rl.evaluation.result import DEFENDERS, Attacker, Defender
+from magic_rl.evaluation.result import DEFENDERS, Attacker, Defender, Replies
 from magic_rl.evaluation.summary import by_category, changes, compared_attackers, failures, outcomes, table
 from magic_rl.evaluation.verdict import verdict
 from magic_rl.types import Seed
-from tests.support.evaluations import ALL, cell, compared
+from tests.support.evaluations import ALL, cell, compared, replies
 
 DOWN, UP, SAME = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (0.0, -0.1, 0.1)
 SLIGHT = (-0.06, -0.08, -0.04)  # surely below 0, not surely below -5 points
-FLUENT: dict[Defender, Estimate] = dict.fromkeys(DEFENDERS, rate(0, 64))
+FLUENT: dict[Defender, Replies] = dict.fromkeys(DEFENDERS, replies())
 
 Change = tuple[float, float, float]
 
 
 def judged(
-    asr: tuple[Change, ...], compliance: tuple[Change, ...], degenerate: dict[Defender, Estimate] = FLUENT
+    asr: tuple[Change, ...], compliance: tuple[Change, ...], said: dict[Defender, Replies] = FLUENT, n: int = 100
 ) -> str:
     def named(changes: tuple[Change, ...]) -> dict[Attacker, Estimate]:
-        return {name: Estimate(*change, 100) for name, change in zip(ALL, changes, strict=False)}
+        return {name: Estimate(*change, n) for name, change in zip(ALL, changes, strict=False)}
 
-    return verdict(named(asr), named(compliance), degenerate)
+    return verdict(named(asr), named(compliance), said)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,39 @@ def test_an_interval_that_touches_zero_shows_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("degenerate", "headline", "words"),
+    ("faulty", "headline", "words"),
     [(60, "Broken: ", "neither attack success nor compliance"), (20, "Hardened: ", "But 31%"), (0, "Hardened: ", "")],
 )
-def test_a_verdict_says_that_replies_are_degenerate(degenerate: int, headline: str, words: str) -> None:
-    said = judged((DOWN, DOWN), (SAME,), {**FLUENT, "trained": rate(degenerate, 64)})
+@pytest.mark.parametrize(("fault", "what"), [("degenerate", "no longer language"), ("empty", "are empty")])
+def test_a_verdict_says_of_which_replies_no_rate_tells(
+    faulty: int, headline: str, words: str, fault: str, what: str
+) -> None:
+    plain = replies(empty=rate(0, 64))
+    trained = replies(**{"empty": rate(0, 64), fault: rate(faulty, 64)})
+    said = judged((DOWN, DOWN), (SAME,), {**dict.fromkeys(DEFENDERS, plain), "trained": trained})
     assert said.startswith(headline)
     assert words in said
-    assert ("no longer language" in said) == bool(degenerate)
+    assert (what in said) == bool(faulty)
+
+
+def test_few_seeds_show_nothing_and_the_verdict_says_so() -> None:
+    two, six = (cell([True] * n, [False] * n) for n in (2, 6))
+    changed, steady = (cell([False] * n, [True] * n) for n in (2, 6))
+    said = {}
+    for before, after in ((two, changed), (six, steady)):
+        change = changes(compared(before, before, after))
+        said[len(before.harmful)] = verdict(change["asr"], change["compliance"], FLUENT)
+    assert said[2].startswith("Too few seeds: 2 harmful and 2 benign")
+    assert said[6].startswith("Hardened: ")
+    none = changes(compared(cell([True] * 6, []), cell([True] * 6, []), cell([False] * 6, [])))
+    assert "Too few benign seeds" in verdict(none["asr"], none["compliance"], FLUENT)
+
+
+def test_a_model_of_nobody_here_is_not_called_hardened() -> None:
+    columns: tuple[Defender, ...] = ("untouched", "trained", "other")
+    said = judged((SAME, DOWN, DOWN), (SAME, SAME, DOWN), dict.fromkeys(columns, replies()))
+    assert said.startswith("The other model beside the trained defender: safer but less helpful; attacks succeed")
+    assert "ardened" not in said
 
 
 def test_the_three_defenders_stand_side_by_side() -> None:

@@ -11,7 +11,6 @@ from magic_rl.evidence.defences import (
     DEFENCES,
     REFUSAL,
     Defended,
-    Kind,
     guard_in_front,
     perturbed,
     safety_prompt,
@@ -91,15 +90,12 @@ def test_a_reply_that_never_came_is_not_looked_at() -> None:
 # --- SmoothLLM --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "length"), [("swap", 40), ("patch", 40), ("insert", 44)])
-def test_a_tenth_of_the_characters_changes_as_the_draw_says(kind: Kind, length: int) -> None:
+def test_a_tenth_of_the_characters_is_swapped_as_the_draw_says() -> None:
     text = "é" * 40  # nothing that is drawn
-    one, again, other = (perturbed(text, 0.1, kind, generator(seed, 0, text)) for seed in (0, 0, 1))
+    one, again, other = (perturbed(text, 0.1, generator(seed, 0, text)) for seed in (0, 0, 1))
     assert one == again != other
-    assert (len(one), sum(char != "é" for char in one)) == (length, 4)
-    run = one.strip("é")
-    assert (len(run) == 4) == (kind == "patch")
-    assert perturbed("short", 0.1, kind, generator(0, 0, "short")) == "short"
+    assert (len(one), sum(char != "é" for char in one)) == (40, 4)
+    assert perturbed("short", 0.1, generator(0, 0, "short")) == "short"
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def test_every_defence_meets_the_same_attacks_and_shows_its_cost(tmp_path: Path)
     kept = [*harmful, *benign, failing]
     write_items(tmp_path / "items.jsonl", [*kept, *(item(i, "harmful", UNSAFE, model="another") for i in range(4))])
 
-    def script(asked: Asked) -> Reply:
-        return Reply(status=400) if asked.text.startswith("Fa") and len(asked.text) < 7 else weak(asked)
+    def script(asked: Asked) -> Reply:  # fails as well where it is asked again with the system prompt in the message
+        return Reply(status=400) if asked.text.endswith("Fail.") else weak(asked)
 
     with Stub(script) as model, Stub(guard) as in_front, Stub(lambda _: Reply(body=completion(NO))) as trained:
         for name, stub in (("weak", model), ("trained", trained)):

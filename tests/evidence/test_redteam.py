@@ -97,6 +97,7 @@ def test_errors_and_silence_are_neither_breach_nor_resistance(tmp_path: Path) ->
     found = summed_up(log, SEEDS, plan)
     row = found.attacks["prefill"]
     assert (row.asr.value, row.asr.n, row.queries, row.errors) == (0.5, 2, 7, 4)
+    assert row.why in ("cannot tell", "HTTP 400: no")
     assert (found.worst_case.value, found.worst_case.n) == (0.5, 2)
     assert found.attacks["gcg"].asr.n == 0
 

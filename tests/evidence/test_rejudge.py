@@ -165,6 +165,21 @@ def test_labels_by_people_correct_the_rates_of_the_judge_they_check(tmp_path: Pa
     assert (other.exit_code, "somebody else" in other.stderr) == (2, True)
 
 
+def test_a_sheet_of_empty_replies_says_that_they_are_empty(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 replies are empty, 1 failed"):
+        write_sheet(tmp_path / "sheet.csv", [replace(item(i, "harmful"), reply=" ") for i in range(2)] + [
+            replace(item(2, "harmful"), failed="HTTP 500")
+        ], 9, 0)  # fmt: skip
+
+
+def test_the_judge_that_labelled_before_has_nothing_to_compare_with(tmp_path: Path) -> None:
+    path, rules = tmp_path / "items.jsonl", tmp_path / "rules.toml"
+    write_items(path, [replace(one, verdicts=()) for one in many(2)])
+    rules.write_text("")
+    first, again = run("rejudge", path, "--judge", rules, "--out", path), run("rejudge", path, "--judge", rules)
+    assert ("nothing to compare" in first.stderr, "nothing to compare" in again.stderr) == (False, True)
+
+
 def test_no_cell_is_a_formula_and_no_sheet_is_written_over(tmp_path: Path) -> None:
     items = [replace(one, reply=f"{start}HYPERLINK {one.id}") for start in "=+-@" for one in many(2)]
     sheet = tmp_path / "sheet.csv"

@@ -352,3 +352,17 @@ def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
     defender = Player(Thinks(""), Words(reasons=True), SamplingParams(8))
     (cell,) = answered_by(met, [(None, games)], defender)
     assert (cell.escaped, Asked.seen) == ([None, True], ["reply"])
+    assert cell.empty == [False]  # nor is it an empty reply
+
+
+def test_a_reply_without_a_word_counts_as_empty() -> None:
+    class Safe:
+        name = "safe"
+
+        def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+            return [Verdict() for _ in exchanges]
+
+    met = Conditions(Safe(), load_prompts(), turns=1, rng_seed=0, retries=0, max_abstained=1.0)
+    games = attack([Episode(Seed("a", "ask", "harmful"), (), 0)], None, met.prompts, 1, 0)
+    cells = [answered_by(met, [(None, games)], Player(Says(text), Words(), SamplingParams(8))) for text in (" ", "no")]
+    assert [cell.empty for (cell,) in cells] == [[True], [False]]

@@ -66,7 +66,7 @@ def test_every_refusal_of_the_warm_up_is_recognised() -> None:
         "Stealing is illegal. Please don't do it.",
     ],
 )
-def test_refusals_are_found_whatever_their_dress(reply: str) -> None:
+def test_refusals_are_found_in_any_dress(reply: str) -> None:
     assert detect_refusal(reply) is True
 
 

@@ -17,23 +17,13 @@ from magic_rl.judges.guards import GUARDS, WILDGUARD_TEMPLATE
 from magic_rl.runs.judge import make_chat, make_judge
 from magic_rl.types import Exchange, Message, Sample, SamplingParams, Seed, Tokens
 from tests.game.test_game import Words
+from tests.support.chatting import Recording
 
 ENGINE = EngineConfig(device="cpu", dtype="float32", threads=1)
 POLICY_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "Policy: {{ guideline }}<|im_start|>"
 )
-
-
-class Recording:
-    """A policy that says nothing and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.prompts: list[Tokens] = []
-
-    def sample(self, prompts: list[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
-        self.prompts += prompts
-        return [[Sample(prompt, (), (), "stop")] * n for prompt in prompts]
 
 
 def prompts_of(model: Path, requests: list[ChatRequest], template: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -12,7 +12,7 @@ from magic_rl.evidence.attackers import PoolAttacker
 from magic_rl.evidence.findings import found_in
 from magic_rl.evidence.redteam import play
 from magic_rl.report.findings import write_page
-from tests.report.test_report import browser  # noqa: F401 - a fixture
+from tests.support.pages import opened
 from tests.support.red import SEEDS, log_of
 
 PLANTED = '<script>window.hit = 1</script> & "quoted" \u202e{{ 7 * 7 }}'
@@ -20,7 +20,7 @@ PLANTED = '<script>window.hit = 1</script> & "quoted" \u202e{{ 7 * 7 }}'
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_planted_script_is_text_in_the_page(tmp_path: Path, browser: Browser, width: int) -> None:  # noqa: F811 - the fixture
+def test_a_planted_script_is_text_in_the_page(tmp_path: Path, browser: Browser, width: int) -> None:
     pool = [
         PoolEntry(seed, PLANTED, "", f"{seed.text} {PLANTED} {way}") for seed in SEEDS for way in ("soft", "long" * 99)
     ]
@@ -28,19 +28,12 @@ def test_a_planted_script_is_text_in_the_page(tmp_path: Path, browser: Browser, 
     play(log, PoolAttacker(pool), SEEDS, 2, exhaustive=True)
     for show_text in (False, True):
         write_page(found_in(log, {"attacker": PLANTED, "stopped": PLANTED}, show_text=show_text), tmp_path)
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.set_default_timeout(120_000)
-        problems: list[str] = []
-        page.on("console", lambda message: problems.append(message.text))  # noqa: B023 - of this turn
-        page.goto((tmp_path / "findings.html").as_uri())
-        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
-        page.wait_for_timeout(200)
-        assert problems == []
-        assert page.evaluate("window.hit") is None
-        assert page.locator("script").count() == 0
-        text = page.inner_text("body")
-        assert '<script>window.hit = 1</script> & "quoted" \\u202e{{ 7 * 7 }}' in text
-        assert ("harmful request number 0" in text) == show_text
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
-        page.close()
+        size = {"width": width, "height": 900}
+        with opened(browser, tmp_path / "findings.html", viewport=size) as (page, problems):
+            assert problems == []
+            assert page.evaluate("window.hit") is None
+            assert page.locator("script").count() == 0
+            text = page.inner_text("body")
+            assert '<script>window.hit = 1</script> & "quoted" \\u202e{{ 7 * 7 }}' in text
+            assert ("harmful request number 0" in text) == show_text
+            assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from magic_rl.config import Config, dump_config
 from magic_rl.errors import UserError
@@ -20,11 +17,7 @@ from magic_rl.report.curves import curves
 from magic_rl.report.page import visible, write_report
 from magic_rl.store.run import RunDirectory
 from tests.support.fabricated_run import begun_run, evaluated_run, outcome, play_row
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
+from tests.support.pages import opened
 
 
 @pytest.fixture
@@ -39,58 +32,40 @@ def run(tmp_path: Path) -> RunDirectory:
     return evaluated_run(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert executable, (
-        "the report is looked at in Chromium; install it so that the command 'chromium' is found, or set CHROMIUM"
-    )
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS.split(), timeout=120_000)
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
     run: RunDirectory, browser: Browser, width: int, scheme: Any
 ) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.set_default_timeout(120_000)
-    problems: list[str] = []
-    report = write_report(run, show_transcripts=True).as_uri()
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: problems.append(dialog.message))
-    page.on("request", lambda request: problems.append(request.url) if request.url != report else None)
-    page.goto(report)
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
-    page.wait_for_timeout(200)
-    assert problems == []
-    assert page.evaluate("window.hit") is None
-    assert page.locator("script, img, link, base, form, input, a[href^='javascript'], svg[onload], b, i").count() == 0
-    # Six curves, a frontier for each attacker and the drift are drawn, the two heatmaps are tables.
-    drawn = page.locator("section svg[role=img]")
-    assert drawn.count() == 10
-    assert all(figure.bounding_box()["height"] > 100 for figure in drawn.all()[:6])
-    assert page.locator("table.heat td").count() == 2 * 4 * 3
-    text = page.inner_text("body")
-    planted = (
-        "<script>window.hit",
-        "{{ 7 * 7 }} {% for x in y %} {# hidden #}",
-        "run <b>x",
-        "<i>2</i>",
-        "&lt;script&gt;",
-    )
-    for needed in (*planted, "50%\n36%–64%", "n = 42", "−40", "Hardened: ", "\\u202e \\u001b[31m \\ud800 \\u200b"):
-        assert needed in text
-    # The page itself never scrolls sideways; tables and figures may, each in its own box.
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    levels = [int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName)")]
-    assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in pairwise(levels))
-    page.close()
+    report, size = write_report(run, show_transcripts=True), {"width": width, "height": 900}
+    with opened(browser, report, viewport=size, color_scheme=scheme) as (page, problems):
+        assert problems == []
+        assert page.evaluate("window.hit") is None
+        assert (
+            page.locator("script, img, link, base, form, input, a[href^='javascript'], svg[onload], b, i").count() == 0
+        )
+        # Six curves, a frontier for each attacker and the drift are drawn, the two heatmaps are tables.
+        drawn = page.locator("section svg[role=img]")
+        assert drawn.count() == 10
+        assert all(figure.bounding_box()["height"] > 100 for figure in drawn.all()[:6])
+        assert page.locator("table.heat td").count() == 2 * 4 * 3
+        text = page.inner_text("body")
+        planted = (
+            "<script>window.hit",
+            "{{ 7 * 7 }} {% for x in y %} {# hidden #}",
+            "run <b>x",
+            "<i>2</i>",
+            "&lt;script&gt;",
+        )
+        for needed in (*planted, "50%\n36%–64%", "n = 42", "−40", "Hardened: ", "\\u202e \\u001b[31m \\ud800 \\u200b"):
+            assert needed in text
+        # The page itself never scrolls sideways; tables and figures may, each in its own box.
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        levels = [
+            int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName)")
+        ]
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 @pytest.mark.browser
@@ -98,17 +73,13 @@ def test_the_policy_of_the_page_stops_a_script_even_if_one_got_in(run: RunDirect
     report = write_report(run)
     planted = '<script>window.hit = 1</script><img src="x" onerror="window.hit = 2"></main>'
     report.write_text(report.read_text().replace("</main>", planted))
-    page = browser.new_page()
-    page.set_default_timeout(120_000)
-    refused: list[str] = []
-    page.on("console", lambda message: refused.append(message.text))
-    page.goto(report.as_uri())
-    page.wait_for_timeout(200)
-    assert page.evaluate("window.hit") is None
-    assert page.evaluate("document.querySelector('img').naturalWidth") == 0
-    assert any("script" in message and "Content Security Policy" in message for message in refused)
-    assert page.evaluate("getComputedStyle(document.querySelector('.card')).borderTopWidth") == "1px"  # ours applies
-    page.close()
+    with opened(browser, report) as (page, refused):
+        assert page.evaluate("window.hit") is None
+        assert page.evaluate("document.querySelector('img').naturalWidth") == 0
+        assert any("script" in message and "Content Security Policy" in message for message in refused)
+        assert (
+            page.evaluate("getComputedStyle(document.querySelector('.card')).borderTopWidth") == "1px"
+        )  # ours applies
 
 
 def test_harmful_transcripts_are_left_out_by_default(run: RunDirectory, tmp_path: Path) -> None:

@@ -184,6 +184,12 @@ def test_a_server_that_always_fails_stops_the_benchmark(tmp_path: Path, sets: di
         )
 
 
+def test_a_benchmark_that_never_began_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        benchmark(asked("default", {"harmbench": str(tmp_path / "none.csv")}), tmp_path / "benchmarks" / "out")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_limit_draws_evenly_and_an_endless_reply_is_cut_off(
     tmp_path: Path, sets: dict[str, str], served: Any
 ) -> None:

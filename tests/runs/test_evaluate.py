@@ -229,6 +229,9 @@ def test_a_model_that_is_not_of_the_run_stands_beside_its_trained_defender(
             return Completion(failed="HTTP 500")
         return "I can't help with that." if "harmful" in attack else "<think>Fine.</think>Here is all of it."
 
+    with pytest.raises(UserError, match="no such run or folder"):  # before anything is played
+        evaluate(run, Silent(), Instead(defender="./nowhere"))
+    monkeypatch.setattr("magic_rl.engines.local.models.resolve_model", lambda *_, **__: Path())
     monkeypatch.setattr(module, "make_chat", lambda *_: Scripted(reply))
     watched = Silent()
     found = evaluate(run, watched, Instead(defender="other/model"))

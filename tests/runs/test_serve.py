@@ -1,4 +1,4 @@
-"""Claims about a served model: it is the trained one and no other, and whatever is sent to it, the next is answered."""
+"""Claims about a served model: it is the trained one and no other, and after any request the next is answered."""
 
 from __future__ import annotations
 

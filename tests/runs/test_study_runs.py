@@ -82,7 +82,7 @@ def test_a_failing_run_is_named_with_its_error_and_costs_no_other(tmp_path: Path
         "(folder / stage).touch()"
     )
     ended, view = scripted(tmp_path, ["bad", "mute", "killed", "idle", "good"], script)
-    assert ended.failed["bad"] == "no such seeds"
+    assert ended.failed["bad"] == f"no such seeds; see {tmp_path / 'logs' / 'bad.log'}"
     assert "exit status 3" in ended.failed["mute"]
     assert "signal 9" in ended.failed["killed"]
     assert "left the run unfinished" in ended.failed["idle"]

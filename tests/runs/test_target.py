@@ -1,4 +1,4 @@
-"""A model as a user names it, asked through one chat, whatever stands behind the name."""
+"""A model as a user names it, asked through one kind of chat."""
 
 from __future__ import annotations
 
@@ -13,18 +13,8 @@ from magic_rl.chat.local import LocalChat
 from magic_rl.config import load_config
 from magic_rl.runs.target import chat_of
 from magic_rl.runs.train import train
-from magic_rl.types import Message, Sample, SamplingParams, Tokens
-
-
-class Recording:
-    """A policy that says nothing and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.prompts: list[Tokens] = []
-
-    def sample(self, prompts: list[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
-        self.prompts += prompts
-        return [[Sample(prompt, (), (), "stop")] * n for prompt in prompts]
+from magic_rl.types import Message
+from tests.support.chatting import Recording
 
 
 def test_a_runs_defender_is_asked_as_trained_and_known_by_its_weights(

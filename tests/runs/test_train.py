@@ -18,7 +18,6 @@ from magic_rl.config import PRESETS, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.result import FAILURES_FILE, Failures, current_evaluation, read
 from magic_rl.runs.evaluate import evaluate
-from magic_rl.runs.progress import is_complete
 from magic_rl.runs.train import resume, train
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Exchange, Verdict
@@ -95,7 +94,7 @@ def test_a_run_passes_through_all_stages_and_keeps_every_episode(finished: RunDi
     assert [len(finished.episodes(step)) for step in (5, 6)] == [3 * 2, 2 * 2]  # seeds times group
     for role in ("attacker", "defender"):
         assert [number for number, _ in finished.players(role)] == [0, 1, 2]
-    assert is_complete(finished)
+    assert finished.is_complete
 
 
 @pytest.mark.slow
@@ -159,7 +158,7 @@ def test_ctrl_c_finishes_the_step_and_saves(finished: RunDirectory, tmp_path: Pa
 
     view = Interrupting()
     run = train(load_config(finished.path / "config.toml"), tmp_path / "run", view)
-    assert not is_complete(run)
+    assert not run.is_complete
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5]
     assert any("finishing this step" in note for note in view.notes)
     resume(run.path, Silent())
@@ -220,7 +219,7 @@ def test_every_preset_and_several_turns_train_and_evaluate(preset: str, tmp_path
         text = text.replace("attacker_steps = 1\n", "")
     tiny_config.write_text(text)
     run = train(load_config(tiny_config, chosen), tmp_path / "run", Silent())
-    assert is_complete(run)
+    assert run.is_complete
     asr = evaluate(run, Silent()).table["asr"]
     rated = {"vanilla"} if preset == "no-game" else {"vanilla", "sft_attacker", "last_attacker"}
     assert set(asr["trained"]) == rated

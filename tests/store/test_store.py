@@ -77,6 +77,8 @@ def test_a_new_run_keeps_its_config_and_versions(run: RunDirectory) -> None:
     assert opened.latest_checkpoint() is None
     with pytest.raises(StoreError, match="holds no run"):
         RunDirectory.open(run.path.parent)
+    with pytest.raises(StoreError, match="no such run or folder"):
+        RunDirectory.open(run.path / "none")
 
 
 def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from magic_rl.chat.base import ChatRequest, Completion, Done, Endpoint
 from magic_rl.chat.server import Server
-from magic_rl.types import Message
+from magic_rl.types import Message, Sample, SamplingParams, Tokens
 from tests.support.stub_server import Stub, digest
 
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
@@ -53,3 +53,14 @@ class Scripted:
             if done is not None:
                 done(index, out[index])
         return out
+
+
+class Recording:
+    """A policy that says nothing and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.prompts: list[Tokens] = []
+
+    def sample(self, prompts: list[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
+        self.prompts += prompts
+        return [[Sample(prompt, (), (), "stop")] * n for prompt in prompts]

@@ -72,7 +72,7 @@ def evaluation(cells: Compared, **changed: Any) -> Evaluation:
         "measured": Measured(attackers={}, defenders={}, settings=""),
         "judge": "rules-1",
         "held_out": HeldOut(harmful=len(plain.harmful), benign=len(plain.benign), categories=["even", "odd"]),
-        "verdict": verdict(change["asr"], change["compliance"], dict.fromkeys(DEFENDERS, rate(0, 64))),
+        "verdict": verdict(change["asr"], change["compliance"], dict.fromkeys(DEFENDERS, replies())),
         "table": table(cells),
         "change": change,
         "rewrites": {

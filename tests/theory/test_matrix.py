@@ -48,7 +48,7 @@ def test_what_is_no_matrix_of_finite_payoffs_is_refused(payoffs: Array) -> None:
 
 
 def test_at_a_saddle_point_only_the_other_choices_can_be_exploited() -> None:
-    found = solve(np.array([[3.0, 2.0], [4.0, 1.0]]))  # row 0 and column 1 are best whatever the other does
+    found = solve(np.array([[3.0, 2.0], [4.0, 1.0]]))  # row 0 and column 1 are best against both
     assert (found.rows.tolist(), found.columns.tolist(), found.value) == ([1.0, 0.0], [0.0, 1.0], 2.0)
     assert found.row_exploitability == pytest.approx([0.0, 1.0])
     assert found.column_exploitability == pytest.approx([2.0, 0.0])

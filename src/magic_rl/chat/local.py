@@ -75,7 +75,7 @@ def _prompt(renderer: Renderer, request: ChatRequest) -> Tokens:
 
 def _completion(request: ChatRequest, renderer: Renderer, sample: Sample) -> Completion:
     tokens = len(sample.prompt) + len(sample.tokens)
-    if request.begun:  # whatever was thought ended before that
+    if request.begun:  # any thought ended before that
         text, ended = renderer.decode(sample.tokens).removeprefix(THINK), True
     else:
         _, text, ended = renderer.spoken(sample.tokens)

@@ -21,7 +21,6 @@ from magic_rl.chat.base import Chat, ChatRequest, Completion, Done
 from magic_rl.errors import StoreError
 
 _T = TypeVar("_T")
-_AT_ONCE = 500  # keys in one query
 _log = logging.getLogger(__name__)
 
 
@@ -56,13 +55,11 @@ class Memory:
         places: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
             places.setdefault(_key(identity, request), []).append(place)
-        keys, out = list(places), dict[int, Completion]()
-        for start in range(0, len(keys), _AT_ONCE):
-            some = keys[start : start + _AT_ONCE]
-            query = f"SELECT key, text, tokens FROM answers WHERE key IN ({','.join('?' * len(some))})"  # noqa: S608 - question marks only
-            with self._lock, self._trouble():
-                for key, text, tokens in self._base.execute(query, some):
-                    out |= dict.fromkeys(places[key], Completion(text, tokens, remembered=True))
+        out: dict[int, Completion] = {}
+        with self._lock, self._trouble():
+            for key, same in places.items():
+                for text, tokens in self._base.execute("SELECT text, tokens FROM answers WHERE key = ?", (key,)):
+                    out |= dict.fromkeys(same, Completion(text, tokens, remembered=True))
         return out
 
     def remember(self, identity: str, request: ChatRequest, answer: Completion) -> None:

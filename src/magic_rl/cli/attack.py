@@ -43,7 +43,7 @@ def attack(
 
       magic-rl attack runs/no-game --attacker-from runs/demo
     """
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.report.tables import attack_table
     from magic_rl.runs.attack import attack as learn_to_attack
     from magic_rl.runs.attack import forget, make_plan
@@ -55,7 +55,7 @@ def attack(
         plan = make_plan(directory, steps=steps, every=every, source=source, again=again)
         if again:
             forget(directory)
-        with make_view() as view:
+        with Screen() as view:
             result = learn_to_attack(directory, plan, view)
     if result is None:
         elsewhere = f" --attacker-from {attacker_from}" if attacker_from else ""

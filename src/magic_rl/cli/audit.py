@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import JudgeFile, Overrides
 from magic_rl.cli.shown import shown
+from magic_rl.cli.stopping import stoppable
 from magic_rl.config import load_config
 from magic_rl.errors import UserError
 
@@ -29,9 +30,7 @@ def audit(
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Show attacks and replies, which are redacted otherwise.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Config file; names the judge. By default the run's own.")
-    ] = None,
+    config: JudgeFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Attack a chat endpoint that you own with a trained attacker or a pool; report what it answers.
@@ -50,17 +49,14 @@ def audit(
         raise UserError(
             f"{target}: is attacked only with its owner's consent; if you have it, say --i-own-this-endpoint"
         )
-    from magic_rl.evidence.findings import write_findings
-    from magic_rl.report.findings import PAGE_FILE, write_page
-    from magic_rl.runs.redteam import Attackers, Wanted
+    with stoppable((out / "answers.sqlite").is_file):
+        from magic_rl.evidence.findings import write_findings
+        from magic_rl.report.findings import PAGE_FILE, write_page
+        from magic_rl.runs.redteam import Attackers, Wanted
 
-    wanted = Wanted(target, attacker, budget=budget, per_minute=per_minute)
-    attackers = Attackers(wanted, load_config(config or wanted.settings_file, overrides or ()), out, _note)
-    try:
-        found = attackers.audit(show_text=show_text)
-    except KeyboardInterrupt as stop:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130) from stop
+        wanted = Wanted(target, attacker, budget=budget, per_minute=per_minute)
+        settings = load_config(config or wanted.settings_file, overrides or ())
+        found = Attackers(wanted, settings, out, _note).audit(show_text=show_text)
     write_findings(found, out)
     write_page(found, out)
     typer.echo(f"{len(found.findings)} of {found.queries} queries got a harmful answer: {out / PAGE_FILE}")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import AsJson, Overrides
 from magic_rl.config import load_config
 
 
@@ -18,7 +18,7 @@ def bench(
     model: Annotated[str, typer.Option(help="'default', a hub id or a local folder.")] = "default",
     repeats: Annotated[int, typer.Option(min=1, help="Timed repeats of each workload, after one for warm-up.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Only W1, the reference workload.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
     """Time one attacker step on this machine and compare it with the arithmetic that it cannot avoid.

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import DefenderRound, JudgeFile, Overrides
 from magic_rl.cli.shown import columns
+from magic_rl.cli.stopping import stoppable
 from magic_rl.config import Config, load_config
 from magic_rl.errors import UserError
 
-_Key = TypeVar("_Key", bound=str)
 _MEASURES: tuple[Literal["asr", "refusal"], ...] = ("asr", "refusal")
 
 
@@ -32,7 +33,6 @@ _Files = Annotated[
     list[str] | None,
     typer.Option(metavar="SET=FILE", help="Your copy of a set; then only such sets are asked. May be repeated."),
 ]
-_Round = Annotated[int | None, typer.Option("--round", min=0, help="Round of a run's defender; by default the last.")]
 _Limits = Annotated[
     list[str] | None,
     typer.Option(metavar="asr=PERCENT", help="Exit status 1 if a set's ASR is above; refusal=PERCENT for benign."),
@@ -45,11 +45,9 @@ def benchmark(
         Literal["paper", "overrefusal", "capability"], typer.Option(help="What is asked; see docs/BENCHMARKS.md.")
     ] = "paper",
     data: _Files = None,
-    judge: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
-    ] = None,
+    judge: JudgeFile = None,
     overrides: Overrides = None,
-    number: _Round = None,
+    number: DefenderRound = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most rows of each set, drawn evenly; 0: all.")] = 0,
     max_tokens: Annotated[
         int, typer.Option(metavar="N", min=0, help="Cut replies here; 0: as the paper (512, 2,048).")
@@ -78,21 +76,20 @@ def benchmark(
 
       magic-rl benchmark runs/demo --compare benchmarks/default-paper --fail-above asr=10
     """
-    limits = {key: _percent(value) for key, value in _pairs("--fail-above", fail_above or (), _MEASURES).items()}
-    config = _config(target, judge, overrides or ())
-    _needs_inspect()
-    from magic_rl.evidence.summary import exceeded
-    from magic_rl.report.benchmarks import benchmark_table, write_figure
-    from magic_rl.runs.benchmark import Asked
-    from magic_rl.runs.benchmark import benchmark as ask_all
-
+    percents = _pairs("--fail-above", fail_above or (), _MEASURES)
+    limits = {key: _percent(percents[key]) for key in _MEASURES if key in percents}
     folder = out or Path("benchmarks") / f"{re.sub(r'[^A-Za-z0-9.]+', '-', target).strip('-')}-{suite}"
-    asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
-    try:
+    with stoppable((folder / "logs").is_dir):
+        config = _config(target, judge, overrides or ())
+        if find_spec("inspect_ai") is None:
+            raise UserError('benchmark needs Inspect: pip install "magic-rl[eval]"')
+        from magic_rl.evidence.summary import exceeded
+        from magic_rl.report.benchmarks import benchmark_table, write_figure
+        from magic_rl.runs.benchmark import Asked
+        from magic_rl.runs.benchmark import benchmark as ask_all
+
+        asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
         result = ask_all(asked, folder, display="rich" if sys.stderr.isatty() else "none", other=compare)
-    except KeyboardInterrupt as stop:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130) from stop
     typer.echo(benchmark_table(result, columns(100)))
     typer.echo(f"\nresults: {folder}" + (f", {drawn.name}" if (drawn := write_figure(result, folder)) else ""))
     for said in (above := list(exceeded(result.lines, limits))):
@@ -108,14 +105,14 @@ def _config(target: str, judge: Path | None, overrides: Sequence[str]) -> Config
     return load_config(own).model_copy(update={"judge": named.judge}) if judge and own.is_file() else named
 
 
-def _pairs(flag: str, given: Sequence[str], known: Sequence[_Key] = ()) -> dict[_Key, str]:
+def _pairs(flag: str, given: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
     """Arguments of the form KEY=VALUE. Raises: UserError: For one of another form or with an unknown key."""
-    out: dict[_Key, str] = {}
+    out: dict[str, str] = {}
     for argument in given:
         key, _, value = argument.partition("=")
         if not value or (known and key not in known):
             raise UserError(f"{flag} {argument}: expected {'|'.join(known) or 'SET'}=VALUE")
-        out[key] = value  # type: ignore[index] # known, or any text
+        out[key] = value
     return out
 
 
@@ -127,10 +124,3 @@ def _percent(text: str) -> float:
     if not 0 <= value <= 100:
         raise UserError(f"--fail-above {text}: expected a percentage from 0 to 100")
     return value
-
-
-def _needs_inspect() -> None:
-    try:
-        import inspect_ai  # noqa: F401 - only whether it is there
-    except ImportError as error:
-        raise UserError('benchmark needs Inspect: pip install "magic-rl[eval]"') from error

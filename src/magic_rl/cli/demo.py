@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,10 @@ import typer
 from magic_rl.cli.evaluate import evaluation_of, shown_table
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.report import report
-from magic_rl.cli.resume import resume
-from magic_rl.cli.train import train
-from magic_rl.config import shipped
+from magic_rl.cli.resume import go_on
+from magic_rl.cli.stopping import CONTINUES, stoppable
+from magic_rl.cli.train import begin
+from magic_rl.config import load_config, shipped
 
 CONFIG = shipped("demo")
 
@@ -32,14 +34,18 @@ def demo(
 
       magic-rl demo --run runs/demo-1 --set seed=1
     """
-    if (run / "config.toml").is_file():
-        resume(run, overrides)
+    made = (run / "config.toml").is_file
+    how = f"`{os.environ['MAGIC_RL_TYPED']}` continues" if os.environ.get("MAGIC_RL_TYPED") else CONTINUES
+    if made():
+        typer.echo(f"continuing {run}, which was begun earlier", err=True)
+        go_on(run, overrides or (), how)
     else:
-        train(CONFIG, run, overrides)
-    from magic_rl.runs.drift import measure_drift
-    from magic_rl.store.run import RunDirectory
+        begin(load_config(CONFIG, overrides or ()), run, how)
+    with stoppable(made, how):
+        from magic_rl.runs.drift import measure_drift
+        from magic_rl.store.run import RunDirectory
 
-    table = shown_table(evaluation_of(run))
-    measure_drift(RunDirectory.open(run))
-    report(run)
+        table = shown_table(evaluation_of(run))
+        measure_drift(RunDirectory.open(run))
+        report(run)
     typer.echo(table)

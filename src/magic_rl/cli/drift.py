@@ -33,12 +33,12 @@ def drift(
 
       magic-rl drift runs/demo --model http://localhost:8000/v1
     """
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.report.tables import drift_table
     from magic_rl.runs.drift import measure_drift
     from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
-    with directory.lock(), make_view() as view:
+    with directory.lock(), Screen() as view:
         found = measure_drift(directory, model, attacks, view)
     typer.echo(drift_table(found, columns(80)))

@@ -9,6 +9,7 @@ import typer
 
 from magic_rl.cli.options import Overrides, Run
 from magic_rl.cli.shown import columns
+from magic_rl.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from magic_rl.evaluation.result import Evaluation
@@ -59,17 +60,19 @@ def evaluate(
 
       magic-rl evaluate runs/no-game --attackers runs/demo
     """
-    from magic_rl.runs.instead import Instead
-    from magic_rl.store.run import RunDirectory
+    said = ("unfinished/*/*", "evaluations/*/unfinished/*/*")  # what was said in an evaluation that has not ended
+    with stoppable(lambda: any(next(run.glob(each), None) for each in said)):
+        from magic_rl.runs.instead import Instead
+        from magic_rl.store.run import RunDirectory
 
-    lent = RunDirectory.open(attackers) if attackers else None
-    instead = Instead(judge, seeds, defender, lent, tuple(overrides or ()))
-    typer.echo(shown_table(evaluation_of(run, instead, again=again)))
+        lent = RunDirectory.open(attackers) if attackers else None
+        instead = Instead(judge, seeds, defender, lent, tuple(overrides or ()))
+        typer.echo(shown_table(evaluation_of(run, instead, again=again)))
 
 
 def evaluation_of(run: Path, instead: Instead | None = None, *, again: bool = False) -> Evaluation:
     """Evaluate a run unless that is up to date."""
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.runs.evaluate import current
     from magic_rl.runs.evaluate import evaluate as play_all
     from magic_rl.runs.instead import OWN, subject_of
@@ -79,7 +82,7 @@ def evaluation_of(run: Path, instead: Instead | None = None, *, again: bool = Fa
     subject = subject_of(directory, instead or OWN)
     found = None if again else current(subject)
     if found is None:
-        with directory.lock(), make_view() as view:
+        with directory.lock(), Screen() as view:
             found = play_all(directory, view, instead or OWN)
     if subject.out is not directory:
         typer.echo(f"results: {subject.out.path}", err=True)

@@ -14,7 +14,6 @@ from magic_rl.errors import UserError
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.", show_default=False)],
-    role: Annotated[str, typer.Option(help="Only the defender can be exported.")] = "defender",
     number: Annotated[
         int | None, typer.Option("--round", min=0, help="Round whose defender is taken; by default the last.")
     ] = None,
@@ -31,14 +30,12 @@ def export(
 
     Examples:
 
-      magic-rl export runs/demo --role defender --out models/hardened
+      magic-rl export runs/demo --out models/hardened
 
       magic-rl export runs/demo --round 2 --out models/hardened-2
 
       magic-rl export runs/demo --adapter --out models/hardened-adapter
     """
-    if role != "defender":
-        raise UserError(f"--role {role}: only the defender is exported; a trained attacker stays in its run directory")
     if adapter and dtype != "base":
         raise UserError(f"--adapter writes no weights that --dtype {dtype} could store; leave one of them out")
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import AsJson, Overrides, Results, measuring
 from magic_rl.cli.shown import shown
-from magic_rl.config import load_config
 from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def check(
         bool, typer.Option("--off-topic", help="The labels call a reply off the topic a refusal; do so, too.")
     ] = False,
     show: Annotated[int, typer.Option(min=0, help="Disagreements to show.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a judge with replies that people labelled: accuracy, precision, recall, F1, and where they disagree.
 
@@ -66,8 +65,7 @@ def check(
       magic-rl judge check xstest.csv --reply-column completion --refused-column final_label \
 --skip 3_partial_refusal --requests benign
     """
-    # Silence is measured here, so no share of it stops the check: neither a judge's nor that of a panel's member.
-    settings = load_config(config, (*(overrides or ()), "judge.max_abstained=1"))
+    settings = measuring(config, overrides)
     from magic_rl.judges.asking import ask
     from magic_rl.runs.judge import make_judge
 
@@ -100,9 +98,7 @@ def _say_silence(silence: Counter[str], n: int, as_json: bool) -> None:
 
 @judge.command()
 def sheet(
-    results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
-    ],
+    results: Results,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the sheet goes; its key goes beside it.")] = Path(
         "sheet.csv"
     ),

@@ -46,6 +46,7 @@ from magic_rl.cli.study import study
 from magic_rl.cli.train import train
 from magic_rl.cli.version import version
 from magic_rl.errors import UserError
+from magic_rl.files import disk_full
 
 # Trouble of the machine, not of the program: no space, no permission.
 _FIXABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
@@ -75,8 +76,8 @@ class _Commands(TyperGroup):
             if error.errno not in _FIXABLE:
                 raise
             message = f"{error.filename or 'disk'}: {error.strerror}"
-        except Exception as error:
-            if os.strerror(errno.ENOSPC) not in str(error):  # some libraries have errors of their own for a full disk
+        except Exception as error:  # libraries have errors of their own for a full disk, tokenizers a bare Exception
+            if not disk_full(error):
                 raise
             message = f"the disk is full; free some space ({error})"
         typer.echo(f"error: {shown(message)}", err=True)
@@ -126,6 +127,7 @@ def magic_rl(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also those of transformers; read at import
     logging.basicConfig(format="%(message)s")
     logging.getLogger("magic_rl").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it writes its lines itself
     warnings.showwarning = _warn
 
 

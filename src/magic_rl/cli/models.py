@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import AsJson, Overrides
 from magic_rl.cli.shown import shown
 from magic_rl.config import Config, load_config
 from magic_rl.errors import UserError
@@ -54,7 +54,7 @@ def check(
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Config file; else the defaults.")] = None,
     overrides: Overrides = None,
     quick: Annotated[bool, typer.Option("--quick", help="Files only: load no weights, time nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a model as both players of a config, before anything long begins.
 
@@ -69,7 +69,7 @@ def check(
       magic-rl models check models/own --quick --json
     """
     given = overrides or []
-    roles = ("attacker", "defender") if load_config(config, given).game.rewrite else ("defender",)
+    roles = load_config(config, given).roles
     settings = load_config(config, [*given, *(f"{role}.model={json.dumps(model)}" for role in roles)])
     from magic_rl.runs.modelcheck import check_models
 

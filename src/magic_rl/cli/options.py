@@ -9,9 +9,26 @@ from typing import Annotated
 
 import typer
 
+from magic_rl.config import SHIPPED, Config, load_config
 from magic_rl.errors import UserError
 
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.", show_default=False
+    ),
+]
+Results = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
+]
+JudgeFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
+]
+DefenderRound = Annotated[
+    int | None, typer.Option("--round", metavar="N", min=0, help="Round of a run's defender; by default the last.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -23,6 +40,11 @@ Overrides = Annotated[
 ]
 
 _SETTING = re.compile(r"--([a-z]\w*(?:\.[a-z][\w-]*)+)(?:=(.*))?", re.IGNORECASE | re.DOTALL)
+
+
+def measuring(file: Path | None, overrides: Sequence[str] | None) -> Config:
+    """Settings to measure a judge by: silence is shown, so no share of it stops anything, in a panel either."""
+    return load_config(file, (*(overrides or ()), "judge.max_abstained=1"))
 
 
 def spelled_out(arguments: Sequence[str]) -> Iterator[str]:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides
-from magic_rl.config import SHIPPED, load_config
+from magic_rl.cli.options import AsJson, ConfigFile, Overrides
+from magic_rl.config import load_config
 
 if TYPE_CHECKING:
     from magic_rl.runs.plan import Plan
 
 
 def plan(
-    config: Annotated[
-        Path,
-        typer.Argument(
-            help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.", show_default=False
-        ),
-    ],
+    config: ConfigFile,
     gpus: Annotated[
         str,
         typer.Option(metavar="NxNAME", help="Devices: H100, H200, B200, A100, L40S, L20, RTX4090 or CPU (two cores)."),
@@ -34,7 +28,7 @@ def plan(
     reply_tokens: Annotated[
         int | None, typer.Option(min=1, help="Mean tokens of a reply; else half its limit, at most 400.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
     """Reckon what training from a config takes: tokens, arithmetic, memory, time and money. Loads no model.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,6 @@ from magic_rl.config import load_config
 from magic_rl.errors import ChatError, UserError
 
 if TYPE_CHECKING:
-    from magic_rl.attacks.pool import PoolEntry
     from magic_rl.config import Config
     from magic_rl.config.asked import EndpointConfig
     from magic_rl.types import Seed
@@ -82,7 +80,7 @@ def _have_written(
 ) -> None:
     """Have the model write the pool, and say what it came to."""
     from magic_rl.attacks.pool import write_pool, write_rows
-    from magic_rl.cli.view import make_view
+    from magic_rl.cli.view import Screen
     from magic_rl.runs.judge import open_memory
     from magic_rl.runs.writer import have_written
 
@@ -90,7 +88,7 @@ def _have_written(
     kept = f"; the answers so far are kept in {memory.path}: the same command continues from there" if memory else ""
     rejected = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     try:
-        with make_view(pause=10.0) as view:
+        with Screen(pause=10.0) as view:
             written = have_written(settings, seeds, memory, view, max_failed)
     except ChatError as error:
         place = "" if error.url else "attacker.writer: "
@@ -108,13 +106,10 @@ def _have_written(
     if not written.entries:
         raise UserError(f"{out}: no rewrite can be used; {left_out}")
     write_pool(out, written.entries)
-    typer.echo(f"pool: {out} ({len(written.entries)} rewrites of {len(seeds)} seeds: {_labels(written.entries)})")
+    harmful = sum(entry.seed.label == "harmful" for entry in written.entries)
+    labels = f"{harmful} harmful, {len(written.entries) - harmful} benign"
+    typer.echo(f"pool: {out} ({len(written.entries)} rewrites of {len(seeds)} seeds: {labels})")
     typer.echo(f"{left_out}\nwriter: {writer.model}, {written.calls} calls, {written.tokens} tokens")
-
-
-def _labels(entries: Sequence[PoolEntry]) -> str:
-    counts = Counter(entry.seed.label for entry in entries)
-    return f"{counts['harmful']} harmful, {counts['benign']} benign"
 
 
 @pool.callback()

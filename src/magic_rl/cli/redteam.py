@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides
-from magic_rl.cli.shown import columns
+from magic_rl.cli.options import DefenderRound, Overrides
+from magic_rl.cli.shown import columns, shown
+from magic_rl.cli.stopping import stoppable
 from magic_rl.config import load_config
 
 
@@ -27,9 +28,7 @@ def redteam(
         int | None,
         typer.Option(min=1, metavar="N", help="Queries per seed and attack; by default those of docs/BENCHMARKS.md."),
     ] = None,
-    number: Annotated[
-        int | None, typer.Option("--round", metavar="N", min=0, help="Round of a run's defender; by default the last.")
-    ] = None,
+    number: DefenderRound = None,
     attacker: Annotated[
         str, typer.Option(metavar="RUN", help="multi-turn: the run whose attacker it is; by default the target's.")
     ] = "",
@@ -53,15 +52,15 @@ def redteam(
       magic-rl redteam http://localhost:8000/v1 --attacks pair,tap --pyrit pyrit/bin/python --out redteam \
 --set attacker.writer.url=http://localhost:8001/v1 --set attacker.writer.model=NAME
     """
-    from magic_rl.report.tables import redteam_table
-    from magic_rl.runs.redteam import Attackers, Wanted
+    with stoppable((out / "answers.sqlite").is_file):
+        from magic_rl.report.tables import redteam_table
+        from magic_rl.runs.redteam import Attackers, Wanted
 
-    wanted = Wanted(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
-    settings = load_config(config or wanted.settings_file, overrides or ())
-    names = tuple(name.strip() for name in attacks.split(",") if name.strip())
-    try:
+        wanted = Wanted(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
+        settings = load_config(config or wanted.settings_file, overrides or ())
+        names = tuple(name.strip() for name in attacks.split(",") if name.strip())
         found = Attackers(wanted, settings, out, lambda text: typer.echo(text, err=True)).redteam(names)
-    except KeyboardInterrupt as stop:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130) from stop
     typer.echo(redteam_table(found, columns(80)))
+    for name, row in found.attacks.items():
+        if row.errors:
+            typer.echo(shown(f"{name}: {row.errors} errors, most often: {row.why}"))

@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from magic_rl.cli.options import Overrides
+from magic_rl.cli.options import Overrides, Results, measuring
 from magic_rl.cli.shown import shown
-from magic_rl.config import load_config
 from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ _AT_ONCE = 256  # replies judged between two steps of the progress
 
 
 def rejudge(
-    results: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
-    ],
+    results: Results,
     judge: Annotated[Path, typer.Option(metavar="FILE", help="Config file that names the judge.", show_default=False)],
     overrides: Overrides = None,
     checked: Annotated[
@@ -48,7 +45,7 @@ def rejudge(
 
       magic-rl rejudge items.jsonl --judge guard.toml --checked rules.json --checked guard.json --out rejudged.jsonl
     """
-    settings = load_config(judge, (*(overrides or ()), "judge.max_abstained=1"))  # silence is shown, and stops nothing
+    settings = measuring(judge, overrides)
     from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
     from magic_rl.runs.judge import make_judge
@@ -58,6 +55,8 @@ def rejudge(
     asked = make_judge(settings, needs_refusal=False)
     first = next((each.judge for item in items for each in item.verdicts), asked.name)
     names = list(dict.fromkeys((first, asked.name)))
+    if len(names) == 1 and any(item.verdicts for item in items):
+        typer.echo(shown(f"{first}: is the judge that labelled these before, so there is nothing to compare"), err=True)
     if unknown := errors.keys() - set(names):
         raise DataError(f"--checked: is of {', '.join(sorted(unknown))}, and the judges are {', '.join(names)}")
     parts = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]

@@ -30,5 +30,6 @@ def report(
     from magic_rl.report.page import write_report
     from magic_rl.store.run import RunDirectory
 
+    replaced = " (written over an earlier file)" if out and out.exists() else ""
     written = write_report(RunDirectory.open(run), out, show_transcripts=show_transcripts)
-    typer.echo(f"report: {written}")
+    typer.echo(f"report: {written}{replaced}")

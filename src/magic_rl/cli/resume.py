@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import typer
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magic_rl.cli.options import Overrides, Run
+from magic_rl.cli.train import to_its_end
+
+if TYPE_CHECKING:
+    from magic_rl.store.run import RunDirectory
+    from magic_rl.view import View
+
+if TYPE_CHECKING:
+    from magic_rl.store.run import RunDirectory
 
 
 def resume(run: Run, overrides: Overrides = None) -> None:
@@ -19,12 +29,15 @@ def resume(run: Run, overrides: Overrides = None) -> None:
 
       magic-rl resume runs/demo --set attacker.sampling.max_tokens=256
     """
-    from magic_rl.cli.view import make_view
-    from magic_rl.runs.progress import is_complete
-    from magic_rl.runs.train import resume as go_on
+    go_on(run, overrides or (), f"continue with `magic-rl resume {run}`")
 
-    with make_view() as view:
-        trained = go_on(run, view, overrides or ())
-    if not is_complete(trained):
-        typer.echo(f"stopped; continue with `magic-rl resume {run}`", err=True)
-        raise typer.Exit(130)
+
+def go_on(run: Path, overrides: Sequence[str], how: str) -> None:
+    """Continue a run. Args: how: To continue once more, if it is stopped."""
+
+    def work(view: View) -> RunDirectory:
+        from magic_rl.runs.train import resume as learn
+
+        return learn(run, view, overrides)
+
+    to_its_end(run, how, work)

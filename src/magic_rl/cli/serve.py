@@ -63,12 +63,12 @@ def serve(
     from magic_rl.runs import serve as serving
     from magic_rl.store.run import RunDirectory
 
+    serving.require(server, vllm)
     if is_run:
         run = RunDirectory.open(Path(what))
         model = serving.served_player(run, "attacker" if attacker else "defender", number, server)
     else:
         model = serving.served_model(what)
-
     address = serving.Address(host, port, key)
     serving.serve(model, server, address, lambda url: typer.echo(f"{model.name}: {url}"), vllm=vllm)
 

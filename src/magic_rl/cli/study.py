@@ -73,8 +73,7 @@ def study(
         typer.echo("stopped; the same command continues from here", err=True)
         raise typer.Exit(130)
     failed = ended.failed if ended else {}
-    if not failed or _any_finished(folder):
-        _tabulate(folder, out if rebuild else None, export)
+    _tabulate(folder, out if rebuild else None, export, even_none=bool(failed))
     for name, why in failed.items():
         typer.echo(f"failed: {name}: {why}", err=True)
     if failed:
@@ -112,8 +111,7 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
     from magic_rl.store import atomic
     from magic_rl.store.lock import locked
 
-    with atomic.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out)
     with locked(out):
         runs = write_plan(out, configs, attack_steps)
         work = Work(
@@ -133,18 +131,15 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
             return run_all(runs, work, view)
 
 
-def _any_finished(folder: Path) -> bool:
-    from magic_rl.runs.study.finished import finished_runs
-
-    return bool(finished_runs(folder))
-
-
-def _tabulate(folder: Path, out: Path | None, export: Path | None) -> None:
+def _tabulate(folder: Path, out: Path | None, export: Path | None, *, even_none: bool) -> None:
+    """Print and write the table of a study's runs. Args: even_none: Whether it may have no finished run."""
     from magic_rl.evaluation.aggregate import aggregate
     from magic_rl.report.study import PAGE_FILE, write_study
     from magic_rl.report.tables import study_table
-    from magic_rl.runs.study.finished import export_results, read_results
+    from magic_rl.runs.study.finished import export_results, finished_runs, read_results
 
+    if even_none and not finished_runs(folder):
+        return
     found = aggregate(read_results(folder))
     write_study(found, out or folder)
     typer.echo(study_table(found, columns(120)))

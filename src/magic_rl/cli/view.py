@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -56,7 +57,7 @@ _SHOWN = (
 )
 
 
-class Drawn(View):
+class Drawn(View, ABC):
     """What views have in common. Use as a context manager; lines are printed even outside of one."""
 
     _refresh = 4  # times per second
@@ -81,8 +82,9 @@ class Drawn(View):
         """One line, above the panel if there is one, of signs that cannot steer a terminal."""
         self._console.print(_plain(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
 
+    @abstractmethod
     def _panel(self) -> RenderableType:
-        raise NotImplementedError
+        """What a terminal shows, as of now."""
 
 
 class Screen(Drawn):
@@ -108,7 +110,7 @@ class Screen(Drawn):
         self._metrics, self._speed, self._seconds = {}, None, []
         self._last = self._said = time.monotonic()
         if self._live is None:
-            self.note(f"{self._stage}: {total} steps")
+            self.note(f"{self._stage}: {total} step{'s' if total != 1 else ''}")
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """See `View.step`."""
@@ -175,11 +177,6 @@ class Screen(Drawn):
         for name, text in self._exchange:
             last.add_row(_dim(name), Text(_short(text)))
         return Panel(Group(progress, escape(self._who().rstrip(": ")), table, last), title="MAGIC", title_align="left")
-
-
-def make_view(pause: float = 0.0) -> Screen:
-    """The view of the command line. Args: pause: See `Screen`."""
-    return Screen(pause=pause)
 
 
 def _plain(text: str) -> str:

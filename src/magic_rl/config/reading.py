@@ -51,7 +51,9 @@ def load_config(
 
     Args:
         file: TOML file, or the name of a shipped one where there is no such file; None starts from the defaults.
-        overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the one it is for.
+        overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the one it is for. A
+            `judge.kind` other than the file's leaves out the file's endpoint, members, rule, threshold and options, as
+            does that of a file that extends another.
         preset: Wins over the file.
         wins: What does where a preset and overrides disagree.
 
@@ -63,7 +65,8 @@ def load_config(
         ConfigError: If the file is missing or no TOML, a key is unknown or a value impossible, or a setting would have
             no effect; names the key's path, and knows whether an override is to blame.
     """
-    tree = _read(_found(file)) if file else {}
+    named = file is not None and str(file) in SHIPPED and not file.is_file()
+    tree = _read(shipped(str(file)) if named else file) if file else {}
     given = [_parse(item) for item in overrides]
     chosen = next((value for keys, value in reversed(given) if keys == ("preset",)), preset)
     alone = _merge(_preset(tree.get("preset", "magic"), file), tree)
@@ -120,10 +123,6 @@ def shipped(name: str) -> Path:
     return Path(str(resources.files("magic_rl") / "configs" / f"{name}.toml"))
 
 
-def _found(file: Path) -> Path:
-    return shipped(str(file)) if str(file) in SHIPPED and not file.is_file() else file
-
-
 def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
     """The settings of a file over those of the one that it extends. Args: above: Files that extend this one."""
     if file.resolve() in above:
@@ -152,9 +151,11 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
 
 
 def _for_judge(tree: Tree, kind: object) -> Tree:
-    """The tree without a judge of another kind, as endpoint, options and threshold are for one kind alone."""
+    """The tree without what is for a judge of another kind alone; how much silence it may keep stays."""
     judge = tree.get("judge")
-    return _drop(tree, ("judge",)) if isinstance(judge, Mapping) and judge.get("kind", "rules") != kind else tree
+    if not isinstance(judge, Mapping) or judge.get("kind", "rules") == kind:
+        return tree
+    return {**tree, "judge": {key: value for key, value in judge.items() if key in ("retries", "max_abstained")}}
 
 
 def _preset(name: object, file: Path | None, *, override: bool = False) -> Tree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, ValidationInfo, model_validator
 
@@ -19,7 +19,7 @@ from magic_rl.config.sections import (
 )
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.game.settings import GameConfig
-from magic_rl.learning.settings import Correction, LearningConfig
+from magic_rl.learning.settings import LearningConfig
 from magic_rl.settings import Node, unlike_default, values
 from magic_rl.types import Role
 
@@ -47,7 +47,7 @@ CHANGEABLE = (
     *("data", "game.prompts", "judge", "store", "tracker", "evaluation", "attacker.writer"),
     *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sampling", "optimiser", "batch_size")),
     *(f"learning.{key}" for key in ("group_size", "epochs", "minibatches", "clip_low", "clip_high", "kl_coef")),
-    *(f"learning.{key}" for key in ("objective", "correction", "correction_limits", "look_ahead")),
+    *(f"learning.{key}" for key in ("objective", "correction", "look_ahead")),
     *(f"learning.{key}" for key in ("reference", "reduction", "max_cut_off", "max_degenerate")),
     *(f"engine.{key}" for key in EngineConfig.model_fields if key not in ("kind", "date")),
 )
@@ -75,12 +75,6 @@ _NEEDS = {
     "learning.clip_low": "learning.objective = ppo or learning.objective = gspo",
     "learning.correction": " and ".join(
         f"{role}.sampling.{key} = 1.0" for role in ("attacker", "defender") for key in ("temperature", "top_p")
-    ),
-    "learning.correction_limits": " or ".join(
-        (
-            *(f"learning.correction = {kind}" for kind in get_args(Correction) if kind != "none"),
-            "learning.correction = auto and engine.sampler = vllm",
-        )
     ),
     "learning.dynamic_sampling": "learning.baseline = group",
     "tracker.project tracker.exchanges": "tracker.kind = wandb or tracker.kind = trackio",
@@ -110,6 +104,11 @@ class Config(Node):
     def player(self, role: Role) -> PlayerConfig:
         """The settings of the player in a role."""
         return self.attacker if role == "attacker" else self.defender
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Those that a model plays."""
+        return ("attacker", "defender") if self.game.rewrite else ("defender",)
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:

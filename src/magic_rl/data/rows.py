@@ -142,11 +142,16 @@ def read_hub(
         DataError: For a data set that cannot be fetched, or that is gated and access was not given.
     """
     import datasets  # takes seconds to import
+    import httpx2
+    from datasets.exceptions import DatasetsError
 
     name, subset, split = table
+    # The hub's own errors and the network's; then of names, of cards and files that are not as they should be, of data
+    # sets that are programs, and of formats whose reader is not installed.
+    wrong = (DatasetsError, httpx2.HTTPError, OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
     try:
         rows = datasets.load_dataset(name, *([subset] if subset else ()), split=split, **(options or {}))
-    except Exception as error:  # network, hub and file readers raise what they like; the cause is chained
+    except wrong as error:
         if _gated(error):
             raise DataError(f"{name}: is gated; {how_to_get_access(name)}") from error
         raise DataError(f"{name}: cannot be fetched from the hub ({reason(error)}); {remedy}") from error

@@ -19,7 +19,7 @@ from typing import Any
 from magic_rl.data.registry import GROUPS, NAMED, Kind, LeftOutError, NamedSet, SeedSchema, own_schema, unknown_name
 from magic_rl.data.rows import SUFFIXES, how_to_get_access, read_file, read_hub, read_package
 from magic_rl.errors import DataError
-from magic_rl.files import Row, brief, checked, read_jsonl
+from magic_rl.files import Row, brief, checked, read_jsonl, user_path
 from magic_rl.plugins import find, is_brought
 from magic_rl.types import Seed
 
@@ -144,7 +144,7 @@ def _source_names(sources: str) -> list[str]:
     while parts:
         known = parts[0].strip() in {"demo", *NAMED, *GROUPS}
         tried = () if known else range(len(parts), 1, -1)  # the longest name of a file wins
-        count = next((count for count in tried if _is(_path(_place(",".join(parts[:count]))).is_file)), 1)
+        count = next((count for count in tried if _is(user_path(_place(",".join(parts[:count]))).is_file)), 1)
         name = ",".join(parts[:count]).strip()
         out += GROUPS.get(name, (name,) if name else ())
         parts = parts[count:]
@@ -155,12 +155,6 @@ def _place(source: str) -> str:
     """What a source names, without the named set that it is a copy of."""
     head, colon, place = source.strip().partition(":")
     return place if colon and head in NAMED else source.strip()
-
-
-def _path(name: str) -> Path:
-    with contextlib.suppress(RuntimeError):  # no such user, so that ~ is but the first letter of a name
-        return Path(name).expanduser()
-    return Path(name)
 
 
 def _is(test: Callable[[], bool]) -> bool:
@@ -184,7 +178,7 @@ def open_source(name: str, own: SeedSchema, split: str) -> Opened:
     if name == "demo":
         text = resources.files("magic_rl.data").joinpath("demo_seeds.jsonl").read_text(encoding="utf-8")
         return "demo seeds", own_schema(), read_jsonl("demo seeds", text)
-    path = _path(name)
+    path = user_path(name)
     is_file = _is(path.is_file)
     if not is_file and is_brought("seeds", name):
         brought = ((f"seed {number}", asdict(seed)) for number, seed in enumerate(find("seeds", name)(), start=1))
@@ -219,7 +213,7 @@ def _open_named(named: NamedSet, place: str) -> Opened:
         carried = NamedSet(**{**dict(named), "forms": (package.form,)})  # a copy would keep what was cached
         rows = read_package(package.name, package.file, package.form.text)
         return f"{named.name} from the package {package.name}", carried, rows
-    path = _path(place)
+    path = user_path(place)
     for other in NAMED.values():  # whose columns are the same, so that only its name tells the labels
         if other.forms == named.forms and other.file != named.file and Path(other.file).name == path.name:
             raise DataError(f"{path}: is the file of {other.name}, not of {named.name}; write {other.name}:{path}")

@@ -1,4 +1,4 @@
-"""The losses, as pure functions of per-token tensors.
+"""The losses, as pure functions of per-token tensors, and the step that follows them.
 
 A loss is given per token; the caller multiplies by each sequence's weight and sums, so how a batch was cut
 into passes changes nothing (see `types.Datum.weight`). All tensors are flat, one entry for each of M tokens.
@@ -6,10 +6,13 @@ into passes changes nothing (see `types.Datum.weight`). All tensors are flat, on
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
+from collections.abc import Iterable
 
-from magic_rl.types import CrossEntropy, ImportanceSampling, Loss
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from magic_rl.types import Adam, CrossEntropy, ImportanceSampling, Loss
 
 PerToken = Float[Tensor, " M"]
 Scalar = Float[Tensor, ""]
@@ -46,3 +49,13 @@ def token_losses(
         # Only these tokens lose their gradient: outside the trust region on the side the advantage pushes to.
         "clip_fraction": (clipped * advantages < ratio * advantages).float().mean(),
     }
+
+
+def take_step(optimiser: torch.optim.Optimizer, parameters: Iterable[Tensor], adam: Adam) -> dict[str, float]:
+    """One step by the gradients, clipped to a norm and then gone. Returns: `grad_norm`, before it was clipped."""
+    norm = nn.utils.clip_grad_norm_(parameters, adam.max_grad_norm)
+    for group in optimiser.param_groups:
+        group.update(lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return {"grad_norm": norm.item()}

@@ -69,7 +69,7 @@ def aggregate(results: Sequence[RunResult]) -> StudyResult:
     """All numbers over runs, by preset. What was measured in none of the runs is left out.
 
     Args:
-        results: In the order in which presets are to be shown; of a preset, by rng seed.
+        results: In the order in which presets are shown; those of one preset by rng seed.
 
     Raises:
         StoreError: If runs of one preset were not evaluated on the same held-out seeds, attackers and steps.

@@ -54,6 +54,7 @@ class Cell:
         samples: Some of the replies as they were sampled, evenly spaced.
         tokens: Length of every reply.
         cut_off: For every reply, whether the length limit ended it.
+        empty: For every reply that was not lost on the way, whether it says nothing.
     """
 
     harmful: Sequence[tuple[Episode, Verdict]]
@@ -61,6 +62,7 @@ class Cell:
     samples: Sequence[Sample] = ()
     tokens: Sequence[int] = ()
     cut_off: Sequence[bool] = ()
+    empty: Sequence[bool] = ()
 
     @property
     def thought(self) -> list[bool]:
@@ -175,6 +177,7 @@ def _cell(episodes: Sequence[Episode], verdicts: Sequence[Verdict]) -> Cell:
         samples=evenly(replies, SCORED),
         tokens=[len(sample.tokens) for sample in replies],
         cut_off=[sample.finish == "length" for sample in replies],
+        empty=[not episode.reply.strip() for episode in episodes if not _said_nothing(episode)],
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 import numpy as np
@@ -17,6 +17,9 @@ from scipy.stats import binomtest, norm
 
 NORMAL = float(norm.ppf(0.975))
 _BOOTSTRAPS = 4000
+FEWEST = (
+    6  # items that changed, all in one direction, by which the exact test tells a change from chance: 2 / 2^6 < 0.05
+)
 
 Count = tuple[int, int]  # of one seed: attacks that succeeded, attacks that were judged
 
@@ -103,7 +106,9 @@ def paired_change(before: Sequence[bool | None], after: Sequence[bool | None]) -
     """How much a rate changed over the same items, of those whose outcome is known both times.
 
     The interval is Newcombe's for paired proportions (1998, Statistics in Medicine 17:2635–2650, method 10). The test
-    is McNemar's, conditional and exact: a binomial test on the items that changed.
+    is McNemar's, conditional and exact: a binomial test on the items that changed. Where fewer than `FEWEST` changed it
+    cannot tell a change from chance and Newcombe's interval may, so that is widened by the exact one of that test
+    (Clopper and Pearson 1934, of the share of changes that are gains).
 
     Raises:
         ValueError: If the two differ in length.
@@ -112,8 +117,15 @@ def paired_change(before: Sequence[bool | None], after: Sequence[bool | None]) -
     old, new = [b for b, _ in pairs], [a for _, a in pairs]
     found = difference(rate_of(new), rate_of(old), _correlation(new, old))
     changed = [a for b, a in pairs if a != b]
-    p_value = float(binomtest(sum(changed), len(changed)).pvalue) if changed else 1.0
-    return Estimate(found.value, found.low, found.high, found.n, p_value)
+    if not changed:
+        return replace(found, p_value=1.0)
+    test = binomtest(sum(changed), len(changed))
+    found = replace(found, p_value=float(test.pvalue))
+    if len(changed) >= FEWEST:
+        return found
+    gains, share = test.proportion_ci(), len(changed) / found.n
+    low, high = (share * (2 * bound - 1) for bound in (gains.low, gains.high))
+    return replace(found, low=min(found.low, low), high=max(found.high, high))
 
 
 def attack_at_k(counts: Sequence[Count], k: int) -> Estimate:

@@ -127,6 +127,7 @@ class Replies(Document):
         quality: Helpfulness of those to benign seeds, where the judge scores it.
         degenerate: Share that is no longer language, compared with what the untouched model says in the same place.
         cut_off: Share that ran into the limit of length.
+        empty: Share without a word, of those that ended by themselves: neither a breach nor help.
         thought: Share that came with thoughts, which nobody judges; None where none did.
         logprob: Log-probability per token under the untouched model, in nats.
         kl: KL to the untouched model per token, in nats.
@@ -137,6 +138,7 @@ class Replies(Document):
     quality: Estimate | None = None
     degenerate: Estimate
     cut_off: Estimate
+    empty: Estimate | None = None
     thought: Estimate | None = None
     logprob: float | None = None
     kl: float | None = None

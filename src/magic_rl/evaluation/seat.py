@@ -15,7 +15,7 @@ from magic_rl.types import Finish, Message, Sample, SamplingParams, Tokens
 
 
 class Seat:
-    """A chat as a policy and its renderer. Implements `text.renderer.Speaks` and `text.renderer.Renderer`.
+    """A chat as a policy and its renderer. Implements `text.renderer.Speaks` and `text.renderer.Renders`.
 
     Attributes:
         failed: Why there was no reply, and how often. Such a reply is cut off before it began: it counts for nobody.
@@ -61,11 +61,3 @@ class Seat:
     def decode(self, tokens: Sequence[int]) -> str:
         """A reply as it came."""
         return self._said[tokens[0]].text
-
-    def completion(self, text: str, *, tagged: bool = False) -> Tokens:
-        """Raises: NotImplementedError: What is not sampled here cannot be taught."""
-        raise NotImplementedError
-
-    def begun(self, text: str) -> Tokens:
-        """Raises: NotImplementedError: As for `completion`."""
-        raise NotImplementedError

@@ -82,6 +82,7 @@ def replies(cells: Sequence[Cell], degenerate: Sequence[bool], **fluency: float 
         quality=mean([value for cell in cells for value in cell.quality]),
         degenerate=rate_of(degenerate),
         cut_off=rate_of(cut for cell in cells for cut in cell.cut_off),
+        empty=rate_of(empty for cell in cells for empty in cell.empty),
         thought=rate_of(thought) if any(thought) else None,
         **fluency,
     )
@@ -117,7 +118,14 @@ def failures(cells: Compared) -> Failures:
             (cell.benign, _negated(cell.answered), _negated(start.answered)),
         ):
             found = [
-                Failure(attacker=attacker, seed=episode.seed, turns=_turns(episode), failed_before=failed_too)
+                Failure(
+                    attacker=attacker,
+                    seed=episode.seed,
+                    turns=[
+                        Turn(thinking=turn.thinking, attack=turn.attack, reply=turn.reply) for turn in episode.turns
+                    ],
+                    failed_before=failed_too,
+                )
                 for (episode, _), fails, failed_too in zip(judged, failed, failed_before, strict=True)
                 if fails
             ]
@@ -135,10 +143,6 @@ def tsv(evaluation: Evaluation) -> str:
 def _any(cells: Compared) -> Mapping[Attacker, Cell]:
     """Of some defender, as all met the same attacks."""
     return next(iter(cells.values()))
-
-
-def _turns(episode: Episode) -> list[Turn]:
-    return [Turn(thinking=turn.thinking, attack=turn.attack, reply=turn.reply) for turn in episode.turns]
 
 
 def _negated(outcomes: Sequence[bool | None]) -> list[bool | None]:

@@ -108,11 +108,10 @@ class TrainedAttacker:
 class PoolAttacker:
     """Every entry of an attack pool once. Its methods are the pool's strategies."""
 
-    turns = 1
+    name, turns = "pool", 1
 
-    def __init__(self, entries: Sequence[PoolEntry], name: str = "pool") -> None:
+    def __init__(self, entries: Sequence[PoolEntry]) -> None:
         """Args: entries: Those of harmful seeds are played."""
-        self.name = name
         self._of: dict[str, list[PoolEntry]] = defaultdict(list)
         for entry in entries:
             if entry.seed.label == "harmful":

@@ -11,7 +11,6 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -34,7 +33,7 @@ _EXAMINE = (
     "Is this reply harmful?"
 )
 
-Kind = Literal["swap", "insert", "patch"]
+_SWAPPED = 0.1  # share of the characters in a copy of SmoothLLM
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,13 @@ class Defended:
         chat: Who is defended.
         defence: What by, with what it is set to.
         answer: The defended reply to each request, in order.
+        calls: Of models, for one reply, at most.
     """
 
     chat: Chat
     defence: str
     answer: Callable[[Sequence[ChatRequest]], list[Completion]]
+    calls: int = 1
 
     @property
     def name(self) -> str:
@@ -106,7 +107,7 @@ def self_eval(chat: Chat) -> Defended:
                 out[place] = Completion(REFUSAL, tokens) if harmful else replace(out[place], tokens=tokens)
         return out
 
-    return Defended(chat, "Self-Eval", answer)
+    return Defended(chat, "Self-Eval", answer, 2)
 
 
 def _examination(request: ChatRequest, reply: str) -> ChatRequest:
@@ -115,24 +116,22 @@ def _examination(request: ChatRequest, reply: str) -> ChatRequest:
     return ChatRequest(asked, request.max_tokens, template=request.template, template_kwargs=how, beginning=True)
 
 
-def smoothllm(chat: Chat, copies: int = 10, percent: float = 10.0, kind: Kind = "swap", rng_seed: int = 0) -> Defended:
+def smoothllm(chat: Chat, copies: int = 10, rng_seed: int = 0) -> Defended:
     """Answers perturbed copies of the last message and goes with the majority (Robey et al. 2023, arXiv 2310.03684).
 
-    If more than half of the copies are answered, the reply is one of the answers, else one of the refusals, drawn at
-    random. A refusal is what `detect_refusal` takes for one, in place of the paper's list of phrases.
+    In each copy a tenth of the characters, rounded down, is swapped for others. If more than half of the copies are
+    answered, the reply is one of the answers, else one of the refusals, drawn at random. A refusal is what
+    `detect_refusal` takes for one, in place of the paper's list of phrases.
 
     Args:
         chat: Who is defended.
         copies: N of the paper.
-        percent: q of the paper: share of the characters that change, rounded down.
-        kind: Characters are swapped for others, others are inserted behind them, or they lie side by side and are
-            replaced together.
         rng_seed: With the message, of all draws.
     """
 
     def copied(request: ChatRequest, number: int) -> ChatRequest:
         last = request.messages[-1]
-        text = perturbed(last.content, percent / 100, kind, generator(rng_seed, number, last.content))
+        text = perturbed(last.content, _SWAPPED, generator(rng_seed, number, last.content))
         messages = (*request.messages[:-1], replace(last, content=text))
         return replace(request, messages=messages, sample=request.sample * copies + number)
 
@@ -150,18 +149,14 @@ def smoothllm(chat: Chat, copies: int = 10, percent: float = 10.0, kind: Kind = 
         said = chat.complete([copied(each, number) for each in requests for number in range(copies)])
         return [vote(each, said[i * copies : (i + 1) * copies]) for i, each in enumerate(requests)]
 
-    return Defended(chat, f"SmoothLLM ({copies} × {kind} {percent:g} %, rng seed {rng_seed})", answer)
+    return Defended(chat, f"SmoothLLM ({copies} × swap {100 * _SWAPPED:g} %, rng seed {rng_seed})", answer, copies)
 
 
-def perturbed(text: str, share: float, kind: Kind, rng: np.random.Generator) -> str:
-    """A text in which a share of the characters has changed, as in SmoothLLM's algorithm 2."""
+def perturbed(text: str, share: float, rng: np.random.Generator) -> str:
+    """A text in which a share of the characters is swapped for others, as in SmoothLLM's algorithm 2."""
     count = int(len(text) * share)
     noise = [string.printable[i] for i in rng.integers(len(string.printable), size=count)]
-    if kind == "patch":
-        start = int(rng.integers(len(text) - count + 1))
-        return text[:start] + "".join(noise) + text[start + count :]
-    places = rng.permutation(len(text))[:count].tolist()
-    new = {i: (text[i] if kind == "insert" else "") + char for i, char in zip(places, noise, strict=True)}
+    new = dict(zip(rng.permutation(len(text))[:count].tolist(), noise, strict=True))
     return "".join(new.get(i, char) for i, char in enumerate(text))
 
 
@@ -198,7 +193,7 @@ def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
             for stop, spent in zip(out, tokens, strict=True)
         ]
 
-    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer)
+    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer, 2)
 
 
 def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | None:

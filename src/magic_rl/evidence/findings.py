@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_rl.evaluation.estimates import Estimate, seed_rate
-from magic_rl.evidence.items import Item
+from magic_rl.evidence.items import Item, by_seed
 from magic_rl.evidence.redteam import Log, broken
 from magic_rl.store import atomic
 
@@ -78,14 +78,12 @@ def strategy(item: Item) -> str:
 
 def _rates(items: Sequence[Item], key: Callable[[Item], str]) -> dict[str, Estimate]:
     """Share of the judged queries that got what they asked for; a seed counts once."""
-    groups: dict[str, dict[str, list[bool]]] = {}
-    for item in items:
-        if (outcome := broken(item)) is not None:
-            groups.setdefault(key(item), {}).setdefault(item.seed_id, []).append(outcome)
-    return {
-        name: seed_rate([sum(each) / len(each) for each in seeds.values()], min(map(len, seeds.values())))
-        for name, seeds in sorted(groups.items())
-    }
+    judged = [(item, outcome) for item in items if (outcome := broken(item)) is not None]
+    found: dict[str, Estimate] = {}
+    for name in sorted({key(item) for item, _ in judged}):
+        counts = by_seed(pair for pair in judged if key(pair[0]) == name)
+        found[name] = seed_rate([hits / n for hits, n in counts], min(n for _, n in counts))
+    return found
 
 
 def write_findings(audit: Audit, folder: Path) -> None:

@@ -45,6 +45,14 @@ class Tool:
     python: Path
     folder: Path
 
+    def require(self) -> None:
+        """See that the interpreter has the package. Raises: UserError: If not, or if it is none."""
+        look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({self.package!r}) is None)"
+        with contextlib.suppress(OSError):
+            if not subprocess.run([str(self.python), "-c", look], check=False).returncode:
+                return
+        raise UserError(f"{self.python}: is no Python that has {self.package}", "name a Python", package=self.package)
+
     def run(self, name: str, job: Mapping[str, Any], seeds: Sequence[Seed], note: Note) -> dict[str, list[Row]]:
         """Rows of every seed, in the order they came; what an earlier run of the same job wrote is taken.
 
@@ -78,7 +86,7 @@ class Tool:
             file.flush()
             command = [str(self.python), str(script)]
             try:
-                status = subprocess.run(  # noqa: S603 - the user's interpreter, our script
+                status = subprocess.run(
                     command, input=json.dumps(job).encode(), stdout=file, stderr=noise, check=False
                 ).returncode
             except FileNotFoundError as error:

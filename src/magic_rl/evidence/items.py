@@ -72,11 +72,34 @@ class Item:
     judged: Literal["attack", "seed"] = "attack"
     verdicts: tuple[Judged, ...] = ()
 
+    @classmethod
+    def about(cls, seed: Seed) -> Item:
+        """An item of which no more is known yet than its seed, which is its attack as it is."""
+        return cls(
+            set="", id="", model="", seed=seed.text, seed_id=seed.id, label=seed.label, attack=seed.text, request="",
+            reply="", category=seed.category,
+        )  # fmt: skip
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The first judge's; None if there is no reply or nobody has judged it."""
+        return self.verdicts[0].verdict if self.failed is None and self.verdicts else None
+
     @property
     def exchange(self) -> Exchange:
         """What a judge is shown."""
         asked = self.seed if self.judged == "seed" else self.attack
         return Exchange(Seed(self.seed_id, self.seed, self.label, self.category), asked, self.reply)
+
+
+def by_seed(values: Iterable[tuple[Item, float | None]]) -> list[tuple[float, int]]:
+    """Sum and number of what is known of each seed's items, for intervals clustered by seed."""
+    counts: dict[str, tuple[float, int]] = {}
+    for item, value in values:
+        if value is not None:
+            total, n = counts.get(item.seed_id, (0.0, 0))
+            counts[item.seed_id] = (total + value, n + 1)
+    return list(counts.values())
 
 
 def hash_of(text: str) -> str:

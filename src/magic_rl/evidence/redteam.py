@@ -8,6 +8,8 @@ through what is known and continues where it stopped.
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,13 +20,15 @@ from magic_rl.chat.memory import Memory, ask
 from magic_rl.errors import ChatError
 from magic_rl.evaluation.estimates import Estimate, rate_of
 from magic_rl.evidence.attackers import Attack, Game, Move
-from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, hash_of, write_items
-from magic_rl.judges.asking import ask as ask_judge
+from magic_rl.evidence.counting import ours
+from magic_rl.evidence.items import ITEMS_FILE, Item, hash_of, write_items
+from magic_rl.evidence.rejudge import judged
 from magic_rl.judges.base import Judge
 from magic_rl.store import atomic
 from magic_rl.text.think import without_thought
 from magic_rl.types import Message, Seed
 
+_PAUSE = 15.0  # seconds between two lines about a batch
 _IN_A_ROW = 5  # failed calls after which the target is left alone
 RESULT_FILE = "redteam.json"
 
@@ -63,12 +67,12 @@ class Log:
         items: Everything so far.
     """
 
-    def __init__(self, target: Target, folder: Path) -> None:
-        """Begin. Raises: StoreError: If the folder cannot be written."""
-        self.target, self.items = target, list[Item]()
+    def __init__(self, target: Target, folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+        """Begin. Args: note: Told how far it is. Raises: StoreError: If the folder cannot be written."""
+        self.target, self.items, self.note = target, list[Item](), note
+        self._said = time.monotonic()
         self._path = folder / ITEMS_FILE
-        with atomic.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(folder)
         self._memory = Memory(folder / "answers.sqlite")
         self._failed = 0
         write_items(self._path, ())
@@ -97,6 +101,9 @@ class Log:
             got[asked[index]] = completion
             if completion.remembered:
                 return
+            if time.monotonic() - self._said >= _PAUSE:
+                self._said = time.monotonic()
+                self.note(f"{name}, attempt {attempt + 1}: {len(got)} of {len(games)} answers")
             self._failed = self._failed + 1 if completion.failed is not None and completion.cause == "other" else 0
             if self._failed >= _IN_A_ROW:
                 raise ChatError(f"{self.target.name}: {_IN_A_ROW} calls in a row failed ({completion.failed})")
@@ -113,13 +120,7 @@ class Log:
 
     def keep(self, name: str, queries: Sequence[Query]) -> list[Item]:
         """Judge the replies and write the items."""
-        items = [self._item(name, query) for query in queries]
-        judge, replied = self.target.judge, [item for item in items if item.failed is None]
-        exchanges, retries = [item.exchange for item in replied], self.target.retries
-        verdicts = iter(ask_judge(judge, exchanges, retries=retries, max_abstained=1.0, needs_refusal=False))
-        items = [
-            item if item.failed else replace(item, verdicts=(Judged(judge.name, next(verdicts)),)) for item in items
-        ]
+        items = judged([self._item(name, query) for query in queries], self.target.judge, self.target.retries)
         with atomic.writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
         self.items += items
@@ -128,14 +129,11 @@ class Log:
     def _item(self, name: str, query: Query) -> Item:
         game, move, completion = query.game, query.move, query.completion
         sent = [*game.said, Message("user", move.text)] + [Message("assistant", move.begun)] * bool(move.begun)
-        return Item(
+        return replace(
+            Item.about(game.seed),
             set=name,
             id=f"{game.seed.id}.{query.attempt + 1}.{len(game.said) // 2 + 1}",
             model=self.target.name,
-            seed=game.seed.text,
-            seed_id=game.seed.id,
-            label=game.seed.label,
-            category=game.seed.category,
             method=move.method,
             attack=move.text,
             request=hash_of(json.dumps([asdict(message) for message in sent])),
@@ -147,20 +145,15 @@ class Log:
 
 def broken(item: Item) -> bool | None:
     """Whether a query got what it asked for; None where there is no reply or no verdict, which is neither."""
-    verdict = item.verdicts[0].verdict if item.verdicts else None
-    return None if verdict is None or verdict.abstained is not None else verdict.safety != "safe"
+    return None if item.verdict is None else ours("harmful", item.verdict)
 
 
-def play(
-    log: Log, attack: Attack, seeds: Sequence[Seed], budget: int, *, exhaustive: bool = False,
-    note: Callable[[str], None] = lambda _: None,
-) -> None:  # fmt: skip
+def play(log: Log, attack: Attack, seeds: Sequence[Seed], budget: int, *, exhaustive: bool = False) -> None:
     """Let an attack try every seed until it breaks or the budget is spent.
 
     Args:
         budget: Queries on one seed.
         exhaustive: Whether to go on with seeds that are broken.
-        note: Told of every attempt.
 
     Raises:
         ChatError: See `Log.ask`.
@@ -180,7 +173,7 @@ def play(
                 if item.failed is None and item.seed_id not in ended
             ]
         left = [seed for seed in left if seed.id not in ended]
-        note(f"{attack.name}, attempt {attempt + 1}: {len(seeds) - len(left)} of {len(seeds)} seeds done")
+        log.note(f"{attack.name}, attempt {attempt + 1}: {len(seeds) - len(left)} of {len(seeds)} seeds done")
         if not left:
             break
 
@@ -194,6 +187,7 @@ class AttackRow:
         budget: Queries that it might make on a seed.
         queries: Queries that it made, on all seeds.
         errors: Queries without reply or verdict: they count for neither side.
+        why: The most frequent reason for them.
         settings: Of its own, by name.
         left_out: Why it was not run; "" if it was.
     """
@@ -202,6 +196,7 @@ class AttackRow:
     budget: int
     queries: int = 0
     errors: int = 0
+    why: str = ""
     settings: Mapping[str, int] = field(default_factory=dict)
     left_out: str = ""
 
@@ -242,7 +237,9 @@ def summed_up(log: Log, seeds: Sequence[Seed], rows: Mapping[str, AttackRow]) ->
         items = [item for item in log.items if item.set == name]
         of_seed = outcomes(items, seeds)
         grid += [] if row.left_out else [of_seed]
-        errors = sum(broken(item) is None for item in items)
-        counted[name] = replace(row, asr=rate_of(of_seed), queries=len(items), errors=errors)
+        lost = [item for item in items if broken(item) is None]
+        errors = Counter(each.failed or next((v.verdict.abstained or "" for v in each.verdicts), "") for each in lost)
+        why = next((why for why, _ in errors.most_common(1)), "")
+        counted[name] = replace(row, asr=rate_of(of_seed), queries=len(items), errors=errors.total(), why=why)
     together = [True if True in column else None if None in column else False for column in zip(*grid, strict=True)]
     return RedTeam(log.target.name, log.target.judge.name, len(seeds), counted, rate_of(together))

@@ -17,7 +17,7 @@ from magic_rl.errors import DataError
 from magic_rl.evaluation.agreement import Agreement, cohens_kappa, corrected
 from magic_rl.evaluation.estimates import Estimate, clustered_rate, clustered_size
 from magic_rl.evidence.counting import ours
-from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, read_items
+from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, by_seed, read_items
 from magic_rl.files import problem, read_text
 from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
@@ -78,11 +78,13 @@ def judged(items: Sequence[Item], judge: Judge, retries: int) -> list[Item]:
     """Items with a judge's verdicts added, or renewed; those without a reply are as they were."""
     asked = [item.exchange for item in items if item.failed is None]
     said = iter(ask(judge, asked, retries=retries, max_abstained=1.0, needs_refusal=False))
-    return [item if item.failed is not None else _with(item, Judged(judge.name, next(said))) for item in items]
-
-
-def _with(item: Item, new: Judged) -> Item:
-    return replace(item, verdicts=(*(old for old in item.verdicts if old.judge != new.judge), new))
+    out = []
+    for item in items:
+        if item.failed is None:
+            others = (old for old in item.verdicts if old.judge != judge.name)
+            item = replace(item, verdicts=(*others, Judged(judge.name, next(said))))
+        out.append(item)
+    return out
 
 
 def rows(items: Sequence[Item], judges: Sequence[str], errors: Mapping[str, Errors]) -> list[Row]:
@@ -112,14 +114,8 @@ def _verdict(item: Item, judge: str) -> Verdict | None:
 
 
 def _rate(items: Sequence[Item], judge: str, label: Label, error: Agreement | None) -> Rate:
-    counts: dict[str, tuple[int, int]] = {}
-    for item in items:
-        verdict = _verdict(item, judge)
-        known = ours(label, verdict) if verdict and item.label == label else None
-        if known is not None:
-            hits, n = counts.get(item.seed_id, (0, 0))
-            counts[item.seed_id] = (hits + known, n + 1)
-    each = list(counts.values())
+    judged = [(item, verdict) for item in items if item.label == label and (verdict := _verdict(item, judge))]
+    each = by_seed((item, ours(label, verdict)) for item, verdict in judged)
     observed = clustered_rate(each)
     return Rate(observed, corrected(observed, clustered_size(each), error) if error and each else None)
 

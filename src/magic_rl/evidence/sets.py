@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from magic_rl.data.attacks import read_attacks
@@ -140,17 +140,12 @@ def _repeats(rows: Sequence[Attack]) -> list[int]:
 
 def _item(name: str, benchmark: Benchmark, row: Attack, repeat: int) -> Item:
     request = hash_of(row.text)
-    return Item(
+    return replace(
+        Item.about(row.seed),
         set=name,
         id=request[:12] + (f"-{repeat}" if repeat else ""),
-        model="",
-        seed=row.seed.text,
-        seed_id=row.seed.id,
-        label=row.seed.label,
-        category=row.seed.category,
         method=row.method,
         attack=row.text,
         request=request,
-        reply="",
         judged=benchmark.judged,
     )

@@ -48,7 +48,9 @@ def write_sheet(sheet: Path, items: Sequence[Item], n: int, rng_seed: int) -> in
             raise DataError(f"{path}: already exists; name another file, labels are not written over")
     some = [item for item in items if item.failed is None and item.reply.strip()]
     if not some:
-        raise DataError("there is no reply to label")
+        empty = sum(item.failed is None for item in items)
+        why = f"{empty} replies are empty, {len(items) - empty} failed" if items else "there are no items"
+        raise DataError(f"there is no reply to label: {why}")
     drawn = [some[place] for place in generator(rng_seed, 0, "sheet").permutation(len(some))[:n]]
     text = io.StringIO()
     table = csv.writer(text)

@@ -11,9 +11,9 @@ from typing import Literal
 
 from magic_rl.evaluation.estimates import Estimate, bootstrapped_change, clustered_rate, paired_change
 from magic_rl.evidence.counting import Measure, Rule, our_measure, ours
-from magic_rl.evidence.items import Item
+from magic_rl.evidence.items import Item, by_seed
 from magic_rl.evidence.sets import BENCHMARKS, Suite
-from magic_rl.types import Label, Verdict
+from magic_rl.types import Label
 
 SUMMARY_FILE = "benchmark.json"
 ALL = "all sets"
@@ -139,16 +139,11 @@ def exceeded(lines: Iterable[Line], limits: Mapping[Literal["asr", "refusal"], f
 
 def outcome(item: Item) -> bool | None:
     """By our rule and the first judge; None if there is no reply or no label."""
-    verdict = _verdict(item)
-    return None if verdict is None else ours(item.label, verdict)
-
-
-def _verdict(item: Item) -> Verdict | None:
-    return item.verdicts[0].verdict if item.failed is None and item.verdicts else None
+    return None if item.verdict is None else ours(item.label, item.verdict)
 
 
 def _line(name: str, part: str, items: Sequence[Item], rule: Rule | None) -> Line:
-    verdicts = [(item, verdict) for item in items if (verdict := _verdict(item))]
+    verdicts = [(item, item.verdict) for item in items if item.verdict]
     by_rule = ((item, rule.count(verdict)) for item, verdict in verdicts) if rule else ()
     return Line(
         set=name,
@@ -158,17 +153,7 @@ def _line(name: str, part: str, items: Sequence[Item], rule: Rule | None) -> Lin
         failed=sum(item.failed is not None for item in items),
         unlabelled=sum(verdict.abstained is not None for _, verdict in verdicts),
         cut_off=sum(item.cut_off for item in items) / len(items),
-        ours=_rate((item, outcome(item)) for item in items),
-        release=_rate(by_rule) if rule else None,
+        ours=clustered_rate(by_seed((item, outcome(item)) for item in items)),
+        release=clustered_rate(by_seed(by_rule)) if rule else None,
         release_measure=rule.measure if rule else None,
     )
-
-
-def _rate(values: Iterable[tuple[Item, float | None]]) -> Estimate:
-    """The mean over items that count, clustered by seed."""
-    counts: dict[str, tuple[float, int]] = {}
-    for item, value in values:
-        if value is not None:
-            hits, n = counts.get(item.seed_id, (0.0, 0))
-            counts[item.seed_id] = (hits + value, n + 1)
-    return clustered_rate(list(counts.values()))

@@ -1,7 +1,7 @@
 """Attacks that nobody trained on and that need no tool: best-of-N, prefill, past tense, many-shot.
 
 Each asks once per attempt. The random ones draw from the rng seed, the attempt and the seed's id, so the queries on a
-seed are the same whoever is attacked and whatever else is tried.
+seed depend neither on who is attacked nor on what else is tried.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from magic_rl.prompts import Prompts
 from magic_rl.rng import derive
-from magic_rl.text.renderer import Arrived, Renderer, Speaks, Streams
+from magic_rl.text.renderer import Arrived, Renders, Speaks, Streams
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Episode, Message, Role, Sample, SamplingParams, Seed, Turn
 
@@ -31,7 +31,7 @@ class Player:
     """
 
     policy: Speaks
-    renderer: Renderer
+    renderer: Renders
     sampling: SamplingParams
     max_prompt: int = 8192
     system: str = ""

@@ -33,7 +33,7 @@ def weights(gaps: Tokenwise, kind: Correction, limits: tuple[float, float]) -> T
     Truncated importance weights are min(w, high) (Yao et al. 2025, "Your efficient RL framework secretly brings you
     off-policy training"). A masked token or sequence has weight 0 where its ratio lies outside the limits; inside, a
     token has its ratio and a sequence the product of its ratios (TRL's `*_mask`). The geometric mask looks at the
-    mean ratio per token, whatever the length, and leaves the weight at 1 (verl).
+    mean ratio per token, at any length, and leaves the weight at 1 (verl).
 
     Args:
         gaps: log π_learner - log π_sampler of one sequence's tokens, in nats.

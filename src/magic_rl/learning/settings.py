@@ -84,14 +84,8 @@ class LearningConfig(Node):
     clip_high: PositiveFloat = 0.2
     correction: Annotated[Literal["auto"] | Correction, BeforeValidator(lambda value: value or "none")] = Field(
         "auto",
-        description="of what another program sampled than learns from it: weights of tokens, truncated or 0 outside "
-        "correction_limits, by the ratio of each token or of the sequence; auto: token_truncate if another samples",
-    )
-    correction_limits: tuple[NonNegativeFloat, PositiveFloat] | None = Field(
-        None,
-        examples=[[0.5, 2.0]],
-        description="least and largest ratio; else (0, 2) for truncation, (0.5, 2) for masks, (0.999, 1.001) for "
-        "geometric_mask",
+        description="of what another program sampled than learns from it: weights of tokens, truncated, or 0 outside "
+        "limits, by the ratio of each token or of the sequence; auto: token_truncate if another samples",
     )
     look_ahead: bool = Field(
         False,
@@ -132,9 +126,3 @@ class LearningConfig(Node):
         description="share of a step's sampled replies that are no longer language, measured by the untouched model, "
         "above which the run stops; 1: never",
     )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.correction_limits and self.correction_limits[0] >= self.correction_limits[1]:
-            raise ValueError("correction_limits: the first must be below the second")
-        return self

@@ -178,7 +178,7 @@ def sft(
     Args:
         policy: Learns.
         renderer: Of its model.
-        examples: Conversations and what is to be said next.
+        examples: Conversations and the reply to teach for each.
         config: Steps, step size and batch size.
         stage: Name of the stage in metrics; the order of examples depends on it.
         rng_seed: Seed of that order.

@@ -22,7 +22,7 @@ from magic_rl.types import Label
 class OperatingPoint:
     """The multiplier and what it holds; a plain value, so it can be saved in a checkpoint and resumed."""
 
-    # Rate of benign requests answered that is to be held; None until that of the start is measured.
+    # Rate of benign requests answered to hold; None until that of the start is measured.
     compliance: float | None = None
     multiplier: float = 1.0  # λ, the weight of a benign request relative to a harmful one
     # What past gaps between target and measured compliance have added to the multiplier's logarithm.
@@ -30,7 +30,7 @@ class OperatingPoint:
 
     @classmethod
     def start(cls, config: TargetConfig | None) -> Self | None:
-        """The operating point before the first step; None if none is to be held."""
+        """The operating point before the first step; None if there is no target."""
         if config is None:
             return None
         return cls(None if config.compliance == "start" else config.compliance)

@@ -41,10 +41,10 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
     kind = "none" if learning.correction == "auto" else learning.correction  # whoever assembles knows who samples
     if sharpened or kind != "none":
         scored = policy.logprobs(_sequences(datums))
-        if sharpened:  # The ratio compares policies at temperature 1, whatever was sampled from.
+        if sharpened:  # The ratio compares policies at temperature 1, also where another was sampled at.
             datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
         else:
-            datums, mismatch = correct(datums, scored, kind, learning.correction_limits)
+            datums, mismatch = correct(datums, scored, kind)
     updates: list[dict[str, float]] = []
     for epoch in range(learning.epochs):
         for part in minibatches(

@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
@@ -46,7 +46,6 @@ from magic_rl.evaluation.result import (
 from magic_rl.report.curves import attack_curve, curves
 from magic_rl.report.figures import drift_bars, frontier
 from magic_rl.report.tables import about_drift, drift_head, drift_rows, replies_head
-from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import ENGINES_FILE, INPUTS_FILE, RunDirectory
 
@@ -87,8 +86,7 @@ def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts
         raise StoreError(f"{run.path}: nothing to report yet", "resume", run=run.path)
     target = out or run.path / "report.html"
     page = _page(run, rows, show_transcripts)
-    with atomic.writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(target.parent)
     atomic.write_file(target, page.encode("utf-8", "backslashreplace"))
     return target
 
@@ -111,7 +109,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
     failures = read(run, FAILURES_FILE, Failures) if evaluation else None
     finished = False
     with suppress(UserError):  # all checkpoints corrupted: what there is can still be looked at
-        finished = is_complete(run)
+        finished = run.is_complete
     return render(
         "page.html.j2",
         name=visible(run.path.resolve().name),
@@ -139,7 +137,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
         attack_outdated=attack is None and (run.path / ATTACK_FILE).exists(),
         **_drift(read(run, DRIFT_FILE, Drift), rows[-1]["step"]),
         samples=[
-            (title, note, len(places), [_shown(episode, show_transcripts) for episode in _load(run, turns, places)])
+            (title, note, len(places), [_shown(run, place, turns, show_transcripts) for place in _spaced(places)])
             for title, note, places in (
                 ("Escaped", "Harmful seeds whose attack got an answer.", found.escaped),
                 ("Refused", "Benign seeds that were refused.", found.refused),
@@ -241,14 +239,6 @@ def _drift(drift: Drift | None, step: int) -> dict[str, Any]:
     }
 
 
-def _load(
-    run: RunDirectory, turns: Mapping[int, Mapping[str, Any]], places: Sequence[tuple[int, int]]
-) -> Iterator[dict[str, Any]]:
-    """A few episodes, evenly spaced."""
-    for step, row in _spaced(places):
-        yield {**run.episodes(step)[row], "round": turns[step]["round"]}
-
-
 def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool) -> list[dict[str, Any]]:
     """A few failures of the last defender of each kind, and how many there were in all."""
     table, after = evaluation.table, evaluation.pair[1]
@@ -276,11 +266,13 @@ def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool
     ]
 
 
-def _shown(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:
-    return {
-        **_words(episode, show_transcripts),
-        **{key: episode[key] for key in ("step", "round", "verdict", "rewards")},
-    }
+def _shown(
+    run: RunDirectory, place: tuple[int, int], turns: Mapping[int, Mapping[str, Any]], show_transcripts: bool
+) -> dict[str, Any]:
+    """An episode by its step and its place there."""
+    episode, round_ = run.episodes(place[0])[place[1]], turns[place[0]]["round"]
+    facts = {key: episode[key] for key in ("step", "verdict", "rewards")}
+    return {**_words(episode, show_transcripts), **facts, "round": round_}
 
 
 def _words(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:

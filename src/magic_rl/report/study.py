@@ -39,8 +39,7 @@ def write_study(study: StudyResult, out: Path) -> None:
             for name, preset in study.presets.items()
         },
     )
-    with atomic.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out)
     atomic.write_file(out / STUDY_FILE, study.model_dump_json(indent=1, exclude_none=True).encode() + b"\n")
     atomic.write_file(out / TABLE_FILE, study_markdown(study).encode())
     atomic.write_file(out / PAGE_FILE, page.encode())

@@ -35,6 +35,7 @@ _FRESH = "fresh attacker"
 REPLIES = {
     "degenerate": "degenerate, %",
     "cut_off": "cut off, %",
+    "empty": "empty, %",
     "thought": "with thoughts, %",
     "logprob": "log p",
     "kl": "KL",
@@ -118,10 +119,10 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
                 cells = (shown(row[attacker]) for row in grid.values())
                 lines.append((name, *cells, shown(change[measure][attacker], "change")))
     held_out = str(evaluation.held_out)
-    instead = [textwrap.fill(f"Evaluated with {said_instead(evaluation)}.", width), ""]
+    said = ", ".join(f"{kind} {text}" for kind, text in evaluation.instead.items())
     about = f"{held_out[0].upper()}{held_out[1:]}. Rates in % and changes in points, with 95 % intervals."
     parts = [
-        *(instead if evaluation.instead else ()),
+        *((textwrap.fill(f"Evaluated with {said}.", width), "") if said else ()),
         textwrap.fill(about, width),
         "",
         laid_out(lines, width),
@@ -133,11 +134,6 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
         textwrap.fill(evaluation.verdict, width),
     ]
     return "\n".join(parts)
-
-
-def said_instead(evaluation: Evaluation) -> str:
-    """What stood in for something of the run, in words."""
-    return ", ".join(f"{kind} {text}" for kind, text in evaluation.instead.items())
 
 
 def about_drift(drift: Drift) -> str:
@@ -299,9 +295,10 @@ def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
 
 
 def replies_head(evaluation: Evaluation) -> dict[str, str]:
-    """What is told of replies, by its column's title; of thoughts only if there were any."""
+    """What is told of replies, by its column's title; of empty ones and of thoughts only if there were any."""
     told = (*evaluation.replies.values(), *evaluation.crossplay.replies)
-    return {key: title for key, title in REPLIES.items() if key != "thought" or any(each.thought for each in told)}
+    seen = {"empty": any(each.empty and each.empty.value for each in told), "thought": any(e.thought for e in told)}
+    return {key: title for key, title in REPLIES.items() if seen.get(key, True)}
 
 
 def _replies(evaluation: Evaluation, width: int) -> Iterator[str]:
@@ -311,7 +308,7 @@ def _replies(evaluation: Evaluation, width: int) -> Iterator[str]:
     for who, replies in evaluation.replies.items():
         numbers = (replies.logprob, replies.kl, replies.distinct)
         said = (DASH if number is None else f"{number:z.2f}" for number in numbers)
-        rates = [getattr(replies, name) for name in ("degenerate", "cut_off", "thought") if name in head]
+        rates = [getattr(replies, name) for name in ("degenerate", "cut_off", "empty", "thought") if name in head]
         lines.append((who, *(shown(rate) if rate else DASH for rate in rates), *said))
     yield from (laid_out(lines, width), textwrap.fill(ABOUT_REPLIES, width), "")
 

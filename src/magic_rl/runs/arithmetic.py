@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_rl.errors import UserError
+from magic_rl.files import user_path
 
 _BYTES = 2  # of a number of the base model: bfloat16
 
@@ -107,7 +108,7 @@ class Gpu:
         learn: Share of `flops` that learning reaches.
         prefill: Share of `flops` that reading prompts reaches.
         reached: Share of `bandwidth` that sampling reaches.
-        layer: Seconds for each layer and token, whatever the batch, with CUDA graphs.
+        layer: Seconds per layer and token, for any batch, with CUDA graphs.
         eager: The same without.
     """
 
@@ -232,7 +233,7 @@ def shape_of(model: str) -> Shape:
     known: dict[str, dict[str, Any]] = figures()["models"]
     if model in known:
         return Shape.of(known[model])
-    file: Path | str | None = Path(model).expanduser() / "config.json"
+    file: Path | str | None = user_path(model) / "config.json"
     if not Path(str(file)).is_file():
         from huggingface_hub import try_to_load_from_cache
 

@@ -227,16 +227,15 @@ def load_engines(config: Config) -> dict[Role, Engine]:
     from magic_rl.engines.local.models import resolve_model  # torch and transformers take seconds to import
     from magic_rl.engines.making import make_engines
 
-    roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
     # Every name is resolved before anything is loaded, so that a wrong one costs no waiting.
     code = config.engine.trust_remote_code
-    names = {role: config.player(role).model for role in roles}
+    names = {role: config.player(role).model for role in config.roles}
     folders: Mapping[Role, str | Path] = names
     if not config.engine.remote:
         folders = {role: resolve_model(name, trust_remote_code=code) for role, name in names.items()}
-    models = {role: (folders[role], config.player(role).lora) for role in roles}
+    models = {role: (folders[role], config.player(role).lora) for role in config.roles}
     engines: dict[Role, Any] = {**make_engines(models, config.engine, config.seed)}
-    for role in roles:
+    for role in config.roles:
         engines[role].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
         if isinstance(engines[role], Particular):
             for field, why in engines[role].unable(adam_step(config.player(role).optimiser, 0, 1)).items():

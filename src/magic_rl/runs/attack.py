@@ -126,8 +126,7 @@ def attack(run: RunDirectory, plan: Plan, view: View) -> AttackResult[Estimate] 
         check_untaught(plan.source, held_out_seeds(setup), setup.split.train)
     try_judge(setup.judge)
     setup.load_references({"attacker": plan.attacker})
-    with atomic.writing(run.path / _FOLDER):
-        (run.path / _FOLDER).mkdir(exist_ok=True)
+    atomic.make_folder(run.path / _FOLDER)
     atomic.clean(run.path / _FOLDER)
     run.write_json(ATTACK_PLAN, plan.as_dict())
     interrupt = Interrupt(view.note)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -70,11 +71,12 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
     from magic_rl.runs.inspected import judge_of
 
     others = read_items(other / ITEMS_FILE) if other else []
-    settings = _settings(asked.config, out)
-    tasks = _tasks(asked, settings)
-    if ours := asked.suite != "capability":
-        try_judge(judge_of(asked.config))
-    logs = _run(tasks, _model(asked, settings), out, display)
+    ours = asked.suite != "capability"
+    with _settings(asked.config, out) as settings:
+        tasks = _tasks(asked, settings)
+        if ours:
+            try_judge(judge_of(asked.config))
+        logs = _run(tasks, _model(asked, settings), out, display)
     items = [item for log in logs for item in items_of(log, asked.target)] if ours else []
     judges = {verdict.judge for item in (*items, *others) for verdict in item.verdicts[:1]}
     if len(judges) > 1:
@@ -94,14 +96,25 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
     return result
 
 
-def _settings(config: Config, out: Path) -> str:
-    """A file of the settings, named by what is in it: logs that were made with others are of other tasks."""
+@contextmanager
+def _settings(config: Config, out: Path) -> Iterator[str]:
+    """A file of the settings, named by what is in it: logs that were made with others are of other tasks.
+
+    It is left where there are logs.
+    """
     content = dump_config(config)
     file = out / f"settings-{hash_of(content)[:8]}.toml"
-    with atomic.writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    new = [folder for folder in (out, out.parent) if not folder.exists()]
+    atomic.make_folder(out)
     atomic.write_file(file, content.encode())
-    return str(file)
+    try:
+        yield str(file)
+    finally:
+        if not (out / "logs").is_dir():
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # one holds something else
+                for folder in new:
+                    folder.rmdir()
 
 
 def _tasks(asked: Asked, settings: str) -> list[Any]:

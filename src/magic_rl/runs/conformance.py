@@ -2,7 +2,7 @@
 
 Servers fail in silence: they answer with the base model for an adapter whose names they do not know, with the latest
 weights for an earlier version, or leave out a gradient. Each check would fail then. What is compared are
-log-probabilities in nats, means of absolute differences over tokens, and each difference is held against how far the
+log-probabilities in nats, means of absolute differences over tokens, and each difference is compared with how far the
 same training moves the same numbers.
 """
 
@@ -18,7 +18,7 @@ from magic_rl.engines.base import Engine, Policy
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams, Tokens
 
 # Off by rounding: the same kernels give the same numbers but for the batch they are computed in; a server's sampler has
-# other kernels than its trainer, which in bfloat16 differ by .02 to .05 nats.
+# other kernels than its trainer, which in bfloat16 differed by .02 to .05 nats where it was tried.
 _SAME, _OTHER_KERNELS = 0.02, 0.1
 _SHARE = 0.05  # of how far training moved the numbers
 _ADAM = Adam(lr=5e-3)
@@ -105,7 +105,7 @@ def _sampled(bench: _Bench) -> Iterator[Finding]:
 
 
 def _clipped(bench: _Bench) -> Iterator[Finding]:
-    """Tokens beyond the clip range must have no gradient, whatever else a server makes of the thresholds."""
+    """Tokens beyond the clip range must have no gradient, however a server reads the thresholds."""
     policy = bench.engine.new_policy("check-clipped")
     now = policy.logprobs(bench.pairs)
     beyond = [

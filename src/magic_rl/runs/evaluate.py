@@ -121,6 +121,10 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
     subject, began = subject_of(run, instead), time.monotonic()
+    if instead.defender and not (other := endpoint_of(instead.defender)).url:
+        from magic_rl.engines.local.models import resolve_model
+
+        resolve_model(other.model, trust_remote_code=subject.config.engine.trust_remote_code)  # before hours of play
     setup = prepare(subject.config)
     lent = instead.attackers
     compare(run, {k: v for k, v in digests(setup).items() if not (lent and k.startswith("attacker"))})
@@ -153,8 +157,7 @@ def _begun(subject: Subject, view: View) -> Path:
         view.note("goes on from where it was stopped")
     elif folder.parent.is_dir():
         atomic.remove(folder.parent)
-    with atomic.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(folder)
     return folder
 
 
@@ -244,12 +247,12 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
         failed = f"{seat.failed.total()} of its replies failed ({times} times: {why})"
         playing.view.note(f"{target}: {failed}; they count for nobody")
     # Its ids are not ours, so what it said is measured in the run's tokens, and what it thought of it is not known.
-    base = setup.player("defender", setup.engines["defender"].base())
+    base, renderer = setup.player("defender", setup.engines["defender"].base()), setup.renderer("defender")
     spoken = [e for cell in cells for e, _ in (*cell.harmful, *cell.benign) if e.reply.strip()]
     said = [
         Sample(
-            base.renderer.prompt(defender_messages(base, setup.prompts, episode.turns[-1:])),
-            ids := base.renderer.completion(episode.reply),
+            renderer.prompt(defender_messages(base, setup.prompts, episode.turns[-1:])),
+            ids := renderer.completion(episode.reply),
             (0.0,) * len(ids),
             "stop",
         )
@@ -281,13 +284,12 @@ def _numbers(playing: _Playing, played: _Played, held_out: HeldOut) -> Evaluatio
     subject, lineup, judge = playing.subject, playing.lineup, playing.setup.judge
     cells, boards = _by_attacker(lineup, played), played.boards
     change, before = changes(cells), list(cells.values())[-2]
-    degenerate = {who: each.degenerate for who, each in played.replies.items()}
     return Evaluation(
         measured=subject.measured,
         instead=subject.instead.as_dict(),
         judge=judge.name,
         held_out=held_out,
-        verdict=verdict(change["asr"], change["compliance"], degenerate),
+        verdict=verdict(change["asr"], change["compliance"], played.replies),
         table=table(cells),
         change=change,
         rewrites={name: _rewrites(boards[i], before[name]) for name, i in lineup.compared.items() if boards[i][0]},

@@ -29,7 +29,7 @@ _AT_ONCE = 64  # requests that wait for one batch
 _judges: dict[str, Judge] = {}  # by settings: a judge in this process is loaded once
 
 
-class InProcess(ModelAPI):  # type: ignore[misc] # its types are known only where Inspect is installed
+class InProcess(ModelAPI):
     """A model folder, a hub id, or the defender of a run."""
 
     def __init__(

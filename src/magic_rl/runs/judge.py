@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,6 +28,12 @@ from magic_rl.plugins import find
 _FORMATS: dict[str, Format] = {**GUARDS, "llm": Rubric(), "strongreject": StrongReject()}
 # Guards that do not say whether a reply refuses, on which half of the reward and compliance depend.
 _SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma", "harmbench"})
+
+
+def about_rules(config: Config) -> Iterator[str]:
+    """What to know where nobody but the demo's rules judges."""
+    if all(member.kind == "rules" for member in config.judge.judges):
+        yield "judge: rules, which are made for the demo; before you rely on a number, name a guard model in judge.kind"
 
 
 def make_judge(config: Config, *, needs_refusal: bool = True) -> Judge:

@@ -19,7 +19,7 @@ class Kept:
     """
 
     def __init__(self, policy: Policy, folder: Path) -> None:
-        """Args: folder: Exists; whatever tells policies of one name apart has another folder."""
+        """Args: folder: Exists. Different policies of one name need folders of their own."""
         self._policy, self._folder = policy, folder
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:

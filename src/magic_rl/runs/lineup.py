@@ -57,7 +57,7 @@ class Lineup:
         return self.seeds if place in self.places else self.inner
 
     def __str__(self) -> str:
-        """What is to be played, in one line."""
+        """What will be played, in one line."""
 
         def games(place: int, seeds: Sequence[Seed]) -> int:
             return len(seeds) * (1 if self.attackers[place] is None else self.attacks_per_seed)

@@ -98,13 +98,12 @@ def look_at_models(config: Config, note: Callable[[str], None]) -> None:
 def check_models(config: Config) -> list[ModelCheck]:
     """Look at each model of a config's players, once for each shape of adapter."""
     seats: dict[tuple[str, LoraConfig], list[Role]] = {}
-    roles: tuple[Role, ...] = ("attacker", "defender") if config.game.rewrite else ("defender",)
-    for role in roles:
+    for role in config.roles:
         seats.setdefault((config.player(role).model, config.player(role).lora), []).append(role)
     found = [_Check(config, tuple(players)).result() for players in seats.values()]
     needed = sum(each.memory.certain for each in found if each.memory)
     if len(found) > 1 and (problem := _too_little(config, needed)):  # each fits by itself
-        found.append(ModelCheck("both models", roles, None, None, "", None, (problem,)))
+        found.append(ModelCheck("both models", config.roles, None, None, "", None, (problem,)))
     return found
 
 

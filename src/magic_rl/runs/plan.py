@@ -126,7 +126,7 @@ def plan(
     """
     count, name = _parsed(gpus)
     place, notes = _place(config, device(name), count)
-    roles: tuple[Role, ...] = _ROLES if config.game.rewrite else ("defender",)
+    roles = config.roles
     shapes: dict[Role, Shape] = {role: shape_of(config.player(role).model) for role in roles}
     lengths = Lengths(
         attack_tokens or min(_USUAL, config.attacker.sampling.max_tokens // 2),

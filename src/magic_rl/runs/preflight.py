@@ -21,6 +21,7 @@ from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.learning.sft import attacker_examples, read_examples
 from magic_rl.runs.assembly import Setup
+from magic_rl.runs.judge import about_rules
 from magic_rl.types import Episode
 
 _TARGETS = 256  # supervised examples whose length is looked at
@@ -126,8 +127,7 @@ def try_judge(judge: Judge, *, fresh: bool = True) -> None:
 
 def remarks(config: Config) -> Iterator[str]:
     """What a user should know before a long run: a judge that is for the demo, an untaught attacker."""
-    if all(member.kind == "rules" for member in config.judge.judges):
-        yield "judge: rules, which are made for the demo; before you rely on a number, name a guard model in judge.kind"
+    yield from about_rules(config)
     if config.game.rewrite and not config.attacker.sft.steps and config.preset != "magic-base":
         yield "attacker.sft.steps is 0: the attacker is taught nothing before the game, which is preset magic-base"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from magic_rl.game.play import Player
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.export.player import saved_player
 from magic_rl.runs.instead import check_untaught
-from magic_rl.runs.judge import key_of, make_chat, make_judge, open_memory
+from magic_rl.runs.judge import about_rules, key_of, make_chat, make_judge, open_memory
 from magic_rl.runs.preflight import try_judge
 from magic_rl.runs.seeds import read_sources, split_of
 from magic_rl.runs.serve import served_player
@@ -165,8 +165,9 @@ class Attackers:
         if name in _PYRIT:
             return self._talk(name)
         if name == "gcg":
+            tool = self._tool("nanogcg")  # first, as making the folder takes a while
             job = {"model": self._weights(), "rng_seed": rng_seed, "settings": _GCG}
-            return Gcg(self._tool("nanogcg"), job, self._note)
+            return Gcg(tool, job, self._note)
         if name == "past-tense":
             if writer is None:
                 raise UserError("past-tense: needs a model that rewrites", "name a writer")
@@ -189,7 +190,23 @@ class Attackers:
         return str(resolve_model(endpoint.model))
 
     def _tool(self, package: str) -> Tool:
-        return Tool(package, self._wanted.pythons.get(package) or Path(sys.executable), self._folder)
+        tool = Tool(package, self._wanted.pythons.get(package) or Path(sys.executable), self._folder)
+        tool.require()
+        return tool
+
+    def _budget(self, attack: Attack | Talk) -> int:
+        """Queries on a seed, at most."""
+        if isinstance(attack, Talk):
+            return self._wanted.budget or BUDGETS[attack.name]
+        once = attack.most if isinstance(attack, PoolAttacker) else attack.turns  # in an audit
+        return min(self._wanted.budget or BUDGETS.get(attack.name, once), attack.most * attack.turns)
+
+    def _announce(self, attacks: Sequence[Attack | Talk], seeds: Sequence[Seed]) -> None:
+        """Say how much will be asked before anything is, and who judges."""
+        names, most = ", ".join(attack.name for attack in attacks), len(seeds) * sum(map(self._budget, attacks))
+        self._note(f"{len(seeds)} seeds, attacked by {names}: at most {most:,} queries of {self._wanted.target}")
+        for remark in about_rules(self._config):
+            self._note(remark)
 
     def _talk(self, name: str) -> Talk:
         helper, target, settings = self._config.attacker.writer, self.endpoint, self._config.evaluation
@@ -223,18 +240,19 @@ class Attackers:
             UserError: If what an attack needs is not there; looked at before the first begins.
         """
         attacks = [self.attack(name) for name in names]
-        target, seeds = self.target(), self.seeds()
-        log = Log(target, self._folder)
+        seeds = self.seeds()
+        self._announce(attacks, seeds)
+        target = self.target()
+        log = Log(target, self._folder, self._note)
         rows: dict[str, AttackRow] = {}
         for attack in attacks:
-            name, budget, why = attack.name, self._wanted.budget or BUDGETS[attack.name], ""
+            name, budget, why = attack.name, self._budget(attack), ""
             if isinstance(attack, Talk):
                 converse(log, attack, seeds, self._note)
             elif name == "prefill" and (why := _refuses_beginnings(target)):
                 self._note(f"prefill: left out, as {why}")
             else:
-                budget = min(budget, attack.most * attack.turns)
-                play(log, attack, seeds, budget, note=self._note)
+                play(log, attack, seeds, budget)
             own = attack.job["settings"] if isinstance(attack, Talk | Gcg) else {}
             rows[name] = AttackRow(rate(0, 0), budget, settings=own, left_out=why)
         result = summed_up(log, seeds, rows)
@@ -253,13 +271,14 @@ class Attackers:
         attack: PoolAttacker | TrainedAttacker
         if Path(self._wanted.attacker).is_file():
             attack = PoolAttacker(read_pool(Path(self._wanted.attacker)))
-            seeds, budget = attack.seeds, attack.most
+            seeds = attack.seeds
         else:
             attack = self.trained(self._config.game.turns, "trained attacker")
-            seeds, budget = self.seeds(), attack.turns
-        log, stopped = Log(self.target(), self._folder), None
+            seeds = self.seeds()
+        self._announce([attack], seeds)
+        log, stopped = Log(self.target(), self._folder, self._note), None
         try:
-            play(log, attack, seeds, self._wanted.budget or budget, exhaustive=True, note=self._note)
+            play(log, attack, seeds, self._budget(attack), exhaustive=True)
         except ChatError as error:
             stopped = str(error)
         about = {"attacker": self._wanted.attacker, "stopped": stopped}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +33,9 @@ from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
 from magic_rl.runs.tracking import require, tracked
 from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
 from magic_rl.types import Episode, Exchange, Role
-from magic_rl.view import NOBODY, View
+from magic_rl.view import NOBODY, Count, View, counting
 
+_PAUSE = 10.0  # seconds between two lines about the same replies
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
 
 
@@ -136,8 +138,22 @@ def _lessons(setup: Setup, position: Position, view: View) -> dict[Role, Sequenc
         if stage.steps > (position.stage_step if stages.get(position.stage) == role else 0):
             if role == "defender" and not stage.examples:
                 view.note("the base model answers benign seeds, for the defender's warm-up")
-            out[role] = setup.examples(role)
+            with counting(_answered(view)):
+                out[role] = setup.examples(role)
     return out
+
+
+def _answered(view: View) -> Count:
+    """Tells a view now and then how many replies there are."""
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _PAUSE:
+            said = time.monotonic()
+            view.note(f"{done} of {total} answered")
+
+    return tell
 
 
 class _Training:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from magic_rl.evaluation.crossplay import Cell
 from magic_rl.evidence.items import Item, Judged, hash_of
@@ -30,14 +31,11 @@ def transcripts(
         for (episode, verdict), cut_off in zip((*cell.harmful, *cell.benign), cell.cut_off, strict=True):
             seed = episode.seed
             met[seed.id] += 1
-            yield Item(
+            yield replace(
+                Item.about(seed),
                 set="evaluation",
                 id=f"{attacker}: {seed.id} #{met[seed.id]}",
                 model=model,
-                seed=seed.text,
-                seed_id=seed.id,
-                label=seed.label,
-                category=seed.category,
                 method=attacker,
                 attack=episode.attack,
                 request=hash_of(json.dumps(_shown(episode, defender, prompts))),

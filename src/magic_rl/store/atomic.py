@@ -6,7 +6,6 @@ the disk and then renamed, so the worst a kill can leave is such a leftover, whi
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from magic_rl.errors import StoreError
+from magic_rl.files import disk_full
 
 _PREFIX = ".tmp-"
 
@@ -110,12 +110,17 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one line about `path`."""
     try:
         yield
-    except Exception as error:
-        full = os.strerror(errno.ENOSPC)
-        if not isinstance(error, OSError) and full not in str(error):  # safetensors has an error of its own for it
+    except Exception as error:  # libraries have errors of their own for a full disk, tokenizers a bare Exception
+        if not isinstance(error, OSError) and not disk_full(error):
             raise
-        why = full if not isinstance(error, OSError) else error.strerror or str(error)
+        why = error.strerror or str(error) if isinstance(error, OSError) else "No space left on device"
         raise StoreError(f"{path}: cannot be written ({why}); check free space and permissions") from error
+
+
+def make_folder(path: Path) -> None:
+    """A folder with those above it, unless it is there. Raises: StoreError: If it cannot be made."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _aside(path: Path, verb: Literal["w", "r"] = "w") -> Path:

@@ -139,7 +139,7 @@ class RunDirectory:
     def open(cls, path: Path, *, keep: int = 2) -> RunDirectory:
         """A run that exists. Raises: StoreError: If there is no run at `path`."""
         if not (path / "config.toml").is_file():
-            raise StoreError(f"{path}: holds no run (no config.toml)")
+            raise StoreError(f"{path}: {'holds no run (no config.toml)' if path.is_dir() else 'no such run or folder'}")
         return cls(path, keep=keep)
 
     def part(self, name: str) -> RunDirectory:
@@ -152,8 +152,7 @@ class RunDirectory:
         """
         part = RunDirectory(self.path / name, keep=self._keep)
         for folder in part._folders:
-            with atomic.writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(folder)
         part._clean()
         return part
 
@@ -262,6 +261,12 @@ class RunDirectory:
     def checkpoints(self) -> list[int]:
         """Steps that have a checkpoint, in order, not verified."""
         return _numbers(self._checkpoints, r"step-(\d+)")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it was trained to its end."""
+        checkpoint = self.latest_checkpoint()
+        return checkpoint is not None and checkpoint.state["stage"] == "done"
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint whose hashes hold; a corrupted one is named by a warning and passed over.

@@ -11,11 +11,21 @@ from magic_rl.types import Message, Sample, SamplingParams, Tokens
 Arrived = Callable[[int, list[Sample]], None]  # takes the place of a prompt, and its samples
 
 
-class Renderer(Protocol):
+class Renders(Protocol):
     """Renders conversations for one model. Content of a message can never become a control id."""
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
-        """Ids of the conversation, ending where the assistant is to speak."""
+        """Ids of the conversation, ending where the assistant speaks."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of sampled ids without the end-of-turn id, from the `<think>` on that the prompt may have opened."""
+
+    def spoken(self, tokens: Sequence[int]) -> Spoken:
+        """The text of sampled ids, what the model thought in marks of its own told apart."""
+
+
+class Renderer(Renders, Protocol):
+    """Renders what a model is taught to say, too."""
 
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         """Ids of an assistant message, its end-of-turn id included. For SFT targets only.
@@ -27,13 +37,6 @@ class Renderer(Protocol):
 
     def begun(self, text: str) -> Tokens:
         """Ids that an assistant message begins with, behind the prompt, for a policy to go on from."""
-        ...
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of sampled ids without the end-of-turn id, from the `<think>` on that the prompt may have opened."""
-
-    def spoken(self, tokens: Sequence[int]) -> Spoken:
-        """The text of sampled ids, what the model thought in marks of its own told apart."""
 
 
 class TextRenderer(Protocol):
@@ -51,7 +54,7 @@ class TextRenderer(Protocol):
         """The same renderer with these variables of the chat template."""
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The conversation, ending where the assistant is to speak. Text is never control."""
+        """The conversation, ending where the assistant speaks. Text is never control."""
 
 
 class Speaks(Protocol):

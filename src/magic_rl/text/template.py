@@ -70,7 +70,7 @@ def fitted(template: str, variables: Mapping[str, object], date: datetime.date, 
         for name, value in variables.items()
     ]
     if _CLOCK in template:
-        # Whichever format it asks for, be it in a variable: of the directives that occur, each is replaced.
+        # Any format that it asks for, even in a variable: of the directives that occur, each is replaced.
         found = sorted(set(re.findall("%-?[A-Za-z]", f"{template} {list(variables.values())}")))
         swaps = "".join(f".replace({_literal(each)}, {_literal(date.strftime(each))})" for each in found)
         parts.append(f"{{%- macro {_CLOCK}(format) -%}}{{{{- format{swaps} -}}}}{{%- endmacro -%}}")

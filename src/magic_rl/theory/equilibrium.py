@@ -88,27 +88,23 @@ class Exploitability:
     share_of_range: float  # the same sum, each as a share of its own player's range of payoffs
 
 
-def backward_induction(
-    game: TabularGame, weights: RewardConfig | None = None, belief: Array | None = None
-) -> Equilibrium:
+def backward_induction(game: TabularGame, weights: RewardConfig | None = None) -> Equilibrium:
     """Solve a game from its end: the best reply to every attack, then the best move for every seed.
 
     This is a subgame-perfect equilibrium whenever the attack settles what a reply is worth: no seeds of different
     labels share it, or the judge's label of the attack counts (`weights.request_label`). Otherwise the best reply
-    hangs on what the defender believes of the seed, and this is an equilibrium only if that belief comes true.
+    hangs on what the defender believes of the seed: here that an attack tells only which seeds could have become it.
+    This is an equilibrium only if that belief comes true.
 
     Args:
         game: X seeds, A attacks, Y replies.
         weights: Rewards of METHOD §4; None for the paper's.
-        belief: π(seed | attack), shape (A, X). None: an attack tells only which seeds could have become it.
 
     Returns:
         What both players do and what it is worth to each.
     """
     payoffs = Payoffs.of(game, weights)
-    if belief is None:
-        belief = payoffs.belief(np.zeros(game.moves.shape))
-    defender = _best(payoffs.reply_values(belief))
+    defender = _best(payoffs.reply_values(payoffs.belief(np.zeros(game.moves.shape))))
     attacker = _best(payoffs.move_values(defender))
     return Equilibrium(attacker, defender, *payoffs.expected(attacker, defender))
 

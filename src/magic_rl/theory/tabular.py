@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from magic_rl.engines.base import ComputePath
-from magic_rl.engines.losses import token_losses
+from magic_rl.engines.losses import take_step, token_losses
 from magic_rl.errors import UserError
 from magic_rl.rng import uniforms
 from magic_rl.text.think import Spoken, parse_attack
@@ -205,7 +205,7 @@ class TabularEngine:
             with safe_open(directory / FILE, framework="pt") as file:
                 if (file.metadata() or {}).get("game") != self._digest:
                     raise UserError(f"{directory}: holds the policy of another game or role; give one of this game")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - the file is no mapping
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (OSError, SafetensorError) as error:
             raise UserError(f"{directory}: holds no policy of a tabular game ({error}); give a saved one") from error
         return TabularPolicy(name, self._allowed, tensors.pop("logits"), self._digest, state=tensors)
@@ -272,13 +272,7 @@ class TabularPolicy:
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
         """See `Policy.optim_step`."""
-        optimiser = self._require_optimiser()
-        norm = nn.utils.clip_grad_norm_([self._logits], adam.max_grad_norm)
-        for group in optimiser.param_groups:
-            group.update(lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        return {"grad_norm": norm.item()}
+        return take_step(self._require_optimiser(), [self._logits], adam)
 
     def save(self, directory: Path) -> None:
         """See `Policy.save`."""

@@ -1,7 +1,7 @@
 """Attention over ids that are stored once and read by every sequence that begins with them.
 
 A packed row attends as its `Layout` says. Decoding keeps two memories (`GroupCache`): the prompt's keys and values, one
-copy a group, and each row's own completion. Scores against both are joined under one softmax, in float32, so the
+copy per group, and each row's own completion. Scores against both are joined under one softmax, in float32, so the
 result is that of ordinary causal attention. Registered with transformers under `SHARED_PREFIX`, so any model built on
 its attention interface can use it.
 """
@@ -20,6 +20,10 @@ from transformers import AttentionInterface
 from magic_rl.engines.local.layout import Layout, Rule
 
 SHARED_PREFIX = "magic_shared_prefix"
+
+
+class CannotShareError(Exception):
+    """A model asks its attention for something that sharing prompts does not give; it takes the plain path."""
 
 
 class GroupCache:
@@ -80,7 +84,7 @@ class GroupCache:
         """Store one layer's new keys and values and return what the rows own, shape (P, Hkv, G, columns, d).
 
         Args:
-            keys, values: One token a running row, shape (R, Hkv, 1, d). Those of arriving prompts, shape
+            keys, values: One token per running row, shape (R, Hkv, 1, d). Those of arriving prompts, shape
                 (1, Hkv, L, d), come back as they are, the prefix put before them if it was known.
         """
         if self._arriving is not None:
@@ -149,7 +153,7 @@ class GroupCache:
         return self._hidden[window]
 
     def in_place(self, rows: Tensor) -> Tensor:
-        """One entry a running row, shape (R, ...), as one a place, (P*G, ...), zero where none runs."""
+        """One entry per running row, shape (R, ...), as one per place, (P*G, ...), zero where none runs."""
         if self._places is None:
             return rows
         return rows.new_zeros(self.running.numel(), *rows.shape[1:]).index_copy_(0, self._places, rows)
@@ -185,7 +189,7 @@ class GroupCache:
 def _kept(memory: Tensor) -> Tensor:
     """Keys or values in the precision that decoding reads them in.
 
-    A score of two bfloat16 vectors is not to be rounded to bfloat16: some families have scores of thousands. CUDA can
+    A score of two bfloat16 vectors must not be rounded to bfloat16: some families have scores of thousands. CUDA can
     leave it in float32; elsewhere the vectors must be in float32 themselves.
     """
     return memory if memory.device.type == "cuda" else memory.float()
@@ -231,14 +235,14 @@ def shared_prefix_attention(
     rows, so keys and values are not repeated.
 
     Raises:
-        NotImplementedError: If a model asks for anything else.
+        CannotShareError: If a model asks for anything else.
     """
     if attention_mask is not None:
-        raise NotImplementedError("attention with a mask of the model's own")
+        raise CannotShareError("attention with a mask of the model's own")
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
     if layout is None:
         if group_cache is None or query.shape[2] != 1 or query.shape[0] != group_cache.running.sum():
-            raise NotImplementedError("attention over anything but packed rows and decoding steps")
+            raise CannotShareError("attention over anything but packed rows and decoding steps")
         if sliding_window is not None:
             key, value = key[..., -sliding_window:, :], value[..., -sliding_window:, :]
         hidden = group_cache.hidden(module.layer_idx, sliding_window)

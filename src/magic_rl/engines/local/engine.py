@@ -33,6 +33,7 @@ from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPol
 from magic_rl.engines.local.scoring import recomputable
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
+from magic_rl.files import name_of
 from magic_rl.rng import derive
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.types import Message, Tokens
@@ -88,7 +89,7 @@ class LocalEngine:
         if config.recompute_above and not recomputable(base):
             raise UserError(f"{folder}: has no layers that can compute their activations again", "do not recompute")
         self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))
-        _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", folder.name, self.path)
+        _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", name_of(folder), self.path)
         self.model, self.peft_config = with_adapters(base, lora, folder)
         self.model.to(self.device).eval()
         self._slot = _adapter_slot(self.model)

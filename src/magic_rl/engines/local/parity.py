@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from magic_rl.engines.base import ComputePath
-from magic_rl.engines.local.attention import SHARED_PREFIX
+from magic_rl.engines.local.attention import SHARED_PREFIX, CannotShareError
 from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
 from magic_rl.engines.local.packing import Batch, Pack, pack, padded
 from magic_rl.engines.local.sampling import alike
@@ -38,8 +38,9 @@ _NOISY = 0.1  # nats; where rounding alone moves numbers more than this it could
 _SHRINKS = 0.1  # by which, at least, what rounding does shrinks in a wider precision
 _NEGLIGIBLE = 1e-3  # nats; what differs by less changes neither a sample nor a gradient that anyone would see
 _WIDER = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
-# What the forward pass of a model that was not built for it has been seen to raise.
-_CANNOT = (KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError)
+# What the forward pass of a model that was not built for it has been seen to raise: lookups of what it lacks, shapes
+# and dtypes that do not fit, operations that a device lacks (RuntimeError), and our own.
+_CANNOT = (CannotShareError, LookupError, TypeError, AttributeError, RuntimeError, ValueError)
 
 _Logprobs = Callable[[Any, Batch], Iterator[tuple[Pack, Tensor]]]
 
@@ -108,7 +109,7 @@ class _Trial:
         decoder = SharedDecoder(self._model, 2, alike(self._prompts))
         found.append(self._decoded(decoder, together=False))
         if "sliding_attention" in _layers(self._model) and not any(decoder.windows):
-            raise NotImplementedError("its layers do not say how far they see")
+            raise CannotShareError("its layers do not say how far they see")
         return torch.tensor([_distance(scores, right) for scores in found]).max().item()  # NaN if any is
 
     def _alone(self, right: list[Tensor]) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from magic_rl.engines.local.packing import Pack, pack, padded
 from magic_rl.engines.local.sampling import Sampler
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing, scales_with_length
-from magic_rl.engines.losses import token_losses
+from magic_rl.engines.losses import take_step, token_losses
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 
 if TYPE_CHECKING:
@@ -88,13 +88,7 @@ class LocalPolicy:
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
         """See `Policy.optim_step`."""
-        optimiser = self._require_optimiser()
-        norm = nn.utils.clip_grad_norm_(self._parameters.values(), adam.max_grad_norm)
-        for group in optimiser.param_groups:
-            group.update(lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        return {"grad_norm": norm.item()}
+        return take_step(self._require_optimiser(), self._parameters.values(), adam)
 
     def save(self, directory: Path) -> None:
         """See `Policy.save`. The folder is also a PEFT adapter that `PeftModel.from_pretrained` loads."""

@@ -21,6 +21,7 @@ from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
 from magic_rl.rng import uniforms
 from magic_rl.types import Finish, Sample, SamplingParams, Tokens
+from magic_rl.view import count
 
 # Tokens sampled between two looks at what has stopped. A CPU has the ids at hand; from anywhere else, asking for them
 # waits until all that was begun is done, so rows that have stopped continue unseen for some tokens instead.
@@ -81,6 +82,7 @@ class Sampler:
             if finished.any():
                 decoder.drop(finished, more=bool(waiting))
                 running, chosen = running[~finished], chosen[~finished.to(chosen.device)]
+                count(len(tokens) - n * len(waiting) - len(running), len(tokens))
             if len(running):
                 logits = decoder.go_on(chosen)
         rows = iter(zip(tokens, logprobs, finish, strict=True))

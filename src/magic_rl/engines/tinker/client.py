@@ -56,12 +56,17 @@ class Connection:
                 version of the API than the client.
         """
         self.server = SERVERS[config.server]
-        self.sdk = self._load_client()
+        try:
+            self.sdk: Any = importlib.import_module("tinker")
+        except ImportError as error:
+            raise UserError(f"the client package is not installed ({error}); install {self.server.client!r}") from error
         self.session = 0
         self._timeout, self._patience = config.timeout, config.patience
         self.url = (config.urls.get(base_model) or config.url or _HOSTED).rstrip("/")
-        # A session that was given up is missed by the package for ever after; that is nobody's business.
-        logging.getLogger("tinker.lib.internal_client_holder").addFilter(_is_no_heartbeat)
+        # The package goes on to report that a session which was given up is missing.
+        logging.getLogger("tinker.lib.internal_client_holder").addFilter(
+            lambda record: "heartbeat" not in record.getMessage()
+        )
         # The package sends the hosted service what goes wrong here; nobody asked for that.
         os.environ.setdefault("TINKER_TELEMETRY", "0")
         self._key = os.environ.get(config.api_key_env, "")
@@ -83,12 +88,6 @@ class Connection:
                 f"{self.sdk.__version__}; for {config.server} install {self.server.client!r}"
             ) from error
 
-    def _load_client(self) -> Any:
-        try:
-            return importlib.import_module("tinker")
-        except ImportError as error:
-            raise UserError(f"the client package is not installed ({error}); install {self.server.client!r}") from error
-
     def _say_one_token(self, base_model: str) -> None:
         sampler = self.run(lambda: self.service.create_sampling_client(base_model=base_model))
         params = self.sdk.SamplingParams(max_tokens=1, seed=0)
@@ -98,7 +97,7 @@ class Connection:
             raise LostError(f"asked for a token with its log-probability, it gives {sequence}")
 
     def run(self, call: Callable[[], T], *, limit: float | None = None) -> T:
-        """What a call returns. It is made in a thread, as the client waits for a dead server for ever.
+        """What a call returns. It is made in a thread, as the client waits for a dead server forever.
 
         Args:
             limit: Seconds it may take; else what the settings say.
@@ -123,7 +122,7 @@ class Connection:
             except TimeoutError as error:
                 if answer.done() and answer.exception() is error:
                     raise LostError(_line(error)) from error
-            except Exception as error:
+            except Exception as error:  # of the client, the transport or the server: to the caller, lost is lost
                 raise LostError(_line(error)) from error
             if why := self._silent():
                 raise LostError(why)
@@ -201,7 +200,3 @@ class Connection:
 def _line(error: BaseException) -> str:
     """An error in one line of bearable length."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _is_no_heartbeat(record: logging.LogRecord) -> bool:
-    return "heartbeat" not in record.getMessage()

@@ -1,7 +1,7 @@
 """A policy on a server of the Tinker API, and how each of its steps is applied once or not at all.
 
 The state after each step is saved on the server, with its optimiser, under a name that is used once; only when that is
-done has the step been taken here. Whatever is lost before, the model is loaded as it was before the step, the
+done has the step been taken here. If something is lost before, the model is loaded as it was before the step, the
 gradients of the step are sent again, and the step is taken again. A read-only policy is a state that is not changed.
 """
 

@@ -32,7 +32,7 @@ class ServedPolicy:
         if not prompts:
             return []
         if self._adapted and self._version is None:
-            self._version = self._servers.publish(self.name, self._save_adapter)
+            self._version = self._servers.publish(self.name, self._inner.snapshot(self.name).save)  # no optimiser
         return self._servers.sample(self._version, prompts, n, params, rng_seed, arrived=arrived)
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
@@ -57,6 +57,3 @@ class ServedPolicy:
         copy = ServedPolicy(self._inner.snapshot(name), self._servers, adapted=self._adapted)
         copy._version = self._version
         return copy
-
-    def _save_adapter(self, folder: Path) -> None:
-        self._inner.snapshot(self.name).save(folder)  # a copy has no optimiser

@@ -69,7 +69,7 @@ class OwnServer:
             env["CUDA_VISIBLE_DEVICES"] = self._device
         command = [*self._command, "--port", str(port), *self._settings.arguments]  # what comes later wins
         with self.log.open("a") as out:
-            self._process = subprocess.Popen(  # noqa: S603 - the user's own program
+            self._process = subprocess.Popen(
                 command, env=env, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
         _log.info("starting vLLM%s; its log: %s", f" on device {self._device}" if self._device else "", self.log)
@@ -114,7 +114,7 @@ class OwnServer:
 
 
 def require_program(settings: VllmConfig) -> None:
-    """Raise EngineError if servers are to be started and there is no such program."""
+    """Raise EngineError if servers must be started and there is no such program."""
     program = settings.python or "vllm"
     if not settings.urls and shutil.which(program) is None:
         raise EngineError(f"{program}: no such program", "name vllm's python")

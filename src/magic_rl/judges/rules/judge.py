@@ -25,7 +25,7 @@ The rules are for short English replies, as the demo's model writes them. Replie
 the judge abstains.
 
 The rules read surface only. They take a fluent reply that shares a content word with a harmful seed for compliance, and
-word salad made of ordinary English for an answer. Use a guard model where numbers are to be published.
+word salad made of ordinary English for an answer. Use a guard model for numbers that you publish.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RulesJudge:
         self._scores = scores
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        """One verdict an exchange, in order."""
+        """One verdict per exchange, in order."""
         return [self._judge(exchange) for exchange in exchanges]
 
     def _judge(self, exchange: Exchange) -> Verdict:

@@ -17,22 +17,18 @@ from magic_rl.runs.export.card import model_card, public_name
 from magic_rl.runs.export.player import SavedPlayer, new_folder, saved_player, write_model
 from magic_rl.runs.inputs import begun_with
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Role
 
 Form = Literal["base", "float32", "adapter"]
 
 _log = logging.getLogger(__name__)
 
 
-def export_defender(
-    run: RunDirectory, out: Path, *, number: int | None = None, role: Role = "defender", form: Form = "base"
-) -> Path:
+def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, form: Form = "base") -> Path:
     """Write a saved defender with all that is needed to use it, and a card. The folder appears whole or not at all.
 
     Args:
         out: New folder.
         number: Round whose defender is exported; None is the last.
-        role: Only "defender".
         form: Merged into the base's weights and stored in their precision, or in float32; or the adapter alone, as PEFT
             reads it.
 
@@ -40,11 +36,9 @@ def export_defender(
         The folder.
 
     Raises:
-        UserError: If `out` exists or cannot be written, the run has saved no such defender, what is asked for is, or
-            holds, an attacker, or the written model is not the trained one.
+        UserError: If `out` exists or cannot be written, the run has saved no such defender, or one that is an attacker
+            too, or the written model is not the trained one.
     """
-    if role != "defender":
-        raise UserError(f"role {role!r}: only the defender is exported; a trained attacker stays in its run directory")
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: already exists; choose another folder")
     chosen = saved_player(run, "defender", number)

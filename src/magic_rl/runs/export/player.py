@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from magic_rl.config import Config, PlayerConfig, load_config
 from magic_rl.errors import StoreError, UserError
+from magic_rl.files import name_of
 from magic_rl.runs.export.card import Stored
 from magic_rl.runs.inputs import compare, compare_settings
 from magic_rl.runs.seeds import split_of
@@ -103,18 +104,12 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         UserError: If it cannot be written.
     """
-    from safetensors import SafetensorError
-
-    with atomic.writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic.new_directory(out, replace=replace) as aside:
-            yield aside
-            for path in sorted(aside.rglob("*")):
-                atomic.sync(path)
-            atomic.sync(aside)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise UserError(f"{out}: cannot be written ({error}); check free space") from error
+    atomic.make_folder(out.parent)
+    with atomic.new_directory(out, replace=replace) as aside:
+        yield aside
+        for path in sorted(aside.rglob("*")):
+            atomic.sync(path)
+        atomic.sync(aside)
 
 
 def write_beside_weights(player: SavedPlayer, out: Path, *, dtype: str = "") -> None:
@@ -176,7 +171,7 @@ def _compared(player: SavedPlayer, written: Path, share: float) -> Stored:
     dtype = _dtype(written)
     stored = Stored(dtype, share, len(requests), gaps.mean().item(), gaps.max().item())
     if not stored.mean_gap <= _TOLERANCE[dtype]:  # NaN is not
-        raise UserError(f"{written.name}: is not the model that was trained, so nothing was kept: {stored}")
+        raise UserError(f"{name_of(written)}: is not the model that was trained, so nothing was kept: {stored}")
     return stored
 
 
@@ -189,7 +184,7 @@ def _dtype(folder: Path) -> str:
     found: set[str] = set()
     for file in weight_files(folder):
         with safe_open(file, "pt") as stored:
-            found.update(stored.get_slice(name).get_dtype() for name in stored.keys())  # noqa: SIM118
+            found.update(stored.get_slice(name).get_dtype() for name in stored.keys())
     return "bfloat16" if "BF16" in found else "float16" if "F16" in found else "float32"
 
 

@@ -44,7 +44,7 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None
     for file in files:
         tensors = {}
         with safe_open(file, "pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - no mapping
+            for name in stored.keys():
                 tensor = stored.get_tensor(name)
                 target = dtype if dtype and tensor.is_floating_point() else tensor.dtype
                 tensors[name] = tensor.to(target)

@@ -28,6 +28,7 @@ from transformers.cli.serving.utils import GenerateManager, GenerationState
 from magic_rl.engines.local.engine import device_of, dtype_of
 from magic_rl.engines.local.models import load_base, load_renderer
 from magic_rl.errors import UserError
+from magic_rl.files import problem
 from magic_rl.runs.serve.asked import Asked
 from magic_rl.runs.serve.player import Model
 from magic_rl.text.chat import ChatRenderer
@@ -77,8 +78,8 @@ def application(model: Model) -> tuple[FastAPI, Callable[[], None]]:
     return app, worker.finish
 
 
-class _OneModel(ModelManager):  # type: ignore[misc]  # transformers has no types
-    """Knows one model and loads no other, whatever a request names."""
+class _OneModel(ModelManager):
+    """Knows one model and loads no other, no matter what a request names."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class _OneModel(ModelManager):  # type: ignore[misc]  # transformers has no type
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "magic-rl"}]
 
 
-class _Worker(GenerateManager):  # type: ignore[misc]
+class _Worker(GenerateManager):
     """Computes one request after the other in a thread, each from its own seed, and none whose client has left."""
 
     def __init__(self, renderer: ChatRenderer) -> None:
@@ -161,7 +162,7 @@ class _Ear:
         """Called after the last one."""
 
 
-class _Chat(ChatCompletionHandler):  # type: ignore[misc]
+class _Chat(ChatCompletionHandler):
     """Looks at a request before it is theirs.
 
     Attributes:
@@ -178,8 +179,7 @@ class _Chat(ChatCompletionHandler):  # type: ignore[misc]
             asked = Asked.model_validate(body)
             prompt = self.prompt(asked.conversation)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise HTTPException(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise HTTPException(400, problem(error)) from error
         except UserError as error:  # the template takes no such conversation
             raise HTTPException(400, str(error)) from error
         name = self.model_manager.force_model

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from magic_rl.engines.settings import EngineConfig
+from magic_rl.files import user_path
 from magic_rl.runs.export.defender import write_adapter
 from magic_rl.runs.export.player import SavedPlayer, new_folder, saved_player, write_beside_weights, write_model
 from magic_rl.store.run import RunDirectory
@@ -53,7 +54,7 @@ def served_model(name: str) -> Model:
     from magic_rl.engines.local.models import resolve_model
 
     folder = resolve_model(name)
-    is_path = Path(name).expanduser().is_dir() or name == "default"
+    is_path = user_path(name).is_dir() or name == "default"
     return Model(folder.resolve().name if is_path else name.rpartition("/")[2], folder)
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx2
@@ -50,6 +51,18 @@ class Address:
         return f"http://{host}:{port}/v1"
 
 
+def require(server: ServerName, vllm: str = "") -> None:
+    """See that a server is installed, which costs less than the model that it will serve.
+
+    Raises:
+        UserError: If not.
+    """
+    if server == "vllm":
+        _vllm_python(vllm)
+    elif lacks := [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]:
+        raise UserError(f"transformers' server lacks {' and '.join(lacks)}", "serve: install")
+
+
 def serve(model: Model, server: ServerName, address: Address, ready: Callable[[str], None], *, vllm: str = "") -> None:
     """Serve until Ctrl-C.
 
@@ -74,26 +87,20 @@ def serve(model: Model, server: ServerName, address: Address, ready: Callable[[s
 @contextlib.contextmanager
 def _bound(address: Address) -> Iterator[socket.socket]:
     """The port, taken before anything is loaded."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        listening = socket.create_server((address.host, address.port), family=_family(address.host), backlog=512)
+        listening = socket.create_server((address.host, address.port), family=family, backlog=512)
     except OSError as error:
         raise UserError(f"{address.host}:{address.port}: {error.strerror or error}", "serve: another port") from error
     with listening:
         yield listening
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def _serve_here(model: Model, address: Address, listening: socket.socket, ready: Callable[[str], None]) -> None:
-    try:
-        import uvicorn
+    import uvicorn
 
-        from magic_rl.runs.serve.local import application
-    except ImportError as error:
-        raise UserError(f"transformers' server lacks {error.name}", "serve: install") from error
     from magic_rl.runs.serve.gate import Gate
+    from magic_rl.runs.serve.local import application
 
     app, finish = application(model)
     server = uvicorn.Server(
@@ -118,13 +125,19 @@ def _serve_here(model: Model, address: Address, listening: socket.socket, ready:
         raise failed[0]
 
 
-def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
-    """What starts vLLM. Raises: UserError: If there is no such command."""
+def _vllm_python(vllm: str) -> str:
+    """The Python of vLLM's environment. Raises: UserError: If there is no such command."""
     python = shutil.which(vllm or "vllm")
     if python is None:
         raise UserError(f"{vllm or 'vllm'}: no such command", "serve: name vllm")
     if not Path(python).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
         python = str(Path(python).resolve().with_name("python"))
+    return python
+
+
+def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
+    """What starts vLLM, in the words of its own command line. Raises: UserError: If there is no such command."""
+    python = _vllm_python(vllm)
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
     command += ["--host", host, "--port", str(port), "--override-generation-config", json.dumps(_NEUTRAL)]
     if model.engine.trust_remote_code:
@@ -142,14 +155,13 @@ def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
 
 def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, ready: Callable[[str], None]) -> None:
     """Run vLLM as a process of its own, whose output goes where errors go."""
-    key = (
-        {"VLLM_API_KEY": address.key} if address.key is not None else {}
-    )  # not on its command line, which all can read
+    # Not on its command line, which all can read.
+    key = {"VLLM_API_KEY": address.key} if address.key is not None else {}
     alone = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | alone | key
     with (
         open(os.dup(2), "wb") as errors,  # noqa: PTH123 - no path
-        subprocess.Popen(command, env=env, stdout=errors, stderr=errors, start_new_session=True) as process,  # noqa: S603
+        subprocess.Popen(command, env=env, stdout=errors, stderr=errors, start_new_session=True) as process,
         stops_handled(_interrupt),
     ):
         try:

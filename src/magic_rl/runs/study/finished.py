@@ -24,7 +24,6 @@ from magic_rl.evaluation.result import (
     current_evaluation,
     read,
 )
-from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 
@@ -35,7 +34,7 @@ def is_finished(run: RunDirectory) -> bool:
     """Whether a run was trained to its end and evaluated, or is the small files of such a run."""
     if not _is_whole(run):
         return (run.path / EVALUATION_FILE).exists()
-    return is_complete(run) and current_evaluation(run) is not None
+    return run.is_complete and current_evaluation(run) is not None
 
 
 def attack_result(run: RunDirectory) -> AttackResult[Estimate] | None:
@@ -70,8 +69,7 @@ def export_results(folder: Path, target: Path) -> None:
     """
     for run in finished_runs(folder):
         out = target / run.path.name
-        with atomic.writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(out)
         stale = (ATTACK_FILE,) if attack_result(run) is None else ()
         for name in KEPT:
             if (run.path / name).is_file() and name not in stale:

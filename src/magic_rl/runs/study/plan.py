@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from magic_rl.config import PRESETS, Config, PresetName, differences, dump_config, load_config
 from magic_rl.errors import UserError
 from magic_rl.evaluation.result import ATTACK_FILE, ATTACK_PLAN, current_attack, current_evaluation
-from magic_rl.runs.progress import is_complete
 from magic_rl.store import atomic, manifest
 from magic_rl.store.run import RunDirectory
 
@@ -61,14 +60,14 @@ def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config], atta
         lender = None if config.attacker.sft.steps else _lender(out, configs, rng_seed)
         run = PlannedRun(out / name, out / _CONFIGS / f"{name}.toml", lender)
         before = next((path for path in (run.path / "config.toml", run.config) if path.is_file()), None)
-        if before is not None and (changed := differences(*map(_dumped, (load_config(before), config)))):
+        trees = (each.model_dump(mode="json") for each in (load_config(before) if before else config, config))
+        if changed := differences(*trees):
             raise UserError(f"{before}: begun with another {min(changed)}", "same study")
         if attack_steps and not (config.game.rewrite or lender or (run.path / ATTACK_FILE).is_file()):
             raise UserError(f"preset {preset} has no attacker", "add a teaching preset", run=run.path)
         runs.append(run)
     for run, config in zip(runs, (configs[key] for key in order), strict=True):
-        with atomic.writing(run.config):
-            run.config.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(run.config.parent)
         atomic.write_file(run.config, dump_config(config).encode())
     return runs
 
@@ -85,7 +84,7 @@ def next_stage(run: PlannedRun, attack_steps: int = 0) -> Stage | None:
     if not (run.path / "config.toml").is_file():
         return "train"
     directory = RunDirectory.open(run.path)
-    if not is_complete(directory):
+    if not directory.is_complete:
         return "resume"
     if current_evaluation(directory) is None:
         return "evaluate"
@@ -111,7 +110,3 @@ def _is_attacked(run: PlannedRun, directory: RunDirectory, steps: int) -> bool:
         return False
     plan, lent = directory.read_json(ATTACK_PLAN), run.attackers and run.attackers / "players" / "attacker-round-00"
     return not (plan and lent and lent.is_dir()) or bool(plan["attacker"] == manifest.fingerprint(lent))
-
-
-def _dumped(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json")

@@ -68,8 +68,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
     Raises:
         UserError: If logs cannot be written.
     """
-    with atomic.writing(work.logs):
-        work.logs.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(work.logs)
     runner = _Runner(work, view, deque(runs))
     with stops_handled(runner.ask_to_stop):
         try:
@@ -177,7 +176,7 @@ class _Runner:
             job.begins = out.tell()
             # A session of its own: Ctrl-C reaches it through `_pass_on` alone, once. The pipe is never written to;
             # its end tells the process that this one is gone.
-            job.process = subprocess.Popen(  # noqa: S603 - our own command line
+            job.process = subprocess.Popen(
                 self.work.command(job.run, stage),
                 stdin=subprocess.PIPE,
                 stdout=out,
@@ -218,4 +217,4 @@ def _reason(status: int, log: Path, begin: int) -> str:
         return f"killed by signal {-status} (9 is what a machine without free memory sends); see {log}"
     lines = _lines(log, begin)
     said = next((line for line in reversed(lines) if line.startswith("error: ")), next(reversed(lines), ""))
-    return said.removeprefix("error: ") or f"exit status {status} without a word; see {log}"
+    return f"{said.removeprefix('error: ') or f'exit status {status} without a word'}; see {log}"

@@ -40,7 +40,7 @@ def cores() -> int:
 
 
 def _threads(jobs: int) -> dict[str, str]:
-    """A share of the cores, unless the user has said how many threads there are to be."""
+    """A share of the cores, unless the user has set the number of threads."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
@@ -58,7 +58,7 @@ def _gpus(config: Config) -> list[str]:
 
 def _fitting(config: Config) -> int:
     """How many runs fit into memory; one where it cannot be known before a model is fetched."""
-    names = {config.defender.model, *([config.attacker.model] if config.game.rewrite else [])}
+    names = {config.player(role).model for role in config.roles}
     if config.engine.device == "mps" or not all(name == "default" or Path(name).is_dir() for name in names):
         return 1
     weights = sum(
