@@ -17,9 +17,8 @@ from scipy.stats import binomtest, norm
 
 NORMAL = float(norm.ppf(0.975))
 _BOOTSTRAPS = 4000
-FEWEST = (
-    6  # items that changed, all in one direction, by which the exact test tells a change from chance: 2 / 2^6 < 0.05
-)
+# Items that changed, all in one direction, by which the exact test tells a change from chance: 2 / 2^6 < 0.05.
+FEWEST = 6
 
 Count = tuple[int, int]  # of one seed: attacks that succeeded, attacks that were judged
 
