@@ -2,7 +2,8 @@
 
 One step is: encode P prompts, sample G completions of each, learn from all of them, one optimiser step. Its floor is
 the matrix products of that step, each prompt and completion token counted once forwards to sample and once
-forwards and backwards to learn, at the rate at which this machine multiplies matrices.
+forwards and backwards to learn, at the rate at which this machine multiplies matrices. A profile says what the time of
+a step goes into, by what operations are called and the shapes they get; the profiler costs time of its own.
 """
 
 from __future__ import annotations
@@ -12,17 +13,27 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.rng import generator
-from magic_rl.types import PPO, Adam, Datum, SamplingParams, Tokens
+from magic_rl.types import PPO, Adam, Datum, Sample, SamplingParams, Tokens
+
+Stage = Literal["sample", "learn"]
+# Matrix products of layers; attention; all that is as wide as the vocabulary, its projection included; passes over
+# activations, such as norms, copies and rotary embeddings; and Python, torch's dispatch and what waits for them.
+Kind = Literal["products", "attention", "vocabulary", "passes", "host"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_PRODUCTS = {"mm", "addmm", "addmm_", "linear", "matmul", "_linear_pointwise"}
+_ATTENTION = {"bmm", "baddbmm", "_softmax"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +105,32 @@ def measure(engine: LocalEngine, workloads: Sequence[Workload], repeats: int, ra
 
 def _step(policy: LocalPolicy, workload: Workload, number: int) -> tuple[float, float]:
     """Seconds to sample and to learn."""
+    began = time.perf_counter()
+    rows = sampled(policy, workload, number)
+    between = time.perf_counter()
+    learned(policy, rows, workload, number)
+    return between - began, time.perf_counter() - between
+
+
+def sampled(policy: LocalPolicy, workload: Workload, number: int) -> list[Sample]:
+    """The first half of a step: all completions of random prompts."""
     rng = generator(0, number, f"bench {workload.name}")
     prompts: list[Tokens] = [
         tuple(rng.integers(100, policy.vocabulary, workload.prompt_tokens).tolist()) for _ in range(workload.seeds)
     ]
-    began = time.perf_counter()
     params = SamplingParams(workload.new_tokens, ignore_stop=True)
-    samples = policy.sample(prompts, workload.group, params, rng_seed=number)
-    sampled = time.perf_counter()
-    rows = [sample for group in samples for sample in group]
+    return [row for group in policy.sample(prompts, workload.group, params, rng_seed=number) for row in group]
+
+
+def learned(policy: LocalPolicy, rows: Sequence[Sample], workload: Workload, number: int) -> None:
+    """The second half: gradients of advantages that are random, and an optimiser step."""
+    rng = generator(0, number, f"bench advantages {workload.name}")
     datums = [
         Datum(row.prompt, row.tokens, 1 / len(rows), (float(rng.standard_normal()),) * len(row.tokens), row.logprobs)
         for row in rows
     ]
     policy.forward_backward(datums, PPO())
     policy.optim_step(Adam(lr=1e-4))
-    return sampled - began, time.perf_counter() - sampled
 
 
 def floating_point_operations(model: Any, workload: Workload) -> float:
@@ -166,3 +187,57 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began
+
+
+def profile(engine: LocalEngine, workload: Workload = W1) -> dict[Stage, dict[Kind, float]]:
+    """Seconds of one step by stage and kind, after one step that nobody watches."""
+    policy = engine.new_policy("profile")
+    vocabulary = policy.vocabulary
+    learned(policy, sampled(policy, workload, 0), workload, 0)
+    rows, sampling = _watched(lambda: sampled(policy, workload, 1), engine.device, vocabulary)
+    _, learning = _watched(lambda: learned(policy, rows, workload, 1), engine.device, vocabulary)
+    return {"sample": sampling, "learn": learning}
+
+
+def _watched(work: Callable[[], Any], device: torch.device, vocabulary: int) -> tuple[Any, dict[Kind, float]]:
+    elsewhere = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if elsewhere else [])]
+    with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
+        began = time.perf_counter()
+        result = work()
+        if elsewhere:
+            torch.cuda.synchronize(device)
+        whole = time.perf_counter() - began
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for event in profiler.key_averages(group_by_input_shape=True):
+        own = event.self_device_time_total if elsewhere else event.self_cpu_time_total
+        seconds[kind_of(event.key, event.input_shapes, vocabulary)] += own / 1e6
+    seconds["host"] = max(0.0, whole - sum(seconds.values()))
+    return result, seconds
+
+
+def kind_of(name: str, shapes: object, vocabulary: int) -> Kind:
+    """What an operation is part of.
+
+    Args:
+        name: As torch calls it, such as `aten::mm`.
+        shapes: Of its inputs, as the profiler gives them: lists in lists, empty for what is no tensor.
+        vocabulary: Ids that the model has outputs for.
+    """
+    if any(size >= vocabulary for size in _sizes(shapes)):
+        return "vocabulary"
+    operation = name.rpartition("::")[2]
+    if operation in _PRODUCTS:
+        return "products"
+    return "attention" if operation in _ATTENTION or "attention" in operation else "passes"
+
+
+def _sizes(shapes: object) -> list[int]:
+    if isinstance(shapes, int):
+        return [shapes]
+    return [size for part in shapes for size in _sizes(part)] if isinstance(shapes, (list, tuple)) else []
+
+
+def shares(seconds: Mapping[Kind, float]) -> dict[Kind, float]:
+    """Of a stage's time."""
+    return {kind: part / sum(seconds.values()) for kind, part in seconds.items()}

@@ -248,7 +248,9 @@ def test_an_evaluation_keeps_categories_and_the_failures_behind_its_rates(tmp_pa
     found, failures = evaluate(run, Silent()), read(run, FAILURES_FILE, Failures)
     assert found == current_evaluation(run)
     assert failures is not None
-    assert found.verdict.startswith("No difference that these seeds can show")  # two seeds show nothing
+    assert not found.verdict.startswith(("Hardened", "Partly hardened"))  # two seeds show nothing
+    if (empty := found.replies["trained"].empty) and empty.value == 1:  # as a random model's may be
+        assert found.verdict.startswith("Broken: 100% of the replies of the trained defender are empty")
     assert found.crossplay.compared == {"vanilla": 0, "sft_attacker": 1, "last_attacker": 2}
     assert found.categories == {"c2": found.table}
     for attacker, asr in found.table["asr"]["trained"].items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,12 +13,21 @@ from rich.table import Table
 from magic_rl.cli.options import AsJson, Overrides
 from magic_rl.config import load_config
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from magic_rl.bench import Timing
+    from magic_rl.engines.local.engine import LocalEngine
+
 
 def bench(
     model: Annotated[str, typer.Option(help="'default', a hub id or a local folder.")] = "default",
     repeats: Annotated[int, typer.Option(min=1, help="Timed repeats of each workload, after one for warm-up.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Only W1, the reference workload.")] = False,
     as_json: AsJson = False,
+    profiled: Annotated[
+        bool, typer.Option("--profile", help="In place of timings: what the time of one step of W1 goes into.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Time one attacker step on this machine and compare it with the arithmetic that it cannot avoid.
@@ -32,6 +41,8 @@ def bench(
 
       magic-rl bench --quick --json
 
+      magic-rl bench --profile
+
       magic-rl bench --model Qwen/Qwen2.5-0.5B-Instruct --set engine.device=cuda
     """
     config = load_config(None, overrides or ())
@@ -43,6 +54,9 @@ def bench(
 
     folder = resolve_model(model, trust_remote_code=config.engine.trust_remote_code)
     engine = LocalEngine(folder, config.attacker.lora, config.engine)
+    if profiled:
+        _print_profile(engine, as_json=as_json)
+        return
     rate = product_rate(engine.device, engine.dtype)
     workloads = (W1,) if quick else (W1, *NEIGHBOURS)
     machine = {
@@ -60,10 +74,14 @@ def bench(
         f"{folder.name} in {machine['dtype']} on {engine.device}, {torch.get_num_threads()} threads: "
         f"matrix products at {rate / 1e9:.0f} GFLOP/s"
     )
+    _print_timings(measure(engine, workloads, repeats, rate))
+
+
+def _print_timings(timings: Iterable[Timing]) -> None:
     table = Table("workload", box=None, pad_edge=False)
     for name in ("step s", "sample s", "learn s", "floor s", "of floor", "sampled/s", "learned/s", "peak GB"):
         table.add_column(name, justify="right")
-    for timing in measure(engine, workloads, repeats, rate):
+    for timing in timings:
         typer.echo(f"{timing.workload}: {timing.step_s:.1f} s", err=True)
         table.add_row(
             timing.workload,
@@ -74,3 +92,17 @@ def bench(
             f"{timing.peak_gb:.1f}",
         )
     Console().print(table)
+
+
+def _print_profile(engine: LocalEngine, *, as_json: bool) -> None:
+    from magic_rl.bench import profile, shares
+
+    found = profile(engine)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table("stage", "seconds", *next(iter(found.values())), box=None, pad_edge=False)
+    for stage, seconds in found.items():
+        table.add_row(stage, f"{sum(seconds.values()):.1f}", *(f"{share:.0%}" for share in shares(seconds).values()))
+    Console().print(table)
+    typer.echo("\npasses: over activations, such as norms and copies; host: Python, torch's dispatch, the profiler")
