@@ -31,9 +31,9 @@ def plan(
     as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
-    """Reckon what training from a config takes: tokens, arithmetic, memory, time and money. Loads no model.
+    """Estimate what training from a config takes: tokens, arithmetic, memory, time and money. Loads no model.
 
-    The reckoning is good to a factor of two; docs/scale.md explains it and compares it with published step times. What
+    The estimate is good to a factor of two; docs/scale.md explains it and compares it with published step times. What
     the judge takes is not counted.
 
     Examples:
@@ -45,9 +45,9 @@ def plan(
       magic-rl plan demo --gpus 1xCPU
     """
     settings = load_config(config, overrides or ())
-    from magic_rl.runs.plan import plan as reckon
+    from magic_rl.runs.plan import plan as estimate
 
-    found = reckon(settings, gpus, attack_tokens, reply_tokens)
+    found = estimate(settings, gpus, attack_tokens, reply_tokens)
     if as_json:
         typer.echo(json.dumps({**asdict(found), "bottleneck": asdict(found.bottleneck)}, indent=2))
         return

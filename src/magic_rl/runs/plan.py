@@ -113,7 +113,7 @@ class _Place:
 def plan(
     config: Config, gpus: str = "1xH100", attack_tokens: int | None = None, reply_tokens: int | None = None
 ) -> Plan:
-    """Reckon what training takes.
+    """Estimate what training takes.
 
     Args:
         config: Every setting.
