@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity
 
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.policy import LocalPolicy
+from magic_rl.errors import UserError
 from magic_rl.rng import generator
 from magic_rl.types import PPO, Adam, Datum, Sample, SamplingParams, Tokens
 
@@ -190,29 +191,30 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def profile(engine: LocalEngine, workload: Workload = W1) -> dict[Stage, dict[Kind, float]]:
-    """Seconds of one step by stage and kind, after one step that nobody watches."""
+    """Seconds of one step by stage and kind, after one step that nobody watches.
+
+    Raises:
+        UserError: If the engine is not on a CPU, where the host works while the device does.
+    """
+    if engine.device.type != "cpu":
+        raise UserError(f"a profile tells apart what a CPU does, not {engine.device}")
     policy = engine.new_policy("profile")
     vocabulary = policy.vocabulary
     learned(policy, sampled(policy, workload, 0), workload, 0)
-    rows, sampling = _watched(lambda: sampled(policy, workload, 1), engine.device, vocabulary)
-    _, learning = _watched(lambda: learned(policy, rows, workload, 1), engine.device, vocabulary)
+    rows, sampling = _watched(lambda: sampled(policy, workload, 1), vocabulary)
+    _, learning = _watched(lambda: learned(policy, rows, workload, 1), vocabulary)
     return {"sample": sampling, "learn": learning}
 
 
-def _watched(work: Callable[[], Any], device: torch.device, vocabulary: int) -> tuple[Any, dict[Kind, float]]:
-    elsewhere = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if elsewhere else [])]
-    with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
+def _watched(work: Callable[[], Any], vocabulary: int) -> tuple[Any, dict[Kind, float]]:
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         began = time.perf_counter()
         result = work()
-        if elsewhere:
-            torch.cuda.synchronize(device)
         whole = time.perf_counter() - began
     seconds = dict.fromkeys(KINDS, 0.0)
     for event in profiler.key_averages(group_by_input_shape=True):
-        own = event.self_device_time_total if elsewhere else event.self_cpu_time_total
-        seconds[kind_of(event.key, event.input_shapes, vocabulary)] += own / 1e6
-    seconds["host"] = max(0.0, whole - sum(seconds.values()))
+        seconds[kind_of(event.key, event.input_shapes, vocabulary)] += event.self_cpu_time_total / 1e6
+    seconds["host"] = whole - sum(seconds.values())
     return result, seconds
 
 

@@ -1,4 +1,4 @@
-"""Claims about trackers: they get what a run's own files hold and no more, and whatever befalls them, it goes on."""
+"""Claims about trackers: they get what a run's own files hold and no more, and no failure of theirs stops it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Only W1, the reference workload.")] = False,
     as_json: AsJson = False,
     profiled: Annotated[
-        bool, typer.Option("--profile", help="In place of timings: what the time of one step of W1 goes into.")
+        bool, typer.Option("--profile", help="In place of timings: what the time of a step of W1 goes into, on a CPU.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:

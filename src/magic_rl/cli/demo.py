@@ -35,7 +35,8 @@ def demo(
       magic-rl demo --run runs/demo-1 --set seed=1
     """
     made = (run / "config.toml").is_file
-    how = f"`{os.environ['MAGIC_RL_TYPED']}` continues" if os.environ.get("MAGIC_RL_TYPED") else CONTINUES
+    typed = os.environ.get("MAGIC_RL_TYPED")  # set by the Makefile: what its user typed is not this command
+    how = f"`{typed}` continues" if typed else CONTINUES
     if made():
         typer.echo(f"continuing {run}, which was begun earlier", err=True)
         go_on(run, overrides or (), how)

@@ -19,7 +19,7 @@ from magic_rl.config import Config
 from magic_rl.errors import ConfigError
 from magic_rl.store.run import TRACKER_FILE, RunDirectory
 from magic_rl.types import Exchange, Verdict
-from magic_rl.view import View
+from magic_rl.view import RunEvent, View
 
 _LAST_WORDS = 60.0  # seconds that a tracker may take to send the rest when a run ends
 
@@ -59,7 +59,6 @@ class _Tracked(View):
     def __init__(self, kind: str, run: RunDirectory, config: Config, view: View) -> None:
         """Open the tracked run, and send the steps that it has missed."""
         self._run, self._view, self._settings = run, view, config.tracker
-        self.stage, self.note, self.run = view.stage, view.note, view.run  # type: ignore[method-assign]  # handed on
         self._there: Any = None  # what `log` and `finish` are called on; None once it has failed
         where = {"kind": kind, "project": config.tracker.project}
         known = run.read_json(TRACKER_FILE) or {}
@@ -92,13 +91,25 @@ class _Tracked(View):
 
     @contextlib.contextmanager
     def _trouble(self) -> Iterator[None]:
-        """Whatever goes wrong with a tracker is said once, and ends it; it prints nothing of its own meanwhile."""
+        """The first failure of a tracker is said, and ends it; it prints nothing of its own meanwhile."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
-        except Exception as error:  # noqa: BLE001 - a tracker must not stop a run, whatever it raises
+        except Exception as error:  # noqa: BLE001 - a tracker must not stop a run by any error
             self._there = None
             self._view.note(f"{self._settings.kind}: {_line(error)}; training goes on without it")
+
+    def stage(self, name: str, total: int, done: int = 0) -> None:
+        """See `View.stage`."""
+        self._view.stage(name, total, done)
+
+    def note(self, text: str) -> None:
+        """See `View.note`."""
+        self._view.note(text)
+
+    def run(self, name: str, event: RunEvent, text: str = "") -> None:
+        """See `View.run`."""
+        self._view.run(name, event, text)
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """See `View.step`."""

@@ -330,9 +330,10 @@ class TinkerPolicy:
             return connection.fetch(answer.url)
 
         with tarfile.open(fileobj=io.BytesIO(connection.persist(attempt))) as archive:
-            member = next(name for name in archive.getnames() if name.endswith(_ADAPTER_FILE))
-            file = archive.extractfile(member)
-            assert file is not None  # noqa: S101 - it is a plain file
+            names = (each for each in archive.getnames() if each.endswith(_ADAPTER_FILE))
+            file = next((found for each in names if (found := archive.extractfile(each))), None)
+            if file is None:
+                raise UserError(f"{connection.url}: what it sent of {self.name} holds no {_ADAPTER_FILE}")
             tensors = load(file.read())
         save_file(tensors, directory / _ADAPTER_FILE)
         layers = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors})
