@@ -177,6 +177,52 @@ def test_without_the_key_nothing_is_answered(ask: Ask, given: str) -> None:
         assert ask(path, asked("?"), headers={"Authorization": given}).status_code == 401
 
 
+async def nobody(*_: Any) -> None:
+    raise AssertionError("let through")
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "status"), [("open", 4, 401), ("open", MAX_BYTES - 2, 401), ("sesame", MAX_BYTES, 413)]
+)
+def test_a_body_is_read_before_its_request_is_refused(key: str, size: int, status: int) -> None:
+    """A server that closes on unread bytes resets the connection, and its client may never see the answer."""
+    parts, sent = [b"{" * size, b"{", b"{"], []
+
+    async def receive() -> dict[str, Any]:
+        body = parts.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(parts)}
+
+    async def send(message: Any) -> None:
+        sent.append((message, len(parts)))
+
+    scope = {"type": "http", "headers": [(b"authorization", f"Bearer {key}".encode())]}
+    asyncio.run(Gate(nobody, "sesame")(scope, receive, send))
+    assert sent[0][0]["status"] == status
+    assert {left for _, left in sent} == {0}
+
+
+def test_a_client_without_the_key_cannot_keep_the_server_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magic_rl.runs.serve.gate._PATIENCE", 0.1)
+    statuses, read = [], 0
+
+    async def endless() -> dict[str, Any]:
+        nonlocal read
+        read += MAX_BYTES
+        return {"type": "http.request", "body": bytes(MAX_BYTES), "more_body": True}
+
+    async def silent() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        raise AssertionError("waited for")
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    for receive in (endless, silent):
+        asyncio.run(Gate(nobody, "sesame")({"type": "http", "headers": []}, receive, send))
+    assert statuses == [401, None] * 2
+    assert read == 2 * MAX_BYTES
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["/load_model", "/reset", "/v1/responses", "/v1/completions", "/v1/audio/transcriptions"]

@@ -14,6 +14,7 @@ import anyio
 
 MAX_BYTES = 2**20  # of a request: longer than a context, shorter than what keeps a tokenizer busy for seconds
 _DRAINED = 2**26  # read of a longer one and thrown away, so that its client hears the answer
+_PATIENCE = 5.0  # seconds that a client without the key may take to send its request
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -32,9 +33,12 @@ class Gate:
         """Answer what may not pass; let everything else through."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        if self._key is not None and not _brings(scope["headers"], self._key):
+        # Read before anything is refused: a connection closed on unread bytes is reset, and its client sees no answer.
+        allowed, body = self._key is None or _brings(scope["headers"], self._key), None
+        with anyio.move_on_after(None if allowed else _PATIENCE):
+            body = await _whole(receive, _DRAINED if allowed else MAX_BYTES)
+        if not allowed:
             return await _refuse(send, 401, "no valid API key: send it as `Authorization: Bearer KEY`")
-        body = await _whole(receive)
         if body is None:
             return await _refuse(send, 413, f"a request has {MAX_BYTES} bytes at most")
         return await self._watched(scope, body, receive, send)
@@ -73,15 +77,15 @@ def _brings(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
     return hmac.compare_digest(given, f"Bearer {key}".encode())
 
 
-async def _whole(receive: _Receive) -> bytes | None:
-    """The body, or None if it is too long."""
+async def _whole(receive: _Receive, most: int) -> bytes | None:
+    """The body, or None if it is too long. Args: most: Bytes after which reading ends."""
     body, size, more = b"", 0, True
     while more:
         message = await receive()
         part = message.get("body", b"")
         size += len(part)
         body = body + part if size <= MAX_BYTES else b""
-        more = message.get("more_body", False) and size <= _DRAINED
+        more = message.get("more_body", False) and size <= most
     return body if size <= MAX_BYTES else None
 
 
