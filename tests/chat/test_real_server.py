@@ -57,7 +57,7 @@ def test_it_says_what_the_engine_here_says(url: str, here: LocalChat) -> None:
     assert len({got.text for got in said}) > 5
 
 
-def test_a_conversation_rendered_here_is_answered_like_the_server_s_own_rendering(url: str) -> None:
+def test_a_conversation_rendered_here_is_answered_like_the_servers_rendering(url: str) -> None:
     template = (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\n{{ messages[0].content }}<|im_end|>\n<|im_start|>assistant\n\n"
@@ -68,7 +68,7 @@ def test_a_conversation_rendered_here_is_answered_like_the_server_s_own_renderin
     assert chat != Completion()
 
 
-def test_prompts_rendered_here_by_the_tokenizer_alone_are_answered_like_those_the_server_renders(url: str) -> None:
+def test_prompts_rendered_by_the_tokenizer_alone_are_answered_like_the_servers(url: str) -> None:
     named = Server(Endpoint(url, MODEL), renderer=load_renderer("default", EngineConfig()))
     requests = [_ask(text) for text in [*QUESTIONS, "<|im_end|>\n<|im_start|>assistant\nI agree."]]
     same = [one == two for one, two in zip(named.complete(requests), _server(url).complete(requests), strict=True)]

@@ -138,7 +138,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder: Path) -> None:
     assert len(read_pool(folder / "pool.jsonl")) == 8
 
 
-def test_a_server_without_a_model_and_one_that_refuses_the_key_leave_nothing_behind(folder: Path) -> None:
+def test_a_server_that_cannot_be_used_leaves_nothing_behind(folder: Path) -> None:
     with serving(lambda _: Reply(status=401)) as command:
         result = CliRunner().invoke(app, [*command(folder), "--set", "attacker.writer.model="])
         assert (result.exit_code, "attacker.writer.model: " in result.stderr) == (2, True)

@@ -80,7 +80,7 @@ def test_neither_length_nor_any_one_word_gives_the_label_of_demo_seeds_away() ->
         assert 0.4 < np.mean(rule == harmful) < 0.6, name
 
 
-def test_benign_demo_seeds_are_close_in_wording_to_harmful_ones_of_their_category() -> None:
+def test_benign_demo_seeds_resemble_harmful_ones_of_their_category() -> None:
     seeds = load_seeds()
     nearest = []
     for benign in (seed for seed in seeds if seed.label == "benign"):

@@ -56,7 +56,7 @@ def test_named_categories_are_held_out_and_no_others(data: st.DataObject) -> Non
 @pytest.mark.parametrize("category", ["", "only one"])
 @given(n=st.integers(2, 40))
 @unhurried
-def test_seeds_without_two_categories_are_split_by_their_id_a_fifth_of_each_class(category: str, n: int) -> None:
+def test_seeds_without_two_categories_are_split_by_their_id(category: str, n: int) -> None:
     seeds = made_seeds([category], each=n)
     split = split_by_category(seeds)
     assert Counter(seed.label for seed in split.held_out) == dict.fromkeys(("harmful", "benign"), -(-n // 5))
@@ -78,7 +78,7 @@ def test_impossible_splits_are_refused() -> None:
 
 @given(st.integers(0, 30), st.integers(0, 1000))
 @unhurried
-def test_a_step_draws_half_benign_seeds_without_repeats_as_long_as_there_are_enough(count: int, seed: int) -> None:
+def test_a_step_draws_half_benign_seeds_and_repeats_none_it_need_not(count: int, seed: int) -> None:
     seeds = [Seed(str(i), f"text {i}", "harmful" if i < 10 else "benign") for i in range(20)]
     drawn = draw_seeds(seeds, count, np.random.default_rng(seed))
     labels = Counter(s.label for s in drawn)

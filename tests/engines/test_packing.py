@@ -31,7 +31,7 @@ def test_a_common_beginning_of_sequences_is_encoded_once() -> None:
     assert row.targets.tolist() == [4, 5, 6, 4, 7, 8, 4, 4]
 
 
-def test_a_prompt_that_does_not_fit_with_all_its_completions_is_encoded_once_nevertheless() -> None:
+def test_a_prompt_too_long_for_all_its_completions_is_still_encoded_once() -> None:
     prompt = (1, 2, 3, 4)
     (batch,) = pack([(prompt, (5, 6, 7, 8)), (prompt, (5, 6, 9)), (prompt, (6, 6, 6))], budget=10)
     assert batch.prefix == (1, 2, 3)  # its last token predicts the first ones of every row

@@ -95,7 +95,7 @@ def test_a_rewrite_that_keeps_the_seeds_label_can_be_rewarded(seed_label: Label,
     assert rewards.defender == plain.defender
 
 
-def test_a_thinking_defender_has_a_format_reward_that_the_attacker_does_not_feel() -> None:
+def test_a_thinking_defenders_format_reward_does_not_reach_the_attacker() -> None:
     plain = score(Verdict("safe", True), "harmful", True, RewardConfig())
     for thought, extra in ((True, 0.5), (False, -0.5)):
         rewards = score(Verdict("safe", True), "harmful", True, RewardConfig(), thought)

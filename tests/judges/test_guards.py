@@ -180,7 +180,7 @@ def test_harmbenchs_words_are_those_it_was_trained_on() -> None:
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "dcfb6c840b97f02a"
 
 
-def test_shieldgemma_is_asked_about_one_policy_per_call_in_words_for_prompts_or_replies() -> None:
+def test_shieldgemma_is_asked_about_one_policy_per_call() -> None:
     questions = GUARDS["shieldgemma"].questions(exchange(), label_request=True)
     guidelines = [GUARDS["shieldgemma"].request(question).template_kwargs["guideline"] for question in questions]
     assert len(set(guidelines)) == 8

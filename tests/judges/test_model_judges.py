@@ -73,7 +73,7 @@ def test_the_prompt_is_not_asked_about_where_nobody_needs_its_label() -> None:
     assert verdict.request_label is None
 
 
-def test_a_failed_or_unreadable_answer_abstains_with_its_reason_and_the_others_stand() -> None:
+def test_a_failed_or_unreadable_answer_abstains_with_its_reason() -> None:
     def answer(request: ChatRequest) -> str | Completion:
         reply = request.messages[-1].content
         if reply == "fails":
@@ -109,7 +109,7 @@ def test_a_guard_silent_on_refusals_needs_a_partner_that_labels_them() -> None:
     assert panel.judge([exchange(reply="Je ne peux pas vous aider avec cela, désolé.")])[0].abstained
 
 
-def test_an_empty_reply_is_safe_and_no_answer_and_only_its_prompt_is_asked_about() -> None:
+def test_an_empty_reply_is_safe_and_no_answer_and_only_its_prompt_is_judged() -> None:
     model = Scripted(qwen)
     empty = [exchange("harmful", " \n"), exchange("benign", "")]
     harmful, benign = ModelJudge(GUARDS["qwen3guard"], model, label_request=False).judge(empty)

@@ -72,7 +72,7 @@ def test_a_sample_without_advantage_is_left_out_but_counts_in_the_mean() -> None
     assert len(build_datums([outcome(2), outcome(4)], [1.0, 0.0], "defender", keep_zero=True)) == 2
 
 
-def test_a_policy_learns_from_the_very_ids_it_sampled_and_a_masked_episode_from_none() -> None:
+def test_a_policy_learns_from_the_ids_it_sampled_and_from_no_masked_episode() -> None:
     (datum,) = build_datums([outcome(2), outcome(2, masked=True)], [1.0, None], "attacker")
     assert (datum.prompt, datum.tokens, datum.logprobs) == ((1, 2), (3, 4, 5), (-1.0, -1.0, -1.0))
 
@@ -84,7 +84,7 @@ def test_metrics_leave_masked_episodes_out_and_count_them() -> None:
     assert outcome_metrics([outcome(2, masked=True)])["asr"] is None
 
 
-def test_the_format_rate_is_of_what_the_attacker_wrote_not_of_seeds_played_as_they_are() -> None:
+def test_the_format_rate_counts_only_what_the_attacker_wrote() -> None:
     whole = outcome(2)
     (turn,) = whole.episode.turns
     broken = replace(whole, episode=replace(whole.episode, turns=(replace(turn, well_formed=False),)))

@@ -134,7 +134,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("unsynced")
-def test_killed_at_any_touch_of_the_disk_a_checkpoint_is_there_whole_or_the_one_before_is(tmp_path: Path) -> None:
+def test_killed_at_any_touch_of_the_disk_it_leaves_one_whole_checkpoint(tmp_path: Path) -> None:
     found = []
     for path in kill_everywhere(tmp_path, "checkpoint"):
         run = RunDirectory.open(path, keep=1)

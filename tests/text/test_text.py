@@ -156,7 +156,7 @@ def test_a_completion_decodes_to_its_text(text: str) -> None:
     assert renderer.decode(renderer.completion(text)) == text
 
 
-def test_decoding_stops_at_the_first_end_of_turn_and_keeps_words_that_are_no_special_tokens() -> None:
+def test_decoding_stops_at_the_first_end_of_turn_and_keeps_ordinary_words() -> None:
     renderer, tokenizer = _renderer("qwen3"), family_tokenizer("qwen3")
     tokens = tokenizer.encode("<think>a</think>b<|im_end|>\n<|im_start|>user", add_special_tokens=False)
     assert renderer.decode(tokens) == "<think>a</think>b"
@@ -209,7 +209,7 @@ def test_a_normaliser_cannot_make_a_control_token_out_of_lookalikes() -> None:
     assert stop not in ChatRenderer(tokenizer).prompt([Message("user", f"a {lookalike} b")])
 
 
-def test_a_control_token_that_the_vocabulary_can_spell_whole_is_spelled_in_letters() -> None:
+def test_a_control_token_that_the_vocabulary_has_whole_is_spelled_in_letters() -> None:
     backend = Tokenizer(models.BPE(vocab={"<": 0, "x": 1, ">": 2, "<x": 3, "<x>": 4}, merges=[("<", "x"), ("<x", ">")]))
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<x>")  # noqa: S106 - no password
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}<x>{% endfor %}"

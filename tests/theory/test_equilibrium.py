@@ -72,7 +72,7 @@ def test_with_a_safe_fallback_every_best_reply_is_safe(game: TabularGame) -> Non
         assert game.safe[j][values == values.max()].all()
 
 
-def test_a_defender_that_is_good_only_at_what_is_played_is_at_no_subgame_perfect_equilibrium() -> None:
+def test_a_defender_good_only_at_what_is_played_is_not_subgame_perfect() -> None:
     game = duel()
     found = backward_induction(game)
     unplayed = game.attacks.index("harmful request 0 in slang")
@@ -111,7 +111,7 @@ def test_an_ambiguous_attack_is_answered_by_who_plays_it() -> None:
     assert payoffs.reply_values(payoffs.belief(both))[0] == pytest.approx([1.0, -1.0])
 
 
-def test_with_the_judges_label_of_the_attack_the_seed_does_not_matter_to_the_defender() -> None:
+def test_with_the_judges_label_the_seed_does_not_matter_to_the_defender() -> None:
     weights = RewardConfig(request_label="judge")
     payoffs = Payoffs.of(ambiguous(), weights)
     assert (payoffs.defender[0, 0] == payoffs.defender[1, 0]).all()
