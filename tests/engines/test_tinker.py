@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -84,6 +85,20 @@ def test_what_is_saved_goes_on_as_if_it_had_not_been(fake: FakeTinker, tmp_path:
         step(each)
     assert gap(policy.logprobs(PAIRS), loaded.logprobs(PAIRS)) < 1e-5
     assert policy.steps == loaded.steps == 3
+
+
+def _emptied(file: Any) -> None:
+    with tarfile.open(fileobj=file, mode="w|gz"):
+        pass
+
+
+@pytest.mark.parametrize("send", [_emptied, lambda file: file.write(b"busy")], ids=["empty", "no archive"])
+def test_an_archive_without_an_adapter_is_one_line(
+    fake: FakeTinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[[Any], None]
+) -> None:
+    monkeypatch.setattr(FakeTinker, "archive", lambda _fake, _name, file: send(file))
+    with pytest.raises(UserError, match=r"holds no adapter_model\.safetensors"):
+        engine(fake).new_policy("p").snapshot("copy").save(tmp_path)
 
 
 def test_a_snapshot_stays_and_brings_its_adapter_home(fake: FakeTinker, tmp_path: Path) -> None:

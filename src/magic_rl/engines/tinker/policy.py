@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from magic_rl.engines.losses import token_losses
@@ -329,12 +330,12 @@ class TinkerPolicy:
                 answer = connection.run(lambda: rest.get_checkpoint_archive_url(model.model_id, name).result())
             return connection.fetch(answer.url)
 
-        with tarfile.open(fileobj=io.BytesIO(connection.persist(attempt))) as archive:
-            names = (each for each in archive.getnames() if each.endswith(_ADAPTER_FILE))
-            file = next((found for each in names if (found := archive.extractfile(each))), None)
-            if file is None:
-                raise UserError(f"{connection.url}: what it sent of {self.name} holds no {_ADAPTER_FILE}")
-            tensors = load(file.read())
+        try:
+            with tarfile.open(fileobj=io.BytesIO(connection.persist(attempt))) as archive:
+                names = (each for each in archive.getnames() if each.endswith(_ADAPTER_FILE))
+                tensors = next(load(file.read()) for each in names if (file := archive.extractfile(each)))
+        except (StopIteration, tarfile.TarError, SafetensorError) as error:
+            raise UserError(f"{connection.url}: what it sent of {self.name} holds no {_ADAPTER_FILE}") from error
         save_file(tensors, directory / _ADAPTER_FILE)
         layers = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in tensors})
         settings = {"r": self._engine.rank, "lora_alpha": self._engine.alpha, "target_modules": layers}
