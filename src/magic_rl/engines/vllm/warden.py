@@ -22,7 +22,8 @@ def _send(group: int, number: signal.Signals) -> None:
 
 
 def _end_with_parent(child: subprocess.Popen[bytes]) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not by `sys.stdin`, whose lock an interpreter that ends would wait for
+        pass
     _send(child.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(_GRACE)
