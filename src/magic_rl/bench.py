@@ -13,7 +13,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -74,7 +74,7 @@ class Timing:
     floor_share: float  # `floor_s / step_s`
     sampled_per_s: float  # tokens sampled per second
     learned_per_s: float  # prompt and completion tokens learned from per second, each prompt counted once
-    peak_gb: float  # most memory this process (on a GPU, the device) has held so far, in GB of 1e9 bytes
+    peak_gb: float  # most memory the engine's processes (on a GPU, the device) have held so far, in GB of 1e9 bytes
 
 
 def measure(engine: LocalEngine, workloads: Sequence[Workload], repeats: int, rate: float) -> Iterator[Timing]:
@@ -100,7 +100,7 @@ def measure(engine: LocalEngine, workloads: Sequence[Workload], repeats: int, ra
             floor_share=floor_s / step_s,
             sampled_per_s=workload.sampled / sample_s,
             learned_per_s=tokens / learn_s,
-            peak_gb=peak_memory(engine.device) / 1e9,
+            peak_gb=peak_memory(engine.device, engine.workers.pids) / 1e9,
         )
 
 
@@ -171,15 +171,21 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(_timed(lambda: one @ two, device) for _ in range(repeats))
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: most memory held on the device, or by this process on a CPU."""
+def peak_memory(device: torch.device, workers: Iterable[int] = ()) -> int:
+    """Bytes: most memory held on the device, or on a CPU by this process and, where the system says so, by others."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))):
-        return int(found[1]) * 1024  # below, Linux counts the peak of whoever started this process too
+    peaks = [_peak("self"), *map(_peak, workers)]
+    if peaks[0]:
+        return sum(peaks)  # below, Linux counts the peak of whoever started this process too
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak(pid: int | str) -> int:
+    status = Path(f"/proc/{pid}/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii")) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
@@ -194,10 +200,12 @@ def profile(engine: LocalEngine, workload: Workload = W1) -> dict[Stage, dict[Ki
     """Seconds of one step by stage and kind, after one step that nobody watches.
 
     Raises:
-        UserError: If the engine is not on a CPU, where the host works while the device does.
+        UserError: If the engine is in several processes, or on a device that works while the host does, such as a GPU.
     """
     if engine.device.type != "cpu":
         raise UserError(f"a profile tells apart what a CPU does, not {engine.device}")
+    if engine.processes > 1:
+        raise UserError(f"a profile is of one process, not of {engine.processes}", "fewer processes")
     policy = engine.new_policy("profile")
     vocabulary = policy.vocabulary
     learned(policy, sampled(policy, workload, 0), workload, 0)

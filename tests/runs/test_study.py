@@ -112,6 +112,8 @@ def test_the_cores_are_shared_out_unless_the_user_has(monkeypatch: pytest.Monkey
     monkeypatch.setattr("magic_rl.runs.study.slots._free_memory", lambda: 9 * 2**30)
     cpu = Config.model_validate({"engine": {"device": "cpu"}})
     assert slots(cpu) == [{"OMP_NUM_THREADS": "4"}] * 2  # memory for two, cores for four
+    several = load_config(None, ["engine.device=cpu", "engine.processes=4"])
+    assert slots(several) == [{}]  # four processes with four threads, each with the model
     assert slots(cpu, jobs=3) == [{"OMP_NUM_THREADS": "2"}] * 3
     monkeypatch.setattr("magic_rl.runs.study.slots.cores", lambda: 2)
     assert slots(cpu) == [{}]

@@ -139,6 +139,20 @@ def test_a_run_killed_at_random_points_and_resumed_ends_with_the_same_numbers(
             assert ours == (path / "adapter_model.safetensors").read_bytes()
 
 
+def test_a_run_in_several_processes_is_resumed_to_equal_numbers(tiny_config: Path, tmp_path: Path) -> None:
+    class Stopping(Silent):
+        def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+            super().step(metrics, timing)
+            if len(self.steps) == 4:
+                raise KeyboardInterrupt
+
+    config = load_config(tiny_config, [*LONGER, "defender.sft.steps=0", "engine.threads=2", "engine.processes=2"])
+    unbroken = train(config, tmp_path / "unbroken", Silent())
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "resumed", Stopping())
+    assert resume(tmp_path / "resumed", Silent()).metrics() == unbroken.metrics()
+
+
 def _progress(run: Path) -> tuple[int, int]:
     """How much a run has written: bytes of metrics, checkpoints."""
     metrics = run / "metrics.jsonl"

@@ -49,21 +49,25 @@ def bench(
     import torch
 
     from magic_rl.bench import NEIGHBOURS, W1, measure, product_rate
-    from magic_rl.engines.local.engine import LocalEngine
+    from magic_rl.engines.local.engine import LocalEngine, device_of, dtype_of
     from magic_rl.engines.local.models import resolve_model
 
     folder = resolve_model(model, trust_remote_code=config.engine.trust_remote_code)
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    device = device_of(config.engine.device)
+    rate = product_rate(device, dtype_of(config.engine.dtype, device))  # before workers load the model on other cores
     engine = LocalEngine(folder, config.attacker.lora, config.engine)
     if profiled:
         _print_profile(engine, as_json=as_json)
         return
-    rate = product_rate(engine.device, engine.dtype)
     workloads = (W1,) if quick else (W1, *NEIGHBOURS)
     machine = {
         "model": folder.name,
         "device": str(engine.device),
         "dtype": str(engine.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "processes": engine.processes,
         "product_gflops": rate / 1e9,
     }
     if as_json:
@@ -71,7 +75,8 @@ def bench(
         typer.echo(json.dumps({**machine, "workloads": timings}, indent=2))
         return
     typer.echo(
-        f"{folder.name} in {machine['dtype']} on {engine.device}, {torch.get_num_threads()} threads: "
+        f"{folder.name} in {machine['dtype']} on {engine.device}, {torch.get_num_threads()} threads, "
+        f"{engine.processes} {'process' if engine.processes == 1 else 'processes'}: "
         f"matrix products at {rate / 1e9:.0f} GFLOP/s"
     )
     _print_timings(measure(engine, workloads, repeats, rate))

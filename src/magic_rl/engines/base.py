@@ -28,6 +28,7 @@ class ComputePath:
             square over tokens of chat text. NaN if unknown.
         own: The same distance of the model's own attention in the precision it runs in.
         sampler: What samples in place of the engine; "" if nothing does.
+        processes: How many compute side by side.
     """
 
     kind: Literal["shared", "padded", "equal lengths", "exact", "remote"]
@@ -35,6 +36,7 @@ class ComputePath:
     parity: float = 0.0
     own: float = 0.0
     sampler: str = ""
+    processes: int = 1
 
     @property
     def shares(self) -> bool:
@@ -43,7 +45,8 @@ class ComputePath:
 
     def __str__(self) -> str:
         """One line for a log."""
-        return f"{self._computed()}; sampled by {self.sampler}" if self.sampler else self._computed()
+        computed = f"{self._computed()}; in {self.processes} processes" if self.processes > 1 else self._computed()
+        return f"{computed}; sampled by {self.sampler}" if self.sampler else computed
 
     def _computed(self) -> str:
         if self.kind == "exact":

@@ -119,16 +119,23 @@ class EngineConfig(Node):
     )
     vllm: VllmConfig = VllmConfig()
     threads: PositiveInt | None = Field(None, examples=[4], description="CPU threads; torch's own choice if not set")
+    processes: PositiveInt = Field(
+        1,
+        examples=[2],
+        description="that compute side by side on a CPU and split threads and batches among them, at most one per "
+        "thread; each holds a copy of the model; small models are faster in several",
+    )
     tokens_per_batch: PositiveInt | None = Field(
         None,
         examples=[4096],
-        description="tokens computed at a time while learning, prompts included; behind a long prompt completions may "
-        "be half as many; sampling takes 8 times as many of prompts; else 1280 on a CPU (640 in float32), or 8192",
+        description="tokens that a process computes at a time while learning, prompts included; behind a long prompt "
+        "completions may be half as many; sampling takes 8 times as many of prompts; else 1280 on a CPU (640 in "
+        "float32), or 8192",
     )
     recompute_above: PositiveInt | None = Field(
         None, examples=[4096], description="tokens at a time above which activations are not kept but computed again"
     )
-    rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side, on each server if several")
+    rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side by each process or server")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
     date: datetime.date = Field(
         DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from magic_rl.config import Config
-from magic_rl.engines.local.engine import batch_tokens
+from magic_rl.engines.local.engine import batch_tokens, processes
 from magic_rl.engines.local.parity import unfit
 from magic_rl.engines.local.scoring import CHUNK
 from magic_rl.types import Role
@@ -77,18 +77,19 @@ def footprint(
         layers = text.num_hidden_layers  # of which one is whole at a time, and all keep their inputs
         activations = tokens * (kept // layers + layers * text.hidden_size * wide)
     here = config.engine.sampler == "local"  # else sampling takes memory elsewhere
-    rows, cache = _decoded(base, config, roles, shares=shares, wide=wide) if here else (0, 0)
+    count = processes(config.engine, device)  # each has its own model and computes batches as large
+    rows, cache = _decoded(base, config, roles, shares=shares, wide=wide, count=count) if here else (0, 0)
     laid_out = sum(module.weight.numel() for module in [*linear, *([head] if type(head) is nn.Linear else [])])
     learners = 1 if config.game.shared_parameters else len(roles)
     kept_versions = config.game.schedule.rounds * len(roles) if config.game.opponents != "last" else 0
     return Footprint(
-        base=wide * sum(numbers.values()),
+        base=count * wide * sum(numbers.values()),
         adapters=adapter * (_TRAINED * learners + 4 * kept_versions),
         loading=2 * wide * max(numbers.values()),
-        learning=activations + (CHUNK if shares else tokens) * text.vocab_size * (wide + 4),
-        sampling=(wide * laid_out if here and device.type == "cpu" else 0) + rows * text.vocab_size * _DRAWN,
+        learning=count * (activations + (CHUNK if shares else tokens) * text.vocab_size * (wide + 4)),
+        sampling=(count * wide * laid_out if here and device.type == "cpu" else 0) + rows * text.vocab_size * _DRAWN,
         cache=cache,
-        process=_PROCESS if device.type == "cpu" else 0,
+        process=count * _PROCESS if device.type == "cpu" else 0,
     )
 
 
@@ -109,13 +110,20 @@ def _beside(model: Any, tokens: int) -> int:
     return int(4 * text.num_hidden_layers * numbers)
 
 
-def _decoded(model: Any, config: Config, roles: tuple[Role, ...], *, shares: bool, wide: int) -> tuple[int, int]:
-    """The most rows decoded side by side, and the bytes of their keys and values if they are as long as they may be."""
+def _decoded(
+    model: Any, config: Config, roles: tuple[Role, ...], *, shares: bool, wide: int, count: int
+) -> tuple[int, int]:
+    """The most rows decoded side by side, and the bytes of their keys and values if they are as long as they may be.
+
+    Args:
+        wide: Bytes of a number.
+        count: Processes that decode.
+    """
     text, group = model.config.get_text_config(), config.learning.group_size
     a_token = 2 * text.num_hidden_layers * _heads(text)[1] * wide
     rows = min(
         max(config.player(role).batch_size for role in roles) * group,
-        max(1, config.engine.rows_per_batch // group) * group,
+        count * max(1, config.engine.rows_per_batch // group) * group,
     )
     spoken = [config.player(role).sampling for role in roles]
     prompts = rows // group if shares else rows  # copies of a prompt

@@ -203,7 +203,8 @@ def _too_little(config: Config, needed: int) -> Problem | None:
     return Problem(
         "training",
         f"memory: about {needed / _GB:.3g} GB are needed and {have / _GB:.3g} are there; lower "
-        "engine.tokens_per_batch, set engine.recompute_above, or take a smaller model or a larger machine",
+        "engine.processes or engine.tokens_per_batch, set engine.recompute_above, or take a smaller model or a larger "
+        "machine",
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
+from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.lora import streamline
 from magic_rl.engines.local.memory import give_back_freed_memory, keep_freed_memory
@@ -31,6 +33,7 @@ from magic_rl.engines.local.models import fingerprint, load_base, load_renderer,
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS, choose_path
 from magic_rl.engines.local.policy import ADAPTER_FILE, OPTIMISER_FILE, LocalPolicy
 from magic_rl.engines.local.scoring import recomputable
+from magic_rl.engines.local.workers import Workers
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.errors import UserError
 from magic_rl.files import name_of
@@ -58,25 +61,28 @@ class LocalEngine:
         *,
         rng_seed: int = 0,
         chat_template: str = "",
+        tried: tuple[ComputePath, str] | None = None,
     ) -> None:
         """Load the base model.
 
         Args:
             model: Folder with safetensors weights and a tokenizer with a chat template, or a name for `resolve_model`.
             lora: Shape of every policy's adapter.
-            config: Device, base dtype and batch limits.
+            config: Device, base dtype, batch limits, threads and processes.
             rng_seed: Where the random initialisation of adapters comes from.
             chat_template: In place of the tokenizer's own, for models that come without.
+            tried: How the model is best computed, and by which attention, where that is known; else it is tried.
 
         Raises:
             UserError: If the folder holds no usable model.
         """
         code = config.trust_remote_code
         folder = resolve_model(model, trust_remote_code=code) if isinstance(model, str) else model
-        if config.threads:
-            torch.set_num_threads(config.threads)
         self.config = config
         self.device = device_of(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.processes = processes(config, self.device)
         self.dtype = dtype_of(config.dtype, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -88,8 +94,16 @@ class LocalEngine:
         base = load_base(folder, self.dtype, trust_remote_code=code)
         if config.recompute_above and not recomputable(base):
             raise UserError(f"{folder}: has no layers that can compute their activations again", "do not recompute")
-        self.path = choose_path(base.requires_grad_(False).to(self.device).eval(), *self._dialogue(base))
-        _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", name_of(folder), self.path)
+        base.requires_grad_(False).to(self.device).eval()
+        if tried:
+            self.path = tried[0]
+            base.set_attn_implementation(tried[1])
+        else:
+            self.path = replace(choose_path(base, *self._dialogue(base)), processes=self.processes)
+            _log.log(logging.INFO if self.path.shares else logging.WARNING, "%s: %s", name_of(folder), self.path)
+        one = config.model_copy(update={"processes": 1, "threads": torch.get_num_threads() // self.processes})
+        known = {"chat_template": chat_template, "tried": (self.path, base.config._attn_implementation)}
+        self.workers = Workers(self.processes - 1, _worker, folder, lora, one, known)
         self.model, self.peft_config = with_adapters(base, lora, folder)
         self.model.to(self.device).eval()
         self._slot = _adapter_slot(self.model)
@@ -145,6 +159,17 @@ class LocalEngine:
         return LocalPolicy("base", self, {}, trainable=False)
 
     @contextlib.contextmanager
+    def computing(self, shares: int) -> Iterator[None]:
+        """Compute one of some shares, on as many threads as the others leave."""
+        threads = torch.get_num_threads()
+        if shares > 1:
+            torch.set_num_threads(threads - (shares - 1) * (threads // self.processes))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    @contextlib.contextmanager
     def holding(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
         """Put a policy's parameters into the adapter slot; without any, switch the adapter off."""
         compute = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
@@ -178,6 +203,19 @@ class LocalEngine:
     def saved_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
         """Tensors under the names PEFT gives them on disk."""
         return {_saved_name(key): tensor.detach().cpu().contiguous() for key, tensor in parameters.items()}
+
+
+def _worker(
+    folder: Path, lora: LoraConfig, config: EngineConfig, known: dict[str, Any]
+) -> Callable[[Callable[..., Any], Any, tuple[Any, ...]], tuple[Any, Any]]:
+    """What computes shares of another engine's work in a process of its own."""
+    engine = LocalEngine(folder, lora, config, **known)
+    stand_in = engine.new_policy("share")
+
+    def compute(work: Callable[..., Any], given: Any, share: tuple[Any, ...]) -> tuple[Any, Any]:
+        return (work(engine.base(), *share), {}) if given is None else stand_in.compute(work, given, share)
+
+    return compute
 
 
 def _saved_name(key: str) -> str:
@@ -244,6 +282,11 @@ def batch_tokens(config: EngineConfig, device: torch.device, dtype: torch.dtype)
     # A CPU computes small batches as fast as large ones, and they keep fewer activations.
     small = 1280 if dtype == torch.bfloat16 else 640
     return config.tokens_per_batch or (small if device.type == "cpu" else 8192)
+
+
+def processes(config: EngineConfig, device: torch.device) -> int:
+    """How many processes compute: at most as many as there are threads, and one unless they are a CPU's."""
+    return min(config.processes, config.threads or torch.get_num_threads()) if device.type == "cpu" else 1
 
 
 def device_of(choice: str) -> torch.device:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from magic_rl.engines.local.packing import Pack, pack, padded
 from magic_rl.engines.local.sampling import Sampler
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing, scales_with_length
+from magic_rl.engines.local.workers import cut, dealt
 from magic_rl.engines.losses import take_step, token_losses
+from magic_rl.rng import uniforms
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter_model.safetensors"
 OPTIMISER_FILE = "optimizer.safetensors"
+_T = TypeVar("_T")
 _UNLEARNED = 8  # tokens that a pass without gradients takes in the memory of one that keeps its activations
 
 
@@ -45,10 +50,20 @@ class LocalPolicy:
         """See `Policy.sample`."""
         if not prompts:  # every attack of a step may have been cut off, so that none is left to answer
             return []
+        draws = uniforms(rng_seed, len(prompts) * n, params.max_tokens).reshape(len(prompts), n, -1)
+        shares = dealt(prompts, self._engine.processes)
+        tasks = [([prompts[i] for i in share], params, draws[share], len(prompts) * n) for share in shares]
+        return _in_place(shares, self._together(LocalPolicy._sample, tasks))
+
+    def _sample(
+        self, prompts: Sequence[Tokens], params: SamplingParams, draws: np.ndarray, samples: int
+    ) -> list[list[Sample]]:
+        """Args: samples: That are drawn in all processes."""
         with self._engine.speaking(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
             rows, tokens = self._engine.config.rows_per_batch, _UNLEARNED * self._engine.tokens_per_batch
-            return Sampler(model, self._engine.path, stops, rows, tokens).sample(prompts, n, params, rng_seed)
+            sampler = Sampler(model, self._engine.path, stops, rows, tokens, samples)
+            return sampler.sample(prompts, params, draws)
 
     @property
     def vocabulary(self) -> int:
@@ -57,6 +72,11 @@ class LocalPolicy:
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """See `Policy.logprobs`."""
+        shares = cut(sequences, self._engine.processes)
+        found = self._together(LocalPolicy._logprobs, [([sequences[i] for i in share],) for share in shares])
+        return _in_place(shares, found)
+
+    def _logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         out: list[tuple[float, ...]] = [()] * len(sequences)
         with torch.inference_mode(), self._rows(sequences) as rows:
             for row, flat in rows:
@@ -67,8 +87,17 @@ class LocalPolicy:
     def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
         """See `Policy.forward_backward`. Metrics are means over tokens, `loss` the weighted sum."""
         self._require_optimiser()
-        totals: defaultdict[str, float] = defaultdict(float)
-        tokens = 0
+        shares = cut([(datum.prompt, datum.tokens) for datum in datums], self._engine.processes)
+        sums: defaultdict[str, float] = defaultdict(float)
+        for part in self._together(LocalPolicy._learn, [([datums[i] for i in share], loss) for share in shares]):
+            for key, value in part.items():
+                sums[key] += value
+        tokens = sum(len(datum.tokens) for datum in datums)
+        return {key: value if key == "loss" else value / tokens for key, value in sums.items()}
+
+    def _learn(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
+        """Add the gradient. Returns: The loss, and sums of metrics over tokens."""
+        sums: defaultdict[str, float] = defaultdict(float)
         with self._rows([(datum.prompt, datum.tokens) for datum in datums]) as rows:
             for row, logprobs in rows:
                 chosen = [datums[index] for index in row.sequences]
@@ -80,11 +109,10 @@ class LocalPolicy:
                 )
                 total = (per_token * _spread([d.weight for d in chosen], row.lengths, logprobs)).sum()
                 torch.autograd.backward(total)
-                totals["loss"] += total.item()
-                tokens += len(row.targets)
+                sums["loss"] += total.item()
                 for key, value in metrics.items():
-                    totals[key] += value.item() * len(row.targets)
-        return {key: value if key == "loss" else value / tokens for key, value in totals.items()}
+                    sums[key] += value.item() * len(row.targets)
+        return dict(sums)
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
         """See `Policy.optim_step`."""
@@ -118,6 +146,37 @@ class LocalPolicy:
         copies = {key: nn.Parameter(p.detach().clone(), requires_grad=False) for key, p in self._parameters.items()}
         return LocalPolicy(name, self._engine, copies, trainable=False)
 
+    def _together(self, work: Callable[..., _T], shares: Sequence[tuple[Any, ...]]) -> list[_T]:
+        """What comes of each share of some work. One is computed here; the engine's workers compute the others."""
+        given = None
+        if self._parameters and len(shares) > 1:
+            given = parameters_to_vector(self._parameters.values()).detach().numpy()
+        answers = self._engine.workers.give([(work, given, share) for share in shares[1:]])
+        with self._engine.computing(len(shares)):
+            found = [work(self, *share) for share in shares[:1]]
+        for result, gradient in answers():
+            found.append(result)
+            for key, part in gradient.items():
+                added, parameter = torch.from_numpy(part), self._parameters[key]
+                parameter.grad = added if parameter.grad is None else parameter.grad + added
+        return found
+
+    def compute(
+        self, work: Callable[..., _T], given: np.ndarray, share: tuple[Any, ...]
+    ) -> tuple[_T, dict[str, np.ndarray]]:
+        """A share of the work of a policy in another process, in whose place this one stands.
+
+        Args:
+            given: Parameters of that policy.
+
+        Returns:
+            The result, and the gradient by parameter; of those that no pass used there is none.
+        """
+        vector_to_parameters(torch.from_numpy(given), self._parameters.values())
+        self._require_optimiser().zero_grad()
+        result = work(self, *share)
+        return result, {key: p.grad.numpy() for key, p in self._parameters.items() if p.grad is not None}
+
     def _require_optimiser(self) -> torch.optim.AdamW:
         if self._optimiser is None:
             raise RuntimeError(f"policy {self.name!r} is read-only")
@@ -138,6 +197,14 @@ class LocalPolicy:
 
         with engine.holding(self._parameters) as model, contextlib.closing(computed(model)) as rows:
             yield rows
+
+
+def _in_place(shares: Sequence[Sequence[int]], found: Sequence[Sequence[_T]]) -> list[_T]:
+    """What was found for each number of each share, in the order of the numbers."""
+    by_number = {
+        number: one for share, part in zip(shares, found, strict=True) for number, one in zip(share, part, strict=True)
+    }
+    return [by_number[number] for number in range(len(by_number))]
 
 
 def _flat(parts: Sequence[tuple[float, ...]], like: Tensor) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Drawing completions: each prompt is encoded once, then all samples of all groups decode side by side.
 
-Token choice inverts the cumulative distribution at one uniform number per token. The numbers are drawn before
-decoding from `(rng_seed, row)`, so what a row samples does not depend on which rows it is batched with.
+Token choice inverts the cumulative distribution at one uniform number per token. The numbers of each row are there
+before decoding, so what a row samples does not depend on which rows it is batched with.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
@@ -19,7 +20,6 @@ from transformers import PreTrainedModel
 
 from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
-from magic_rl.rng import uniforms
 from magic_rl.types import Finish, Sample, SamplingParams, Tokens
 from magic_rl.view import count
 
@@ -39,19 +39,27 @@ class Sampler:
     # Rows decoded side by side. As prompts are done with, waiting ones take their places.
     rows: int
     tokens: int  # tokens of the prompts encoded in one forward pass, unless one alone has more
+    samples: int  # drawn in all processes, of which progress is told
 
     @torch.inference_mode()
-    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
-        """Draw `n` samples for each prompt; see `Policy.sample`."""
+    def sample(
+        self, prompts: Sequence[Tokens], params: SamplingParams, draws: Float[np.ndarray, "P n T"]
+    ) -> list[list[Sample]]:
+        """Draw samples for each of P prompts.
+
+        Args:
+            draws: Uniforms in [0, 1), one for each token of each sample.
+        """
+        n = draws.shape[1]
         groups = max(1, self.rows // n)
         decoder: Decoder = (
             SharedDecoder(self.model, n, alike(prompts))
             if self.path.shares
             else PlainDecoder(self.model, n, pads=self.path.kind == "padded")
         )
-        draws = torch.from_numpy(uniforms(rng_seed, len(prompts) * n, params.max_tokens)).float()
-        tokens: list[list[int]] = [[] for _ in draws]
-        logprobs: list[list[float]] = [[] for _ in draws]
+        uniforms = torch.from_numpy(draws).float().flatten(0, 1)
+        tokens: list[list[int]] = [[] for _ in uniforms]
+        logprobs: list[list[float]] = [[] for _ in uniforms]
         finish: list[Finish] = ["length"] * len(tokens)
         # Those of similar length are encoded together, so that attention fills up little.
         waiting = deque(sorted(range(len(prompts)), key=lambda p: len(prompts[p])))
@@ -68,7 +76,7 @@ class Sampler:
             done = [len(tokens[row]) for row in running.tolist()]
             unchecked = min(_UNCHECKED.get(self.model.device.type, _UNCHECKED_ELSEWHERE), params.max_tokens - max(done))
             columns = torch.tensor(done)[:, None] + torch.arange(unchecked)
-            drawn = _draw(decoder, logits, draws[running[:, None], columns].to(self.model.device), params)
+            drawn = _draw(decoder, logits, uniforms[running[:, None], columns].to(self.model.device), params)
             ids, scores = (torch.stack(parts, dim=1).tolist() for parts in zip(*drawn, strict=True))
             for i, row in enumerate(running.tolist()):
                 kept = next((k + 1 for k, token in enumerate(ids[i]) if token in self.stops), 0)
@@ -82,7 +90,8 @@ class Sampler:
             if finished.any():
                 decoder.drop(finished, more=bool(waiting))
                 running, chosen = running[~finished], chosen[~finished.to(chosen.device)]
-                count(len(tokens) - n * len(waiting) - len(running), len(tokens))
+                over = len(tokens) - n * len(waiting) - len(running)
+                count(over * self.samples // len(tokens), self.samples)
             if len(running):
                 logits = decoder.go_on(chosen)
         rows = iter(zip(tokens, logprobs, finish, strict=True))

@@ -153,7 +153,7 @@ def _compared(player: SavedPlayer, written: Path, share: float) -> Stored:
     from magic_rl.runs.modelcheck import same_prompts, told
 
     config, lora = player.config, player.settings.lora
-    precise = config.engine.model_copy(update={"dtype": "float32", "device": "cpu"})
+    precise = config.engine.model_copy(update={"dtype": "float32", "device": "cpu", "processes": 1})
     requests = [seed.text for seed in _requests(config)]
     exported = load_renderer(str(written), precise)
     words = told(config, player.role)

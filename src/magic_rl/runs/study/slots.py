@@ -30,7 +30,7 @@ def slots(config: Config, jobs: int = 0) -> Sequence[Environment]:
     if gpus:
         count = jobs or len(gpus)
         return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **_threads(count)} for i in range(count)]
-    count = jobs or max(1, min(cores() // _LEAST_CORES, _fitting(config)))
+    count = jobs or _fitting(config)
     return [_threads(count) for _ in range(count)]
 
 
@@ -57,7 +57,7 @@ def _gpus(config: Config) -> list[str]:
 
 
 def _fitting(config: Config) -> int:
-    """How many runs fit into memory; one where it cannot be known before a model is fetched."""
+    """How many runs have two cores and enough memory each; one where that is not known before a model is fetched."""
     names = {config.player(role).model for role in config.roles}
     if config.engine.device == "mps" or not all(name == "default" or Path(name).is_dir() for name in names):
         return 1
@@ -66,7 +66,12 @@ def _fitting(config: Config) -> int:
     )
     if "default" in names:
         weights += _GIB // 4
-    return int(_free_memory() // (_BESIDES_WEIGHTS + _COPIES * weights))
+    free, size = _free_memory(), _BESIDES_WEIGHTS + _COPIES * weights
+
+    def needed(runs: int) -> int:
+        return runs * size * min(config.engine.processes, config.engine.threads or cores() // runs)
+
+    return next((runs for runs in range(cores() // _LEAST_CORES, 1, -1) if needed(runs) <= free), 1)
 
 
 def _free_memory() -> int:
