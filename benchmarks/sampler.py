@@ -3,7 +3,8 @@
     python benchmarks/sampler.py --python ~/vllm/bin/python [--steps 3] [--config demo] [--set KEY=VALUE] [--json]
 
 Both play the same seeds with untaught adapters, as the first steps of the game would. Lengths differ, as the draws do,
-so tokens per second are printed beside seconds. Loading a version into the server counts as sampling.
+so tokens per second are printed beside seconds. Loading a version into the server counts as sampling. vLLM's CPU build
+needs `--arguments="--max-model-len 1024 --no-enable-chunked-prefill"`; see docs/scale.md.
 """
 
 from __future__ import annotations
