@@ -22,7 +22,7 @@ serving := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/ser
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/installed ## Train the demo (about half an hour on two cores), evaluate it, write its report, print the table
+demo: $(VENV)/installed ## Train the demo (about 25 minutes on two cores), evaluate it, write its report, print the table
 	@MAGIC_RL_TYPED="make $(strip demo $(MAKEOVERRIDES))" $(magic_rl) demo --run $(RUN)
 
 test: $(VENV)/installed-dev ## The tests that need no model, server or browser: a few minutes. PYTEST="-k name" chooses among them

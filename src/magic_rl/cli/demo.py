@@ -23,7 +23,7 @@ def demo(
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Directory of the run.")] = Path("runs/demo"),
     overrides: Overrides = None,
 ) -> None:
-    """Train the demo, evaluate it, write its report and print the table: about half an hour on two cores.
+    """Train the demo, evaluate it, write its report and print the table: about 25 minutes on two cores.
 
     The model, of 135 million parameters, is fetched first if it is not there (93 MB). Ctrl-C finishes the step and
     saves; the same command continues from there. When the run is complete, it only prints the table again.
