@@ -13,7 +13,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
-from magic_rl.engines.local import scoring
+from magic_rl.engines.local import inference, scoring
 from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.policy import LocalPolicy
@@ -303,15 +303,25 @@ def whole_products(x: torch.Tensor, layer: torch.nn.Linear, down: torch.Tensor, 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("rows", [1, 3, 64, 200])
-def test_layers_that_are_read_give_the_same_products(rows: int, dtype: torch.dtype, tolerance: float) -> None:
-    layer = torch.nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
-    x, down, up = ((torch.randn(shape) / 10).to(dtype) for shape in ((rows, 96), (4, 96), (160, 4)))
-    before = layer(x)
-    for adapter in ((), (down, up)):
-        wanted = whole_products(x, layer, down, up if adapter else up * 0).float()
-        with inferring(layer, *adapter):
-            assert torch.allclose(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
-    assert torch.equal(layer(x), before)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_layers_that_are_read_give_the_same_products(
+    rows: int, dtype: torch.dtype, tolerance: float, bias: bool, blocked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever order they are asked in, and if they are given inputs of their own after all."""
+    if not blocked:
+        monkeypatch.setattr(inference, "_blocked", lambda _: False)
+    layers = [torch.nn.Linear(96, width, bias, dtype=dtype).requires_grad_(False) for width in (160, 32, 64)]
+    x, other = ((torch.randn(rows, 96) / 10).to(dtype) for _ in range(2))
+    before = [layer(x) for layer in layers]
+    pairs = [tuple((torch.randn(s) / 10).to(dtype) for s in ((4, 96), (len(b[0]), 4))) for b in before]
+    for adapters in ([], [(down, up) for down, up in pairs]):
+        with inferring(layers, adapters):
+            for place, given in ((0, x), (1, x), (2, x), (2, x), (0, other), (1, x), (1, x), (0, x)):
+                down, up = pairs[place]
+                wanted = whole_products(given, layers[place], down, up if adapters else up * 0).float()
+                assert torch.allclose(layers[place](given).float(), wanted, rtol=tolerance, atol=tolerance)
+    assert all(torch.equal(layer(x), was) for layer, was in zip(layers, before, strict=True))
 
 
 @pytest.mark.parametrize("instructions", [{}, {"avx512_f": True}, {"avx512_bf16": True}, {"bf16": True}])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from magic_rl.engines.local import inference, scoring
 from magic_rl.engines.local.engine import LocalEngine
-from magic_rl.engines.local.inference import inferring
+from magic_rl.engines.local.inference import Adapter, inferring
 from magic_rl.engines.local.lora import _AdaptedLinear
 from magic_rl.engines.local.packing import pack
 from magic_rl.engines.settings import EngineConfig, LoraConfig
@@ -46,7 +47,7 @@ def test_a_layer_in_bfloat16_keeps_an_update_of_any_size(
         if way == "learning":
             apply: Callable[..., torch.Tensor] = _AdaptedLinear.apply
             return apply(x, layer.weight, layer.bias, down, up, 1.0)
-        with inferring(layer, down, up):
+        with inferring([layer], [(down, up)]):
             return torch.as_tensor(layer(x))
 
     change, wanted = (product(up) - product(up * 0)).float().flatten(), (x.float() @ down.T @ up.T).flatten()
@@ -55,13 +56,15 @@ def test_a_layer_in_bfloat16_keeps_an_update_of_any_size(
 
 
 @contextlib.contextmanager
-def folded(layer: torch.nn.Linear, down: torch.Tensor | None = None, up: torch.Tensor | None = None) -> Iterator[None]:
-    """In place of `inferring`: the adapter added to the weights, as other engines sample."""
-    weight = layer.weight.data
-    if down is not None and up is not None:
-        layer.weight.data = (weight.float() + up.detach() @ down.detach()).to(weight.dtype)
+def folded(layers: Sequence[Any], adapters: Sequence[Adapter] = ()) -> Iterator[None]:
+    """In place of `inferring`: the adapters added to the weights, as other engines sample."""
+    weights = [layer.weight.data for layer in layers]
+    for layer, (down, up) in zip(layers, adapters, strict=False):
+        layer.weight.data = (layer.weight.data.float() + up.detach() @ down.detach()).to(layer.weight.dtype)
+        layer._disable_adapters = True
     yield
-    layer.weight.data = weight
+    for layer, weight in zip(layers, weights, strict=True):
+        layer.weight.data, layer._disable_adapters = weight, False
 
 
 @pytest.mark.parametrize("fold", [False, True])

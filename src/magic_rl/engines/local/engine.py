@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -44,6 +45,7 @@ from magic_rl.types import Message, Tokens
 _log = logging.getLogger(__name__)
 
 _LORA, _ENGINE = LoraConfig(), EngineConfig()
+_GIVEN_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _SLOT = "default"  # PEFT's own name for a first adapter, so that saved ones load with plain PEFT
 
 
@@ -107,7 +109,7 @@ class LocalEngine:
         self.model, self.peft_config = with_adapters(base, lora, folder)
         self.model.to(self.device).eval()
         self._slot = _adapter_slot(self.model)
-        self._adapted = [module for module in self.model.modules() if isinstance(module, PeftLinear)]
+        self._adapted = _given_alike(self.model)
 
     @cached_property
     def identity(self) -> str:
@@ -187,15 +189,15 @@ class LocalEngine:
 
         On a CPU this takes one more copy of the adapted weights meanwhile.
         """
-        with self.holding(parameters), self.model.disable_adapter(), contextlib.ExitStack() as stack:
+        with self.holding(parameters), contextlib.ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
-            for layer in self._adapted:
-                up = layer.lora_B[_SLOT].weight * layer.scaling[_SLOT]
-                adapter = (layer.lora_A[_SLOT].weight, up) if parameters else ()
-                stack.enter_context(inferring(layer.get_base_layer(), *adapter))
+            for layers in self._adapted:
+                ups = [layer.lora_B[_SLOT].weight * layer.scaling[_SLOT] for layer in layers]
+                adapters = [(layer.lora_A[_SLOT].weight, up) for layer, up in zip(layers, ups, strict=True)]
+                stack.enter_context(inferring(layers, adapters if parameters else ()))
             head = self.model.get_base_model().get_output_embeddings()
             if type(head) is nn.Linear:
-                stack.enter_context(inferring(head))
+                stack.enter_context(inferring([head]))
             yield self.model
         if self.device.type == "cpu":
             give_back_freed_memory()
@@ -238,6 +240,17 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         else:
             parameter.requires_grad_(False)
     return slot
+
+
+def _given_alike(model: nn.Module) -> list[list[PeftLinear]]:
+    """Layers with adapters, those together that models of all families give the same input."""
+    groups: defaultdict[tuple[str, tuple[str, ...], bool], list[PeftLinear]] = defaultdict(list)
+    for name, module in model.named_modules():
+        if isinstance(module, PeftLinear):
+            parent, _, own = name.rpartition(".")
+            alike = next((names for names in _GIVEN_ALIKE if own in names), (own,))
+            groups[parent, alike, module.get_base_layer().bias is None].append(module)
+    return list(groups.values())
 
 
 def unquantised(folder: Path, config: EngineConfig) -> PretrainedConfig:
