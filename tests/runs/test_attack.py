@@ -336,7 +336,7 @@ def test_the_command_prints_its_table_and_again_without_playing(
     run = copied(trained, tmp_path)
     args = ["attack", str(run.path), "--steps", "1"]
     with monkeypatch.context() as patch:
-        patch.setattr("magic_rl.cli.view.Screen", lambda: Entered("start", 1))
+        patch.setattr("magic_rl.cli.attack.Screen", lambda: Entered("start", 1))
         assert CliRunner().invoke(app, args).exit_code == 130
     done = CliRunner().invoke(app, args, catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -17,8 +17,7 @@ from magic_rl.evaluation.drift import DRIFT_FILE, Drift
 from magic_rl.evaluation.result import read
 from magic_rl.report.page import write_report
 from magic_rl.runs import drift as module
-from magic_rl.runs.drift import attacks_by_round, measure_drift
-from magic_rl.runs.embedding import find_embedder
+from magic_rl.runs.drift import attacks_by_round, find_embedder, measure_drift
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Role
 from tests.support.chatting import Scripted

@@ -9,6 +9,8 @@ import typer
 
 from magic_rl.cli.options import Run
 from magic_rl.cli.shown import columns
+from magic_rl.cli.view import Screen
+from magic_rl.store.run import RunDirectory
 
 
 def attack(
@@ -43,11 +45,9 @@ def attack(
 
       magic-rl attack runs/no-game --attacker-from runs/demo
     """
-    from magic_rl.cli.view import Screen
     from magic_rl.report.tables import attack_table
     from magic_rl.runs.attack import attack as learn_to_attack
     from magic_rl.runs.attack import forget, make_plan
-    from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
     source = RunDirectory.open(attacker_from) if attacker_from else None

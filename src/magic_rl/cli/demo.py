@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.evaluate import evaluation_of, shown_table
+from magic_rl.cli.evaluate import evaluation_of
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.report import report
-from magic_rl.cli.resume import go_on
+from magic_rl.cli.shown import columns
 from magic_rl.cli.stopping import CONTINUES, stoppable
-from magic_rl.cli.train import begin
+from magic_rl.cli.train import to_its_end
 from magic_rl.config import load_config, shipped
+from magic_rl.store.run import RunDirectory
 
 CONFIG = shipped("demo")
 
@@ -37,16 +38,20 @@ def demo(
     made = (run / "config.toml").is_file
     typed = os.environ.get("MAGIC_RL_TYPED")  # set by the Makefile: what its user typed is not this command
     how = f"`{typed}` continues" if typed else CONTINUES
-    if made():
+    if begun := made():
         typer.echo(f"continuing {run}, which was begun earlier", err=True)
-        go_on(run, overrides or (), how)
-    else:
-        begin(load_config(CONFIG, overrides or ()), run, how)
-    with stoppable(made, how):
-        from magic_rl.runs.drift import measure_drift
-        from magic_rl.store.run import RunDirectory
+    with to_its_end(run, how) as view:
+        from magic_rl.runs import train
 
-        table = shown_table(evaluation_of(run))
+        if begun:
+            train.resume(run, view, overrides or ())
+        else:
+            train.train(load_config(CONFIG, overrides or ()), run, view)
+    with stoppable(made, how):
+        from magic_rl.report.tables import evaluation_table
+        from magic_rl.runs.drift import measure_drift
+
+        table = evaluation_table(evaluation_of(run), columns(80))
         measure_drift(RunDirectory.open(run))
         report(run)
     typer.echo(table)

@@ -8,6 +8,8 @@ import typer
 
 from magic_rl.cli.options import Run
 from magic_rl.cli.shown import columns
+from magic_rl.cli.view import Screen
+from magic_rl.store.run import RunDirectory
 
 
 def drift(
@@ -33,10 +35,8 @@ def drift(
 
       magic-rl drift runs/demo --model http://localhost:8000/v1
     """
-    from magic_rl.cli.view import Screen
     from magic_rl.report.tables import drift_table
     from magic_rl.runs.drift import measure_drift
-    from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
     with directory.lock(), Screen() as view:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.shown import shown
@@ -32,10 +34,6 @@ def check(
       magic-rl engine check demo --engine.kind tinker --engine.tinker.server skyrl-jax --engine.tinker.url http://gpu1:8000
     """
     settings = load_config(config, overrides or ())
-
-    from rich.console import Console
-    from rich.table import Table
-
     from magic_rl.runs.assembly import load_engines
     from magic_rl.runs.conformance import conformance
 

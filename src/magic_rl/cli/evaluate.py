@@ -10,6 +10,8 @@ import typer
 from magic_rl.cli.options import Overrides, Run
 from magic_rl.cli.shown import columns
 from magic_rl.cli.stopping import stoppable
+from magic_rl.cli.view import Screen
+from magic_rl.store.run import RunDirectory
 
 if TYPE_CHECKING:
     from magic_rl.evaluation.result import Evaluation
@@ -62,21 +64,19 @@ def evaluate(
     """
     said = ("unfinished/*/*", "evaluations/*/unfinished/*/*")  # what was said in an evaluation that has not ended
     with stoppable(lambda: any(next(run.glob(each), None) for each in said)):
+        from magic_rl.report.tables import evaluation_table
         from magic_rl.runs.instead import Instead
-        from magic_rl.store.run import RunDirectory
 
         lent = RunDirectory.open(attackers) if attackers else None
         instead = Instead(judge, seeds, defender, lent, tuple(overrides or ()))
-        typer.echo(shown_table(evaluation_of(run, instead, again=again)))
+        typer.echo(evaluation_table(evaluation_of(run, instead, again=again), columns(80)))
 
 
 def evaluation_of(run: Path, instead: Instead | None = None, *, again: bool = False) -> Evaluation:
     """Evaluate a run unless that is up to date."""
-    from magic_rl.cli.view import Screen
     from magic_rl.runs.evaluate import current
     from magic_rl.runs.evaluate import evaluate as play_all
     from magic_rl.runs.instead import OWN, subject_of
-    from magic_rl.store.run import RunDirectory
 
     directory = RunDirectory.open(run)
     subject = subject_of(directory, instead or OWN)
@@ -87,10 +87,3 @@ def evaluation_of(run: Path, instead: Instead | None = None, *, again: bool = Fa
     if subject.out is not directory:
         typer.echo(f"results: {subject.out.path}", err=True)
     return found
-
-
-def shown_table(evaluation: Evaluation) -> str:
-    """The table of an evaluation for this terminal."""
-    from magic_rl.report.tables import evaluation_table
-
-    return evaluation_table(evaluation, columns(80))

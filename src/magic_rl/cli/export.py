@@ -7,16 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from magic_rl.cli.options import Run
+from magic_rl.cli.options import Round, Run
 from magic_rl.errors import UserError
+from magic_rl.store.run import RunDirectory
 
 
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the model.", show_default=False)],
-    number: Annotated[
-        int | None, typer.Option("--round", min=0, help="Round whose defender is taken; by default the last.")
-    ] = None,
+    number: Round = None,
     dtype: Annotated[
         Literal["base", "float32"],
         typer.Option(help="Precision of the weights: the base model's, or one that loses nothing."),
@@ -40,7 +39,6 @@ def export(
         raise UserError(f"--adapter writes no weights that --dtype {dtype} could store; leave one of them out")
 
     from magic_rl.runs.export import Form, export_defender
-    from magic_rl.store.run import RunDirectory
 
     form: Form = "adapter" if adapter else dtype
     typer.echo(f"model: {export_defender(RunDirectory.open(run), out, number=number, form=form)}")

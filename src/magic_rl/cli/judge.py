@@ -77,22 +77,17 @@ def check(
     verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=1.0, needs_refusal=False)
     silence = Counter(verdict.abstained for verdict in verdicts if verdict.abstained is not None)
     answers = [_answers(verdict, off_topic) for verdict in verdicts]
-    results = dict(_results(labelled.rows, answers))
     wrong = _disagreements(labelled.rows, answers)
     if as_json:
         said = {"judge": asked.name, "file": str(file), "rows": len(labelled.rows), "left_out": labelled.left_out}
         typer.echo(json.dumps({**said, **_as_json(labelled.rows, answers, silence, wrong)}, indent=2))
     elif silence.total() < len(verdicts):
-        for line in (*_report(asked.name, labelled, results), *_shown(wrong, show)):
-            typer.echo(line)
-    _say_silence(silence, len(verdicts), as_json)
-
-
-def _say_silence(silence: Counter[str], n: int, as_json: bool) -> None:
-    """Why there was no verdict; the end of the command where there was none at all."""
-    for reason, times in silence.most_common() if not as_json or silence.total() == n else ():
-        typer.echo(f"no verdict on {times} of {n} replies: {shown(reason)}", err=True)
-    if silence.total() == n:
+        results = dict(_results(labelled.rows, answers))
+        typer.echo("\n".join(_report(asked.name, labelled, results, wrong, show)))
+    silent = silence.total() == len(verdicts)
+    for reason, times in silence.most_common() if silent or not as_json else ():
+        typer.echo(f"no verdict on {times} of {len(verdicts)} replies: {shown(reason)}", err=True)
+    if silent:
         raise typer.Exit(1)
 
 
@@ -172,12 +167,6 @@ def _as_json(
     return {**measured, "errors": errors, "abstained": dict(silence), "disagreements": listed}
 
 
-def _shown(wrong: Sequence[_Disagreement], most: int) -> Iterator[str]:
-    if wrong and most:
-        yield f"\ndisagreements ({min(most, len(wrong))} of {len(wrong)}, the worst first)"
-    yield from (line for *_, line in wrong[:most])
-
-
 def _results(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | None]]) -> Iterator[tuple[str, Agreement]]:
     """The agreement on each question that some row has a label for and the judge an answer to."""
     from magic_rl.evaluation.agreement import Agreement
@@ -212,7 +201,9 @@ def _disagreements(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | 
     return sorted(found, key=lambda item: item[0])
 
 
-def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> Iterator[str]:
+def _report(
+    name: str, labelled: LabelledSet, results: dict[str, Agreement], wrong: Sequence[_Disagreement], most: int
+) -> Iterator[str]:
     left_out = f", {labelled.left_out} without a label left out" if labelled.left_out else ""
     yield f"judge {name}: {len(labelled.rows)} labelled replies{left_out}"
     for question, result in results.items():
@@ -224,3 +215,6 @@ def _report(name: str, labelled: LabelledSet, results: dict[str, Agreement]) -> 
             yield f"  {name:<10}{value:>6}  {interval:<15}{rate.n:>6}"
         yield f"  label yes: judge yes {result.both}, no {result.only_label}"
         yield f"  label no:  judge yes {result.only_judge}, no {result.neither}"
+    if wrong and most:
+        yield f"\ndisagreements ({min(most, len(wrong))} of {len(wrong)}, the worst first)"
+    yield from (line for *_, line in wrong[:most])

@@ -1,4 +1,4 @@
-"""The `magic-rl` command. Each command is a file beside this one and calls one function of another room.
+"""The `magic-rl` command. Each command stands in a file beside this one and calls one function of another room.
 
 Heavy imports (torch, transformers) happen inside the commands, so `--help` answers at once.
 """
@@ -39,11 +39,10 @@ from magic_rl.cli.redteam import redteam
 from magic_rl.cli.rejudge import rejudge
 from magic_rl.cli.remedies import in_words
 from magic_rl.cli.report import report
-from magic_rl.cli.resume import resume
 from magic_rl.cli.serve import serve
 from magic_rl.cli.shown import shown
 from magic_rl.cli.study import study
-from magic_rl.cli.train import train
+from magic_rl.cli.train import resume, train
 from magic_rl.cli.version import version
 from magic_rl.errors import UserError
 from magic_rl.files import disk_full

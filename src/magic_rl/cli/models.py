@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from magic_rl.cli.options import AsJson, Overrides
 from magic_rl.cli.shown import shown
@@ -126,10 +129,8 @@ def _rows(found: ModelCheck) -> Iterator[tuple[str, str]]:
             yield "path", f"prompts are not shared, as {found.unshared}"
     if memory := found.memory:
         parts = {**asdict(memory), "before any text": memory.certain}
-        yield (
-            "memory",
-            f"{memory.most / 1e9:.3g} GB at most: {', '.join(f'{k} {v / 1e9:.2g}' for k, v in parts.items() if v)}",
-        )
+        counted = ", ".join(f"{name} {size / 1e9:.2g}" for name, size in parts.items() if size)
+        yield "memory", f"{memory.most / 1e9:.3g} GB at most: {counted}"
         late = any(problem.when == "export" for problem in found.problems)
         yield "export", "not possible, see below" if late else "possible"
 
@@ -142,13 +143,7 @@ def _computed_rows(computed: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _print_table(rows: list[tuple[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     for name, text in rows:
         table.add_row(name, Text(shown(text)))
     Console().print(table)

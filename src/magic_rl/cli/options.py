@@ -22,11 +22,20 @@ ConfigFile = Annotated[
 Results = Annotated[
     Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
 ]
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|RUN|URL",
+        help="A run, whose defender it is; a model folder or hub id; http://HOST/v1; or a .toml file with url, model "
+        "and api_key_env.",
+        show_default=False,
+    ),
+]
 JudgeFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
 ]
-DefenderRound = Annotated[
-    int | None, typer.Option("--round", metavar="N", min=0, help="Round of a run's defender; by default the last.")
+Round = Annotated[
+    int | None, typer.Option("--round", metavar="N", min=0, help="Round of a run's player; by default the last.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Overrides = Annotated[

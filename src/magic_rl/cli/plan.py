@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
 from magic_rl.cli.options import AsJson, ConfigFile, Overrides
 from magic_rl.config import load_config
-
-if TYPE_CHECKING:
-    from magic_rl.runs.plan import Plan
+from magic_rl.runs.plan import Plan
+from magic_rl.runs.plan import plan as estimate
 
 
 def plan(
@@ -44,10 +45,7 @@ def plan(
 
       magic-rl plan demo --gpus 1xCPU
     """
-    settings = load_config(config, overrides or ())
-    from magic_rl.runs.plan import plan as estimate
-
-    found = estimate(settings, gpus, attack_tokens, reply_tokens)
+    found = estimate(load_config(config, overrides or ()), gpus, attack_tokens, reply_tokens)
     if as_json:
         typer.echo(json.dumps({**asdict(found), "bottleneck": asdict(found.bottleneck)}, indent=2))
         return
@@ -55,13 +53,9 @@ def plan(
 
 
 def _print(found: Plan, gpus: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(highlight=False)
-    table = Table("a step of the", "does", box=None, pad_edge=False)
-    for name in ("tokens", "PFLOP", "seconds", "of the run"):
-        table.add_column(name, justify="right")
+    numbers = (Column(name, justify="right") for name in ("tokens", "PFLOP", "seconds", "of the run"))
+    table = Table("a step of the", "does", *numbers, box=None, pad_edge=False)
     whole = sum(stage.seconds * found.steps[stage.learner] for stage in found.stages) or 1.0
     for stage in found.stages:
         share = stage.seconds * found.steps[stage.learner] / whole

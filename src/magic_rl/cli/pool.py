@@ -6,19 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from magic_rl.cli.options import Overrides
 from magic_rl.cli.remedies import in_words
-from magic_rl.config import load_config
+from magic_rl.cli.view import Screen
+from magic_rl.config import Config, EndpointConfig, load_config
 from magic_rl.errors import ChatError, UserError
-
-if TYPE_CHECKING:
-    from magic_rl.config import Config
-    from magic_rl.config.asked import EndpointConfig
-    from magic_rl.types import Seed
+from magic_rl.types import Seed
 
 pool = typer.Typer(no_args_is_help=True, help="Attack pools: what the attacker learns first.")
 
@@ -80,7 +77,6 @@ def _have_written(
 ) -> None:
     """Have the model write the pool, and say what it came to."""
     from magic_rl.attacks.pool import write_pool, write_rows
-    from magic_rl.cli.view import Screen
     from magic_rl.runs.judge import open_memory
     from magic_rl.runs.writer import have_written
 
@@ -110,8 +106,3 @@ def _have_written(
     labels = f"{harmful} harmful, {len(written.entries) - harmful} benign"
     typer.echo(f"pool: {out} ({len(written.entries)} rewrites of {len(seeds)} seeds: {labels})")
     typer.echo(f"{left_out}\nwriter: {writer.model}, {written.calls} calls, {written.tokens} tokens")
-
-
-@pool.callback()
-def _group() -> None:
-    """Keeps `build` a command of its own name."""

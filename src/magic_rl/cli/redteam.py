@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import DefenderRound, Overrides
+from magic_rl.cli.options import Overrides, Round, Target
 from magic_rl.cli.shown import columns, shown
 from magic_rl.cli.stopping import stoppable
 from magic_rl.config import load_config
 
 
 def redteam(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|MODEL|URL|FILE", help="A run; a model folder or hub id; a server; or a .toml about one."
-        ),
-    ],
+    target: Target,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results and items are written.")],
     attacks: Annotated[
         str, typer.Option(metavar="A,B,…", help="Or past-tense, multi-turn, pair, tap, crescendo, gcg.")
@@ -28,7 +24,7 @@ def redteam(
         int | None,
         typer.Option(min=1, metavar="N", help="Queries per seed and attack; by default those of docs/BENCHMARKS.md."),
     ] = None,
-    number: DefenderRound = None,
+    number: Round = None,
     attacker: Annotated[
         str, typer.Option(metavar="RUN", help="multi-turn: the run whose attacker it is; by default the target's.")
     ] = "",
@@ -59,7 +55,7 @@ def redteam(
         wanted = Wanted(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
         settings = load_config(config or wanted.settings_file, overrides or ())
         names = tuple(name.strip() for name in attacks.split(",") if name.strip())
-        found = Attackers(wanted, settings, out, lambda text: typer.echo(text, err=True)).redteam(names)
+        found = Attackers(wanted, settings, out, partial(typer.echo, err=True)).redteam(names)
     typer.echo(redteam_table(found, columns(80)))
     for name, row in found.attacks.items():
         if row.errors:

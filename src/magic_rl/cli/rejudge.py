@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from magic_rl.evaluation.estimates import Estimate
     from magic_rl.evidence.rejudge import Errors, Row
 
-_T = TypeVar("_T")
 _NAMED = 44  # characters shown of a row's name
 _AT_ONCE = 256  # replies judged between two steps of the progress
 
@@ -60,7 +59,9 @@ def rejudge(
     if unknown := errors.keys() - set(names):
         raise DataError(f"--checked: is of {', '.join(sorted(unknown))}, and the judges are {', '.join(names)}")
     parts = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
-    items = [item for part in progress(parts, "judging") for item in judged(part, asked, settings.judge.retries)]
+    quiet = not sys.stderr.isatty()
+    bar = track(parts, "judging", console=Console(stderr=True), disable=quiet, transient=True)
+    items = [item for part in bar for item in judged(part, asked, settings.judge.retries)]
     if out is not None:
         write_items(out, items)
     typer.echo(shown(", then ".join(names)))
@@ -72,11 +73,6 @@ def rejudge(
         )
     for line in (*table(rows(items, names, errors)), *_corrections(names, errors)):
         typer.echo(line)
-
-
-def progress(parts: Sequence[_T], doing: str) -> Iterable[_T]:
-    """The parts, with a bar on a terminal for those that are done."""
-    return track(parts, doing, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
 
 
 def table(found: Sequence[Row]) -> Iterator[str]:

@@ -24,7 +24,7 @@ REMEDIES = {
     "request yourself",
     "add a teaching preset": "--attack-steps needs an attacker: add a preset that teaches one to --presets, such as "
     "magic, or attack it with one by `magic-rl attack {run} --attacker-from RUN`",
-    "same study": "repeat the first command to continue, or choose another --out",
+    "same command": "repeat the first command to continue, or choose another --out",
     "allow abstentions": "or raise judge.max_abstained",
     "server: start it": "is the server running, and is {place}.timeout long enough for it?",
     "server: follow it": "put the address that it names into {place}.url",
@@ -33,7 +33,6 @@ REMEDIES = {
     "server: check the key": "check the key in {place}.api_key_env and what it may use",
     "server: check the name": "check {place}.model, and that {place}.url ends in /v1",
     "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
-    "same benchmark": "repeat the first command to continue, or choose another --out",
     "repeat": "repeat the command to continue",
     "any count": "`--any-count` measures the rows that are there",
     "server back": "start it again on the same database and checkpoints, then `magic-rl resume RUN`",

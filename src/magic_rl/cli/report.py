@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from magic_rl.cli.options import Run
+from magic_rl.store.run import RunDirectory
 
 
 def report(
@@ -28,7 +29,6 @@ def report(
       magic-rl report runs/demo --out demo.html
     """
     from magic_rl.report.page import write_report
-    from magic_rl.store.run import RunDirectory
 
     replaced = " (written over an earlier file)" if out and out.exists() else ""
     written = write_report(RunDirectory.open(run), out, show_transcripts=show_transcripts)

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from magic_rl.cli.options import Round
 from magic_rl.errors import UserError
+from magic_rl.store.run import RunDirectory
 
 
 def serve(
@@ -18,9 +20,7 @@ def serve(
             metavar="RUN|MODEL", help="Run directory; or 'default', a hub id or a folder.", show_default=False
         ),
     ],
-    number: Annotated[
-        int | None, typer.Option("--round", min=0, help="Round whose player is served; by default the last.")
-    ] = None,
+    number: Round = None,
     attacker: Annotated[
         bool, typer.Option("--attacker", help="Serve the run's attacker, a tool for breaking models, in its place.")
     ] = False,
@@ -55,13 +55,14 @@ def serve(
     """
     if server != "vllm" and vllm:
         raise UserError("--vllm names vLLM's command, so it needs --server vllm")
-    key = _key_in(api_key_env) if api_key_env else None
+    key = os.environ.get(api_key_env) if api_key_env else None
+    if api_key_env and not key:
+        raise UserError(f"--api-key-env {api_key_env}: no such environment variable, or it is empty")
     is_run = (Path(what) / "config.toml").is_file()
     if not is_run and (attacker or number is not None):
         raise UserError(f"{what}: is no run, so it has no players; leave --attacker and --round out")
 
     from magic_rl.runs import serve as serving
-    from magic_rl.store.run import RunDirectory
 
     serving.require(server, vllm)
     if is_run:
@@ -71,9 +72,3 @@ def serve(
         model = serving.served_model(what)
     address = serving.Address(host, port, key)
     serving.serve(model, server, address, lambda url: typer.echo(f"{model.name}: {url}"), vllm=vllm)
-
-
-def _key_in(variable: str) -> str:
-    if key := os.environ.get(variable):
-        return key
-    raise UserError(f"--api-key-env {variable}: no such environment variable, or it is empty")

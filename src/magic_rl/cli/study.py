@@ -83,13 +83,9 @@ def study(
 
 def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) -> dict[tuple[PresetName, int], Config]:
     """Settings of every run; all are read before any begins."""
-    names: dict[str, PresetName] = {name: name for name in PRESETS}
-    chosen: list[PresetName] = []
-    for name in presets.split(","):
-        preset = names.get(name.strip())
-        if preset is None:
-            raise UserError(f"--presets: {name.strip()!r} is none of {', '.join(PRESETS)}")
-        chosen.append(preset)
+    names = [name.strip() for name in presets.split(",")]
+    if unknown := [name for name in names if name not in PRESETS]:
+        raise UserError(f"--presets: {unknown[0]!r} is none of {', '.join(PRESETS)}")
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise UserError(f"--seeds {seeds}: expected whole numbers with commas between them, for example 0,1,2")
     for key in ("preset", "seed"):
@@ -98,7 +94,7 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     load_config(path, overrides)  # what has an effect with none of the presets is refused
     return {
         (preset, int(seed)): load_config(path, [*overrides, f"seed={int(seed)}"], preset, wins="preset")
-        for preset in chosen
+        for preset in (preset for name in names for preset in PRESETS if preset == name)
         for seed in seeds.split(",")
     }
 

@@ -32,7 +32,6 @@ class StudyView(Drawn):
         self._began = time.monotonic()
 
     def run(self, name: str, event: RunEvent, text: str = "") -> None:
-        """See `View.run`."""
         now, title = time.monotonic(), _TITLES.get(text, text)
         self._done += event in ("skipped", "finished")
         self._failed += event == "failed"

@@ -1,20 +1,20 @@
-"""`magic-rl train`."""
+"""`magic-rl train` and `magic-rl resume`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import ConfigFile, Overrides
+from magic_rl.cli.options import ConfigFile, Overrides, Run
 from magic_rl.cli.stopping import stoppable
-from magic_rl.config import PRESETS, Config, PresetName, load_config
-
-if TYPE_CHECKING:
-    from magic_rl.store.run import RunDirectory
-    from magic_rl.view import View
+from magic_rl.cli.view import Screen
+from magic_rl.config import PRESETS, PresetName, load_config
+from magic_rl.store.run import RunDirectory
+from magic_rl.view import View
 
 
 def train(
@@ -36,27 +36,37 @@ def train(
 
       magic-rl train demo --run runs/no-game --preset no-game --defender.batch_size 24
     """
-    begin(load_config(config, overrides or (), preset), run, f"continue with `magic-rl resume {run}`")
+    settings = load_config(config, overrides or (), preset)
+    with to_its_end(run, f"continue with `magic-rl resume {run}`") as view:
+        from magic_rl.runs.train import train as learn
+
+        learn(settings, run, view)
     typer.echo(f"training is complete; next: magic-rl evaluate {run}", err=True)
 
 
-def begin(settings: Config, run: Path, how: str) -> None:
-    """Train into a new run. Args: how: To continue, once it was stopped."""
+def resume(run: Run, overrides: Overrides = None) -> None:
+    """Continue a run that was interrupted or killed. It arrives at the same numbers as an unbroken run.
 
-    def work(view: View) -> RunDirectory:
-        from magic_rl.runs.train import train as learn
+    With --set you can change how players sample and step, the judge, the engine and what is measured from here on.
+    Seeds, prompts and models must stay the same.
 
-        return learn(settings, run, view)
+    Examples:
 
-    to_its_end(run, how, work)
+      magic-rl resume runs/demo
+
+      magic-rl resume runs/demo --set attacker.sampling.max_tokens=256
+    """
+    with to_its_end(run, f"continue with `magic-rl resume {run}`") as view:
+        from magic_rl.runs.train import resume as go_on
+
+        go_on(run, view, overrides or ())
 
 
-def to_its_end(run: Path, how: str, work: Callable[[View], RunDirectory]) -> None:
-    """Do work on a run that ends early where the user asked it to. Args: how: To continue then."""
+@contextmanager
+def to_its_end(run: Path, how: str) -> Iterator[View]:
+    """Watch work on a run that ends early where the user asked it to. Args: how: To continue then."""
     with stoppable((run / "config.toml").is_file, how):
-        from magic_rl.cli.view import Screen
-
         with Screen() as view:
-            trained = work(view)
-        if not trained.is_complete:
+            yield view
+        if not RunDirectory.open(run).is_complete:
             raise KeyboardInterrupt

@@ -105,7 +105,6 @@ class Screen(Drawn):
         self._last = self._said = time.monotonic()
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """See `View.stage`."""
         self._stage, self._total, self._done = _TITLES.get(name, name), total, done
         self._metrics, self._speed, self._seconds = {}, None, []
         self._last = self._said = time.monotonic()
@@ -113,7 +112,6 @@ class Screen(Drawn):
             self.note(f"{self._stage}: {total} step{'s' if total != 1 else ''}")
 
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """See `View.step`."""
         now = time.monotonic()
         self._seconds = [*self._seconds[-15:], now - self._last]
         self._last = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from magic_rl.evidence.summary import ALL, Line, Result
@@ -24,53 +24,27 @@ _ABOUT = (
 
 def benchmark_table(result: Result, width: int = 100) -> str:
     """Every set by both rules, what the other model did, and the tasks of others."""
-    return "\n".join(_table(result, width))
-
-
-def _table(result: Result, width: int) -> Iterator[str]:
     if result.scores:
         rows = [(task, name, f"{value:.4g}") for task, found in result.scores.items() for name, value in found.items()]
-        yield laid_out([("task", "metric", "value"), *rows], width)
-        return
-    yield f"{result.model}, judged by {result.judge}"
+        return laid_out([("task", "metric", "value"), *rows], width)
     head = ("set", "rows", "ours, %", "release, %", "left out", "cut, %")
-    yield laid_out([head, *map(_cells, result.lines)], width)
-    yield ""
-    yield from textwrap.wrap(_ABOUT, width)
+    table = laid_out([head, *map(_cells, result.lines)], width)
+    parts = [f"{result.model}, judged by {result.judge}", table, "", *textwrap.wrap(_ABOUT, width)]
     if result.changes:
-        yield f"\nagainst {result.against}, the same items"
-        yield laid_out(
-            [
-                ("set", "change, points", "by seed (bootstrap)", "p (McNemar)", "n"),
-                *(
-                    (
-                        f"{one.set} {one.label}",
-                        shown(one.change, "change"),
-                        shown(one.clustered, "change"),
-                        f"{one.change.p_value:.2g}" if one.change.p_value is not None else DASH,
-                        str(one.change.n),
-                    )
-                    for one in result.changes
-                ),
-            ],
-            width,
-        )
+        lines = [("set", "change, points", "by seed (bootstrap)", "p (McNemar)", "n")]
+        for one in result.changes:
+            p_value = DASH if one.change.p_value is None else f"{one.change.p_value:.2g}"
+            changes = (shown(one.change, "change"), shown(one.clustered, "change"))
+            lines.append((f"{one.set} {one.label}", *changes, p_value, str(one.change.n)))
+        parts += [f"\nagainst {result.against}, the same items", laid_out(lines, width)]
+    return "\n".join(parts)
 
 
 def _cells(line: Line) -> Sequence[str]:
-    release = shown(line.release)
-    if line.release_measure == "rta":
-        release = f"RTA {release}"
+    name = f"  {line.part}" if line.part else line.set
     ours = f"{'ASR' if line.measure == 'asr' else line.measure} {shown(line.ours)}"
-    left_out = f"{line.failed} + {line.unlabelled}"
-    return (
-        f"  {line.part}" if line.part else line.set,
-        str(line.asked),
-        ours,
-        release,
-        left_out,
-        f"{line.cut_off:.0%}"[:-1],
-    )
+    release = f"{'RTA ' if line.release_measure == 'rta' else ''}{shown(line.release)}"
+    return (name, str(line.asked), ours, release, f"{line.failed} + {line.unlabelled}", f"{line.cut_off:.0%}"[:-1])
 
 
 def write_figure(result: Result, out: Path) -> Path | None:

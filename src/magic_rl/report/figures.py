@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
+from magic_rl.evaluation.classes import CLASSES
+from magic_rl.evaluation.drift import Drift
 from magic_rl.evaluation.estimates import Estimate, difference
 from magic_rl.evaluation.result import (
     ATTACKERS,
@@ -81,19 +83,19 @@ def changes(preset: PresetResult) -> Figure | None:
     return Figure(name, note, drawn, legend, ("Measure", "Mean ± SD [interval]", "Each run"), rows)
 
 
-def drift_bars(shares: Mapping[str, Mapping[str, float]], families: Mapping[str, str]) -> Figure:
-    """How the classes that attacks show are distributed over the families.
-
-    Args:
-        shares: For each column of attacks, the share that shows each class.
-        families: The family of each class.
-    """
-    names = tuple(dict.fromkeys(families.values()))
+def drift_bars(drift: Drift) -> Figure | None:
+    """How the classes that attacks show are distributed over the families; None if nobody told classes."""
+    shares = {f"round {n} (n = {of.classified})": of.shares for n, of in drift.rounds.items() if of.shares}
+    if not shares:
+        return None
+    names = tuple(dict.fromkeys(kind.family for kind in CLASSES.values()))
     axis, bottom = Axis(0, 1, 112, 380), len(shares) * _ROW
     shapes, table = [*svg.x_marks(axis, QUARTERS, percent, (0, bottom))], []
     for i, (label, row) in enumerate(shares.items()):
         top, total = i * _ROW, sum(row.values()) or 1.0
-        parts = [sum(share for name, share in row.items() if families[name] == family) / total for family in names]
+        parts = [
+            sum(share for name, share in row.items() if CLASSES[name].family == family) / total for family in names
+        ]
         table.append((label, *map(percent, parts)))
         shapes.append(svg.text(axis.start - 8, top + 17, label, "end"))
         begin = 0.0

@@ -11,9 +11,8 @@ import datetime
 import hashlib
 import tomllib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,29 +22,12 @@ from markupsafe import Markup
 
 from magic_rl.errors import StoreError, UserError
 from magic_rl.evaluation import result
-from magic_rl.evaluation.classes import CLASSES
 from magic_rl.evaluation.drift import DRIFT_FILE, Drift
 from magic_rl.evaluation.restricted import restricted_game
-from magic_rl.evaluation.result import (
-    ATTACK_FILE,
-    ATTACKERS,
-    CALLED,
-    COST_FILE,
-    EVALUATION_FILE,
-    FAILURES_FILE,
-    OTHERS,
-    Cost,
-    Evaluation,
-    Failures,
-    attacker_name,
-    current_attack,
-    current_evaluation,
-    defender_name,
-    read,
-)
+from magic_rl.evaluation.result import Cost, Evaluation, Failures, read
+from magic_rl.report import tables
 from magic_rl.report.curves import attack_curve, curves
 from magic_rl.report.figures import drift_bars, frontier
-from magic_rl.report.tables import about_drift, drift_head, drift_rows, replies_head
 from magic_rl.store import atomic
 from magic_rl.store.run import ENGINES_FILE, INPUTS_FILE, RunDirectory
 
@@ -53,19 +35,6 @@ _T = TypeVar("_T")
 _SAMPLES = 6
 _NAMES = {"default": "SmolLM2-135M-Instruct (the default)"}
 _JOINERS = "\u200c\u200d"  # some scripts cannot be written without them
-
-
-@dataclass(slots=True)
-class _Found:
-    """What the episodes of a run hold, without holding the episodes.
-
-    Attributes:
-        escaped: Step and place of each harmful seed whose attack got an answer.
-        refused: The same of each benign seed that was refused.
-    """
-
-    escaped: list[tuple[int, int]] = field(default_factory=list)
-    refused: list[tuple[int, int]] = field(default_factory=list)
 
 
 def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts: bool = False) -> Path:
@@ -104,9 +73,10 @@ def visible(text: str) -> str:
 def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts: bool) -> str:
     turns = {row["step"]: row for row in rows if row["stage"] == "play"}
     config = tomllib.loads(run.config_text)
-    found = _look_through(run, turns)
-    evaluation, attack = current_evaluation(run), current_attack(run)
-    failures = read(run, FAILURES_FILE, Failures) if evaluation else None
+    escaped, refused = _failed(run, turns)
+    evaluation, attack = result.current_evaluation(run), result.current_attack(run)
+    drift = read(run, DRIFT_FILE, Drift)
+    failures = read(run, result.FAILURES_FILE, Failures) if evaluation else None
     finished = False
     with suppress(UserError):  # all checkpoints corrupted: what there is can still be looked at
         finished = run.is_complete
@@ -120,27 +90,26 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
         show_transcripts=show_transcripts,
         curves=curves(rows),
         names=result,
-        replies_head=replies_head(evaluation) if evaluation else {},
-        attacker_name=attacker_name,
-        defender_name=defender_name,
+        tables=tables,
         judge=evaluation.judge if evaluation else config["judge"]["kind"],
         by_rules=_by_rules(config),
         models=_models(config),
-        cost=_cost(run, read(run, COST_FILE, Cost) if evaluation else None),
+        cost=_cost(run, read(run, result.COST_FILE, Cost) if evaluation else None),
         evaluation=evaluation,
         restricted=restricted_game(evaluation.crossplay) if evaluation else None,
         others=_others(run),
-        outdated=evaluation is None and (run.path / EVALUATION_FILE).exists(),
+        outdated=evaluation is None and (run.path / result.EVALUATION_FILE).exists(),
         failures=_failures(failures, evaluation, show_transcripts) if failures and evaluation else [],
         frontier=frontier(evaluation) if evaluation else [],
         attack=attack_curve(attack),
-        attack_outdated=attack is None and (run.path / ATTACK_FILE).exists(),
-        **_drift(read(run, DRIFT_FILE, Drift), rows[-1]["step"]),
+        attack_outdated=attack is None and (run.path / result.ATTACK_FILE).exists(),
+        drift=drift if drift and drift.step == rows[-1]["step"] else None,
+        drift_bars=drift_bars,
         samples=[
             (title, note, len(places), [_shown(run, place, turns, show_transcripts) for place in _spaced(places)])
             for title, note, places in (
-                ("Escaped", "Harmful seeds whose attack got an answer.", found.escaped),
-                ("Refused", "Benign seeds that were refused.", found.refused),
+                ("Escaped", "Harmful seeds whose attack got an answer.", escaped),
+                ("Refused", "Benign seeds that were refused.", refused),
             )
         ],
         config=run.config_text,
@@ -167,19 +136,18 @@ def resource(name: str) -> Markup:
     return Markup(resources.files("magic_rl.report").joinpath(name).read_text("utf-8"))  # noqa: S704 - our own file
 
 
-def _look_through(run: RunDirectory, turns: Mapping[int, Mapping[str, Any]]) -> _Found:
-    """Read every episode once."""
-    found = _Found()
-    for step in turns:
+def _failed(run: RunDirectory, steps: Iterable[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Step and place of harmful seeds whose attack got an answer, and of benign ones that were refused.
+
+    Every episode is read once and none is held.
+    """
+    escaped, refused = list[tuple[int, int]](), list[tuple[int, int]]()
+    for step in steps:
         for place, episode in enumerate(run.episodes(step)):
-            verdict = episode["verdict"]
-            if episode["masked"] or not verdict:
-                continue
-            if episode["seed"]["label"] == "harmful" and verdict["safety"] != "safe":
-                found.escaped.append((step, place))
-            if episode["seed"]["label"] == "benign" and verdict["refused"]:
-                found.refused.append((step, place))
-    return found
+            verdict, harmful = episode["verdict"], episode["seed"]["label"] == "harmful"
+            if not episode["masked"] and verdict and (verdict["safety"] != "safe" if harmful else verdict["refused"]):
+                (escaped if harmful else refused).append((step, place))
+    return escaped, refused
 
 
 def _by_rules(config: Mapping[str, Any]) -> bool:
@@ -214,29 +182,9 @@ def _clock(seconds: float) -> str:
 
 def _others(run: RunDirectory) -> list[Evaluation]:
     """The evaluations with something else in place of something of the run."""
-    folders = sorted((run.path / OTHERS).glob(f"*/{EVALUATION_FILE}"))
-    found = [read(RunDirectory(path.parent), EVALUATION_FILE, Evaluation) for path in folders]
+    files = sorted((run.path / result.OTHERS).glob(f"*/{result.EVALUATION_FILE}"))
+    found = (read(RunDirectory(file.parent), file.name, Evaluation) for file in files)
     return [each for each in found if each]
-
-
-def _drift(drift: Drift | None, step: int) -> dict[str, Any]:
-    """The drift figure, and the tables of rounds and of classes, unless training went on since."""
-    drift = drift if drift and drift.step == step else None
-    rounds = drift.rounds if drift else {}
-    shares = {f"round {n} (n = {each.classified})": each.shares for n, each in rounds.items() if each.shares}
-    return {
-        "drift": drift,
-        "about_drift": about_drift(drift) if drift else "",
-        "drift_bars": drift_bars(shares, {name: each.family for name, each in CLASSES.items()}) if shares else None,
-        "drift_head": drift_head(drift) if drift else (),
-        "drift_rows": list(drift_rows(drift)) if drift else [],
-        "class_head": ("Class", "Family", *(f"Round\u00a0{n}" for n in rounds)),
-        "class_rows": [
-            (name.replace("_", " "), each.family, *(f"{of.shares.get(name, 0):.0%}" for of in rounds.values()))
-            for name, each in CLASSES.items()
-            if any(of.shares.get(name) for of in rounds.values())
-        ],
-    }
 
 
 def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool) -> list[dict[str, Any]]:
@@ -245,8 +193,8 @@ def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool
     missed = [round(rate.value * rate.n) for rate in table["asr"][after].values()]
     refused = [round((1 - rate.value) * rate.n) for rate in table["compliance"][after].values()]
     kinds = (
-        ("harmful", "Escaped", f"Held-out harmful seeds that {CALLED[after]} answered.", sum(missed)),
-        ("benign", "Refused", f"Held-out benign seeds that {CALLED[after]} refused.", sum(refused)),
+        ("harmful", "Escaped", f"Held-out harmful seeds that {result.CALLED[after]} answered.", sum(missed)),
+        ("benign", "Refused", f"Held-out benign seeds that {result.CALLED[after]} refused.", sum(refused)),
     )
     return [
         {
@@ -256,7 +204,7 @@ def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool
             "shown": [
                 {
                     **_words(failure.model_dump(), show_transcripts),
-                    "attacker": ATTACKERS[failure.attacker],
+                    "attacker": result.ATTACKERS[failure.attacker],
                     "failed_before": failure.failed_before,
                 }
                 for failure in _spaced([each for each in failures.kept if each.seed.label == label])

@@ -19,21 +19,14 @@ QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing and all that goes with it.
-
-    Attributes:
-        note: How to read it, in a sentence or two.
-        legend: Class and name of what is drawn.
-        head: Column titles of the numbers.
-        rows: The numbers, as shown.
-    """
+    """A drawing and all that goes with it."""
 
     title: str
-    note: str
+    note: str  # how to read it, in a sentence or two
     svg: Markup
-    legend: tuple[tuple[str, str], ...]
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    legend: tuple[tuple[str, str], ...]  # class and name of what is drawn
+    head: tuple[str, ...]  # column titles of the numbers
+    rows: tuple[tuple[str, ...], ...]  # the numbers, as shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from magic_rl.evaluation.classes import CLASSES
 from magic_rl.evaluation.drift import Drift
 from magic_rl.evaluation.estimates import Estimate
 from magic_rl.evaluation.result import (
@@ -60,17 +61,12 @@ _FORMS = {"rate": (100, ".1f"), "change": (100, "+.1f"), "ratio": (1, ".2f")}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a study's table.
-
-    Attributes:
-        cells: One per defender, then the change and in how many runs it is clear.
-        each: Under each cell, each run's value.
-    """
+    """A row of a study's table."""
 
     measure: Measure
     name: str
-    cells: tuple[str, ...]
-    each: tuple[str, ...]
+    cells: tuple[str, ...]  # one per defender, then the change and in how many runs it is clear
+    each: tuple[str, ...]  # under each cell, each run's value
 
     @property
     def title(self) -> str:
@@ -157,6 +153,19 @@ def drift_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
         yield (f"round {number}", str(of.n), *said, *classes)
 
 
+def class_head(drift: Drift) -> tuple[str, ...]:
+    """Column titles of `class_rows`."""
+    return ("Class", "Family", *(f"Round\u00a0{number}" for number in drift.rounds))
+
+
+def class_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
+    """Each class that some attack showed, and its share of each round's attacks."""
+    for name, kind in CLASSES.items():
+        shares = [of.shares.get(name, 0) for of in drift.rounds.values()]
+        if any(shares):
+            yield (name.replace("_", " "), kind.family, *(f"{share:.0%}" for share in shares))
+
+
 def drift_table(drift: Drift, width: int = 80) -> str:
     """How attacks drift, for a terminal, with how far the classes can be believed."""
     lines: list[Line] = [drift_head(drift), *drift_rows(drift)]
@@ -175,7 +184,7 @@ def attack_table(attack: AttackResult[Estimate], width: int = 80) -> str:
     lines.append((f"ASR ↓{_counts(asr for name in who for asr in found[name].curve.values())}",))
     first = found[who[0]]
     rows = {f"after {n} of {attack.steps} steps": [found[name].curve[n] for name in who] for n in first.curve}
-    rows |= {_at_k(k): [found[name].attack_at_k[k] for name in who] for k in first.attack_at_k}
+    rows |= {f"attack@{k}": [found[name].attack_at_k[k] for name in who] for k in first.attack_at_k}
     lines += [(name, *map(shown, rates)) for name, rates in rows.items()]
     if any(each.degenerate for each in found.values()):
         lines.append(("degenerate replies", *(f"{100 * found[name].degenerate:.1f}" for name in who)))
@@ -245,7 +254,7 @@ def study_rows(preset: PresetResult, *, exact: bool = True) -> Iterator[Row]:
             last = {defender: [*each_.curve.values()][-1] for defender, each_ in found.items() if each_.curve}
             reached = {_FRESH: [last.get(defender) for defender in who]}
             for k in found["trained"].attack_at_k:
-                reached[_at_k(k)] = [found[d].attack_at_k.get(k) if d in found else None for d in who]
+                reached[f"attack@{k}"] = [found[d].attack_at_k.get(k) if d in found else None for d in who]
             for name, numbers in reached.items():
                 cells = (*(shown(number, exact=exact) for number in numbers), DASH, "")
                 yield Row(measure, name, cells, (*(each(number, exact=exact) for number in numbers), "", ""))
@@ -318,10 +327,6 @@ def _ratio(attack: AttackResult[Estimate] | AttackResult[OverRuns]) -> Iterator[
     said = shown(ratio, "ratio") if ratio else "not defined, as the start's is 0"
     runs = f"; each run {each(ratio, 'ratio')}" if isinstance(ratio, OverRuns) else ""
     yield f"ASR of a {_FRESH} after {attack.steps} steps, trained / start (↓): {said}{runs}"
-
-
-def _at_k(k: int) -> str:
-    return f"attack@{k}"
 
 
 def _counts(numbers: Iterable[Estimate]) -> str:

@@ -23,25 +23,15 @@ _BYTES = 2  # of a number of the base model: bfloat16
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A dense decoder.
+    """A dense decoder."""
 
-    Attributes:
-        hidden: Width.
-        layers: Number of layers.
-        queries: Width of all queries.
-        keys: Width of all keys, and of all values.
-        inner: Width inside the feed-forward part.
-        vocabulary: Ids.
-        tied: Whether the output head shares the embedding's weights.
-    """
-
-    hidden: int
-    layers: int
-    queries: int
-    keys: int
-    inner: int
-    vocabulary: int
-    tied: bool
+    hidden: int  # width
+    layers: int  # number of layers
+    queries: int  # width of all queries
+    keys: int  # width of all keys, and of all values
+    inner: int  # width inside the feed-forward part
+    vocabulary: int  # ids
+    tied: bool  # whether the output head shares the embedding's weights
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape:
@@ -98,51 +88,30 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A device.
-
-    Attributes:
-        flops: Per second, dense bfloat16.
-        bandwidth: Bytes per second.
-        memory: Bytes.
-        dollars: Per hour; 0 if nobody rents it out.
-        learn: Share of `flops` that learning reaches.
-        prefill: Share of `flops` that reading prompts reaches.
-        reached: Share of `bandwidth` that sampling reaches.
-        layer: Seconds per layer and token, for any batch, with CUDA graphs.
-        eager: The same without.
-    """
+    """A device."""
 
     name: str
-    flops: float
-    bandwidth: float
-    memory: float
-    dollars: float
-    learn: float
-    prefill: float
-    reached: float
-    layer: float
-    eager: float
+    flops: float  # per second, dense bfloat16
+    bandwidth: float  # bytes per second
+    memory: float  # bytes
+    dollars: float  # per hour; 0 if nobody rents it out
+    learn: float  # share of `flops` that learning reaches
+    prefill: float  # share of `flops` that reading prompts reaches
+    reached: float  # share of `bandwidth` that sampling reaches
+    layer: float  # seconds per layer and token, for any batch, with CUDA graphs
+    eager: float  # the same without
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What is sampled at a time.
+    """What is sampled at a time."""
 
-    Attributes:
-        prompts: Prompts that are read, each once.
-        prompt: Tokens of a prompt.
-        rows: Samples in all.
-        mean: Tokens of a sample.
-        longest: Tokens of the longest.
-        rounds: Parts that are sampled one after the other.
-    """
-
-    prompts: float
-    prompt: float
-    rows: float
-    mean: float
-    longest: float
-    rounds: int = 1
+    prompts: float  # prompts that are read, each once
+    prompt: float  # tokens of a prompt
+    rows: float  # samples in all
+    mean: float  # tokens of a sample
+    longest: float  # tokens of the longest
+    rounds: int = 1  # parts that are sampled one after the other
 
     @property
     def tokens(self) -> float:
@@ -152,21 +121,13 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Samplers:
-    """Who samples.
+    """Who samples."""
 
-    Attributes:
-        gpu: Of each device.
-        count: Engines side by side, each with all weights.
-        devices: Of each engine.
-        at_once: Samples that one engine takes side by side.
-        eager: Whether kernels are started one by one.
-    """
-
-    gpu: Gpu
-    count: int = 1
-    devices: int = 1
-    at_once: int = 256
-    eager: bool = False
+    gpu: Gpu  # of each device
+    count: int = 1  # engines side by side, each with all weights
+    devices: int = 1  # of each engine
+    at_once: int = 256  # samples that one engine takes side by side
+    eager: bool = False  # whether kernels are started one by one
 
 
 def sampling_flops(samples: Samples, shape: Shape) -> float:
@@ -182,15 +143,12 @@ def sampling_seconds(samples: Samples, shape: Shape, samplers: Samplers) -> floa
     """
     gpu, engines = samplers.gpu, samplers.count
     flops, bandwidth = gpu.flops * samplers.devices, gpu.bandwidth * gpu.reached * samplers.devices
-    read = shape.forward(samples.prompts * samples.prompt, samples.prompt / 2, samples.prompts)
-    seconds = read / (engines * flops * gpu.prefill)
+    seconds = sampling_flops(samples, shape) / (engines * flops * gpu.prefill)
     passes = max(samples.rounds * samples.longest, samples.tokens / (engines * samplers.at_once))
     started = shape.layers * (gpu.eager if samplers.eager else gpu.layer)
     seconds += passes * (shape.weights / bandwidth + started)
     context = samples.tokens * (samples.prompt + samples.mean / 2)
-    seconds += context * shape.cached / (engines * bandwidth)
-    arithmetic = shape.forward(samples.tokens, samples.prompt + samples.mean / 2, samples.tokens)
-    return seconds + arithmetic / (engines * flops * gpu.prefill)
+    return seconds + context * shape.cached / (engines * bandwidth)
 
 
 @functools.cache
@@ -209,19 +167,7 @@ def device(name: str) -> Gpu:
     found = next((each for each in known if each.lower() == name.lower().replace("-", "")), None)
     if found is None:
         raise UserError(f"{name}: is none of {', '.join(known)}")
-    reached, own = figures()["reached"], known[found]
-    return Gpu(
-        name=found,
-        flops=own["flops"],
-        bandwidth=own["bandwidth"],
-        memory=own["memory"],
-        dollars=own["dollars"],
-        learn=own.get("learn", reached["learn"]),
-        prefill=own.get("prefill", reached["prefill"]),
-        reached=reached["bandwidth"],
-        layer=own.get("layer", reached["layer"]),
-        eager=own.get("layer", reached["eager"]),
-    )
+    return Gpu(name=found, **{**figures()["reached"], **known[found]})
 
 
 def shape_of(model: str) -> Shape:
@@ -233,15 +179,15 @@ def shape_of(model: str) -> Shape:
     known: dict[str, dict[str, Any]] = figures()["models"]
     if model in known:
         return Shape.of(known[model])
-    file: Path | str | None = user_path(model) / "config.json"
-    if not Path(str(file)).is_file():
+    file = user_path(model) / "config.json"
+    if not file.is_file():
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(model, "config.json") if model.count("/") == 1 else None
         if not isinstance(cached, str):
             raise UserError(f"{model}: its shape is not known here", "fetch the model", model=model)
-        file = cached
-    fields = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+        file = Path(cached)
+    fields = json.loads(file.read_text(encoding="utf-8"))
     fields = {**fields, **(fields.get("text_config") or {})}
     if any(fields.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
         raise UserError(f"{model}: is a mixture of experts; only dense models can be planned")

@@ -20,18 +20,9 @@ from magic_rl.config import Config, EvaluationConfig, load_config
 from magic_rl.errors import ConfigError, EngineError, StoreError
 from magic_rl.evaluation.crossplay import answered_by, open_attacks
 from magic_rl.evaluation.estimates import Count, Estimate, attack_at_k, seed_rate, seed_ratio
-from magic_rl.evaluation.result import (
-    ATTACK_FILE,
-    ATTACK_PLAN,
-    AttackOnOne,
-    AttackResult,
-    Defender,
-    read,
-    write,
-)
+from magic_rl.evaluation.result import ATTACK_FILE, ATTACK_PLAN, AttackOnOne, AttackResult, Defender, read, write
 from magic_rl.game.schedule import Schedule
 from magic_rl.game.settings import ScheduleConfig
-from magic_rl.learning.arena import Arena, LoopSettings
 from magic_rl.learning.coevolve import coevolve
 from magic_rl.rng import derive
 from magic_rl.runs.assembly import Setup, loop_settings, prepare
@@ -53,23 +44,14 @@ _FOLDER = "attacks"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for.
+    """What is asked for."""
 
-    Attributes:
-        steps: N, steps of learning against each defender.
-        every: Steps between measurements of ASR; 0 measures before the first and after the last only.
-        config: The settings: see `attack_config`.
-        source: The run whose attacker it is, if another than the defender's.
-        attacker: The attacker's SFT start.
-        defenders: The starting and the trained defender, in the order of `ATTACKED`.
-    """
-
-    steps: int
-    every: int
-    config: Config
-    source: Path | None
-    attacker: Path
-    defenders: tuple[Path, Path]
+    steps: int  # N, steps of learning against each defender
+    every: int  # steps between measurements of ASR; 0 measures before the first and after the last only
+    config: Config  # the settings: see `attack_config`
+    source: Path | None  # the run whose attacker it is, if another than the defender's
+    attacker: Path  # the attacker's SFT start
+    defenders: tuple[Path, Path]  # the starting and the trained defender, in the order of `ATTACKED`
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON value that is the same exactly if the same attacks are asked for."""
@@ -80,16 +62,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one attack has come: the state in its checkpoint.
+    """How far one attack has come: the state in its checkpoint."""
 
-    Attributes:
-        schedule: Steps taken, and whether there are more.
-        curve: Step and outcomes per held-out harmful seed, for each measurement so far.
-        final: Outcomes per seed of the final attacker's many attacks; empty until it has made them.
-    """
-
-    schedule: Schedule
+    schedule: Schedule  # steps taken, and whether there are more
+    # Step and outcomes per held-out harmful seed, for each measurement so far.
     curve: tuple[tuple[int, tuple[Count, ...]], ...] = ()
+    # Outcomes per seed of the final attacker's many attacks; empty until it has made them.
     final: tuple[Count, ...] = ()
 
     @property
@@ -193,8 +171,7 @@ def make_plan(
 def forget(run: RunDirectory) -> None:
     """Remove the attacks of a run and their result. Its lock is held."""
     for path in (run.path / ATTACK_FILE, run.path / _FOLDER):
-        if path.exists():
-            atomic.remove(path)
+        atomic.remove(path)
 
 
 def attack_config(run: RunDirectory, source: RunDirectory, steps: int) -> Config:
@@ -210,6 +187,7 @@ def attack_config(run: RunDirectory, source: RunDirectory, steps: int) -> Config
     game = config.game.model_copy(
         update={
             "rewards": given.game.rewards,
+            "opponents": "last",
             "schedule": ScheduleConfig(kind="ratio", rounds=1, defender_steps=0, attacker_steps=steps),
         }
     )
@@ -255,8 +233,14 @@ class _Attack:
         if self._interrupt.asked:
             return progress
         # The draws are other ones than the game's, whose steps of the same numbers taught the defender.
-        settings = replace(loop_settings(self._setup.config), rng_seed=derive(config.seed, 0, "fresh attacker"))
-        for step in coevolve(self._arena(settings), progress.schedule, progress.steps):
+        arena = replace(
+            self._setup.arena(),
+            attacker=self._setup.player("attacker", self._learner),
+            defender=self._setup.player("defender", self._frozen),
+            learners={"attacker": self._learner},
+            settings=replace(loop_settings(config), rng_seed=derive(config.seed, 0, "fresh attacker")),
+        )
+        for step in coevolve(arena, progress.schedule, progress.steps):
             progress = replace(progress, schedule=step.schedule)
             self._part.log(step.metrics)
             self._part.log_timing({"step": step.number, **step.timing})
@@ -270,20 +254,6 @@ class _Attack:
             if self._interrupt.asked:
                 break
         return progress
-
-    def _arena(self, settings: LoopSettings) -> Arena:
-        setup = self._setup
-        return Arena(
-            attacker=setup.player("attacker", self._learner),
-            defender=setup.player("defender", self._frozen),
-            learners={"attacker": self._learner},
-            references={"attacker": setup.references["attacker"]},
-            judge=setup.judge,
-            seeds=setup.split.train,
-            prompts=setup.prompts,
-            settings=settings,
-            yardstick=setup.yardstick(),
-        )
 
     def _measured(self, progress: Progress) -> Progress:
         """The same with what is due at its step and not measured yet, saved."""

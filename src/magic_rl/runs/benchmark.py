@@ -9,7 +9,6 @@ asked.json       what was asked for; the same command continues, another one is 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from magic_rl.config import Config, dump_config
-from magic_rl.errors import ChatError, ConfigError, StoreError, UserError
+from magic_rl.errors import ChatError, StoreError, UserError
 from magic_rl.evidence.items import ITEMS_FILE, hash_of, read_items, write_items
 from magic_rl.evidence.sets import SUITES, Suite
 from magic_rl.evidence.summary import SUMMARY_FILE, Result, compared, summary
+from magic_rl.runs.judge import key_of
 from magic_rl.runs.preflight import try_judge
 from magic_rl.runs.target import endpoint_of
 from magic_rl.store import atomic
@@ -33,27 +33,16 @@ Display = Literal["rich", "plain", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        target: A run, a model folder or hub id, the address of a server, or a .toml file that says more of one.
-        suite: Name in `SUITES`.
-        config: Names the judge, and how models in this process are computed.
-        data: The user's copies, by name of the set.
-        limit: Most rows of each set, drawn evenly; 0: all.
-        max_tokens: Where replies are cut; 0: where the release cuts them.
-        any_count: Whether other numbers of rows than the published ones are taken.
-        number: Round of a run's defender; None is the last.
-    """
-
-    target: str
-    suite: Suite
-    config: Config
-    data: Mapping[str, str] = field(default_factory=dict)
-    limit: int = 0
-    max_tokens: int = 0
-    any_count: bool = False
-    number: int | None = None
+    target: str  # a run, a model folder or hub id, the address of a server, or a .toml file that says more of one
+    suite: Suite  # name in `SUITES`
+    config: Config  # names the judge, and how models in this process are computed
+    data: Mapping[str, str] = field(default_factory=dict)  # the user's copies, by name of the set
+    limit: int = 0  # most rows of each set, drawn evenly; 0: all
+    max_tokens: int = 0  # where replies are cut; 0: where the release cuts them
+    any_count: bool = False  # whether other numbers of rows than the published ones are taken
+    number: int | None = None  # round of a run's defender; None is the last
 
 
 def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path | None = None) -> Result:
@@ -138,9 +127,7 @@ def _model(asked: Asked, settings: str) -> Any:
     name = asked.target
     if asked.target.startswith(("http://", "https://")) or asked.target.endswith(".toml"):
         endpoint = endpoint_of(asked.target)
-        key = os.environ.get(endpoint.api_key_env, "") if endpoint.api_key_env else "none"
-        if not key:
-            raise ConfigError(f"{asked.target}: the environment variable {endpoint.api_key_env} is not set")
+        key = key_of(endpoint, asked.target) or "none"
         limits = GenerateConfig(
             max_connections=endpoint.concurrency,
             max_retries=endpoint.attempts - 1,
@@ -177,7 +164,7 @@ def _run(tasks: list[Any], model: Any, out: Path, display: Display) -> list[Any]
     except PrerequisiteError as error:
         said = " ".join(str(error.message).split())
         if "is not associated with a task" in said:
-            raise StoreError(f"{out}: holds a benchmark of something else", "same benchmark") from error
+            raise StoreError(f"{out}: holds a benchmark of something else", "same command") from error
         raise UserError(f"Inspect: {said}") from error
     names = [_plain(one if isinstance(one, str) else one.name) for one in tasks]
     whole = [read_eval_log(log.location) for log in logs]

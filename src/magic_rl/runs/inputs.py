@@ -22,8 +22,8 @@ def digests(setup: Setup) -> dict[str, str]:
     config, split = setup.config, setup.split
     sides = {"training": split.train, "held out": split.held_out, "validation": split.validation}
     found = {
-        "data.seeds": _digest({name: [asdict(seed) for seed in side] for name, side in sides.items()}),
-        "game.prompts": _digest(asdict(setup.prompts)),
+        "data.seeds": digest({name: [asdict(seed) for seed in side] for name, side in sides.items()}),
+        "game.prompts": digest(asdict(setup.prompts)),
         **{f"{role}.model": engine.identity for role, engine in setup.engines.items()},
     }
     files = {
@@ -87,5 +87,6 @@ def record_settings(run: RunDirectory, config: Config, changed: Mapping[str, tup
     run.write_json(INPUTS_FILE, {**inputs, "config": config.model_dump(mode="json"), "changes": changes})
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """A few letters that are the same exactly if a JSON value is."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,8 +6,6 @@ in and by a digest of it, so that the same command finds it again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from magic_rl.data.overlap import SeedFinder
 from magic_rl.data.seeds import SeedSet
 from magic_rl.errors import ConfigError, DataError, StoreError
 from magic_rl.evaluation.result import OTHERS, Measured, measured
-from magic_rl.runs.inputs import compare_settings
+from magic_rl.runs.inputs import compare_settings, digest
 from magic_rl.runs.seeds import read_sources, split_of
 from magic_rl.runs.target import endpoint_of
 from magic_rl.store.run import RunDirectory
@@ -27,21 +25,13 @@ from magic_rl.types import Seed
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """What stands in for something of the run; what is None or empty is the run's own.
+    """What stands in for something of the run; what is None or empty is the run's own."""
 
-    Attributes:
-        judge: Config file whose judge judges.
-        seeds: Sources of seeds, as `data.seeds` names them.
-        defender: A model that is not of the run: see `runs.target`.
-        attackers: The run whose attackers are met.
-        settings: `key=value` items, of settings that `config.CHANGEABLE` lists.
-    """
-
-    judge: Path | None = None
-    seeds: str | None = None
-    defender: str | None = None
-    attackers: RunDirectory | None = None
-    settings: tuple[str, ...] = ()
+    judge: Path | None = None  # config file whose judge judges
+    seeds: str | None = None  # sources of seeds, as `data.seeds` names them
+    defender: str | None = None  # a model that is not of the run: see `runs.target`
+    attackers: RunDirectory | None = None  # the run whose attackers are met
+    settings: tuple[str, ...] = ()  # `key=value` items, of settings that `config.CHANGEABLE` lists
 
     def as_dict(self) -> dict[str, str]:
         """In words, by kind, of what is put in."""
@@ -60,24 +50,14 @@ OWN = Instead()
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An evaluation to be made.
+    """An evaluation to be made."""
 
-    Attributes:
-        run: Whose defenders, split and prompts it has.
-        attackers: Whose attackers.
-        config: Every setting.
-        out: Where its files go: the run, or a folder in it.
-        measured: What it measures.
-        seeds: In place of the run's own.
-    """
-
-    run: RunDirectory
-    attackers: RunDirectory
-    config: Config
+    run: RunDirectory  # whose defenders, split and prompts it has
+    config: Config  # every setting
     instead: Instead
-    out: RunDirectory
-    measured: Measured
-    seeds: SeedSet | None = None
+    out: RunDirectory  # where its files go: the run, or a folder in it
+    measured: Measured  # what it measures
+    seeds: SeedSet | None = None  # in place of the run's own
 
 
 def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
@@ -96,17 +76,17 @@ def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
     if instead.attackers:
         config = with_attacker_of(run, instead.attackers, config)
     if instead == OWN:
-        return Subject(run, run, config, instead, run, measured(run))
+        return Subject(run, config, instead, run, measured(run))
     told = instead.as_dict()
     endpoint = endpoint_of(instead.defender).model_dump(mode="json") if instead.defender else None
     seeds = read_sources(config.data.model_copy(update={"seeds": instead.seeds})) if instead.seeds else None
     texts = [(seed.text, seed.label) for seed in seeds.seeds] if seeds else []
     # What files hold, and what a server serves, may change under their names.
-    digest = _digest([told, config.judge.model_dump(mode="json"), endpoint, texts])
+    content = digest([told, config.judge.model_dump(mode="json"), endpoint, texts])[:8]
     tree = tomllib.loads(dump_config(config))
-    found = measured(run, attackers=instead.attackers, config=tree, instead={**told, "digest": digest})
-    out = RunDirectory(run.path / OTHERS / "-".join([*told, digest]))
-    return Subject(run, instead.attackers or run, config, instead, out, found, seeds)
+    found = measured(run, attackers=instead.attackers, config=tree, instead={**told, "digest": content})
+    out = RunDirectory(run.path / OTHERS / "-".join([*told, content]))
+    return Subject(run, config, instead, out, found, seeds)
 
 
 def with_attacker_of(run: RunDirectory, source: RunDirectory, config: Config) -> Config:
@@ -145,7 +125,3 @@ def check_untaught(source: Path, seeds: Iterable[Seed], training: Iterable[Seed]
             f"{source}: its attacker was trained on {known} seeds that are held out here; take the attacker of a "
             "run with the same split"
         )
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

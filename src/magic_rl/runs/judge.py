@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from magic_rl.attacks.codecs import CODECS
@@ -121,9 +120,7 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
 def _server(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_template: str) -> Chat:
     from magic_rl.chat.server import Server  # its client takes half a second to import
 
-    shared = {
-        each.name: getattr(endpoint, each.name) for each in fields(Endpoint) if each.name in EndpointConfig.model_fields
-    }
+    shared = endpoint.model_dump(exclude={"tokenizer", "api_key_env"})
     made = Endpoint(**shared, key=key_of(endpoint, key), place=key)
     if endpoint.tokenizer is None:
         return Server(made)

@@ -22,25 +22,15 @@ _LABELS: tuple[Label, ...] = ("harmful", "benign")
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """Players and seeds.
+    """Players and seeds."""
 
-    Attributes:
-        attackers: Round of each; None plays the seeds as they are.
-        defenders: Round of each.
-        seeds: Of the pairs that the table compares.
-        inner: Those of them that all other pairs play.
-        other: Whether a model that is not of the run is met too.
-        attacks_per_seed: Of each attacker.
-        turns: T, of a conversation.
-    """
-
-    attackers: list[int | None]
-    defenders: list[int]
-    seeds: list[Seed]
-    inner: list[Seed]
-    other: bool
-    attacks_per_seed: int
-    turns: int
+    attackers: list[int | None]  # round of each; None plays the seeds as they are
+    defenders: list[int]  # round of each
+    seeds: list[Seed]  # of the pairs that the table compares
+    inner: list[Seed]  # those of them that all other pairs play
+    other: bool  # whether a model that is not of the run is met too
+    attacks_per_seed: int  # of each attacker
+    turns: int  # T, of a conversation
 
     @property
     def compared(self) -> dict[Attacker, int]:
@@ -86,7 +76,7 @@ def lineup_of(subject: Subject, setup: Setup, view: View) -> tuple[Lineup, HeldO
     seeds = held_out_seeds(setup)
     if subject.seeds:
         seeds, written = _other_seeds(subject.seeds, setup, view)
-    rounds = [] if written else [number for number, _ in subject.attackers.players("attacker")]
+    rounds = [] if written else [number for number, _ in (instead.attackers or subject.run).players("attacker")]
     defenders = [number for number, _ in subject.run.players("defender")]
     if instead.defender:  # it is compared with the trained defender, under the attackers of the table
         rounds, defenders = sorted({*rounds[:1], *rounds[-1:]}), defenders[-1:]

@@ -7,14 +7,12 @@ counted, nor evaluation.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from magic_rl.config import Config
 from magic_rl.errors import UserError
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.runs.arithmetic import (
-    Gpu,
     Samplers,
     Samples,
     Shape,
@@ -36,78 +34,43 @@ _ROLES: tuple[Role, ...] = ("attacker", "defender")
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of the texts, on average.
+    """Tokens of the texts, on average."""
 
-    Attributes:
-        attack: What the attacker says, thoughts included.
-        reply: What the defender says.
-    """
-
-    attack: int
-    reply: int
+    attack: int  # what the attacker says, thoughts included
+    reply: int  # what the defender says
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a player's step.
+    """A part of a player's step."""
 
-    Attributes:
-        learner: Whose step.
-        name: What is done in it.
-        tokens: That go through a model.
-        flops: Floating-point operations.
-        seconds: That it takes.
-    """
-
-    learner: Role
-    name: str
-    tokens: float
-    flops: float
-    seconds: float
+    learner: Role  # whose step
+    name: str  # what is done in it
+    tokens: float  # that go through a model
+    flops: float  # floating-point operations
+    seconds: float  # that it takes
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a config takes.
+    """What a config takes."""
 
-    Attributes:
-        lengths: Assumed.
-        stages: Of one step of each player.
-        steps: Of each player in the game.
-        supervised: Hours before the game.
-        hours: In all.
-        memory: Bytes by device, each with what the device has.
-        adapters: Numbers of one player's adapter, by role.
-        rented: Dollars for the devices, if they can be rented.
-        hosted: Dollars for the same tokens at a hosted Tinker API, and whose price that is; None if no model is near.
-        notes: What a user should know.
-    """
-
-    lengths: Lengths
-    stages: tuple[Stage, ...]
-    steps: dict[Role, int]
-    supervised: float
-    hours: float
-    memory: dict[str, tuple[float, float]]
-    adapters: dict[Role, int]
-    rented: float
+    lengths: Lengths  # assumed
+    stages: tuple[Stage, ...]  # of one step of each player
+    steps: dict[Role, int]  # of each player in the game
+    supervised: float  # hours before the game
+    hours: float  # in all
+    memory: dict[str, tuple[float, float]]  # bytes by device, each with what the device has
+    adapters: dict[Role, int]  # numbers of one player's adapter, by role
+    rented: float  # dollars for the devices, if they can be rented
+    # Dollars for the same tokens at a hosted Tinker API, and whose price that is; None if no model is near.
     hosted: tuple[float, str] | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what a user should know
 
     @property
     def bottleneck(self) -> Stage:
         """The stage that takes most of the run."""
         return max(self.stages, key=lambda stage: stage.seconds * self.steps[stage.learner])
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where things are computed: one device learns, others may sample."""
-
-    gpu: Gpu
-    samplers: Samplers
-    used: int
-    shared: bool
 
 
 def plan(
@@ -124,8 +87,19 @@ def plan(
     Raises:
         UserError: If a device or a model's shape is not known.
     """
-    count, name = _parsed(gpus)
-    place, notes = _place(config, device(name), count)
+    found = re.fullmatch(r"(?:(\d+) ?x ?)?([A-Za-z][\w-]*)", gpus.strip(), re.IGNORECASE)
+    if not found or found[1] == "0":
+        raise UserError(f"{gpus}: expected a number of devices and their name, such as 8xH100")
+    gpu, count, notes = device(found[2]), int(found[1] or 1), []
+    engines, devices = config.engine.servers
+    samplers = Samplers(gpu, engines or 1, devices or 1, config.engine.rows_per_batch, eager=not engines)
+    used = 1 + engines * devices  # one learns
+    if used > count:
+        notes.append(f"training uses {used} devices, and there are {count}")
+    elif used < count:
+        notes.append(
+            f"training uses {used} of {count} devices; one learns, the others sample, and a judge may take more"
+        )
     roles = config.roles
     shapes: dict[Role, Shape] = {role: shape_of(config.player(role).model) for role in roles}
     lengths = Lengths(
@@ -136,11 +110,14 @@ def plan(
     steps: dict[Role, int] = {"attacker": bounds.rounds * bounds.attacker_steps}
     steps["defender"] = bounds.rounds * bounds.defender_steps
     prompts = load_prompts(config.game.prompts)
-    game = _Game(config, shapes, lengths, place, prompts)
+    game = _Game(config, shapes, lengths, samplers, prompts)
     stages = tuple(stage for role in roles if steps[role] for stage in game.step(role))
     supervised = sum(game.supervised(role) for role in roles) / 3600
     hours = supervised + sum(stage.seconds * steps[stage.learner] for stage in stages) / 3600
-    memory, adapters = _memory(config, shapes, lengths, place)
+    memory, adapters = _memory(config, shapes, lengths, samplers)
+    for what, (needed, have) in memory.items():
+        if needed > have:
+            notes.append(f"the device that {what} needs {needed / 1e9:.3g} GB and has {have / 1e9:.3g}")
     return Plan(
         lengths=lengths,
         stages=stages,
@@ -149,41 +126,19 @@ def plan(
         hours=hours,
         memory=memory,
         adapters=adapters,
-        rented=hours * place.used * place.gpu.dollars,
+        rented=hours * used * gpu.dollars,
         hosted=game.hosted(steps),
-        notes=(*notes, *_fits(memory)),
+        notes=tuple(notes),
     )
-
-
-def _parsed(gpus: str) -> tuple[int, str]:
-    found = re.fullmatch(r"(?:(\d+) ?x ?)?([A-Za-z][\w-]*)", gpus.strip(), re.IGNORECASE)
-    if not found or found[1] == "0":
-        raise UserError(f"{gpus}: expected a number of devices and their name, such as 8xH100")
-    return int(found[1] or 1), found[2]
-
-
-def _place(config: Config, gpu: Gpu, count: int) -> tuple[_Place, list[str]]:
-    """Who computes where, as the engine's settings say."""
-    notes, rows = [], config.engine.rows_per_batch
-    engines, devices = config.engine.servers
-    samplers = Samplers(gpu, engines or 1, devices or 1, rows, eager=not engines)
-    used = 1 + engines * devices
-    if used > count:
-        notes.append(f"training uses {used} devices, and there are {count}")
-    elif used < count:
-        notes.append(
-            f"training uses {used} of {count} devices; one learns, the others sample, and a judge may take more"
-        )
-    return _Place(gpu, samplers, used, shared=not devices), notes
 
 
 class _Game:
     """The work of a config's steps."""
 
     def __init__(
-        self, config: Config, shapes: dict[Role, Shape], lengths: Lengths, place: _Place, prompts: Prompts
+        self, config: Config, shapes: dict[Role, Shape], lengths: Lengths, samplers: Samplers, prompts: Prompts
     ) -> None:
-        self._config, self._shapes, self._lengths, self._place = config, shapes, lengths, place
+        self._config, self._shapes, self._lengths, self._samplers = config, shapes, lengths, samplers
         seed = Seed("", _SEED, "harmful")
         asked = len(prompts.attacker_system + prompts.attacker(seed)) / _CHARACTERS
         told = len(prompts.defender("")) + len(config.defender.system_prompt or "")
@@ -200,12 +155,12 @@ class _Game:
         for speaker in self._shapes:
             samples = self._samples(learner, speaker)
             shape = self._shapes[speaker]
-            seconds = sampling_seconds(samples, shape, self._place.samplers)
+            seconds = sampling_seconds(samples, shape, self._samplers)
             tokens = samples.tokens + samples.prompts * samples.prompt
             name = "sample attacks" if speaker == "attacker" else "sample replies"
             stages.append(Stage(learner, name, tokens, sampling_flops(samples, shape), seconds))
         tokens, forward = self._learned(learner)
-        gpu, learning = self._place.gpu, config.learning
+        gpu, learning = self._samplers.gpu, config.learning
         again = 1 if config.engine.recompute_above else 0
         rescored = (config.engine.sampler != "local" and learning.correction != "none") + (learning.kl_coef > 0)
         for name, times in (("learn", (2 + again) * learning.epochs), ("score again", int(rescored))):
@@ -239,7 +194,7 @@ class _Game:
 
     def supervised(self, role: Role) -> float:
         """Seconds of a player's supervised stage."""
-        stage, shape, gpu = self._config.player(role).sft, self._shapes[role], self._place.gpu
+        stage, shape, gpu = self._config.player(role).sft, self._shapes[role], self._samplers.gpu
         mean = self._lengths.attack if role == "attacker" else self._lengths.reply
         examples = stage.steps * stage.batch_size
         flops = 2 * shape.forward(examples * (self._prompt[role] + mean), self._prompt[role], examples * mean)
@@ -264,7 +219,7 @@ class _Game:
 
 
 def _memory(
-    config: Config, shapes: dict[Role, Shape], lengths: Lengths, place: _Place
+    config: Config, shapes: dict[Role, Shape], lengths: Lengths, samplers: Samplers
 ) -> tuple[dict[str, tuple[float, float]], dict[Role, int]]:
     """Bytes on the device that learns and on each that samples, and the size of adapters."""
     engine = config.engine
@@ -280,7 +235,7 @@ def _memory(
     models = {config.player(role).model: shape for role, shape in shapes.items()}
     weights = float(sum(shape.weights for shape in models.values()))
     learners = {"shared": adapters["defender"]} if config.game.shared_parameters else adapters
-    tokens = engine.tokens_per_batch or (1280 if place.gpu.name == "CPU" else 8192)
+    tokens = engine.tokens_per_batch or (1280 if samplers.gpu.name == "CPU" else 8192)
     kept = max(_activations(shape, tokens, engine.recompute_above) for shape in models.values())
     logits = max(_CHUNK * shape.vocabulary * 6 for shape in models.values())
     learning = weights + _TRAINED * sum(learners.values()) + kept + logits
@@ -289,11 +244,11 @@ def _memory(
     )
     cache = max(rows * (lengths.attack + lengths.reply) * shape.cached for shape in models.values())
     drawn = max(rows * shape.vocabulary * _DRAWN for shape in models.values())
-    have = place.gpu.memory
+    have = samplers.gpu.memory
     if engine.sampler == "local":
         return {"learns and samples": (max(learning, weights + cache + drawn), have)}, adapters
-    sampling = (weights + cache + drawn) / place.samplers.devices
-    if place.shared:
+    sampling = (weights + cache + drawn) / samplers.devices
+    if not engine.servers[1]:
         return {"learns, beside a server": (learning + sampling, have)}, adapters
     return {"learns": (learning, have), "samples": (sampling, have)}, adapters
 
@@ -304,11 +259,3 @@ def _activations(shape: Shape, tokens: int, above: int | None) -> float:
     layer = 2 * linear + 4 * (2 * shape.hidden + 2 * (shape.queries + 2 * shape.keys))
     whole = tokens * shape.layers * layer
     return tokens * (layer + shape.layers * shape.hidden * 2) if above is not None and above < tokens else whole
-
-
-def _fits(memory: dict[str, tuple[float, float]]) -> Sequence[str]:
-    return [
-        f"the device that {what} needs {needed / 1e9:.3g} GB and has {have / 1e9:.3g}"
-        for what, (needed, have) in memory.items()
-        if needed > have
-    ]

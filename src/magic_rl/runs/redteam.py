@@ -58,22 +58,14 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is attacked, and with what.
+    """What is attacked, and with what."""
 
-    Attributes:
-        target: A run, whose trained defender it is, or what `endpoint_of` takes.
-        attacker: A run, whose last attacker it is, or a pool file; "" is the target's own run.
-        number: Round of a run's defender; None is the last.
-        budget: Queries on a seed, at most; None: `BUDGETS`.
-        per_minute: Calls a minute to a server; None: as many as come.
-        pythons: Interpreters that have PyRIT and nanoGCG, by package, where this one has not.
-    """
-
-    target: str
-    attacker: str = ""
-    number: int | None = None
-    budget: int | None = None
-    per_minute: int | None = None
+    target: str  # a run, whose trained defender it is, or what `endpoint_of` takes
+    attacker: str = ""  # a run, whose last attacker it is, or a pool file; "" is the target's own run
+    number: int | None = None  # round of a run's defender; None is the last
+    budget: int | None = None  # queries on a seed, at most; None: `BUDGETS`
+    per_minute: int | None = None  # calls a minute to a server; None: as many as come
+    # Interpreters that have PyRIT and nanoGCG, by package, where this one has not.
     pythons: Mapping[str, Path | None] = field(default_factory=dict)
 
     @property

@@ -19,7 +19,7 @@ from magic_rl.config import Config
 from magic_rl.errors import ConfigError
 from magic_rl.store.run import TRACKER_FILE, RunDirectory
 from magic_rl.types import Exchange, Verdict
-from magic_rl.view import RunEvent, View
+from magic_rl.view import View
 
 _LAST_WORDS = 60.0  # seconds that a tracker may take to send the rest when a run ends
 
@@ -46,11 +46,8 @@ def tracked(run: RunDirectory, config: Config, view: View) -> Iterator[View]:
     if config.tracker.kind is None:
         yield view
         return
-    watching = _Tracked(config.tracker.kind, run, config, view)
-    try:
+    with contextlib.closing(_Tracked(config.tracker.kind, run, config, view)) as watching:
         yield watching
-    finally:
-        watching.close()
 
 
 class _Tracked(View):
@@ -100,24 +97,16 @@ class _Tracked(View):
             self._view.note(f"{self._settings.kind}: {_line(error)}; training goes on without it")
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
-        """See `View.stage`."""
         self._view.stage(name, total, done)
 
     def note(self, text: str) -> None:
-        """See `View.note`."""
         self._view.note(text)
 
-    def run(self, name: str, event: RunEvent, text: str = "") -> None:
-        """See `View.run`."""
-        self._view.run(name, event, text)
-
     def step(self, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """See `View.step`."""
         self._view.step(metrics, timing)
         self._send(metrics["step"], {**metrics, **{f"timing/{key}": value for key, value in timing.items()}})
 
     def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
-        """See `View.exchange`; sent only if the config asks for it."""
         self._view.exchange(exchange, verdict)
         if self._settings.exchanges and self._there is not None and self._current == self._state["sent"] > 0:
             said = {"seed": exchange.seed.text, "attack": exchange.attack, "reply": exchange.reply}

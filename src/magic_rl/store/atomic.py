@@ -41,9 +41,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A directory to fill, which becomes `target` when the block ends well and vanishes when it does not.
-
-    The block must sync what it writes; see `manifest.seal`.
+    """A directory to fill, which becomes `target`, synced, when the block ends well and vanishes when it does not.
 
     Args:
         replace: Whether a `target` that exists is replaced. A kill between its removal and the renaming leaves
@@ -56,12 +54,13 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     with writing(target):
         try:
             shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
+            aside.mkdir(parents=True)
             yield aside
-            for path in aside.rglob("*"):  # some libraries write for the owner alone
-                if path.is_file():
+            for path in (*aside.rglob("*"), aside):
+                if path.is_file():  # some libraries write for the owner alone
                     path.chmod(aside.stat().st_mode & 0o666)
-            if replace and target.exists():
+                sync(path)
+            if replace:
                 remove(target)
             aside.rename(target)
         finally:
@@ -70,14 +69,14 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory; killed half-way, what is left of it no longer bears its name.
+    """Remove a file or a directory if it is there; killed half-way, what is left of it no longer bears its name.
 
     Raises:
         StoreError: If it may not be removed.
     """
     with writing(path):
         if not path.is_dir():
-            path.unlink()
+            path.unlink(missing_ok=True)
             return
         aside = _aside(path, "r")
         shutil.rmtree(aside, ignore_errors=True)

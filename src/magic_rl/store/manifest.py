@@ -22,14 +22,13 @@ class CorruptedError(Exception):
 
 
 def seal(directory: Path, about: Mapping[str, Any]) -> None:
-    """Hash everything in `directory` into its manifest, and put all of it on the disk.
+    """Hash everything in `directory` into its manifest.
 
     Args:
         about: JSON values that say what the directory is.
     """
     files = {}
     for path in sorted(directory.rglob("*")):
-        atomic.sync(path)
         if path.is_file():
             files[path.relative_to(directory).as_posix()] = _hash_file(path)
     document = {"about": dict(about), "files": files, "sha256": _hash_json([about, files])}

@@ -45,8 +45,6 @@ TRACKER_FILE = "tracker.json"
 
 Row = Mapping[str, float | int | str | bool | None]
 
-_POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
 
 class SupportsSave(Protocol):
     """What the store needs to know of a policy."""
@@ -84,15 +82,10 @@ class RunDirectory:
             path: Holds a run.
             keep: Checkpoints kept; 2 or more survive a damaged one.
         """
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, not {keep}")
         self.path, self._keep = path, keep
         self._rows = {name: path / f"{name}.jsonl" for name in ("metrics", "timings")}
-        self._episodes, self._checkpoints, self._players = self._folders = (
-            path / "episodes",
-            path / "checkpoints",
-            path / "players",
-        )
+        self._folders = [path / name for name in ("episodes", "checkpoints", "players")]
+        self._episodes, self._checkpoints, self._players = self._folders
 
     @classmethod
     def create(
@@ -123,7 +116,6 @@ class RunDirectory:
                 raise StoreError(f"{path}: already exists", "resume or elsewhere", run=path)
             if target == Path.cwd():  # renaming over it would leave the user's shell in a deleted directory
                 raise StoreError(f"{path}: is the current directory; name a new directory for the run")
-            target.parent.mkdir(parents=True, exist_ok=True)
             atomic.clean(target.parent, target.name)
             with atomic.new_directory(target) as aside:
                 for folder in run._folders:
@@ -244,12 +236,10 @@ class RunDirectory:
 
         Raises:
             StoreError: If it cannot be written; the checkpoints before it are untouched then.
-            ValueError: If a policy's name is no folder's name or the state holds a number that is not finite.
+            ValueError: If the state holds a number that is not finite.
         """
         with atomic.new_directory(self._checkpoint(step), replace=True) as aside:
             for name, policy in policies.items():
-                if not _POLICY_NAME.fullmatch(name):
-                    raise ValueError(f"policy name {name!r} must be letters, digits, - and _")
                 (aside / name).mkdir()
                 policy.save(aside / name)
             atomic.write_file(aside / "state.json", _json(dict(state)))

@@ -160,14 +160,9 @@ def _data(config: Config) -> str:
     """The sources by name, files without their folders: those are nobody's business."""
     sources = (source.strip() for source in config.data.seeds.split(","))
     return ", ".join(
-        f"`{name}{colon}{Path(rest).name}`" if colon else f"`{_file_name(name)}`"
+        f"`{name}{colon}{Path(rest).name}`" if colon else f"`{Path(name).name if Path(name).suffix else name}`"
         for name, colon, rest in (source.partition(":") for source in sources)
     )
-
-
-def _file_name(source: str) -> str:
-    path = Path(source)
-    return path.name if path.suffix else source
 
 
 def _measured(evaluation: Evaluation | None, number: int) -> str:

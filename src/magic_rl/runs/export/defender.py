@@ -14,8 +14,9 @@ from typing import Literal
 from magic_rl.errors import UserError
 from magic_rl.evaluation.result import current_evaluation
 from magic_rl.runs.export.card import model_card, public_name
-from magic_rl.runs.export.player import SavedPlayer, new_folder, saved_player, write_model
+from magic_rl.runs.export.player import SavedPlayer, saved_player, write_model
 from magic_rl.runs.inputs import begun_with
+from magic_rl.store.atomic import new_directory
 from magic_rl.store.run import RunDirectory
 
 Form = Literal["base", "float32", "adapter"]
@@ -42,7 +43,7 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, 
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: already exists; choose another folder")
     chosen = saved_player(run, "defender", number)
-    with new_folder(out) as aside:
+    with new_directory(out) as aside:
         stored = None
         if form == "adapter":
             write_adapter(chosen, aside)

@@ -6,8 +6,7 @@ The folder is loaded and compared with the trained policy before it appears unde
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,6 @@ from magic_rl.files import name_of
 from magic_rl.runs.export.card import Stored
 from magic_rl.runs.inputs import compare, compare_settings
 from magic_rl.runs.seeds import split_of
-from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Message, Role, SamplingParams, Seed, Tokens
 
@@ -34,19 +32,13 @@ _TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 
 @dataclass(frozen=True)
 class SavedPlayer:
-    """A player of a run, its files checked.
-
-    Attributes:
-        number: Its round.
-        adapter: Folder of its adapter.
-        base: Folder of its base model.
-    """
+    """A player of a run, its files checked."""
 
     config: Config
     role: Role
-    number: int
-    adapter: Path
-    base: Path
+    number: int  # its round
+    adapter: Path  # folder of its adapter
+    base: Path  # folder of its base model
 
     @property
     def settings(self) -> PlayerConfig:
@@ -95,21 +87,6 @@ def saved_player(run: RunDirectory, role: Role, number: int | None = None) -> Sa
     base = resolve_model(config.player(role).model, trust_remote_code=config.engine.trust_remote_code)
     compare(run, {f"{role}.model": fingerprint(base)})
     return SavedPlayer(config, role, chosen, adapter, base)
-
-
-@contextmanager
-def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill, which appears as `out` whole and synced, or not at all; see `atomic.new_directory`.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
-    atomic.make_folder(out.parent)
-    with atomic.new_directory(out, replace=replace) as aside:
-        yield aside
-        for path in sorted(aside.rglob("*")):
-            atomic.sync(path)
-        atomic.sync(aside)
 
 
 def write_beside_weights(player: SavedPlayer, out: Path, *, dtype: str = "") -> None:

@@ -27,10 +27,6 @@ class _Said(BaseModel):
         return Message(self.role, parts if isinstance(parts, str) else "\n".join(part.text for part in parts))
 
 
-class _Plain(BaseModel):
-    type: Literal["text"]
-
-
 class Asked(BaseModel):
     """A request for a chat completion.
 
@@ -54,7 +50,7 @@ class Asked(BaseModel):
     top_logprobs: Literal[0] | None = None
     presence_penalty: _Nothing | None = None
     frequency_penalty: _Nothing | None = None
-    response_format: _Plain | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
     tools: list[Any] | None = Field(None, max_length=0)
     functions: list[Any] | None = Field(None, max_length=0)
 

@@ -6,7 +6,6 @@ attacker is served from inside its run directory and never leaves it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,31 +14,26 @@ from typing import Literal
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.files import user_path
 from magic_rl.runs.export.defender import write_adapter
-from magic_rl.runs.export.player import SavedPlayer, new_folder, saved_player, write_beside_weights, write_model
+from magic_rl.runs.export.player import saved_player, write_beside_weights, write_model
+from magic_rl.store import manifest
+from magic_rl.store.atomic import new_directory
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Role
 
 ServerName = Literal["transformers", "vllm"]
 
-_FOLDER, _ENGINE = "served", EngineConfig()
+_MADE_OF, _ENGINE = "made-of.json", EngineConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is served.
+    """What is served."""
 
-    Attributes:
-        name: What clients call it.
-        folder: Its files, or those of the base that an adapter stands beside.
-        adapter: For a server that adds it to the base: its folder, which holds the player's tokenizer, template and
-            stops too.
-        engine: How it is computed in this process.
-    """
-
-    name: str
-    folder: Path
+    name: str  # what clients call it
+    folder: Path  # its files, or those of the base that an adapter stands beside
+    # For a server that adds it to the base: its folder, which holds the player's tokenizer, template and stops too.
     adapter: Path | None = None
-    engine: EngineConfig = _ENGINE
+    engine: EngineConfig = _ENGINE  # how it is computed in this process
 
 
 def served_model(name: str) -> Model:
@@ -68,32 +62,20 @@ def served_player(run: RunDirectory, role: Role, number: int | None, server: Ser
     Raises:
         UserError: See `export_defender`.
     """
+    from magic_rl.engines.local.models import fingerprint
+
     player = saved_player(run, role, number)
     kind = "adapter" if server == "vllm" else "merged"
-    folder = run.path / _FOLDER / f"{role}-round-{player.number:02d}-{kind}"
-    made_of = {"player": _digest(player)}
-    if _read(folder / "made-of.json") != made_of:
-        with new_folder(folder, replace=True) as aside:
+    name = f"served/{role}-round-{player.number:02d}-{kind}"
+    folder = run.path / name
+    made_of = [fingerprint(player.base), manifest.fingerprint(player.adapter), player.template]
+    if run.read_json(f"{name}/{_MADE_OF}") != made_of:
+        with new_directory(folder, replace=True) as aside:
             if server == "vllm":
                 write_beside_weights(player, aside)
                 write_adapter(player, aside)
             else:
                 write_model(player, aside)
-            (aside / "made-of.json").write_text(json.dumps(made_of), encoding="utf-8")
+            (aside / _MADE_OF).write_text(json.dumps(made_of), encoding="utf-8")
     engine = player.config.engine
     return Model(role, player.base, folder, engine) if server == "vllm" else Model(role, folder, engine=engine)
-
-
-def _digest(player: SavedPlayer) -> str:
-    """Of all that a folder is made of; the hashes of an adapter's files stand in its manifest."""
-    from magic_rl.engines.local.models import fingerprint
-
-    parts = (fingerprint(player.base), (player.adapter / "MANIFEST.json").read_text(), player.template)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _read(file: Path) -> object:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError):  # never made, or not to the end
-        return None

@@ -34,16 +34,11 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM makes roo
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens, and what its clients must bring.
-
-    Attributes:
-        port: 0 takes a free one.
-        key: None asks for none.
-    """
+    """Where a server listens, and what its clients must bring."""
 
     host: str = "127.0.0.1"
-    port: int = 8000
-    key: str | None = field(default=None, repr=False)
+    port: int = 8000  # 0 takes a free one
+    key: str | None = field(default=None, repr=False)  # None asks for none
 
     def url(self, port: int) -> str:
         """What clients call, once the port is known."""

@@ -74,7 +74,7 @@ def export_results(folder: Path, target: Path) -> None:
         for name in KEPT:
             if (run.path / name).is_file() and name not in stale:
                 atomic.write_file(out / name, (run.path / name).read_bytes())
-            elif (out / name).exists():
+            else:
                 atomic.remove(out / name)  # of an earlier export
 
 

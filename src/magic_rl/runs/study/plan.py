@@ -62,7 +62,7 @@ def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config], atta
         before = next((path for path in (run.path / "config.toml", run.config) if path.is_file()), None)
         trees = (each.model_dump(mode="json") for each in (load_config(before) if before else config, config))
         if changed := differences(*trees):
-            raise UserError(f"{before}: begun with another {min(changed)}", "same study")
+            raise UserError(f"{before}: begun with another {min(changed)}", "same command")
         if attack_steps and not (config.game.rewrite or lender or (run.path / ATTACK_FILE).is_file()):
             raise UserError(f"preset {preset} has no attacker", "add a teaching preset", run=run.path)
         runs.append(run)

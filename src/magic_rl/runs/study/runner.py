@@ -10,7 +10,7 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -46,19 +46,6 @@ class Ended:
     stopped: bool  # whether the user stopped it
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A run that has a slot."""
-
-    run: PlannedRun
-    slot: int  # its number
-    told: int = 0  # how often its process was asked to stop
-    stage: Stage | None = None  # begun last
-    process: subprocess.Popen[bytes] | None = None  # at work on it
-    begins: int = 0  # where the log of the stage begins
-    shown: str = ""  # the line of the log seen last
-
-
 def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
     """Take every run through its stages.
 
@@ -70,132 +57,97 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
     """
     atomic.make_folder(work.logs)
     runner = _Runner(work, view, deque(runs))
+    workers = [runner.take_runs(slot) for slot in work.slots]
     with stops_handled(runner.ask_to_stop):
         try:
-            while runner.step():
+            while workers := [worker for worker in workers if next(worker, "over") is None]:
                 time.sleep(_PAUSE)
-        finally:
-            runner.end_processes()
+        finally:  # no process is left behind, no matter what went wrong here
+            for process in runner.processes:
+                process.terminate()
+            for process in runner.processes:
+                process.wait()
     return Ended(runner.failed, bool(runner.asked))
 
 
 @dataclass(slots=True, eq=False)
 class _Runner:
-    """The state of `run_all`."""
+    """The state of `run_all`. Whatever takes time yields, so that others get their turn, and is looked at again."""
 
     work: Work
     view: View
     waiting: deque[PlannedRun]
-    jobs: list[_Job] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     asked: int = 0  # how often the user asked to stop
 
-    def step(self) -> bool:
-        """Look at every process and begin what can begin; False when there is nothing more to do."""
-        for job in list(self.jobs):
-            self._pass_on(job)
-            self._look_at(job)
-        free = sorted(set(range(len(self.work.slots))) - {job.slot for job in self.jobs})
-        while self.waiting and free and not self.asked:
-            job = _Job(self.waiting.popleft(), free[0])
-            self.jobs.append(job)
-            self._go_on(job)
-            if job in self.jobs:
-                free.pop(0)
-        return bool(self.jobs or (self.waiting and not self.asked))
-
     def ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Count a request to stop; `step` passes it on and begins nothing new."""
+        """Count a request to stop; nothing new begins, and processes are told."""
         self.asked += 1
 
-    def end_processes(self) -> None:
-        """Leave no process behind, no matter what went wrong here."""
-        for job in self.jobs:
-            if job.process is not None:
-                job.process.terminate()
-        for job in self.jobs:
-            if job.process is not None:
-                job.process.wait()
+    def take_runs(self, slot: Environment) -> Iterator[None]:
+        """Take one run after the other through its stages."""
+        while self.waiting and not self.asked:
+            run = self.waiting.popleft()
+            if why := (yield from self._through(run, slot)):
+                self.failed[run.name] = why
+                self.view.run(run.name, "failed", why)
 
-    def _pass_on(self, job: _Job) -> None:
-        """Ask a process to stop as often as the user asked; a second time it stops at once, without saving."""
-        while job.process is not None and job.told < self.asked:
-            if not job.told:
-                self.view.run(job.run.name, "stopping")
-            job.told += 1
-            job.process.terminate()
+    def _through(self, run: PlannedRun, slot: Environment) -> Generator[None, None, str]:
+        """Take a run through its stages. Returns: Why it failed, or ""."""
+        log, last = self.work.logs / f"{run.name}.log", None
+        while not self.asked:
+            if is_locked(run.path):
+                self.view.run(run.name, "line", "another process is at work on this run; waiting for it")
+                while is_locked(run.path) and not self.asked:
+                    yield
+                continue
+            try:
+                stage = self.work.next_stage(run)
+            except UserError as error:
+                return str(error)
+            if stage is None:
+                self.view.run(run.name, "finished" if last else "skipped")
+                return ""
+            if stage == last:
+                return f"{stage} ended well but left the run unfinished; see {log}"
+            last = stage
+            if why := (yield from self._stage(run, stage, slot, log)):
+                return why
+        return ""
 
-    def _look_at(self, job: _Job) -> None:
-        if job.process is None:  # waits for the process of an earlier study
-            if self.asked:
-                self.jobs.remove(job)
-            else:
-                self._go_on(job)
-            return
-        status = job.process.poll()
-        line = _last_line(self._log(job), job.begins)
-        if line and line != job.shown:
-            job.shown = line
-            self.view.run(job.run.name, "line", line)
-        if status is None:
-            return
-        assert job.process.stdin is not None  # noqa: S101 - it was opened with one
-        job.process.stdin.close()
-        job.process = None
-        if self.asked:
-            self.jobs.remove(job)
-        elif status:
-            self._fail(job, _reason(status, self._log(job), job.begins))
-        else:
-            self._go_on(job)
-
-    def _go_on(self, job: _Job) -> None:
-        """Begin the next stage of a run, or be done with it."""
-        try:
-            if is_locked(job.run.path):
-                if job.shown != _BUSY:
-                    job.shown = _BUSY
-                    self.view.run(job.run.name, "line", _BUSY)
-                return
-            stage = self.work.next_stage(job.run)
-        except UserError as error:
-            self._fail(job, str(error))
-            return
-        if stage is None:
-            self.jobs.remove(job)
-            self.view.run(job.run.name, "finished" if job.stage else "skipped")
-        elif stage == job.stage:
-            self._fail(job, f"{stage} ended well but left the run unfinished; see {self._log(job)}")
-        else:
-            self._begin(job, stage)
-
-    def _begin(self, job: _Job, stage: Stage) -> None:
-        job.stage, job.shown = stage, ""
-        log = self._log(job)
+    def _stage(self, run: PlannedRun, stage: Stage, slot: Environment, log: Path) -> Generator[None, None, str]:
+        """Have a process do a stage. Returns: Why it failed, or ""."""
         with atomic.writing(log), log.open("ab") as out:
-            job.begins = out.tell()
-            # A session of its own: Ctrl-C reaches it through `_pass_on` alone, once. The pipe is never written to;
-            # its end tells the process that this one is gone.
-            job.process = subprocess.Popen(
-                self.work.command(job.run, stage),
+            begin = out.tell()
+            # A session of its own: Ctrl-C reaches it from here alone, once. The pipe is never written to; its end tells
+            # the process that this one is gone.
+            process = subprocess.Popen(
+                self.work.command(run, stage),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **self.work.slots[job.slot]},
+                env={**os.environ, **slot},
             )
-        self.view.run(job.run.name, "began", stage)
-
-    def _fail(self, job: _Job, why: str) -> None:
-        self.jobs.remove(job)
-        self.failed[job.run.name] = why
-        self.view.run(job.run.name, "failed", why)
-
-    def _log(self, job: _Job) -> Path:
-        return self.work.logs / f"{job.run.name}.log"
-
-
-_BUSY = "another process is at work on this run; waiting for it"
+        self.processes.append(process)
+        self.view.run(run.name, "began", stage)
+        told, shown = 0, ""
+        while True:
+            while told < self.asked:  # a second time it stops at once, without saving
+                if not told:
+                    self.view.run(run.name, "stopping")
+                told += 1
+                process.terminate()
+            status = process.poll()
+            if (line := _last_line(log, begin)) not in ("", shown):
+                shown = line
+                self.view.run(run.name, "line", line)
+            if status is not None:
+                break
+            yield
+        process.communicate()  # closes the pipe
+        return _reason(status, log, begin) if status and not self.asked else ""
 
 
 def _lines(log: Path, begin: int) -> list[str]:
