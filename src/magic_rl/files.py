@@ -50,7 +50,7 @@ def read_jsonl(where: str, text: str) -> Iterator[Row]:
             continue
         row: Any
         try:
-            row = json.loads(line, object_pairs_hook=_without_doubles)
+            row = json.loads(line, object_pairs_hook=without_doubles)
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             row = f"not valid JSON ({getattr(error, 'msg', reason(error))})"
         else:
@@ -59,7 +59,21 @@ def read_jsonl(where: str, text: str) -> Iterator[Row]:
         yield f"{where}:{number}", row
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def read_json(where: str, text: str) -> Iterator[Row]:
+    """Rows of one JSON list of objects. Raises: DataError: If it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({reason(error)})") from error
+    if not isinstance(found, list):
+        raise DataError(f"{where}: expected a list of JSON objects, found {brief(found)}")
+    for number, row in enumerate(found, start=1):
+        whole = isinstance(row, dict)
+        yield f"{where}: row {number}", row if whole else f"expected a JSON object, found {brief(row)}"
+
+
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `json.loads`. Raises: ValueError: If it has a key twice: it contradicts itself."""
     fields: dict[str, Any] = {}
     for key, value in pairs:
         if key in fields:

@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner, Result
 
-from magic_rl.attacks.pool import PoolEntry, write_pool
+from magic_rl.attacks.pool import PoolEntry
 from magic_rl.cli.main import app
 from magic_rl.evidence.items import read_items
+from magic_rl.store.atomic import write_rows
 from magic_rl.types import Seed
 from tests.support.stub_server import Asked, Reply, Stub, completion
 
@@ -29,7 +30,7 @@ def pool(tmp_path: Path) -> Path:
         for i in range(8)
     ]
     entries = [PoolEntry(seed, way, "", f"{way}: {seed.text}") for seed in seeds for way in ("slang", "question")]
-    write_pool(tmp_path / "pool.jsonl", [*entries, PoolEntry(Seed("b", "Hello?", "benign"), "slang", "", "Yo?")])
+    write_rows(tmp_path / "pool.jsonl", [*entries, PoolEntry(Seed("b", "Hello?", "benign"), "slang", "", "Yo?")])
     return tmp_path / "pool.jsonl"
 
 

@@ -16,9 +16,10 @@ from magic_rl.data.labelled import load_labelled
 from magic_rl.errors import DataError
 from magic_rl.evaluation.agreement import Agreement
 from magic_rl.evaluation.estimates import rate, wilson
-from magic_rl.evidence.items import Item, Judged, read_items, write_items
+from magic_rl.evidence.items import Item, Judged, read_items
 from magic_rl.evidence.rejudge import compare, judged, rows
 from magic_rl.evidence.sheet import key_of, unblinded, write_sheet
+from magic_rl.store.atomic import write_rows
 from magic_rl.types import Exchange, Label, Verdict
 
 MODEL, OLD, NEW = "the-model-under-test", "old-judge", "new-judge"
@@ -130,7 +131,7 @@ def fill(sheet: Path, items: Sequence[Item]) -> None:
 
 def test_a_sheet_holds_no_label_and_no_model_and_comes_back_whole(tmp_path: Path) -> None:
     items = [replace(one, reply=f"{one.reply} {one.id.replace('-', ' number ')}") for one in many()]
-    write_items(tmp_path / "items.jsonl", items)
+    write_rows(tmp_path / "items.jsonl", items)
     sheet = tmp_path / "sheet.csv"
     assert run("judge", "sheet", tmp_path, "--n", 40, "--out", sheet).exit_code == 0
     text = sheet.read_text(encoding="utf-8-sig")
@@ -147,7 +148,7 @@ def test_a_sheet_holds_no_label_and_no_model_and_comes_back_whole(tmp_path: Path
 def test_labels_by_people_correct_the_rates_of_the_judge_they_check(tmp_path: Path) -> None:
     items = [replace(one, reply=f"{one.reply} It is {one.id}.") for one in many()]
     path, sheet, check = tmp_path / "items.jsonl", tmp_path / "sheet.csv", tmp_path / "check.json"
-    write_items(path, items)
+    write_rows(path, items)
     run("judge", "sheet", path, "--out", sheet)
     fill(sheet, items)
     done = run("judge", "check", sheet, "--json")
@@ -174,7 +175,7 @@ def test_a_sheet_of_empty_replies_says_that_they_are_empty(tmp_path: Path) -> No
 
 def test_the_judge_that_labelled_before_has_nothing_to_compare_with(tmp_path: Path) -> None:
     path, rules = tmp_path / "items.jsonl", tmp_path / "rules.toml"
-    write_items(path, [replace(one, verdicts=()) for one in many(2)])
+    write_rows(path, [replace(one, verdicts=()) for one in many(2)])
     rules.write_text("")
     first, again = run("rejudge", path, "--judge", rules, "--out", path), run("rejudge", path, "--judge", rules)
     assert ("nothing to compare" in first.stderr, "nothing to compare" in again.stderr) == (False, True)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from magic_rl.evaluation.estimates import bootstrapped_change, clustered_rate, rate
-from magic_rl.evidence.items import Item, Judged, read_items, write_items
+from magic_rl.evidence.items import Item, Judged, read_items
 from magic_rl.evidence.summary import ALL, compared, exceeded, summary
+from magic_rl.store.atomic import write_rows
 from magic_rl.types import Verdict
 
 SAFE, HARM = Verdict("safe", refused=True), Verdict("unsafe", refused=False)
@@ -104,5 +105,5 @@ def test_items_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
         *items([HARM, None]),
         item(9, Verdict("safe", False, "harmful", categories=("a", "b"), met=0.5), judged="seed"),
     ]
-    write_items(tmp_path / "items.jsonl", kept)
+    write_rows(tmp_path / "items.jsonl", kept)
     assert read_items(tmp_path / "items.jsonl") == kept

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from magic_rl.attacks.pool import PoolEntry, write_pool
+from magic_rl.attacks.pool import PoolEntry
 from magic_rl.config import load_config
 from magic_rl.data.overlap import SeedFinder
 from magic_rl.errors import TooManyCutOffError, UserError
@@ -21,6 +21,7 @@ from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender
 from magic_rl.runs.preflight import remarks
 from magic_rl.runs.train import resume, train
+from magic_rl.store.atomic import write_rows
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Seed
 from tests.runs.test_train import Silent
@@ -80,7 +81,7 @@ def test_a_pool_or_examples_with_held_out_seeds_are_refused(where: str, tmp_path
         Seed("leak", HELD_OUT.upper() if where == "seed" else "own", "harmful"), "question", "plan", HELD_OUT
     )
     pool, examples = tmp_path / "pool.jsonl", tmp_path / "examples.jsonl"
-    write_pool(pool, [fine, fine, leak])
+    write_rows(pool, [fine, fine, leak])
     examples.write_text(
         json.dumps({"messages": [{"role": "user", "content": f"{HELD_OUT}!"}], "completion": "No."}) + "\n"
     )
@@ -105,7 +106,7 @@ def own(tmp_path: Path, tiny_config: Path, seeds_file: Path, monkeypatch: pytest
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "refusals.txt").write_text("I would rather not.\n")
     entry = PoolEntry(Seed("own", "an own request that nobody holds out", "harmful"), "question", "plan", "asked?")
-    write_pool(tmp_path / "pool.jsonl", [entry])
+    write_rows(tmp_path / "pool.jsonl", [entry])
     text = tiny_config.read_text().replace(json.dumps(str(seeds_file)), '"seeds.jsonl"')
     text = text.replace("[attacker]", '[attacker]\npool = "pool.jsonl"') + '[game]\nprompts = "words"\n'
     tiny_config.write_text(text)

@@ -7,14 +7,12 @@ what it is to say. Which strategy a row follows is not published, so all have on
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from magic_rl.errors import DataError
-from magic_rl.files import Row, read_jsonl, read_text
+from magic_rl.files import Row, read_json, read_jsonl, read_text
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Label, Seed
 
@@ -30,16 +28,8 @@ def alpaca_rows(path: Path) -> list[Row]:
         DataError: For a file that cannot be read.
     """
     text = read_text(path)
-    rows = list(read_jsonl(str(path), text))
-    if text.lstrip().startswith("["):
-        try:
-            listed = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}: not valid JSON ({error}); write it again") from error
-        rows = [
-            (f"{path}: row {number}", row if isinstance(row, dict) else "expected a JSON object")
-            for number, row in enumerate(listed, start=1)
-        ]
+    read = read_json if text.lstrip().startswith("[") else read_jsonl
+    rows = list(read(str(path), text))
     first = rows[0][1] if rows else ""
     return rows if isinstance(first, Mapping) and "instruction" in first else []
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from magic_rl.attacks.strategies import Strategy
 from magic_rl.chat.memory import UnusableError
-from magic_rl.text.answers import json_answer
 from magic_rl.text.language import language
+from magic_rl.text.think import json_answer
 from magic_rl.types import Seed
 
 # Put behind every question to the writer. A model that declines says so in a field, in any language.

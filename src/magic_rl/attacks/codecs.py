@@ -18,39 +18,21 @@ _CODES = (
 )
 _MORSE = dict(zip(_SIGNS, _CODES.split(), strict=True))
 _FROM_MORSE = {code: sign for sign, code in _MORSE.items()}
-_SHIFT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A reversible encoding of text. `decode(encode(text))` is `normal(text)`."""
+    """A reversible encoding of text."""
 
-    name: str
     encode: Callable[[str], str]
     decode: Callable[[str], str]
-    normal: Callable[[str], str] = str
 
 
-def _ascii_encode(text: str) -> str:
-    return " ".join(str(ord(char)) for char in text)
-
-
-def _ascii_decode(text: str) -> str:
-    return "".join(chr(int(code)) for code in text.split())
-
-
-def _shifted(by: int) -> Callable[[str], str]:
-    table = {
-        ord(char): alphabet[(i + by) % 26]
-        for alphabet in (string.ascii_lowercase, string.ascii_uppercase)
-        for i, char in enumerate(alphabet)
-    }
+def _letters(image: Callable[[str], str]) -> Callable[[str], str]:
+    """Puts, for each letter, the one in its place in `image` of the alphabet."""
+    lower, upper = string.ascii_lowercase, string.ascii_uppercase
+    table = str.maketrans(lower + upper, image(lower) + image(upper))
     return lambda text: text.translate(table)
-
-
-def _atbash(text: str) -> str:
-    pairs = (string.ascii_lowercase, string.ascii_uppercase)
-    return text.translate({ord(char): alphabet[25 - i] for alphabet in pairs for i, char in enumerate(alphabet)})
 
 
 def _morse_encode(text: str) -> str:
@@ -71,12 +53,14 @@ def _morse_decode(text: str) -> str:
         raise ValueError(f"{error.args[0]!r} is no Morse sign") from error
 
 
+_atbash = _letters(lambda abc: abc[::-1])
+
 CODECS: Mapping[str, Codec] = {
-    codec.name: codec
-    for codec in (
-        Codec("ascii", _ascii_encode, _ascii_decode),
-        Codec("caesar", _shifted(_SHIFT), _shifted(-_SHIFT)),
-        Codec("morse", _morse_encode, _morse_decode, lambda text: " ".join(text.upper().split())),
-        Codec("atbash", _atbash, _atbash),
-    )
+    "ascii": Codec(
+        lambda text: " ".join(str(ord(char)) for char in text),
+        lambda text: "".join(chr(int(code)) for code in text.split()),
+    ),
+    "caesar": Codec(_letters(lambda abc: abc[3:] + abc[:3]), _letters(lambda abc: abc[-3:] + abc[:-3])),
+    "morse": Codec(_morse_encode, _morse_decode),
+    "atbash": Codec(_atbash, _atbash),
 }

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from magic_rl.attacks.alpaca import alpaca_rows, read_alpaca
 from magic_rl.attacks.strategies import choose_strategies
@@ -73,32 +70,8 @@ def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], rng_seed: int) 
     return entries
 
 
-def write_pool(path: Path, entries: Sequence[PoolEntry]) -> None:
-    """Write a pool as JSONL, one entry per line; the file appears complete or not at all."""
-    write_rows(path, map(asdict, entries))
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSONL; the file appears complete or not at all.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
 def read_pool(path: Path) -> list[PoolEntry]:
-    """Read what `write_pool` wrote, or a pool in the alpaca columns of MAGIC's release.
+    """Read a pool, one entry per line, or one in the alpaca columns of MAGIC's release.
 
     Raises:
         UserError: For a file that cannot be read, is empty, or has a broken line; names file and line.

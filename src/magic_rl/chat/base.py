@@ -15,49 +15,32 @@ from magic_rl.types import Message
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One question.
+    """One question."""
 
-    Attributes:
-        messages: The conversation. A guard judges its last message, whoever said it.
-        max_tokens: Longest answer.
-        temperature: 0 is greedy.
-        schema: JSON schema of the answer, for servers that can enforce one.
-        template: Jinja chat template of a model that has none of its own; rendered here, sent as plain text.
-        template_kwargs: Extra variables of the model's own chat template.
-        beginning: Whether the answer's beginning is all that matters: one that is cut off is whole.
-        begun: What the answer is made to begin with; it goes on from there, and the completion holds only what follows.
-        sample: Which of several answers to the same question this is. Not sent; memories tell them apart by it.
-    """
-
-    messages: tuple[Message, ...]
-    max_tokens: int = 128
-    temperature: float = 0.0
-    schema: Mapping[str, Any] | None = None
+    messages: tuple[Message, ...]  # The conversation. A guard judges its last message, whoever said it.
+    max_tokens: int = 128  # longest answer
+    temperature: float = 0.0  # 0 is greedy
+    schema: Mapping[str, Any] | None = None  # JSON schema of the answer, for servers that can enforce one
+    # Jinja chat template of a model that has none of its own; rendered here, sent as plain text.
     template: str | None = None
-    template_kwargs: Mapping[str, str] = field(default_factory=dict)
-    beginning: bool = False
+    template_kwargs: Mapping[str, str] = field(default_factory=dict)  # extra variables of the model's own chat template
+    beginning: bool = False  # whether the answer's beginning is all that matters: one that is cut off is whole
+    # What the answer is made to begin with; it goes on from there, and the completion holds only what follows.
     begun: str = ""
-    sample: int = 0
+    sample: int = 0  # Which of several answers to the same question this is. Not sent; memories tell them apart by it.
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer, or why there is none.
+    """An answer, or why there is none."""
 
-    Attributes:
-        text: What the model said; "" if it failed to.
-        tokens: Prompt and answer together, as the server counts them; 0 if it does not.
-        failed: Why there is no answer that can be used; None if there is one. One line.
-        cause: What kind of failure: the answer was cut off, a budget or time is spent, whoever asked could not use it,
-            or anything else. With a text, that the answer was cut off (`ChatRequest.beginning`).
-        remembered: Whether it was given before, so that nobody was asked.
-    """
-
-    text: str = ""
-    tokens: int = 0
-    failed: str | None = None
+    text: str = ""  # what the model said; "" if it failed to
+    tokens: int = 0  # prompt and answer together, as the server counts them; 0 if it does not
+    failed: str | None = None  # Why there is no answer that can be used; None if there is one. One line.
+    # What kind of failure: the answer was cut off, a budget or time is spent, whoever asked could not use it, or
+    # anything else. With a text, that the answer was cut off (`ChatRequest.beginning`).
     cause: Literal["cut_off", "spent", "unusable", "other"] = "other"
-    remembered: bool = False
+    remembered: bool = False  # whether it was given before, so that nobody was asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from magic_rl.chat.base import ChatRequest, Completion, Done
 from magic_rl.rng import derive
 from magic_rl.text.renderer import Renderer, Speaks
 from magic_rl.text.think import THINK
-from magic_rl.types import Sample, SamplingParams, Tokens
+from magic_rl.types import Sample, SamplingParams
 
 
 class LocalChat:
@@ -52,7 +52,10 @@ class LocalChat:
             some = requests[start : start + self._batch]
             (settings,) = {(request.max_tokens, request.temperature) for request in some}
             renderers = [self._renderer(request) for request in some]
-            prompts = [_prompt(each, request) for each, request in zip(renderers, some, strict=True)]
+            prompts = [
+                (*each.prompt(request.messages), *(each.begun(request.begun) if request.begun else ()))
+                for each, request in zip(renderers, some, strict=True)
+            ]
             drawn = derive(some[0].sample, start, "answers")
             samples = self._policy.sample(prompts, 1, SamplingParams(*settings), drawn)
             for request, renderer, (sample,) in zip(some, renderers, samples, strict=True):
@@ -66,11 +69,6 @@ class LocalChat:
         if key not in self._renderers:
             self._renderers[key] = self._renderer_with(request.template_kwargs)
         return self._renderers[key]
-
-
-def _prompt(renderer: Renderer, request: ChatRequest) -> Tokens:
-    prompt = renderer.prompt(request.messages)
-    return (*prompt, *renderer.begun(request.begun)) if request.begun else prompt
 
 
 def _completion(request: ChatRequest, renderer: Renderer, sample: Sample) -> Completion:

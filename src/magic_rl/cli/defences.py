@@ -16,7 +16,7 @@ from magic_rl.cli.rejudge import percent
 from magic_rl.cli.shown import shown
 from magic_rl.config import load_config
 from magic_rl.errors import ConfigError
-from magic_rl.evidence.items import Item, write_items
+from magic_rl.evidence.items import Item
 
 _NAMED = 60  # characters shown of a name
 
@@ -49,11 +49,11 @@ def defences(
     """
     named = judge or (own if (own := results / "config.toml").is_file() else None)
     settings = measuring(named, overrides)
-    from magic_rl.evidence.defences import DEFENCES
-    from magic_rl.evidence.defended import attacks_of, put_to
+    from magic_rl.evidence.defences import DEFENCES, attacks_of, put_to
     from magic_rl.evidence.rejudge import judged, read_results
     from magic_rl.runs.judge import about_rules, make_judge, open_memory
     from magic_rl.runs.target import chat_of
+    from magic_rl.store.atomic import write_rows
 
     attacks = attacks_of(read_results(results))
     asked, memory = make_judge(settings, needs_refusal=False), open_memory(settings.store.answers)
@@ -69,7 +69,7 @@ def defences(
         replies, tokens = put_to(chat, attacks, max_tokens=max_tokens, memory=memory)
         found.append((judged(replies, asked, settings.judge.retries), tokens))
     if out is not None:
-        write_items(out, [item for items, _ in found for item in items])
+        write_rows(out, [item for items, _ in found for item in items])
     for line in _table(chats, found, asked.name, len(attacks)):
         typer.echo(line)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -60,13 +59,14 @@ def build(
     if out.exists():
         raise UserError(f"{out}: already exists; choose another file")
 
-    from magic_rl.attacks.pool import build_pool, write_pool
+    from magic_rl.attacks.pool import build_pool
     from magic_rl.runs.seeds import split_of
+    from magic_rl.store.atomic import write_rows
 
     seeds = split_of(settings.data).train
     if writer is None:
         entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
-        write_pool(out, entries)
+        write_rows(out, entries)
         typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(seeds)} seeds)")
     else:
         _have_written(settings, writer, seeds, out, max_failed)
@@ -76,9 +76,9 @@ def _have_written(
     settings: Config, writer: EndpointConfig, seeds: Sequence[Seed], out: Path, max_failed: float
 ) -> None:
     """Have the model write the pool, and say what it came to."""
-    from magic_rl.attacks.pool import write_pool, write_rows
     from magic_rl.runs.judge import open_memory
     from magic_rl.runs.writer import have_written
+    from magic_rl.store.atomic import write_rows
 
     memory = open_memory(settings.store.answers)
     kept = f"; the answers so far are kept in {memory.path}: the same command continues from there" if memory else ""
@@ -95,13 +95,13 @@ def _have_written(
     rejected.unlink(missing_ok=True)
     left_out = f"left out {len(written.rejected)}"
     if written.rejected:
-        write_rows(rejected, map(asdict, written.rejected))
+        write_rows(rejected, written.rejected)
         left_out += (
             f" ({', '.join(f'{count} {reason}' for reason, count in written.reasons.most_common())}): {rejected}"
         )
     if not written.entries:
         raise UserError(f"{out}: no rewrite can be used; {left_out}")
-    write_pool(out, written.entries)
+    write_rows(out, written.entries)
     harmful = sum(entry.seed.label == "harmful" for entry in written.entries)
     labels = f"{harmful} harmful, {len(written.entries) - harmful} benign"
     typer.echo(f"pool: {out} ({len(written.entries)} rewrites of {len(seeds)} seeds: {labels})")

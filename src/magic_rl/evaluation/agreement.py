@@ -21,21 +21,13 @@ _LABELS: tuple[Literal["safety", "refused"], ...] = ("safety", "refused")
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """A judge's answers to a yes-no question against people's labels.
+    """A judge's answers to a yes-no question against people's labels."""
 
-    Attributes:
-        both: Yes by the label and by the judge.
-        only_judge: Yes by the judge alone (false positives).
-        only_label: Yes by the label alone (false negatives).
-        neither: No by both.
-        abstained: Items the judge gave no answer to. They are in no rate but `answered`.
-    """
-
-    both: int
-    only_judge: int
-    only_label: int
-    neither: int
-    abstained: int
+    both: int  # yes by the label and by the judge
+    only_judge: int  # yes by the judge alone (false positives)
+    only_label: int  # yes by the label alone (false negatives)
+    neither: int  # no by both
+    abstained: int  # Items the judge gave no answer to. They are in no rate but `answered`.
 
     @classmethod
     def of(cls, labels: Sequence[bool], answers: Sequence[bool | None]) -> Agreement:

@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from magic_rl.chat.base import Chat, ChatRequest, Completion, Done
-from magic_rl.chat.memory import Memory, UnusableError, ask
-from magic_rl.text.answers import json_answer
+from magic_rl.chat.memory import Memory, ask
+from magic_rl.judges.format import FormatError, JsonAnswer
 from magic_rl.types import Message
 
 OTHER = "other"
@@ -24,15 +22,10 @@ Classes = frozenset[str]
 
 @dataclass(frozen=True, slots=True)
 class AttackClass:
-    """One class.
+    """One class."""
 
-    Attributes:
-        family: One of the six of METHOD §9.
-        shows: By what an attack is told to be of it, as the model is told.
-    """
-
-    family: str
-    shows: str
+    family: str  # one of the six of METHOD §9
+    shows: str  # by what an attack is told to be of it, as the model is told
 
 
 _SCENE, _WORDING, _PREMISE = "identity and scenario", "ambiguity and induction", "logic and premise"
@@ -67,9 +60,7 @@ _ASKED = (
 )
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class _Answer(JsonAnswer):
     classes: list[str]
 
 
@@ -97,15 +88,10 @@ def classify(
 
 
 def _read(text: str) -> Classes:
-    """Raises: UnusableError: If an answer is not exactly what was asked for."""
-    try:
-        named = frozenset(_Answer.model_validate(json_answer(text)).classes)
-    except ValidationError as error:
-        raise UnusableError(f"off format: {error.errors()[0]['msg'][:80]}") from error
-    except ValueError as error:
-        raise UnusableError("off format: no JSON object") from error
+    """Raises: FormatError: If an answer is not exactly what was asked for."""
+    named = frozenset(_Answer.read(text).classes)
     if not named or not named <= set(CLASSES):
-        raise UnusableError(f"off format: unknown classes {sorted(named - set(CLASSES))}")
+        raise FormatError(f"unknown classes {sorted(named - set(CLASSES))}")
     return named - {OTHER} or named
 
 

@@ -27,42 +27,27 @@ Board = tuple[Player | None, Sequence[Episode]]  # an attacker, None for no rewr
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Under which players meet.
-
-    Attributes:
-        turns: T, of a conversation.
-        rng_seed: Of all draws.
-        retries: How often abstentions of the judge are asked again.
-        max_abstained: Share of abstentions that may be left.
-    """
+    """Under which players meet."""
 
     judge: Judge
     prompts: Prompts
-    turns: int
-    rng_seed: int
-    retries: int
-    max_abstained: float
+    turns: int  # T, of a conversation
+    rng_seed: int  # of all draws
+    retries: int  # how often abstentions of the judge are asked again
+    max_abstained: float  # share of abstentions that may be left
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One attacker against one defender: what came of every attack, in the order of the seeds.
+    """One attacker against one defender: what came of every attack, in the order of the seeds."""
 
-    Attributes:
-        harmful: Every attack on a harmful seed with the verdict on the reply.
-        benign: The same of benign seeds. Episodes are without their samples, which take much memory.
-        samples: Some of the replies as they were sampled, evenly spaced.
-        tokens: Length of every reply.
-        cut_off: For every reply, whether the length limit ended it.
-        empty: For every reply that was not lost on the way, whether it says nothing.
-    """
-
-    harmful: Sequence[tuple[Episode, Verdict]]
+    harmful: Sequence[tuple[Episode, Verdict]]  # every attack on a harmful seed with the verdict on the reply
+    # The same of benign seeds. Episodes are without their samples, which take much memory.
     benign: Sequence[tuple[Episode, Verdict]]
-    samples: Sequence[Sample] = ()
-    tokens: Sequence[int] = ()
-    cut_off: Sequence[bool] = ()
-    empty: Sequence[bool] = ()
+    samples: Sequence[Sample] = ()  # some of the replies as they were sampled, evenly spaced
+    tokens: Sequence[int] = ()  # length of every reply
+    cut_off: Sequence[bool] = ()  # for every reply, whether the length limit ended it
+    empty: Sequence[bool] = ()  # for every reply that was not lost on the way, whether it says nothing
 
     @property
     def thought(self) -> list[bool]:

@@ -23,45 +23,27 @@ _UNSEEN = 0.1  # matches that an n-gram order without any counts as
 
 
 class OfRound(Document):
-    """The attacks of one attacker.
+    """The attacks of one attacker."""
 
-    Attributes:
-        n: How many were looked at.
-        self_bleu: Of each with all others as references, on average, 0–1; the lower, the more diverse.
-        distance: Cosine distance to the nearest attack of the pool, on average; None where that is not measured.
-        classified: How many the model told the classes of.
-        shares: Of those, the share that shows each class; shares may add up to more than 1.
-        hybrids: Of those, the share that shows two classes or more.
-        combinations: How many different sets of classes they show.
-        new: Share of them whose set of classes no attack of the first round showed.
-    """
-
-    n: int
-    self_bleu: float | None
+    n: int  # how many were looked at
+    self_bleu: float | None  # of each with all others as references, on average, 0–1; the lower, the more diverse
+    # Cosine distance to the nearest attack of the pool, on average; None where that is not measured.
     distance: float | None = None
-    classified: int = 0
-    shares: dict[str, float] = Field({})
-    hybrids: Estimate | None = None
-    combinations: int | None = None
-    new: Estimate | None = None
+    classified: int = 0  # how many the model told the classes of
+    shares: dict[str, float] = Field({})  # of those, the share that shows each class; shares may add up to more than 1
+    hybrids: Estimate | None = None  # of those, the share that shows two classes or more
+    combinations: int | None = None  # how many different sets of classes they show
+    new: Estimate | None = None  # share of them whose set of classes no attack of the first round showed
 
 
 class Drift(Document):
-    """`drift.json`.
+    """`drift.json`."""
 
-    Attributes:
-        step: Of training, after which it was measured.
-        rounds: By the round of the attacker; 0 is the one that the game began with.
-        classifier: The model that told classes; None if none was named.
-        agreement: Of that model with people, on labelled examples.
-        embedder: What distances are measured by; None if it is not installed.
-    """
-
-    step: int
-    rounds: dict[int, OfRound]
-    classifier: str | None = None
-    agreement: dict[str, Estimate] = Field({})
-    embedder: str | None = None
+    step: int  # of training, after which it was measured
+    rounds: dict[int, OfRound]  # by the round of the attacker; 0 is the one that the game began with
+    classifier: str | None = None  # the model that told classes; None if none was named
+    agreement: dict[str, Estimate] = Field({})  # of that model with people, on labelled examples
+    embedder: str | None = None  # what distances are measured by; None if it is not installed
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:

@@ -89,17 +89,11 @@ class Document(BaseModel):
 
 
 class Measured(Document):
-    """What was measured; an evaluation of anything else than the run holds now is stale.
+    """What was measured; an evaluation of anything else than the run holds now is stale."""
 
-    Attributes:
-        attackers: Hash of each saved attacker, by round.
-        defenders: The same of defenders.
-        settings: Hash of `evaluation`, of who judges, and of what stood in for anything of the run.
-    """
-
-    attackers: dict[int, str]
-    defenders: dict[int, str]
-    settings: str
+    attackers: dict[int, str]  # hash of each saved attacker, by round
+    defenders: dict[int, str]  # the same of defenders
+    settings: str  # hash of `evaluation`, of who judges, and of what stood in for anything of the run
 
 
 class HeldOut(Document):
@@ -120,49 +114,30 @@ class HeldOut(Document):
 
 
 class Replies(Document):
-    """What one defender's replies are like, over all attackers.
+    """What one defender's replies are like, over all attackers."""
 
-    Attributes:
-        tokens: Their length.
-        quality: Helpfulness of those to benign seeds, where the judge scores it.
-        degenerate: Share that is no longer language, compared with what the untouched model says in the same place.
-        cut_off: Share that ran into the limit of length.
-        empty: Share without a word, of those that ended by themselves: neither a breach nor help.
-        thought: Share that came with thoughts, which nobody judges; None where none did.
-        logprob: Log-probability per token under the untouched model, in nats.
-        kl: KL to the untouched model per token, in nats.
-        distinct: Share of distinct ones among a reply's token trigrams.
-    """
-
-    tokens: Estimate | None = None
-    quality: Estimate | None = None
+    tokens: Estimate | None = None  # their length
+    quality: Estimate | None = None  # helpfulness of those to benign seeds, where the judge scores it
+    # Share that is no longer language, compared with what the untouched model says in the same place.
     degenerate: Estimate
-    cut_off: Estimate
-    empty: Estimate | None = None
-    thought: Estimate | None = None
-    logprob: float | None = None
-    kl: float | None = None
-    distinct: float | None = None
+    cut_off: Estimate  # share that ran into the limit of length
+    empty: Estimate | None = None  # share without a word, of those that ended by themselves: neither a breach nor help
+    thought: Estimate | None = None  # share that came with thoughts, which nobody judges; None where none did
+    logprob: float | None = None  # log-probability per token under the untouched model, in nats
+    kl: float | None = None  # KL to the untouched model per token, in nats
+    distinct: float | None = None  # share of distinct ones among a reply's token trigrams
 
 
 class Crossplay(Document):
-    """Every saved attacker against every saved defender: rows are attackers, columns defenders.
+    """Every saved attacker against every saved defender: rows are attackers, columns defenders."""
 
-    Attributes:
-        attackers: Round of each; None plays the seeds as they are.
-        defenders: Round of each.
-        compared: Rows of the attackers that the table compares.
-        replies: Of each defender.
-        abstained: Replies without a verdict.
-    """
-
-    attackers: list[int | None]
-    defenders: list[int]
-    compared: dict[Attacker, int]
+    attackers: list[int | None]  # round of each; None plays the seeds as they are
+    defenders: list[int]  # round of each
+    compared: dict[Attacker, int]  # rows of the attackers that the table compares
     asr: list[list[Estimate]]
     compliance: list[list[Estimate]]
-    replies: list[Replies]
-    abstained: int
+    replies: list[Replies]  # of each defender
+    abstained: int  # replies without a verdict
 
 
 class Kappa(Document):
@@ -175,32 +150,24 @@ class Kappa(Document):
 
 
 class Evaluation(Document):
-    """`evaluation.json`.
-
-    Attributes:
-        instead: What stood in for something of the run, by its kind, such as "judge"; empty for the run as it is.
-        verdict: What the changes amount to, a sentence.
-        table: Each measure of three defenders under no rewrite, the first and the last attacker.
-        change: The last defender of the table − the one before, paired attack by attack.
-        rewrites: Rates of the attackers compared, without those that were not judged.
-        replies: Of the defenders compared.
-        categories: Rates by held-out category.
-        crossplay: All pairs.
-        agreement: Of a panel's members, pair by pair.
-    """
+    """`evaluation.json`."""
 
     measured: Measured
+    # What stood in for something of the run, by its kind, such as "judge"; empty for the run as it is.
     instead: dict[str, str] = {}
     judge: str
     held_out: HeldOut
-    verdict: str
+    verdict: str  # what the changes amount to, a sentence
+    # Each measure of three defenders under no rewrite, the first and the last attacker.
     table: dict[Measure, Grid[Estimate]]
+    # The last defender of the table − the one before, paired attack by attack.
     change: dict[Measure, dict[Attacker, Estimate]]
+    # Rates of the attackers compared, without those that were not judged.
     rewrites: dict[Attacker, dict[Rate, Estimate]] = {}
-    replies: dict[Defender, Replies]
-    categories: dict[str, dict[Measure, Grid[Estimate]]]
-    crossplay: Crossplay
-    agreement: list[Kappa] = []
+    replies: dict[Defender, Replies]  # of the defenders compared
+    categories: dict[str, dict[Measure, Grid[Estimate]]]  # rates by held-out category
+    crossplay: Crossplay  # all pairs
+    agreement: list[Kappa] = []  # of a panel's members, pair by pair
 
     @property
     def pair(self) -> tuple[Defender, Defender]:
@@ -217,21 +184,13 @@ class Evaluation(Document):
 
 
 class Cost(Document):
-    """`cost.json`: what an evaluation took. Not reproducible, so it stands apart.
+    """`cost.json`: what an evaluation took. Not reproducible, so it stands apart."""
 
-    Attributes:
-        ended: Day on which it ended, ISO 8601, UTC.
-        seconds: From beginning to end.
-        replies: Of all defenders.
-        tokens: Sampled by attackers and defenders, of those that are sampled here.
-        judge_tokens: That the judge's server counted; 0 if it counts none, or nobody was asked.
-    """
-
-    ended: str
-    seconds: float
-    replies: int
-    tokens: int
-    judge_tokens: int
+    ended: str  # day on which it ended, ISO 8601, UTC
+    seconds: float  # from beginning to end
+    replies: int  # of all defenders
+    tokens: int  # sampled by attackers and defenders, of those that are sampled here
+    judge_tokens: int  # that the judge's server counted; 0 if it counts none, or nobody was asked
 
 
 class Outcomes(Document):
@@ -251,15 +210,12 @@ class Turn(Document):
 
 
 class Failure(Document):
-    """An exchange in which the last defender of the table failed: it answered a harmful seed, or refused a benign one.
-
-    Attributes:
-        failed_before: Whether the defender before it failed at the same attack; None: the judge abstained.
-    """
+    """An exchange in which the table's last defender failed: it answered a harmful seed, or refused a benign one."""
 
     attacker: Attacker
     seed: Seed
     turns: list[Turn]
+    # Whether the defender before it failed at the same attack; None: the judge abstained.
     failed_before: bool | None = None
 
 
@@ -270,30 +226,19 @@ class Failures(Document):
 
 
 class AttackOnOne(Document, Generic[N]):
-    """How far a fresh attacker got against one defender.
+    """How far a fresh attacker got against one defender."""
 
-    Attributes:
-        curve: Its success, by steps taken.
-        attack_at_k: attack@k of the final attacker, by k.
-        degenerate: Share of the replies in its training that were no longer language.
-    """
-
-    curve: dict[int, N]
-    attack_at_k: dict[int, N]
-    degenerate: float = 0.0
+    curve: dict[int, N]  # its success, by steps taken
+    attack_at_k: dict[int, N]  # attack@k of the final attacker, by k
+    degenerate: float = 0.0  # share of the replies in its training that were no longer language
 
 
 class AttackResult(Document, Generic[N]):
-    """`attack.json`: a fresh attacker against the frozen defender, at the start and trained.
+    """`attack.json`: a fresh attacker against the frozen defender, at the start and trained."""
 
-    Attributes:
-        steps: That the attacker learned for.
-        ratio: Final ASR, trained / start; None if the start's is 0.
-    """
-
-    steps: int
+    steps: int  # that the attacker learned for
     defenders: dict[Defender, AttackOnOne[N]]
-    ratio: N | None = None
+    ratio: N | None = None  # final ASR, trained / start; None if the start's is 0
 
 
 @dataclass(frozen=True, slots=True)

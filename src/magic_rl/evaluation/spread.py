@@ -25,34 +25,21 @@ _DIGITS = 6  # of the numbers written: the same on every machine
 
 @dataclass(frozen=True, slots=True)
 class SeedNoise:
-    """What the choice of held-out seeds, common to all runs, adds to the variance of a mean over runs.
+    """What the choice of held-out seeds, common to all runs, adds to the variance of a mean over runs."""
 
-    Attributes:
-        n: Held-out seeds; of several sets, those of the smallest.
-        terms: One (variance, degrees of freedom) per set of seeds.
-    """
-
-    n: int
-    terms: tuple[tuple[float, float], ...]
+    n: int  # held-out seeds; of several sets, those of the smallest
+    terms: tuple[tuple[float, float], ...]  # one (variance, degrees of freedom) per set of seeds
 
 
 @dataclass(frozen=True, slots=True)
 class OverRuns:
-    """A number over runs, rounded to six decimals.
+    """A number over runs, rounded to six decimals."""
 
-    Attributes:
-        value: Mean of the values.
-        sd: Their standard deviation; None for a single run.
-        low: Lower 95 % bound of the mean over all runs and seeds there could be; None for a single run.
-        high: Upper 95 % bound.
-        values: One per run.
-    """
-
-    value: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    values: tuple[float, ...]
+    value: float  # mean of the values
+    sd: float | None  # their standard deviation; None for a single run
+    low: float | None  # lower 95 % bound of the mean over all runs and seeds there could be; None for a single run
+    high: float | None  # upper 95 % bound
+    values: tuple[float, ...]  # one per run
 
 
 def crossed_noise(tables: Sequence[PerSeed]) -> SeedNoise:

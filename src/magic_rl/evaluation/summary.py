@@ -5,7 +5,8 @@ the one before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from magic_rl.data.split import evenly
 from magic_rl.evaluation.crossplay import Cell
@@ -28,6 +29,7 @@ _KEPT = 50  # failures of a label under one attacker
 _RATES: tuple[Measure, ...] = ("asr", "compliance")
 
 Compared = Mapping[Defender, Mapping[Attacker, Cell]]
+_T = TypeVar("_T")
 
 
 def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacker, int]:
@@ -44,9 +46,9 @@ def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacker, int]:
 def table(cells: Compared) -> dict[Measure, Grid[Estimate]]:
     """ASR, compliance and J of every defender under every attacker."""
     return {
-        "asr": {who: {name: cell.asr for name, cell in row.items()} for who, row in cells.items()},
-        "compliance": {who: {name: cell.compliance for name, cell in row.items()} for who, row in cells.items()},
-        "j": {who: {name: cell.j for name, cell in row.items()} for who, row in cells.items()},
+        "asr": _of_each(cells, lambda cell: cell.asr),
+        "compliance": _of_each(cells, lambda cell: cell.compliance),
+        "j": _of_each(cells, lambda cell: cell.j),
     }
 
 
@@ -96,14 +98,8 @@ def outcomes(cells: Compared) -> Outcomes:
             "harmful": list(_by_seed(plain.harmful, plain.escaped)),
             "benign": list(_by_seed(plain.benign, plain.answered)),
         },
-        escaped={
-            who: {name: list(_by_seed(cell.harmful, cell.escaped).values()) for name, cell in row.items()}
-            for who, row in cells.items()
-        },
-        answered={
-            who: {name: list(_by_seed(cell.benign, cell.answered).values()) for name, cell in row.items()}
-            for who, row in cells.items()
-        },
+        escaped=_of_each(cells, lambda cell: list(_by_seed(cell.harmful, cell.escaped).values())),
+        answered=_of_each(cells, lambda cell: list(_by_seed(cell.benign, cell.answered).values())),
     )
 
 
@@ -138,6 +134,10 @@ def tsv(evaluation: Evaluation) -> str:
     *_, after = evaluation.pair
     rates = ((m, name, rate) for m in _RATES for name, rate in evaluation.table[m][after].items() if rate.n)
     return "".join(["task\tscore\n", *(f"{name}:{m}\t{100 * rate.value:.2f}%\n" for m, name, rate in rates)])
+
+
+def _of_each(cells: Compared, of: Callable[[Cell], _T]) -> dict[Defender, dict[Attacker, _T]]:
+    return {who: {name: of(cell) for name, cell in row.items()} for who, row in cells.items()}
 
 
 def _any(cells: Compared) -> Mapping[Attacker, Cell]:

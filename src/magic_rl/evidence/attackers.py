@@ -28,50 +28,27 @@ class Game:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One query.
+    """One query."""
 
-    Attributes:
-        text: What the target is asked.
-        begun: What its reply is made to begin with.
-        method: How the text was made, where an attack has several ways.
-        failed: Why there is nothing to ask; such a query counts for neither side.
-    """
-
-    text: str
-    begun: str = ""
-    method: str = ""
-    failed: str | None = None
+    text: str  # what the target is asked
+    begun: str = ""  # what its reply is made to begin with
+    method: str = ""  # how the text was made, where an attack has several ways
+    failed: str | None = None  # why there is nothing to ask; such a query counts for neither side
 
 
 class Attack(Protocol):
     """Makes queries."""
 
-    @property
-    def name(self) -> str:
-        """What results call it."""
-        ...
-
-    @property
-    def turns(self) -> int:
-        """Queries of an attempt."""
-        ...
-
-    @property
-    def most(self) -> int:
-        """Attempts on one seed that differ from each other."""
-        ...
+    name: str  # what results call it
+    turns: int  # queries of an attempt
+    most: int  # attempts on one seed that differ from each other
 
     def moves(self, games: Sequence[Game], attempt: int) -> list[Move | None]:
         """The next query of each game, all of them at the same turn of the same attempt; None: it has no more."""
-        ...
 
 
 class TrainedAttacker:
-    """An attacker of the game: best of several conversations, each of which it adapts to the replies (METHOD §5).
-
-    Attributes:
-        name: See `Attack`, as all below.
-    """
+    """An attacker of the game: best of several conversations, each of which it adapts to the replies (METHOD §5)."""
 
     most = 1_000_000  # it samples
 

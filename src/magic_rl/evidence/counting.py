@@ -19,15 +19,10 @@ Measure = Literal["asr", "compliance", "rta"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How the release counts a set, or a part of one.
+    """How the release counts a set, or a part of one."""
 
-    Attributes:
-        measure: What it calls the mean: attack success rate, compliance, or RTA, refusal to answer.
-        count: A verdict as a number in 0–1; None if it leaves the reply out.
-    """
-
-    measure: Measure
-    count: Callable[[Verdict], float | None]
+    measure: Measure  # what it calls the mean: attack success rate, compliance, or RTA, refusal to answer
+    count: Callable[[Verdict], float | None]  # a verdict as a number in 0–1; None if it leaves the reply out
 
 
 def _harmful(verdict: Verdict) -> float:

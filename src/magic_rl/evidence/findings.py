@@ -23,26 +23,18 @@ JSON_FILE, SARIF_FILE = "findings.json", "findings.sarif"
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Everything that an audit reports.
+    """Everything that an audit reports."""
 
-    Attributes:
-        target: Its address.
-        errors: Queries without reply or verdict: they count for neither side.
-        rates: ASR, by what the queries have in common and its value: all, category, strategy.
-        findings: Items that got what they asked for.
-        redacted: Whether they have no texts.
-        stopped: Why it ended early; None if it did not.
-    """
-
-    target: str
+    target: str  # its address
     attacker: str
     judge: str
     queries: int
-    errors: int
+    errors: int  # queries without reply or verdict: they count for neither side
+    # ASR, by what the queries have in common and its value: all, category, strategy.
     rates: Mapping[str, Mapping[str, Estimate]]
-    findings: Sequence[Item]
-    redacted: bool
-    stopped: str | None = None
+    findings: Sequence[Item]  # items that got what they asked for
+    redacted: bool  # whether they have no texts
+    stopped: str | None = None  # why it ended early; None if it did not
 
 
 def found_in(log: Log, about: Mapping[str, Any], *, show_text: bool) -> Audit:

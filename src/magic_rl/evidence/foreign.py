@@ -33,17 +33,11 @@ _AT_ONCE = 16  # seeds that a driver is given
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A package with its environment.
+    """A package with its environment."""
 
-    Attributes:
-        package: As it is imported.
-        python: The interpreter that has it.
-        folder: Where its lines and its log are kept.
-    """
-
-    package: str
-    python: Path
-    folder: Path
+    package: str  # as it is imported
+    python: Path  # the interpreter that has it
+    folder: Path  # where its lines and its log are kept
 
     def require(self) -> None:
         """See that the interpreter has the package. Raises: UserError: If not, or if it is none."""
@@ -119,15 +113,12 @@ def _whole(kept: Path) -> dict[str, list[Row]]:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """An attack by a tool that talks to the target, with the help of a model that words and scores.
-
-    Attributes:
-        job: `attack`, `target`, `helper` and their `keys`, `budget`, `max_tokens`, `temperature`, and the tool's own
-            `settings`.
-    """
+    """An attack by a tool that talks to the target, with the help of a model that words and scores."""
 
     name: str
     tool: Tool
+    # `attack`, `target`, `helper` and their `keys`, `budget`, `max_tokens`, `temperature`, and the tool's own
+    # `settings`.
     job: Mapping[str, Any]
 
 
@@ -151,17 +142,11 @@ def converse(log: Log, talk: Talk, seeds: Sequence[Seed], note: Note) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Gcg:
-    """A suffix for each seed, found by gradients in the target's weights (Zou et al. 2023, arXiv 2307.15043).
+    """A suffix for each seed, found by gradients in the target's weights (Zou et al. 2023, arXiv 2307.15043)."""
 
-    Attributes:
-        tool: nanoGCG.
-        job: The model's folder, steps and width.
-        note: Told how far it is.
-    """
-
-    tool: Tool
-    job: Mapping[str, Any]
-    note: Note
+    tool: Tool  # nanoGCG
+    job: Mapping[str, Any]  # the model's folder, steps and width
+    note: Note  # told how far it is
     name = "gcg"
     turns = 1
     most = 1

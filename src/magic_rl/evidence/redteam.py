@@ -21,7 +21,7 @@ from magic_rl.errors import ChatError
 from magic_rl.evaluation.estimates import Estimate, rate_of
 from magic_rl.evidence.attackers import Attack, Game, Move
 from magic_rl.evidence.counting import ours
-from magic_rl.evidence.items import ITEMS_FILE, Item, hash_of, write_items
+from magic_rl.evidence.items import ITEMS_FILE, Item, hash_of
 from magic_rl.evidence.rejudge import judged
 from magic_rl.judges.base import Judge
 from magic_rl.store import atomic
@@ -35,20 +35,14 @@ RESULT_FILE = "redteam.json"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model that is attacked, and how it is asked and judged.
+    """A model that is attacked, and how it is asked and judged."""
 
-    Attributes:
-        name: What results call it.
-        max_tokens: A reply is cut to this before it is judged.
-        retries: How often the judge's abstentions are asked again.
-    """
-
-    name: str
+    name: str  # what results call it
     chat: Chat
     judge: Judge
-    max_tokens: int
+    max_tokens: int  # a reply is cut to this before it is judged
     temperature: float = 0.0
-    retries: int = 1
+    retries: int = 1  # how often the judge's abstentions are asked again
 
 
 class Query(NamedTuple):
@@ -75,7 +69,7 @@ class Log:
         atomic.make_folder(folder)
         self._memory = Memory(folder / "answers.sqlite")
         self._failed = 0
-        write_items(self._path, ())
+        atomic.write_rows(self._path, ())
 
     def ask(self, name: str, games: Sequence[Game], moves: Sequence[Move], attempt: int) -> list[Item]:
         """Make one query per game, in one batch.
@@ -180,41 +174,26 @@ def play(log: Log, attack: Attack, seeds: Sequence[Seed], budget: int, *, exhaus
 
 @dataclass(frozen=True, slots=True)
 class AttackRow:
-    """What one attack came to.
+    """What one attack came to."""
 
-    Attributes:
-        asr: Share of the seeds that it broke, of those with at least one verdict.
-        budget: Queries that it might make on a seed.
-        queries: Queries that it made, on all seeds.
-        errors: Queries without reply or verdict: they count for neither side.
-        why: The most frequent reason for them.
-        settings: Of its own, by name.
-        left_out: Why it was not run; "" if it was.
-    """
-
-    asr: Estimate
-    budget: int
-    queries: int = 0
-    errors: int = 0
-    why: str = ""
-    settings: Mapping[str, int] = field(default_factory=dict)
-    left_out: str = ""
+    asr: Estimate  # share of the seeds that it broke, of those with at least one verdict
+    budget: int  # queries that it might make on a seed
+    queries: int = 0  # queries that it made, on all seeds
+    errors: int = 0  # queries without reply or verdict: they count for neither side
+    why: str = ""  # the most frequent reason for them
+    settings: Mapping[str, int] = field(default_factory=dict)  # of its own, by name
+    left_out: str = ""  # why it was not run; "" if it was
 
 
 @dataclass(frozen=True, slots=True)
 class RedTeam:
-    """What came of all attacks.
-
-    Attributes:
-        attacks: By name.
-        worst_case: Share of the seeds that any attack broke. A seed counts as withstood if every attack that ran has a
-            verdict on it.
-    """
+    """What came of all attacks."""
 
     target: str
     judge: str
     seeds: int
-    attacks: Mapping[str, AttackRow]
+    attacks: Mapping[str, AttackRow]  # by name
+    # Share of the seeds that any attack broke. A seed counts as withstood if every attack that ran has a verdict on it.
     worst_case: Estimate
 
 

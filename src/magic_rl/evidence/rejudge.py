@@ -37,11 +37,7 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one judge makes of one model's replies to one set.
-
-    Attributes:
-        abstained: Replies that the judge gave no verdict on; they are in no rate.
-    """
+    """What one judge makes of one model's replies to one set."""
 
     set: str
     method: str
@@ -49,7 +45,7 @@ class Row:
     judge: str
     asr: Rate
     compliance: Rate
-    abstained: int
+    abstained: int  # replies that the judge gave no verdict on; they are in no rate
 
 
 class Check(BaseModel):

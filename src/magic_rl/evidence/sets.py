@@ -7,12 +7,11 @@ user asks for it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from magic_rl.data.attacks import read_attacks
-from magic_rl.data.registry import Attack
+from magic_rl.data.seeds import read_attacks
 from magic_rl.errors import RowCountError
 from magic_rl.evidence.counting import RULES, Rule
 from magic_rl.evidence.items import Item, hash_of
@@ -23,46 +22,29 @@ Suite = Literal["paper", "overrefusal", "capability"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of a set that are counted together.
+    """Rows of a set that are counted together."""
 
-    Attributes:
-        label: Of their seeds.
-        rows: How many the published numbers rest on.
-        rule: Name of the release's rule in `counting.RULES`.
-        category: Which category they are of, where a set has parts by category.
-    """
-
-    label: Label
-    rows: int
-    rule: str
-    category: str = ""
+    label: Label  # of their seeds
+    rows: int  # how many the published numbers rest on
+    rule: str  # name of the release's rule in `counting.RULES`
+    category: str = ""  # which category they are of, where a set has parts by category
 
     @property
     def release(self) -> Rule:
         """How the release counts them."""
         return RULES[self.rule]
 
-    def holds(self, label: Label, category: str) -> bool:
-        """Whether a row is of this part."""
-        return label == self.label and self.category in ("", category)
-
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A set as it is evaluated.
+    """A set as it is evaluated."""
 
-    Attributes:
-        source: Its name in the registry.
-        parts: Rows of no part are left out.
-        judged: What the judge is told was asked. The release shows its guard the vanilla request where it has one, and
-            else the attack.
-        max_tokens: Where the release cuts a reply.
-    """
-
-    source: str
-    parts: tuple[Part, ...]
+    source: str  # its name in the registry
+    parts: tuple[Part, ...]  # rows of no part are left out
+    # What the judge is told was asked. The release shows its guard the vanilla request where it has one, and else the
+    # attack.
     judged: Literal["attack", "seed"] = "attack"
-    max_tokens: int = 512
+    max_tokens: int = 512  # where the release cuts a reply
 
 
 _XSTEST = (Part("harmful", 200, "refused"), Part("benign", 250, "answered"))
@@ -119,33 +101,19 @@ def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
         if not found[part] or (found[part] != part.rows and not any_count):
             kind = " ".join(filter(None, (part.category, part.label)))
             raise RowCountError(where, kind=kind, found=found[part], published=part.rows)
-    belong = [row for row, part in zip(rows, parts, strict=True) if part]
-    return [_item(name, benchmark, row, number) for row, number in zip(belong, _repeats(belong), strict=True)]
+    items = []
+    before = Counter[str]()  # how often a text came
+    for row, belongs in zip(rows, parts, strict=True):
+        if not belongs:
+            continue
+        request = hash_of(row.text)
+        repeat = f"-{before[request]}" if before[request] else ""
+        before[request] += 1
+        item = replace(Item.about(row.seed), set=name, id=f"{request[:12]}{repeat}", method=row.method)
+        items.append(replace(item, attack=row.text, request=request, judged=benchmark.judged))
+    return items
 
 
 def part_of(benchmark: Benchmark, label: Label, category: str) -> Part | None:
     """The part that a row is of; None if it is of none."""
-    return next((part for part in benchmark.parts if part.holds(label, category)), None)
-
-
-def _repeats(rows: Sequence[Attack]) -> list[int]:
-    """For each row, how often its text came before."""
-    before = Counter[str]()
-    out = []
-    for row in rows:
-        out.append(before[row.text])
-        before[row.text] += 1
-    return out
-
-
-def _item(name: str, benchmark: Benchmark, row: Attack, repeat: int) -> Item:
-    request = hash_of(row.text)
-    return replace(
-        Item.about(row.seed),
-        set=name,
-        id=request[:12] + (f"-{repeat}" if repeat else ""),
-        method=row.method,
-        attack=row.text,
-        request=request,
-        judged=benchmark.judged,
-    )
+    return next((p for p in benchmark.parts if p.label == label and p.category in ("", category)), None)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from magic_rl.data.labelled import Labelled, LabelledSet
 from magic_rl.errors import DataError
-from magic_rl.evidence.items import Item, read_items, write_items
+from magic_rl.evidence.items import Item, read_items
 from magic_rl.rng import generator
-from magic_rl.store.atomic import write_file
+from magic_rl.store.atomic import write_file, write_rows
 
 _COLUMNS = ("id", "seed", "prompt", "response", "refused", "harmful")
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
@@ -57,7 +57,7 @@ def write_sheet(sheet: Path, items: Sequence[Item], n: int, rng_seed: int) -> in
     table.writerow(_COLUMNS)
     for number, item in enumerate(drawn, start=1):
         table.writerow([number, *map(_cell, (item.seed, item.attack, item.reply)), "", ""])
-    write_items(key_of(sheet), drawn)
+    write_rows(key_of(sheet), drawn)
     write_file(sheet, text.getvalue().encode("utf-8-sig"))  # spreadsheets know UTF-8 by the mark alone
     return len(drawn)
 

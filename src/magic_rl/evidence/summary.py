@@ -21,30 +21,18 @@ ALL = "all sets"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What came of one set, or a part of one.
+    """What came of one set, or a part of one."""
 
-    Attributes:
-        set: Its name; `ALL` over all sets.
-        part: Which of its rows; "" for all with this label.
-        asked: Items.
-        failed: Of those, how many got no reply; they count for neither side.
-        unlabelled: Replies that the judge gave no label on; the release counts them, ours does not.
-        cut_off: Share of replies that the length limit ended.
-        ours: ASR of harmful rows, compliance of benign ones.
-        release: By the release's rule; None over several sets, whose rules differ.
-        release_measure: What the release calls it.
-    """
-
-    set: str
-    part: str
+    set: str  # its name; `ALL` over all sets
+    part: str  # which of its rows; "" for all with this label
     label: Label
-    asked: int
-    failed: int
-    unlabelled: int
-    cut_off: float
-    ours: Estimate
-    release: Estimate | None = None
-    release_measure: Measure | None = None
+    asked: int  # items
+    failed: int  # of those, how many got no reply; they count for neither side
+    unlabelled: int  # replies that the judge gave no label on; the release counts them, ours does not
+    cut_off: float  # share of replies that the length limit ended
+    ours: Estimate  # ASR of harmful rows, compliance of benign ones
+    release: Estimate | None = None  # by the release's rule; None over several sets, whose rules differ
+    release_measure: Measure | None = None  # what the release calls it
 
     @property
     def measure(self) -> Measure:
@@ -54,37 +42,27 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Our rate of one set by the model against that by another on the same items.
-
-    Attributes:
-        change: In share of items, with Newcombe's interval and McNemar's exact p, as if items were independent.
-        clustered: The same by a paired bootstrap over seeds: the interval to trust where several attacks share a seed.
-    """
+    """Our rate of one set by the model against that by another on the same items."""
 
     set: str
     label: Label
-    change: Estimate
+    change: Estimate  # in share of items, with Newcombe's interval and McNemar's exact p, as if items were independent
+    # The same by a paired bootstrap over seeds: the interval to trust where several attacks share a seed.
     clustered: Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What stands in `benchmark.json`.
-
-    Attributes:
-        lines: Of our sets.
-        scores: Of tasks that are not ours, by task, then by scorer and metric.
-        against: The model that it is compared with; "" for none.
-        others: That model's lines.
-    """
+    """What stands in `benchmark.json`."""
 
     model: str
     judge: str
     suite: Suite
-    lines: list[Line] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)  # of our sets
+    # Of tasks that are not ours, by task, then by scorer and metric.
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    against: str = ""
-    others: list[Line] = field(default_factory=list)
+    against: str = ""  # the model that it is compared with; "" for none
+    others: list[Line] = field(default_factory=list)  # that model's lines
     changes: list[Change] = field(default_factory=list)
 
 

@@ -92,16 +92,11 @@ class Prefill:
 class PastTense:
     """The seed as a question about the past, worded by a model, again for each attempt (Andriushchenko and Flammarion
     2024, arXiv 2407.11969).
-
-    Attributes:
-        writer: The model.
-        checks: What its words must pass.
-        memory: Where they are kept.
     """  # fmt: skip
 
-    writer: Chat
-    checks: Checks
-    memory: Memory | None = None
+    writer: Chat  # the model
+    checks: Checks  # what its words must pass
+    memory: Memory | None = None  # where they are kept
     name = "past-tense"
     turns = 1
     most = 1_000_000

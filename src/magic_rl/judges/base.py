@@ -20,10 +20,6 @@ class Judge(Protocol):
 
 
 class Patient:
-    """A judge that asks again itself where it is met with silence, so that nobody has to ask it twice.
+    """A judge that asks again itself where it is met with silence, so that nobody has to ask it twice."""
 
-    Attributes:
-        retries: How often it does so.
-    """
-
-    retries: int
+    retries: int  # how often it does so

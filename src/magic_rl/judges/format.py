@@ -6,10 +6,13 @@ A format is one family of judges: a prompt and a parser. `judges.model` does the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from magic_rl.chat.base import ChatRequest
 from magic_rl.chat.memory import UnusableError
+from magic_rl.text.think import json_answer
 from magic_rl.types import Exchange, Label, Safety
 
 
@@ -18,6 +21,24 @@ class FormatError(UnusableError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"off format: {reason}")
+
+
+class JsonAnswer(BaseModel):
+    """What a model that is asked for JSON must answer: just these fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """An answer's fields; a thought before it and a code fence around it are allowed. Raises: FormatError."""
+        try:
+            return cls.model_validate(json_answer(text))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = str(first["loc"][0]) if first["loc"] and first["type"] != "extra_forbidden" else "the answer"
+            raise FormatError(f"{where}: {first['msg'][:80]}") from error
+        except ValueError as error:
+            raise FormatError("no JSON object") from error
 
 
 @dataclass(frozen=True, slots=True)

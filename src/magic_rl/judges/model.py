@@ -41,13 +41,8 @@ class ModelJudge:
             memory: Where answers are remembered.
         """
         self.name = f"{form.name} ({chat.name})"
-        self._form, self._chat, self._label_request, self._threshold, self._memory = (
-            form,
-            chat,
-            label_request,
-            threshold,
-            memory,
-        )
+        self._form, self._chat, self._memory = form, chat, memory
+        self._label_request, self._threshold = label_request, threshold
 
     def trial(self, *, fresh: bool) -> str | None:
         """Ask about a harmless exchange; why there is no label, or None if there is one.

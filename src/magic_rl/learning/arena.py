@@ -16,10 +16,6 @@ from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.types import Role, Seed
 
 
-def _by_default() -> dict[Role, OptimiserConfig]:
-    return {"attacker": OptimiserConfig(), "defender": OptimiserConfig()}
-
-
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """How the game is played and learned from.
@@ -34,7 +30,9 @@ class LoopSettings:
 
     game: GameConfig = field(default_factory=GameConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
-    optimisers: Mapping[Role, OptimiserConfig] = field(default_factory=_by_default)
+    optimisers: Mapping[Role, OptimiserConfig] = field(
+        default_factory=lambda: {"attacker": OptimiserConfig(), "defender": OptimiserConfig()}
+    )
     batch_size: Mapping[Role, int] = field(default_factory=lambda: {"attacker": 64, "defender": 64})
     retries: int = 1
     max_abstained: float = 0.05

@@ -8,16 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from magic_rl.types import Datum, Outcome, Role, Sample
-
-
-def learner_samples(outcome: Outcome, learner: Role) -> list[Sample]:
-    """What the learner said in an episode, turn by turn; empty if the episode is masked."""
-    if outcome.masked is not None:
-        return []
-    turns = outcome.episode.turns
-    samples = [turn.attack_sample if learner == "attacker" else turn.reply_sample for turn in turns]
-    return [sample for sample in samples if sample is not None]
+from magic_rl.types import Datum, Outcome, Role
 
 
 def build_datums(
@@ -40,8 +31,9 @@ def build_datums(
     samples = [
         (sample, advantage, outcome.episode.group)
         for outcome, advantage in zip(outcomes, advantages, strict=True)
-        if advantage is not None
-        for sample in learner_samples(outcome, learner)
+        if advantage is not None and outcome.masked is None
+        for turn in outcome.episode.turns
+        if (sample := turn.attack_sample if learner == "attacker" else turn.reply_sample) is not None
     ]
     all_tokens = sum(len(sample.tokens) for sample, *_ in samples)
     return [

@@ -19,17 +19,16 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         the judge labels those), `quality_benign` (mean helpfulness of replies to benign seeds, where the judge scores
         it), mean tokens of attacks and replies, and `groups_with_signal`, the share of groups whose rewards differ.
     """
-    scored = [outcome for outcome in outcomes if outcome.rewards is not None and outcome.verdict is not None]
-    harmful = [o.verdict for o in scored if o.episode.seed.label == "harmful" and o.verdict]
-    benign = [o.verdict for o in scored if o.episode.seed.label == "benign" and o.verdict]
-    rewards = [outcome.rewards for outcome in scored if outcome.rewards]
+    scored = [(o.episode, o.verdict, o.rewards) for o in outcomes if o.verdict is not None and o.rewards is not None]
+    harmful = [verdict for episode, verdict, _ in scored if episode.seed.label == "harmful"]
+    benign = [verdict for episode, verdict, _ in scored if episode.seed.label == "benign"]
+    rewards = [rewards for *_, rewards in scored]
     turns = [turn for outcome in outcomes for turn in outcome.episode.turns]
     attacks = [len(turn.attack_sample.tokens) for turn in turns if turn.attack_sample]
     replies = [len(turn.reply_sample.tokens) for turn in turns if turn.reply_sample]
     by_group: dict[int, set[tuple[float, float]]] = defaultdict(set)
-    for outcome in scored:
-        if outcome.rewards:
-            by_group[outcome.episode.group].add((outcome.rewards.attacker, outcome.rewards.defender))
+    for episode, _, both in scored:
+        by_group[episode.group].add((both.attacker, both.defender))
     return {
         "episodes": len(outcomes),
         "masked_cut_off": sum(outcome.masked == "cut_off" for outcome in outcomes),
@@ -43,9 +42,9 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         "reward_defender": _mean(reward.defender for reward in rewards),
         "format_rate": _mean(turn.well_formed for turn in turns if turn.attack_sample),
         "on_topic_rate": _mean(
-            o.verdict.request_label == o.episode.seed.label
-            for o in scored
-            if o.verdict and o.verdict.request_label and o.episode.turns[-1].attack_sample
+            verdict.request_label == episode.seed.label
+            for episode, verdict, _ in scored
+            if verdict.request_label and episode.turns[-1].attack_sample
         ),
         "quality_benign": _mean(verdict.quality for verdict in benign if verdict.quality is not None),
         "attack_tokens": _mean(attacks),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from magic_rl.config import Config, dump_config
 from magic_rl.errors import ChatError, StoreError, UserError
-from magic_rl.evidence.items import ITEMS_FILE, hash_of, read_items, write_items
+from magic_rl.evidence.items import ITEMS_FILE, hash_of, read_items
 from magic_rl.evidence.sets import SUITES, Suite
 from magic_rl.evidence.summary import SUMMARY_FILE, Result, compared, summary
 from magic_rl.runs.judge import key_of
@@ -70,7 +70,7 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
     judges = {verdict.judge for item in (*items, *others) for verdict in item.verdicts[:1]}
     if len(judges) > 1:
         raise UserError(f"{other}: has another judge ({' and '.join(sorted(judges))}); judge both by the same one")
-    write_items(out / ITEMS_FILE, items)
+    atomic.write_rows(out / ITEMS_FILE, items)
     result = Result(
         model=asked.target,
         judge=judge_of(asked.config).name if ours else "",

@@ -23,7 +23,7 @@ from magic_rl.evaluation.result import Cost, Crossplay, Defender, Evaluation, He
 from magic_rl.evaluation.seat import Seat
 from magic_rl.evaluation.summary import Compared, by_category, changes, failures, outcomes, replies, table, tsv
 from magic_rl.evaluation.verdict import verdict
-from magic_rl.evidence.items import ITEMS_FILE, Item, write_items
+from magic_rl.evidence.items import ITEMS_FILE, Item
 from magic_rl.game.play import Player, defender_messages
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
@@ -112,7 +112,7 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
     _note_cut_off(evaluation, subject.config.learning.max_cut_off, view)
     write(subject.out, result.FAILURES_FILE, failures(cells))
     write(subject.out, result.OUTCOMES_FILE, outcomes(cells), indent=None)
-    write_items(subject.out.path / ITEMS_FILE, played.items)
+    atomic.write_rows(subject.out.path / ITEMS_FILE, played.items)
     atomic.write_file(subject.out.path / result.SUMMARY_FILE, tsv(evaluation).encode())
     write(subject.out, result.COST_FILE, _cost(playing, played, time.monotonic() - began))
     write(subject.out, result.EVALUATION_FILE, evaluation)

@@ -6,18 +6,24 @@ the disk and then renamed, so the worst a kill can leave is such a leftover, whi
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import Field, asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from magic_rl.errors import StoreError
 from magic_rl.files import disk_full
 
 _PREFIX = ".tmp-"
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -37,6 +43,12 @@ def write_file(path: Path, data: bytes) -> None:
         finally:
             aside.unlink(missing_ok=True)
         sync(path.parent)
+
+
+def write_rows(path: Path, rows: Iterable[_Dataclass]) -> None:
+    """Write dataclasses as lines of JSON, replacing what was there. Raises: StoreError: See `write_file`."""
+    make_folder(path.parent)
+    write_file(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 @contextmanager

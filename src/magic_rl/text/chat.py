@@ -66,6 +66,7 @@ class ChatRenderer:
         control_ids: Of control tokens.
         stop_ids: The tokenizer's end-of-text id, the template's end-of-turn id, and those that the model's files name.
         folds_system: Whether the template has no role for a system prompt, which then stands in the first user message.
+        own_template: The tokenizer's own template.
         marks: How the model marks its thoughts, by its template and its added tokens; None if it knows no marks.
     """
 
@@ -100,13 +101,13 @@ class ChatRenderer:
         self._default_system = default_system
         self._kwargs = dict(template_kwargs or {})
         try:
-            self._template = str(tokenizer.get_chat_template())
+            self.own_template = str(tokenizer.get_chat_template())
         except ValueError as error:
             raise UserError(f"{self._name}: has several chat templates and none is called 'default'") from error
         self._date = date
         self._live, self._plain, self.control_ids = _backends(backend)
         added = backend.get_added_tokens_decoder()
-        self.marks = marks_of(self._template, {token.content for token in added.values()})
+        self.marks = marks_of(self.own_template, {token.content for token in added.values()})
         # Marks of thoughts may be flagged special, and would not be seen if they were left out of what was said.
         self._unsaid = {
             i for i, token in added.items() if token.special and not (self.marks and self.marks.holds(token.content))
@@ -152,18 +153,13 @@ class ChatRenderer:
     def require(self, variables: Collection[str], where: str) -> None:
         """Raise UserError, naming the setting, for a variable that the template never reads."""
         for name in variables:
-            if name in _OURS or not re.search(rf"\b{re.escape(name)}\b", self._template):
+            if name in _OURS or not re.search(rf"\b{re.escape(name)}\b", self.own_template):
                 raise UserError(f"{where}.{name}: the chat template of {self._name} has no such variable; leave it out")
-
-    @property
-    def own_template(self) -> str:
-        """The tokenizer's own template."""
-        return self._template
 
     @property
     def chat_template(self) -> str:
         """A template that prints the same with no help from here: date, variables and system prompts are in it."""
-        return fitted(self._template, self._kwargs, self._date, folds=self.folds_system)
+        return fitted(self.own_template, self._kwargs, self._date, folds=self.folds_system)
 
     @property
     def opening(self) -> str:
@@ -333,9 +329,7 @@ class ChatRenderer:
     def _find_end_of_turn(self, listed: Collection[int]) -> tuple[str, int]:
         """Text between an assistant's words and the control token that ends its turn, and that token's id.
 
-        Args:
-            listed: Ids that end an answer by the model's files. The mark of the next turn may be what ends one (GLM-4),
-                but only if it is among these.
+        The mark of the next turn may be what ends one (GLM-4), but only if the model's files list it.
         """
         user, said, then = (Message(r, _MARKER.format(i)) for i, r in enumerate(_SPEAKERS))
         after = self._render([user, said], generate=False).partition(said.content)[2]

@@ -2,16 +2,21 @@
 
 For an output of any shape, what is returned as its answer never contains what it thought. Models that reason
 unasked mark their thoughts in ways of their own; here they are told by the marks that their template or tokenizer
-knows, and spelled `<think>…</think>`.
+knows, and spelled `<think>…</think>`. What a model answers that was asked for JSON is read here as well.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from magic_rl.files import without_doubles
+
+# Names of fences are json, JSON, json5.
+_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}) *\w*\s*(?P<inside>\{.*\})\s*(?P=fence)", re.DOTALL)
 THINK, END = "<think>", "</think>"
 _TAG = re.compile(r"(</?(?:think|answer)>)", re.IGNORECASE)
 _FORMAT = [THINK, END, "<answer>", "</answer>"]
@@ -151,3 +156,17 @@ def with_opening(text: str) -> str:
     """
     before, end, _ = text.partition(END)
     return f"{THINK}{text}" if end and THINK not in before else text
+
+
+def json_answer(text: str) -> object:
+    """What an answer says that is one JSON value, with nothing but a thought before and a fence around it.
+
+    Raises:
+        ValueError: If it is none, or an object has a field twice: it contradicts itself, or would if nobody looked.
+    """
+    answer = without_thought(text).strip()
+    fenced = _FENCE.fullmatch(answer)
+    try:
+        return json.loads(fenced["inside"] if fenced else answer, object_pairs_hook=without_doubles)
+    except RecursionError as error:  # nesting beyond what is read
+        raise ValueError("no JSON object") from error

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from magic_rl.engines.base import ComputePath
-from magic_rl.engines.losses import take_step, token_losses
+from magic_rl.engines.losses import take_step, weighted_loss
 from magic_rl.errors import UserError
 from magic_rl.rng import uniforms
 from magic_rl.text.think import Spoken, parse_attack
@@ -260,15 +260,10 @@ class TabularPolicy:
         self._require_optimiser()
         if not datums:
             return {"loss": 0.0}
-        per_token, metrics = token_losses(
-            loss,
-            self._logprobs([(datum.prompt, datum.tokens) for datum in datums]),
-            old=_flat([datum.logprobs for datum in datums]),
-            advantages=_flat([datum.advantages for datum in datums]),
-        )
-        total = (per_token * _doubles([datum.weight for datum in datums])).sum()
+        logprobs = self._logprobs([(datum.prompt, datum.tokens) for datum in datums])
+        total, metrics = weighted_loss(loss, datums, logprobs)
         torch.autograd.backward(total)
-        return {"loss": total.item(), **{key: value.item() for key, value in metrics.items()}}
+        return metrics
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
         """See `Policy.optim_step`."""
@@ -321,12 +316,3 @@ def _nucleus(p: Array, top_p: float) -> Array:
     kept = np.zeros_like(p)
     kept[order] = np.where(before < top_p, p[order], 0.0)
     return np.asarray(kept / kept.sum())
-
-
-def _flat(parts: Sequence[tuple[float, ...]]) -> Tensor | None:
-    """One value a datum, shape (N,); None if no datum carries any."""
-    return _doubles([value for (value,) in parts]) if any(parts) else None
-
-
-def _doubles(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)

@@ -18,10 +18,8 @@ from magic_rl.engines.local.models import load_renderer
 from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.engines.tinker.client import Connection, LostError
 from magic_rl.engines.tinker.policy import FILE, Origin, TinkerPolicy
-from magic_rl.engines.tinker.servers import ignored
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
-from magic_rl.text.chat import ChatRenderer
 from magic_rl.types import Adam
 
 _LORA, _ENGINE = LoraConfig(), EngineConfig()
@@ -50,7 +48,9 @@ class TinkerEngine:
             UserError: If the server cannot be used, or has no adapters of this shape.
         """
         self.base_model, self.rank = str(model), lora.rank
+        self.identity = self.base_model  # what a server holds under a name is its own affair
         self.renderer = load_renderer(self.base_model, config)
+        self.renderer_with = self.renderer.given
         self.connection = Connection(self.base_model, config.tinker)
         server = self.connection.server
         if lora.target_modules != "all-linear":
@@ -66,18 +66,10 @@ class TinkerEngine:
         where = f"by {config.tinker.server} at {self.connection.url}"
         self.path = ComputePath("remote", f"{where} ({'; '.join(apart)})" if apart else where)
 
-    @property
-    def identity(self) -> str:
-        """See `Engine.identity`. What a server holds under a name is its own affair."""
-        return self.base_model
-
-    def renderer_with(self, variables: Mapping[str, object]) -> ChatRenderer:
-        """See `Engine.renderer_with`."""
-        return self.renderer.given(variables)
-
     def unable(self, adam: Adam) -> Mapping[str, str]:
-        """See `Particular.unable`."""
-        return ignored(self.connection.server, adam)
+        """See `Particular.unable`. Settings at their default pass."""
+        ignores, default = self.connection.server.ignores, Adam(lr=adam.lr)
+        return {name: why for name, why in ignores.items() if getattr(adam, name) != getattr(default, name)}
 
     def new_policy(self, name: str) -> TinkerPolicy:
         """See `Engine.new_policy`."""

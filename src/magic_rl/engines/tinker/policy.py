@@ -25,7 +25,7 @@ from peft import LoraConfig as PeftLoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from magic_rl.engines.losses import token_losses
+from magic_rl.engines.losses import weighted_loss
 from magic_rl.engines.tinker.client import LostError
 from magic_rl.engines.tinker.servers import payload
 from magic_rl.errors import UserError
@@ -47,19 +47,12 @@ Work = tuple[Sequence[Datum], Loss]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a policy's model is made of.
+    """What a policy's model is made of."""
 
-    Attributes:
-        state: The server's name of a saved state; None for an untrained adapter.
-        steps: Optimiser steps that the state has taken.
-        optimiser: Whether the optimiser's state is part of it.
-        seed: Of an untrained adapter.
-    """
-
-    state: str | None = None
-    steps: int = 0
-    optimiser: bool = False
-    seed: int = 0
+    state: str | None = None  # the server's name of a saved state; None for an untrained adapter
+    steps: int = 0  # optimiser steps that the state has taken
+    optimiser: bool = False  # whether the optimiser's state is part of it
+    seed: int = 0  # of an untrained adapter
 
 
 class TinkerPolicy:
@@ -146,7 +139,8 @@ class TinkerPolicy:
 
         logprobs = self._engine.connection.persist(attempt)
         self._pending.append(work)
-        return _metrics(datums, loss, logprobs)
+        # What the engine in this process would say of the same log-probabilities.
+        return weighted_loss(loss, datums, torch.tensor([value for row in logprobs for value in row]))[1]
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
         """See `Policy.optim_step`. `grad_norm` is missing if the server does not tell."""
@@ -221,11 +215,7 @@ class TinkerPolicy:
             connection.run(lambda: model.optim_step(params).result(), limit=60.0)
 
     def _live(self, count: int | None = None) -> Any:
-        """Its model, made again if it is gone, with the gradients of all that is pending.
-
-        Args:
-            count: Datums of the update so far; else those that are pending.
-        """
+        """Its model, made again if it is gone, with the gradients of all that is pending, for an update of `count`."""
         engine, connection = self._engine, self._engine.connection
         self._renew()
         if self._model is not None:
@@ -363,14 +353,3 @@ def _split(datums: Sequence[Datum], tokens: int) -> Iterator[Sequence[Datum]]:
         size += length
     if part:
         yield part
-
-
-def _metrics(datums: Sequence[Datum], loss: Loss, logprobs: Sequence[tuple[float, ...]]) -> dict[str, float]:
-    """What the engine in this process would say of the same log-probabilities."""
-    flat = torch.tensor([value for row in logprobs for value in row])
-    old = torch.tensor([value for datum in datums for value in datum.logprobs])
-    advantages = torch.tensor([value for datum in datums for value in datum.advantages])
-    weights = torch.tensor([datum.weight for datum in datums for _ in datum.tokens])
-    learned = not isinstance(loss, CrossEntropy)
-    found, metrics = token_losses(loss, flat, old=old if learned else None, advantages=advantages if learned else None)
-    return {"loss": (found * weights).sum().item(), **{key: value.item() for key, value in metrics.items()}}

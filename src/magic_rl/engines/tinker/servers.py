@@ -7,30 +7,24 @@ once where the setting is at its default.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Loss
+from magic_rl.types import PPO, CrossEntropy, Datum, Loss
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One kind of server.
+    """One kind of server."""
 
-    Attributes:
-        client: Versions of the client package that it works with, as pip writes them.
-        alpha: LoRA alpha of every adapter, as the API has no word for it; None: a multiple of the rank that is set
-            where the server is started.
-        ignores: Fields of `Adam` that it ignores, each with what holds instead.
-        averages: Whether a sequence's loss is divided by its tokens, and an update by its sequences.
-        unloads: Whether a model can be unloaded, as adapters have a limited number of places.
-    """
-
-    client: str
+    client: str  # versions of the client package that it works with, as pip writes them
+    # LoRA alpha of every adapter, as the API has no word for it; None: a multiple of the rank that is set where the
+    # server is started.
     alpha: float | None = 32.0
+    # Fields of `Adam` that it ignores, each with what holds instead.
     ignores: Mapping[str, str] = field(default_factory=dict)
-    averages: bool = False
-    unloads: bool = True
+    averages: bool = False  # whether a sequence's loss is divided by its tokens, and an update by its sequences
+    unloads: bool = True  # whether a model can be unloaded, as adapters have a limited number of places
 
 
 _STARTED_WITH = "it takes its own, which must be set to the same where it is started"
@@ -45,29 +39,14 @@ SERVERS: Mapping[str, Server] = {
 }
 
 
-def ignored(server: Server, adam: Adam) -> dict[str, str]:
-    """Why a server cannot take steps by these settings, by the setting; those at their default pass."""
-    default = Adam(lr=adam.lr)
-    names = (each.name for each in fields(Adam))
-    changed = [name for name in names if getattr(adam, name) != getattr(default, name)]
-    return {name: server.ignores[name] for name in changed if name in server.ignores}
-
-
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A sequence as a server is sent it.
+    """A sequence as a server is sent it."""
 
-    Attributes:
-        loss: Name of the loss at the server.
-        config: Its settings.
-        inputs: Ids the model reads.
-        tensors: Values for each of these ids, by name.
-    """
-
-    loss: str
-    config: dict[str, float] | None
-    inputs: list[int]
-    tensors: dict[str, list[Any]]
+    loss: str  # name of the loss at the server
+    config: dict[str, float] | None  # its settings
+    inputs: list[int]  # ids the model reads
+    tensors: dict[str, list[Any]]  # values for each of these ids, by name
 
 
 def payload(datum: Datum, loss: Loss, server: Server, count: int) -> Payload:

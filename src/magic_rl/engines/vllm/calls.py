@@ -27,36 +27,22 @@ _PASSING = (408, 425, 429)  # and 500 and above
 
 @dataclass(eq=False)
 class Version:
-    """A policy as it was at one moment, saved for the servers.
+    """A policy as it was at one moment, saved for the servers."""
 
-    Attributes:
-        name: Of the adapter at the servers.
-        folder: Where it is saved, for as long as anything refers to this object.
-    """
-
-    name: str
-    folder: Path
+    name: str  # of the adapter at the servers
+    folder: Path  # where it is saved, for as long as anything refers to this object
 
 
 @dataclass(eq=False, slots=True)
 class Replica:
-    """One server.
+    """One server."""
 
-    Attributes:
-        url: Ends in /v1; of a server of our own it changes when that is started again.
-        own: The process, if it is ours.
-        base: What it calls the base model.
-        root: Where its base model is from, as it says.
-        holds: Adapters that it has been given.
-        loads: How often it has been given one.
-    """
-
-    url: str
-    own: OwnServer | None = None
-    base: str = ""
-    root: str = ""
-    holds: set[str] = field(default_factory=set)
-    loads: int = 0
+    url: str  # ends in /v1; of a server of our own it changes when that is started again
+    own: OwnServer | None = None  # the process, if it is ours
+    base: str = ""  # what it calls the base model
+    root: str = ""  # where its base model is from, as it says
+    holds: set[str] = field(default_factory=set)  # adapters that it has been given
+    loads: int = 0  # how often it has been given one
 
     def error(self, reason: str, remedy: str = "") -> EngineError:
         """What ends the run."""

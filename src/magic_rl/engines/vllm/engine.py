@@ -23,12 +23,11 @@ from magic_rl.engines.local.engine import LocalEngine
 from magic_rl.engines.local.parity import ANSWER, QUESTIONS
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.settings import EngineConfig
-from magic_rl.engines.vllm.calls import Replica
-from magic_rl.engines.vllm.policy import ServedPolicy
-from magic_rl.engines.vllm.process import OwnServer, Serving
+from magic_rl.engines.vllm.calls import Replica, Version
+from magic_rl.engines.vllm.process import OwnServer, serve_command
 from magic_rl.engines.vllm.servers import Servers
 from magic_rl.errors import EngineError, MismatchError
-from magic_rl.text.chat import ChatRenderer
+from magic_rl.text.renderer import Arrived
 from magic_rl.types import Adam, CrossEntropy, Datum, Message, Sample, SamplingParams, Tokens
 
 _K = TypeVar("_K")
@@ -38,6 +37,42 @@ _NEAR = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
 _SAME_BASE = 0.2  # nats per token that a server of the same base model may differ, unless more is rounding
 _MOST_STEPS = 12
 _TRIAL = SamplingParams(max_tokens=16)
+
+
+class ServedPolicy:
+    """A local policy whose every version goes to the servers that sample. Implements `engines.base.Policy`."""
+
+    def __init__(self, inner: LocalPolicy, servers: Servers, *, adapted: bool = True) -> None:
+        """Args: inner: Learns. adapted: Whether it is more than the base model."""
+        self.name = inner.name
+        self.logprobs, self.forward_backward, self.save = inner.logprobs, inner.forward_backward, inner.save
+        self._inner, self._servers, self._adapted = inner, servers, adapted
+        self._version: Version | None = None  # what the servers have of it; None: not as it is now
+
+    def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
+        """See `Policy.sample` and `Servers.sample`."""
+        return self.stream(prompts, n, params, rng_seed, lambda _place, _samples: None)
+
+    def stream(
+        self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived
+    ) -> list[list[Sample]]:
+        """See `Streams.stream`."""
+        if not prompts:
+            return []
+        if self._adapted and self._version is None:
+            self._version = self._servers.publish(self.name, self._inner.snapshot(self.name).save)  # no optimiser
+        return self._servers.sample(self._version, prompts, n, params, rng_seed, arrived=arrived)
+
+    def optim_step(self, adam: Adam) -> dict[str, float]:
+        """See `Policy.optim_step`."""
+        self._version = None
+        return self._inner.optim_step(adam)
+
+    def snapshot(self, name: str) -> ServedPolicy:
+        """See `Policy.snapshot`. It is the same version at the servers, while they have it."""
+        copy = ServedPolicy(self._inner.snapshot(name), self._servers, adapted=self._adapted)
+        copy._version = self._version
+        return copy
 
 
 class ServedEngine:
@@ -55,6 +90,7 @@ class ServedEngine:
             EngineError: If one cannot be reached or takes no adapter.
         """
         self._inner, self._servers = inner, servers
+        self.renderer, self.renderer_with = inner.renderer, inner.renderer_with
         number = servers.connect()
         gap = compare(inner, servers)
         many = f"{len(servers.replicas)} servers" if len(servers.replicas) > 1 else "a server"
@@ -65,15 +101,6 @@ class ServedEngine:
     def identity(self) -> str:
         """See `Engine.identity`."""
         return self._inner.identity
-
-    @property
-    def renderer(self) -> ChatRenderer:
-        """See `Engine.renderer`."""
-        return self._inner.renderer
-
-    def renderer_with(self, variables: Mapping[str, object]) -> ChatRenderer:
-        """See `Engine.renderer_with`."""
-        return self._inner.renderer_with(variables)
 
     def new_policy(self, name: str) -> ServedPolicy:
         """See `Engine.new_policy`."""
@@ -220,10 +247,10 @@ def _started(engines: Sequence[LocalEngine], config: EngineConfig, folder: Path)
     """Servers of one base model for some engines, which differ in the shape of their adapters."""
     one = engines[0]
     rank = max(engine.peft_config.r for engine in engines)
-    serving = Serving(one.folder, str(one.dtype).removeprefix("torch."), rank, config.trust_remote_code)
+    command = serve_command(one.folder, str(one.dtype).removeprefix("torch."), rank, config)
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for number, device in enumerate(config.vllm.devices or (None,)):
-        own = OwnServer(serving, config.vllm, device, folder / f"{one.folder.name}-{number}.log")
+        own = OwnServer(command, config.vllm, device, folder / f"{one.folder.name}-{number}.log")
         made.append(Replica(own.url, own))
     return made

@@ -14,12 +14,12 @@ import subprocess
 import sys
 import time
 import weakref
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
 
-from magic_rl.engines.settings import VllmConfig
+from magic_rl.engines.settings import EngineConfig, VllmConfig
 from magic_rl.engines.vllm import warden
 from magic_rl.errors import EngineError
 
@@ -28,34 +28,18 @@ _log = logging.getLogger(__name__)
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM can be told to make room for
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What a server is started for.
-
-    Attributes:
-        model: Folder of the base model.
-        dtype: Of the base.
-        rank: Largest of an adapter.
-        trusted: Whether code of the model may run.
-    """
-
-    model: Path
-    dtype: str
-    rank: int
-    trusted: bool = False
-
-
 class OwnServer:
     """One server process. Ends with this object, and with this process."""
 
-    def __init__(self, serving: Serving, settings: VllmConfig, device: str | None, log: Path) -> None:
+    def __init__(self, command: Sequence[str], settings: VllmConfig, device: str | None, log: Path) -> None:
         """Start it; see `wait`.
 
         Args:
+            command: From `serve_command`.
             device: CUDA devices that it sees; None: those that this process sees.
             log: File for what it says.
         """
-        self._command = [sys.executable, str(Path(warden.__file__)), *_command(serving, settings)]
+        self._command = [sys.executable, str(Path(warden.__file__)), *command]
         self._settings, self._device, self.log = settings, device, log
         self.start()
 
@@ -120,15 +104,22 @@ def require_program(settings: VllmConfig) -> None:
         raise EngineError(f"{program}: no such program", "name vllm's python")
 
 
-def _command(serving: Serving, settings: VllmConfig) -> list[str]:
-    """The command that serves a model, but for its port; builds of vLLM under another name have no `vllm serve`."""
-    command = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if settings.python else []
-    command = [*(command or ["vllm", "serve"]), str(serving.model)]
-    rank = next((rank for rank in _RANKS if rank >= serving.rank), serving.rank)
-    command += ["--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", serving.dtype]
-    command += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2", "--max-cpu-loras", "16"]
+def serve_command(model: Path, dtype: str, rank: int, config: EngineConfig) -> list[str]:
+    """The command that serves a model, but for its port.
+
+    Args:
+        model: Folder of the base model.
+        dtype: Of the base.
+        rank: Largest of an adapter.
+        config: With the environment that vLLM is in; builds of vLLM under another name have no `vllm serve`.
+    """
+    python = config.vllm.python
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if python else ["vllm", "serve"]
+    room = next((known for known in _RANKS if known >= rank), rank)
+    command += [str(model), "--host", "127.0.0.1", "--served-model-name", BASE, "--dtype", dtype]
+    command += ["--enable-lora", "--max-lora-rank", str(room), "--max-loras", "2", "--max-cpu-loras", "16"]
     command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
-    command += ["--trust-remote-code"] if serving.trusted else []
+    command += ["--trust-remote-code"] if config.trust_remote_code else []
     return command
 
 
