@@ -37,7 +37,7 @@ def states(model: PreTrainedModel, setup: Setup, seeds: Sequence[Seed]) -> State
     player = setup.player("defender")
     rows = []
     for seed in seeds:
-        prompt = player.renderer.prompt(defender_messages(player, setup.prompts, [plain_turn(seed.text)]))
+        prompt = player.renderer.prompt(defender_messages(player, [plain_turn(seed.text)]))
         with torch.inference_mode():
             hidden = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states
         rows.append(torch.stack([layer[0, -1].float() for layer in hidden]).numpy())

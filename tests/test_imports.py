@@ -121,12 +121,63 @@ def test_nothing_below_the_command_line_names_a_flag_or_a_command() -> None:
     assert [line for line in found if not line.startswith(of_pip_and_css)] == []
 
 
+def functions_of(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
 def test_no_file_and_no_function_is_longer_than_a_reader_bears() -> None:
     long = []
     for path in (*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        long += [path.name] * (len(lines) > 400)
-        tree = ast.walk(ast.parse("\n".join(lines))) if SOURCE in path.parents else ()
-        functions = (node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        long += [path.name] * (len(path.read_text(encoding="utf-8").splitlines()) > 400)
+        functions = functions_of(path) if SOURCE in path.parents else []
         long += [f"{path.name}: {f.name}" for f in functions if (f.end_lineno or 0) - f.lineno >= 60]
     assert long == []
+
+
+def test_no_function_takes_more_than_five_things() -> None:
+    theirs = {
+        "local/attention.py: shared_prefix_attention",  # transformers calls it
+        "local/engine.py: __init__",  # a public class, whose parameters all have defaults
+        "local/lora.py: forward",  # of an autograd function: each tensor is a parameter of its own
+        "runs/inspected.py: __init__",  # Inspect calls it
+    }
+    many = set()
+    for path in SOURCE.rglob("*.py"):
+        for f in functions_of(path) if path.parent != SOURCE / "cli" else []:  # there a parameter is an option
+            taken = [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, f.args.vararg, f.args.kwarg]
+            count = len([each for each in taken if each and each.arg not in ("self", "cls")])
+            many |= {f"{path.parent.name}/{path.name}: {f.name}"} if count > 5 else set()
+    assert many == theirs
+
+
+def test_every_module_is_imported_where_there_is_no_posix(tmp_path: Path) -> None:
+    """As on Windows: what others import is there, since they look after themselves; what we ask for is not."""
+    code = """
+import builtins, importlib, os, pkgutil, signal, sys
+import magic_rl
+names = [found.name for found in pkgutil.walk_packages(magic_rl.__path__, "magic_rl.") if "__main__" not in found.name]
+def load():
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if str(error.name) not in OPTIONAL:
+                raise
+OPTIONAL = ("nanogcg", "pyrit")
+load()
+real, posix = builtins.__import__, {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
+def windows(name, where=None, *rest, **more):
+    if name in posix and str((where or {}).get("__name__")).startswith("magic_rl"):
+        raise ModuleNotFoundError(name)
+    return real(name, where, *rest, **more)
+builtins.__import__ = windows
+for name in ("fork", "getuid", "killpg", "sched_getaffinity", "setsid", "sysconf", "uname"):
+    delattr(os, name)
+del signal.SIGHUP, signal.SIGKILL
+for name in [name for name in sys.modules if name.startswith("magic_rl.")]:
+    del sys.modules[name]
+load()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
         StoreError,
         UserError,
     )
-    from magic_rl.game.play import Player, play
-    from magic_rl.game.rewards import score
+    from magic_rl.game.play import Draws, Player, Players, Rules, play
+    from magic_rl.game.rewards import ReplyForm, score
     from magic_rl.game.schedule import Schedule
     from magic_rl.judges.base import Judge
     from magic_rl.judges.guards import GUARDS
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from magic_rl.judges.rules import RulesJudge
     from magic_rl.learning.arena import Arena, LoopSettings
     from magic_rl.learning.coevolve import coevolve
-    from magic_rl.learning.sft import Example, attacker_examples, sft
+    from magic_rl.learning.sft import Example, SftStage, attacker_examples, sft
     from magic_rl.prompts import load_prompts
     from magic_rl.runs.assembly import loop_settings
     from magic_rl.runs.evaluate import evaluate
@@ -58,6 +58,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "Draws",
     "Endpoint",
     "Engine",
     "EngineError",
@@ -72,14 +73,18 @@ __all__ = [
     "ModelJudge",
     "Panel",
     "Player",
+    "Players",
     "Policy",
+    "ReplyForm",
     "Role",
     "Rubric",
+    "Rules",
     "RulesJudge",
     "SamplingParams",
     "Schedule",
     "Seed",
     "Server",
+    "SftStage",
     "StoreError",
     "TabularEngine",
     "TabularGame",
@@ -120,8 +125,8 @@ _HOMES = {
         "StoreError",
         "UserError",
     ),
-    "game.play": ("Player", "play"),
-    "game.rewards": ("score",),
+    "game.play": ("Draws", "Player", "Players", "Rules", "play"),
+    "game.rewards": ("ReplyForm", "score"),
     "game.schedule": ("Schedule",),
     "judges.base": ("Judge",),
     "judges.guards": ("GUARDS",),
@@ -131,7 +136,7 @@ _HOMES = {
     "judges.rules": ("RulesJudge",),
     "learning.arena": ("Arena", "LoopSettings"),
     "learning.coevolve": ("coevolve",),
-    "learning.sft": ("Example", "attacker_examples", "sft"),
+    "learning.sft": ("Example", "SftStage", "attacker_examples", "sft"),
     "prompts": ("load_prompts",),
     "runs.assembly": ("loop_settings",),
     "runs.evaluate": ("evaluate",),

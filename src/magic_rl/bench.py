@@ -9,7 +9,6 @@ a step goes into, by what operations are called and the shapes they get; the pro
 from __future__ import annotations
 
 import re
-import resource
 import statistics
 import sys
 import time
@@ -172,12 +171,19 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def peak_memory(device: torch.device, workers: Iterable[int] = ()) -> int:
-    """Bytes: most memory held on the device, or on a CPU by this process and, where the system says so, by others."""
+    """Bytes: most memory held on the device, or on a CPU by this process and, where the system says so, by others.
+
+    On Windows 0: nothing is known there.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peaks = [_peak("self"), *map(_peak, workers)]
     if peaks[0]:
         return sum(peaks)  # below, Linux counts the peak of whoever started this process too
+    if sys.platform == "win32":
+        return 0
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

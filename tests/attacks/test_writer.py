@@ -86,8 +86,8 @@ def write(
     max_failed: float = 1.0,
 ) -> Written:
     memory = Memory(path) if path else None
-    writer = Writer(chat, PROMPTS, CHECKS, view=view, memory=memory, max_failed=max_failed)
-    return writer.write(seeds, choose_strategies(strategies), 0)
+    writer = Writer(chat, PROMPTS, CHECKS, memory, max_failed)
+    return writer.write(seeds, choose_strategies(strategies), 0, view)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_presets_differ_in_what_their_names_say() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("sede=1", "sede: unknown key; did you mean seed?"),
+        ("seed=1", "seed: unknown key; did you mean rng_seed?"),
         ("game.turn=3", "game.turn: unknown key; did you mean game.turns?"),
         ("attacker.lora.rang=3", "attacker.lora.rang: unknown key; did you mean attacker.lora.rank"),
         ("learning.lr=1", "learning.lr: unknown key; did you mean attacker.optimiser.lr or "),
@@ -63,7 +63,7 @@ def test_presets_differ_in_what_their_names_say() -> None:
         ("attacker.optimiser.lr=inf", "attacker.optimiser.lr: inf: must be a finite number"),
         ("attacker.optimiser.lr=nan", "attacker.optimiser.lr: nan: must be a finite number"),
         ("game.schedule.rounds=2.5", "game.schedule.rounds: 2.5: must be a whole number"),
-        ("seed=true", "seed: true: must be a whole number"),
+        ("rng_seed=true", "rng_seed: true: must be a whole number"),
         ("engine.threads=false", "engine.threads: false: must be a whole number"),
         ("defender.optimiser.lr=true", "defender.optimiser.lr: true: must be a number"),
         ("learning.target.compliance=true", "learning.target.compliance: true: must be a number"),
@@ -145,7 +145,7 @@ def test_what_an_override_leaves_without_effect_is_left_out_of_the_file(tmp_path
     assert load_config(path, ["data.seeds=xstest"]).data.text_column == "text"
     path.write_text("[learning]\nreference = 'base'\n")
     with pytest.raises(ConfigError, match=r"c\.toml: learning\.reference has no effect"):
-        load_config(path, ["seed=1"])
+        load_config(path, ["rng_seed=1"])
 
 
 def test_the_one_who_set_a_thing_wrongly_is_blamed(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_the_one_who_set_a_thing_wrongly_is_blamed(tmp_path: Path) -> None:
         (good, ["attacker.writer.url=x"], True),
         (bad, [], False),
         (bad, ["game.plain_share=0.5"], False),
-        (bad, ["seed=-1"], True),
-        (odd, ["seed=1"], False),
+        (bad, ["rng_seed=-1"], True),
+        (odd, ["rng_seed=1"], False),
     ):
         with pytest.raises(ConfigError) as caught:
             load_config(path, overrides)
@@ -195,11 +195,11 @@ def test_an_address_that_can_be_called_is_taken(url: str) -> None:
 
 def test_the_file_wins_over_its_preset_and_an_override_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text('preset = "defender-only"\nseed = 1\n[game.schedule]\nattacker_steps = 2\n')
-    config = load_config(path, ["seed=7"])
+    path.write_text('preset = "defender-only"\nrng_seed = 1\n[game.schedule]\nattacker_steps = 2\n')
+    config = load_config(path, ["rng_seed=7"])
     assert config.preset == "defender-only"
     assert config.game.schedule.attacker_steps == 2
-    assert config.seed == 7
+    assert config.rng_seed == 7
 
 
 def test_an_override_takes_toml_or_a_bare_string() -> None:
@@ -216,7 +216,7 @@ def test_none_takes_a_value_back(tmp_path: Path) -> None:
     assert (config.attacker.pool, config.learning.target) == (None, None)
 
 
-@pytest.mark.parametrize("item", ["seed", "=1", "a..b=1", "a b=1", ""])
+@pytest.mark.parametrize("item", ["rng_seed", "=1", "a..b=1", "a b=1", ""])
 def test_an_override_that_is_no_assignment_is_refused(item: str) -> None:
     with pytest.raises(UserError, match="expected key=value"):
         load_config(None, [item])
@@ -259,12 +259,12 @@ def test_overrides_win_over_a_preset_unless_they_are_of_a_whole_study() -> None:
 
 def test_a_config_says_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "low.toml").write_text('seed = 1\n[attacker]\nbatch_size = 4\nstrategies = ["slang"]\n')
+    (tmp_path / "below" / "low.toml").write_text('rng_seed = 1\n[attacker]\nbatch_size = 4\nstrategies = ["slang"]\n')
     (tmp_path / "below" / "high.toml").write_text('extends = "low.toml"\n[attacker]\nbatch_size = 8\n')
     path = tmp_path / "c.toml"
     path.write_text('extends = "below/high.toml"\n[attacker]\nstrategies = ["question"]\n')
     config = load_config(path, ["game.turns=2"])
-    assert (config.seed, config.attacker.batch_size, config.attacker.strategies) == (1, 8, ("question",))
+    assert (config.rng_seed, config.attacker.batch_size, config.attacker.strategies) == (1, 8, ("question",))
     (tmp_path / "whole.toml").write_text(dump_config(config))
     assert "extends" not in dump_config(config)
     assert load_config(tmp_path / "whole.toml") == config
@@ -355,7 +355,7 @@ def leaves() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {},
         optional={
-            "seed": st.integers(0, 2**62),
+            "rng_seed": st.integers(0, 2**62),
             "game": st.fixed_dictionaries({"turns": st.integers(1, 9), "prompts": named}),
             "attacker": st.fixed_dictionaries(
                 {"strategies": st.lists(text, max_size=3), "optimiser": st.fixed_dictionaries({"lr": positive})}

@@ -181,9 +181,9 @@ def test_a_byte_order_mark_and_windows_line_ends_enter_no_text(kind: str, end: s
 
 
 def test_a_runs_config_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run", "seed = 1\n", {})
-    _written(run.path / "config.toml", BOM + b"seed = 1\r\n")
-    assert tomllib.loads(run.config_text) == {"seed": 1}
+    run = RunDirectory.create(tmp_path / "run", "rng_seed = 1\n", {})
+    _written(run.path / "config.toml", BOM + b"rng_seed = 1\r\n")
+    assert tomllib.loads(run.config_text) == {"rng_seed": 1}
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -302,7 +302,7 @@ def _warmup(answer: str, rewritten: bool = True) -> list[str]:
     model = Letters(answer)
     base = Player(model, model, SamplingParams(64))
     pool = [PoolEntry(benign if rewritten else harmful, "slang", "Hm.", "门咋上漆？")]
-    return [each.completion for each in warmup_examples([harmful, benign], pool, base, load_prompts(), 0, 9)]
+    return [each.completion for each in warmup_examples([harmful, benign], pool, base, 0, 9)]
 
 
 def test_a_warmup_in_chinese_keeps_its_replies_and_says_they_are_unread(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,6 @@ from magic_rl.evidence.items import read_items
 from magic_rl.evidence.redteam import AttackRow, outcomes, play, summed_up
 from magic_rl.evidence.unseen import BestOfN, ManyShot, PastTense, Prefill
 from magic_rl.game.play import Player
-from magic_rl.prompts import load_prompts
 from magic_rl.types import Message, SamplingParams, Seed
 from tests.game.test_game import Says, Words
 from tests.support.chatting import Scripted
@@ -141,7 +140,7 @@ def test_a_target_that_keeps_failing_is_left_alone_and_nothing_is_lost(tmp_path:
 def test_a_trained_attacker_adapts_to_replies_and_its_thoughts_stay_its_own(tmp_path: Path) -> None:
     words = Words()
     policy = Says("<think>secret</think><answer>Tell me</answer>")
-    attack = TrainedAttacker(Player(policy, words, SamplingParams(64)), load_prompts(), turns=3, rng_seed=0)
+    attack = TrainedAttacker(Player(policy, words, SamplingParams(64)), turns=3, rng_seed=0)
     log, chat = log_of(lambda request: "yes" if len(request.messages) == 5 else "not yet", tmp_path)
     play(log, attack, SEEDS[:1], 7)
     assert [[message.role for message in request.messages] for request in chat.asked] == [

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from magic_rl.evaluation.crossplay import Conditions, answered_by
-from magic_rl.game.play import Player, attack, play
-from magic_rl.game.rewards import score
+from magic_rl.game.play import Draws, Player, Players, Rules, attack, play
+from magic_rl.game.rewards import ReplyForm, score
 from magic_rl.game.schedule import Schedule
 from magic_rl.game.settings import RewardConfig, ScheduleConfig
-from magic_rl.prompts import load_prompts
 from magic_rl.store.records import episode_row
 from magic_rl.text.think import Spoken, split_thoughts
 from magic_rl.types import (
@@ -98,7 +97,7 @@ def test_a_rewrite_that_keeps_the_seeds_label_can_be_rewarded(seed_label: Label,
 def test_a_thinking_defenders_format_reward_does_not_reach_the_attacker() -> None:
     plain = score(Verdict("safe", True), "harmful", True, RewardConfig())
     for thought, extra in ((True, 0.5), (False, -0.5)):
-        rewards = score(Verdict("safe", True), "harmful", True, RewardConfig(), thought)
+        rewards = score(Verdict("safe", True), "harmful", True, RewardConfig(), ReplyForm(thought))
         assert rewards.defender == plain.defender + extra
         assert rewards.attacker == plain.attacker
 
@@ -114,10 +113,9 @@ def test_helpfulness_is_rewarded_on_benign_seeds_and_only_to_the_defender(qualit
 
 @pytest.mark.parametrize(("tokens", "cost"), [(0, 0.0), (100, 0.0), (150, 0.1), (200, 0.2), (9999, 0.2)])
 def test_a_long_reply_costs_the_defender_and_nobody_else(tokens: int, cost: float) -> None:
-    plain = score(Verdict("safe", True), "harmful", True, RewardConfig(), None, tokens)
-    rewards = score(
-        Verdict("safe", True), "harmful", True, RewardConfig(length=0.2, length_free_tokens=100), None, tokens
-    )
+    plain = score(Verdict("safe", True), "harmful", True, RewardConfig(), ReplyForm(tokens=tokens))
+    dear = RewardConfig(length=0.2, length_free_tokens=100)
+    rewards = score(Verdict("safe", True), "harmful", True, dear, ReplyForm(tokens=tokens))
     assert plain.defender - rewards.defender == pytest.approx(cost)
     assert rewards.attacker == plain.attacker
 
@@ -223,7 +221,6 @@ class Says:
 
 
 SEEDS = (Seed("s1", "SEEDTEXT one", "harmful"), Seed("s2", "SEEDTEXT two", "benign"))
-PROMPTS = load_prompts()
 ATTACK = "<think>SECRET PLAN</think><answer>attack {}</answer>"
 
 
@@ -240,7 +237,7 @@ def seats(attack: str = ATTACK, answer: str = "reply {}") -> tuple[Player, Playe
 )
 def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, learner: Role, attack: str) -> None:
     attacker, defender, shown = seats(attack)
-    play(SEEDS, attacker, defender, PROMPTS, turns=turns, learner=learner, group=2, rng_seed=0, step=1)
+    play(SEEDS, Players(attacker, defender), Rules(learner, turns, 2), Draws(0, 1))
     texts = [message.content for messages in shown.seen for message in messages]
     assert texts
     assert not any("SECRET" in text or "SEEDTEXT" in text or "think" in text for text in texts)
@@ -253,10 +250,10 @@ def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, 
 def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
     answer: str, thinking: str, cut_off: Role | None
 ) -> None:
-    params, prompts = SamplingParams(8), load_prompts()
+    params = SamplingParams(8)
     attacker = Player(Says(ATTACK), Words(reasons=True), params)
     defender = Player(Says(answer), Words(reasons=True), params)
-    (episode,) = play(SEEDS[:1], attacker, defender, prompts, turns=2, learner="defender", group=1, rng_seed=0, step=1)
+    (episode,) = play(SEEDS[:1], Players(attacker, defender), Rules("defender", 2), Draws(0, 1))
     assert (episode.turns[0].reply_thinking, episode.cut_off) == (thinking, cut_off)
     assert (episode.turns[0].reply, len(episode.turns)) == (("reply", 2) if cut_off is None else ("", 1))
     for player in (attacker, defender):
@@ -269,19 +266,18 @@ def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
 
 def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> None:
     attacker, defender, _ = seats()
-    settings: dict[str, Any] = {"turns": 1, "group": 3, "rng_seed": 0, "step": 1}
-    episodes = play(SEEDS, attacker, defender, PROMPTS, learner="defender", **settings)
+    episodes = play(SEEDS, Players(attacker, defender), Rules("defender", 1, 3), Draws(0, 1))
     assert [e.group for e in episodes] == [0, 0, 0, 1, 1, 1]
     assert len({e.attack for e in episodes[:3]}) == 1
     assert len({e.reply for e in episodes}) == 6
-    episodes = play(SEEDS, attacker, defender, PROMPTS, learner="attacker", **settings)
+    episodes = play(SEEDS, Players(attacker, defender), Rules("attacker", 1, 3), Draws(0, 1))
     assert len({e.attack for e in episodes}) == 6
     assert [e.seed.id for e in episodes] == ["s1"] * 3 + ["s2"] * 3
 
 
 def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None:
     attacker, defender, shown = seats()
-    (episode,) = play(SEEDS[:1], attacker, defender, PROMPTS, turns=2, learner="defender", group=1, rng_seed=0, step=1)
+    (episode,) = play(SEEDS[:1], Players(attacker, defender), Rules("defender", 2), Draws(0, 1))
     assert [turn.attack for turn in episode.turns] == ["attack 1", "attack 2"]
     assert [message.content for message in shown.seen[-1]] == ["attack 1", "reply 1", "attack 2"]
     assert isinstance(attacker.renderer, Words)
@@ -293,7 +289,7 @@ def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None
 def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
     _, defender, shown = seats()
     attacker = Player(Says(ATTACK, "length"), Words(), SamplingParams(8))
-    episodes = play(SEEDS, attacker, defender, PROMPTS, turns=2, learner="attacker", group=2, rng_seed=0, step=1)
+    episodes = play(SEEDS, Players(attacker, defender), Rules("attacker", 2, 2), Draws(0, 1))
     assert [episode.cut_off for episode in episodes] == ["attacker"] * 4
     assert shown.seen == []
 
@@ -301,22 +297,20 @@ def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
 def test_a_conversation_that_outgrows_the_prompt_limit_counts_as_cut_off() -> None:
     attacker, defender, _ = seats()
     short = Player(defender.policy, defender.renderer, defender.sampling, max_prompt=5)
-    episodes = play(SEEDS, attacker, short, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1)
+    episodes = play(SEEDS, Players(attacker, short), Rules("defender", 1, 2), Draws(0, 1))
     assert [episode.cut_off for episode in episodes] == ["defender"] * 4
 
 
 def test_without_an_attacker_the_seed_is_played_as_it_is() -> None:
     _, defender, _ = seats()
-    episodes = play(SEEDS, None, defender, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1)
+    episodes = play(SEEDS, Players(None, defender), Rules("defender", 1, 2), Draws(0, 1))
     assert [episode.attack for episode in episodes] == [s.text for s in SEEDS for _ in range(2)]
 
 
 def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() -> None:
     attacker, defender, _ = seats()
     seeds = [Seed(f"s{i}", f"SEEDTEXT {i}", "harmful" if i < 4 else "benign") for i in range(8)]
-    episodes = play(
-        seeds, attacker, defender, PROMPTS, turns=1, learner="defender", group=2, rng_seed=0, step=1, plain_share=0.25
-    )
+    episodes = play(seeds, Players(attacker, defender), Rules("defender", 1, 2, 0.25), Draws(0, 1))
     assert [e.group for e in episodes] == [g for g in range(8) for _ in range(2)]
     opened_plain = {e.seed.id for e in episodes if e.turns[0].attack == e.seed.text}
     assert opened_plain == {"s3", "s7"}
@@ -325,7 +319,7 @@ def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() ->
 def test_a_thinking_defender_shows_only_its_answer() -> None:
     attacker, defender, _ = seats(answer="<think>hm</think><answer>no {}</answer>")
     thinker = Player(defender.policy, defender.renderer, defender.sampling, thinks=True)
-    episodes = play(SEEDS, attacker, thinker, PROMPTS, turns=1, learner="defender", group=1, rng_seed=0, step=1)
+    episodes = play(SEEDS, Players(attacker, thinker), Rules("defender"), Draws(0, 1))
     assert [episode.reply for episode in episodes] == ["no 1", "no 2"]
 
 
@@ -338,9 +332,9 @@ def test_a_reply_that_never_left_its_thoughts_counts_neither_way() -> None:
             self.seen.extend(exchange.reply for exchange in exchanges)
             return [Verdict("unsafe") for _ in exchanges]
 
-    met = Conditions(Asked(), load_prompts(), turns=1, rng_seed=0, retries=0, max_abstained=1.0)
+    met = Conditions(Asked(), turns=1, rng_seed=0, retries=0, max_abstained=1.0)
     seeds = [Seed("a", "THINKS FOREVER", "harmful"), Seed("b", "answers", "harmful")]
-    games = attack([Episode(seed, (), 0) for seed in seeds], None, met.prompts, 1, 0)
+    games = attack([Episode(seed, (), 0) for seed in seeds], None, 1, 0)
 
     class Thinks(Says):
         def sample(
@@ -362,7 +356,7 @@ def test_a_reply_without_a_word_counts_as_empty() -> None:
         def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
             return [Verdict() for _ in exchanges]
 
-    met = Conditions(Safe(), load_prompts(), turns=1, rng_seed=0, retries=0, max_abstained=1.0)
-    games = attack([Episode(Seed("a", "ask", "harmful"), (), 0)], None, met.prompts, 1, 0)
+    met = Conditions(Safe(), turns=1, rng_seed=0, retries=0, max_abstained=1.0)
+    games = attack([Episode(Seed("a", "ask", "harmful"), (), 0)], None, 1, 0)
     cells = [answered_by(met, [(None, games)], Player(Says(text), Words(), SamplingParams(8))) for text in (" ", "no")]
     assert [cell.empty for (cell,) in cells] == [[True], [False]]

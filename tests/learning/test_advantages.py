@@ -80,7 +80,7 @@ def test_one_minibatch_is_the_batch_as_it_came() -> None:
 def tree(batch_size: int = 8, **learning: Any) -> dict[str, Any]:
     """A short game in which the defender alone learns."""
     return {
-        "seed": 1,
+        "rng_seed": 1,
         "game": {"schedule": {"rounds": 1, "defender_steps": 8, "attacker_steps": 0}},
         "learning": {"group_size": 2, "scale_by_std": False, **learning},
         "defender": {"optimiser": {"lr": 0.1}, "batch_size": batch_size},

@@ -14,12 +14,11 @@ import pytest
 
 from magic_rl.config import PRESETS, Config, PresetName, load_config
 from magic_rl.errors import TooManyAbstentionsError, UserError
-from magic_rl.game.play import Player, play
+from magic_rl.game.play import Draws, Player, Players, Rules, play
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning import coevolve, rollouts
 from magic_rl.learning.arena import Arena
 from magic_rl.learning.opponents import Opponents, zero_sum_payoff
-from magic_rl.prompts import load_prompts
 from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.equilibrium import Payoffs, exploitability
 from magic_rl.theory.tabular import Array, TabularEngine, TabularGame, TabularPolicy
@@ -79,7 +78,7 @@ def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int =
     player = {"optimiser": {"lr": 0.3}, "batch_size": 16}
     config = Config.model_validate(
         {
-            "seed": rng_seed,
+            "rng_seed": rng_seed,
             "game": {
                 "opponents": rule,
                 **({"opponent_seeds": opponent_seeds} if rule == "nash" else {}),
@@ -101,7 +100,6 @@ def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int =
         learners=policies,
         judge=lambda episodes: rollouts.judge_episodes(episodes, arena.judge, loop_settings(config)),
         seeds=game.seeds,
-        prompts=arena.prompts,
         game=config.game,
         rng_seed=rng_seed,
     )
@@ -167,14 +165,14 @@ def test_against_a_mixture_of_versions_both_approach_the_equilibrium(rule: str, 
 
 def test_a_mixture_of_the_last_version_alone_changes_nothing() -> None:
     seats = seated("uniform")
-    options: dict[str, Any] = {"turns": 1, "group": 2, "rng_seed": 3, "step": 4, "plain_share": 0.0}
     for role in ROLES:
         opponent = seats.arena.attacker if role == "defender" else seats.arena.defender
         assert opponent is not None
         seeds = list(seats.arena.seeds) * 4
-        players = seats.arena.attacker, seats.arena.defender, seats.arena.prompts
-        alone = play(seeds, *players, learner=role, **options)
-        assert play(seeds, *players, learner=role, opponents=[opponent] * len(seeds), **options) == alone
+        players = Players(seats.arena.attacker, seats.arena.defender)
+        alone = play(seeds, players, Rules(role, 1, 2), Draws(3, 4))
+        mixture = replace(players, opponents=[opponent] * len(seeds))
+        assert play(seeds, mixture, Rules(role, 1, 2), Draws(3, 4)) == alone
 
 
 class Certain:
@@ -200,15 +198,9 @@ def test_each_seed_meets_its_own_opponent_in_one_batch_of_each(learner: Role) ->
     order = [0, 1, 1, 0, 1]
     episodes = play(
         [game.seeds[2]] * len(order),
-        players["attacker"][0],
-        players["defender"][0],
-        load_prompts(),
-        turns=1,
-        learner=learner,
-        group=3,
-        rng_seed=0,
-        step=0,
-        opponents=[players[other][i] for i in order],
+        Players(players["attacker"][0], players["defender"][0], [players[other][i] for i in order]),
+        Rules(learner, 1, 3),
+        Draws(0),
     )
     said = [episode.attack if other == "attacker" else episode.reply for episode in episodes]
     texts = game.attacks if other == "attacker" else game.replies

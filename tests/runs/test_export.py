@@ -19,6 +19,7 @@ from magic_rl.evaluation.estimates import rate
 from magic_rl.evaluation.result import EVALUATION_FILE, Crossplay, Evaluation, HeldOut, measured, write
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender, model_card
+from magic_rl.runs.export.player import SavedPlayer
 from magic_rl.runs.train import train
 from magic_rl.store.run import RunDirectory
 from tests.runs.test_train import Silent
@@ -122,8 +123,12 @@ def test_the_command_line_exports_the_round_it_is_asked_for(
     assert not (tmp_path / "9").exists()
 
 
+def defender(config: Config, base: Path, number: int) -> SavedPlayer:
+    return SavedPlayer(config, "defender", number, base, base)
+
+
 def test_the_numbers_on_a_card_are_those_of_the_exported_defender(tiny_config: Path, tiny_model: Path) -> None:
-    card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation(), CHECKED)
+    card = model_card(defender(load_config(tiny_config), tiny_model, 1), an_evaluation(), CHECKED)
     rows = dict(line.strip("| ").split(" | ", 1) for line in card.splitlines() if "n = 40" in line)
     expected = {
         "ASR, vanilla seeds ↓": (0, 1),
@@ -143,27 +148,27 @@ def test_the_numbers_on_a_card_are_those_of_the_exported_defender(tiny_config: P
 
 def test_a_card_does_not_call_validation_seeds_held_out(tiny_config: Path, tiny_model: Path) -> None:
     held_out = HeldOut(split="validation", harmful=40, benign=40)
-    card = model_card(load_config(tiny_config), tiny_model, 1, an_evaluation(held_out=held_out), CHECKED)
+    card = model_card(defender(load_config(tiny_config), tiny_model, 1), an_evaluation(held_out=held_out), CHECKED)
     assert "On validation seeds: 40 harmful" in card
     assert "On held-out" not in card
 
 
 def test_a_card_says_when_its_defender_was_not_evaluated(tiny_config: Path, tiny_model: Path) -> None:
     config = load_config(tiny_config)
-    assert "Not evaluated" in model_card(config, tiny_model, 1, None, CHECKED)
-    assert "Not evaluated" in model_card(config, tiny_model, 3, an_evaluation(), CHECKED)
+    assert "Not evaluated" in model_card(defender(config, tiny_model, 1), None, CHECKED)
+    assert "Not evaluated" in model_card(defender(config, tiny_model, 3), an_evaluation(), CHECKED)
 
 
 def test_a_card_names_the_base_but_no_folder_of_this_machine(tmp_path: Path, tiny_config: Path) -> None:
     snapshot = tmp_path / "snapshots" / "0123abcd"
     config = load_config(tiny_config, ["defender.model=owner/chat-1b", "data.seeds=/home/somebody/own seeds.csv"])
-    card = model_card(config, snapshot, 2, None, CHECKED)
+    card = model_card(defender(config, snapshot, 2), None, CHECKED)
     assert "base_model: owner/chat-1b" in card
     assert "# owner/chat-1b, trained" in card
     assert "0123abcd" not in card
     assert "`own seeds.csv`" in card
     assert "/home" not in card
-    local = model_card(load_config(tiny_config), snapshot.parent / "my-model", 2, None, CHECKED)
+    local = model_card(defender(load_config(tiny_config), snapshot.parent / "my-model", 2), None, CHECKED)
     assert "# my-model, trained" in local
     assert "base_model" not in local
 

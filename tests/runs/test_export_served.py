@@ -45,7 +45,7 @@ def a_trained_run(folder: Path, tiny_config: Path, base: Path, settings: Sequenc
     run = RunDirectory.create(folder, dump_config(config), {"python": "3"}, inputs=inputs(config))
     run.save_player("defender", 0, policy, step=0)
     player = setup.player("defender")
-    prompts = [player.renderer.prompt(defender_messages(player, setup.prompts, [plain_turn(t)])) for t in REQUESTS]
+    prompts = [player.renderer.prompt(defender_messages(player, [plain_turn(t)])) for t in REQUESTS]
     greedy = replace(player.sampling, max_tokens=TOKENS, temperature=0.0)
     said = [one for (one,) in policy.sample(prompts, 1, greedy, 0)]
     base_said = [one for (one,) in setup.engines["defender"].base().sample(prompts, 1, greedy, 0)]

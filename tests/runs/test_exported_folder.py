@@ -196,13 +196,13 @@ def ids_of(tokenizer: Any, messages: list[dict[str, Any]]) -> list[int]:
 def test_the_exported_template_prints_the_ids_of_training(family: str, folder: str, system: str, thinks: bool) -> None:
     renderer, prompts = ChatRenderer(tokenizer_of(family)), load_prompts(folder)
     thinks = thinks and "<think>" not in tokenizer_of(family).get_added_vocab()  # a token there, plain text in training
-    player = Player(Any, renderer, SamplingParams(1), system=system, thinks=thinks)  # type: ignore[arg-type]
+    player = Player(Any, renderer, SamplingParams(1), system=system, thinks=thinks, prompts=prompts)  # type: ignore[arg-type]
     answered = replace(plain_turn("Why, 1 + 1?"), reply="Two.", reply_sample=Sample((), (), (), "stop"))
     tokenizer, told = copy.deepcopy(tokenizer_of(family)), prompts.defender_system(system, thinks)
     tokenizer.chat_template = introduced(renderer.chat_template, told, prompts.defender("\ue000").split("\ue000"))
     longer = [*SEEN, {"role": "assistant", "content": "Two."}, {"role": "user", "content": "And then?"}]
     for turns, messages in (([plain_turn("Why, 1 + 1?")], SEEN), ([answered, plain_turn("And then?")], longer)):
-        assert ids_of(tokenizer, messages) == list(renderer.prompt(defender_messages(player, prompts, turns)))
+        assert ids_of(tokenizer, messages) == list(renderer.prompt(defender_messages(player, turns)))
     own = ids_of(tokenizer, [{"role": "system", "content": "Mine."}, *SEEN])
     assert "Mine." in tokenizer.decode(own)
     assert "kind" not in tokenizer.decode(own)
@@ -221,7 +221,7 @@ def test_an_exported_tokenizer_and_card_say_what_the_defender_was_told(
 ) -> None:
     run = a_run_of(tmp_path, tiny_config, family_folder(family, tmp_path / "base"), *settings)
     setup = prepare(load_config(run.path / "config.toml"))
-    messages = defender_messages(setup.player("defender"), setup.prompts, [plain_turn("Why, 1 + 1?")])
+    messages = defender_messages(setup.player("defender"), [plain_turn("Why, 1 + 1?")])
     out = export_defender(run, tmp_path / "out")
     renderer = setup.renderer("defender")
     assert isinstance(renderer, ChatRenderer)

@@ -209,7 +209,7 @@ def test_a_step_of_cut_off_outputs_stops_and_resume_takes_a_longer_limit(
         {"after_step": 0, "settings": {f"{role}.sampling.max_tokens": [1, 40], "learning.max_cut_off": [0.5, 0.9]}}
     ]
     with pytest.raises(UserError, match="seed is 5, but the run was begun with 0"):
-        resume(stopped(tiny_config, tmp_path / "other", 1).path, Silent(), ["seed=5"])
+        resume(stopped(tiny_config, tmp_path / "other", 1).path, Silent(), ["rng_seed=5"])
 
 
 def test_examples_longer_than_a_player_may_speak_are_refused(tmp_path: Path, tiny_config: Path) -> None:

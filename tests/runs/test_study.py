@@ -32,13 +32,13 @@ MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
 
 def configs(*seeds: int, **changes: Any) -> Mapping[Any, Config]:
-    return {("magic", seed): Config.model_validate({"seed": seed, **changes}) for seed in seeds}
+    return {("magic", seed): Config.model_validate({"rng_seed": seed, **changes}) for seed in seeds}
 
 
 def test_a_study_goes_on_with_its_settings_or_not_at_all(tmp_path: Path) -> None:
     runs = write_plan(tmp_path, configs(0, 1))
     assert [run.name for run in runs] == ["magic-seed-0", "magic-seed-1"]
-    assert load_config(runs[1].config).seed == 1
+    assert load_config(runs[1].config).rng_seed == 1
     assert [run.name for run in write_plan(tmp_path, configs(1, 2))] == ["magic-seed-1", "magic-seed-2"]
     with pytest.raises(UserError, match=r"another learning\.group_size"):
         write_plan(tmp_path, configs(1, 3, learning={"group_size": 8}))
@@ -68,7 +68,7 @@ def test_a_new_run_is_trained_and_a_begun_one_resumed(tmp_path: Path) -> None:
 def test_runs_without_attacker_sft_come_last_and_borrow_an_attacker(tmp_path: Path) -> None:
     presets: tuple[PresetName, ...] = ("no-game", "magic", "magic-base", "defender-only")
     path = Path("demo")
-    planned = {(p, s): load_config(path, [f"seed={s}"], p) for s in (0, 1) for p in presets}
+    planned = {(p, s): load_config(path, [f"rng_seed={s}"], p) for s in (0, 1) for p in presets}
     runs = write_plan(tmp_path, planned)
     assert [run.name for run in runs[4:]] == [
         "magic-seed-1",
@@ -226,9 +226,9 @@ def test_a_terminal_shows_the_runs_at_work(monkeypatch: pytest.MonkeyPatch) -> N
         ([], "give either CONFIG"),
         (["c.toml"], "--out"),
         (["c.toml", "--out", "o", "--presets", "magik"], "none of magic"),
-        (["c.toml", "--out", "o", "--seeds", "0;1"], "expected whole numbers"),
+        (["c.toml", "--out", "o", "--rng-seeds", "0;1"], "expected whole numbers"),
         (["c.toml", "--out", "o"], "c.toml: cannot be read"),
-        (["c.toml", "--out", "o", "--set", "seed=3"], "--set seed: a study has several; use --seeds"),
+        (["c.toml", "--out", "o", "--set", "rng_seed=3"], "--set rng_seed: a study has several; use --rng-seeds"),
         (["--rebuild", "none", "--set", "learning.group_size=8"], "--rebuild trains nothing"),
         (["--rebuild", "none"], "holds no finished run"),
     ],
@@ -261,7 +261,7 @@ def test_a_study_with_a_failing_run_tabulates_the_others_and_exits_1(
         return Ended({runs[0].name: "out of luck"}, stopped=False)
 
     monkeypatch.setattr("magic_rl.runs.study.runner.run_all", run)
-    result = CliRunner().invoke(app, ["study", str(tiny_config), "--out", str(tmp_path / "out"), "--seeds", "0"])
+    result = CliRunner().invoke(app, ["study", str(tiny_config), "--out", str(tmp_path / "out"), "--rng-seeds", "0"])
     assert result.exit_code == 1
     assert "failed: magic-seed-0: out of luck" in result.stderr
     assert "1 run, rng seed 9" in result.stdout

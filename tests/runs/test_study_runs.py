@@ -150,7 +150,7 @@ from magic_rl.runs.study.runner import Work, run_all
 from tests.runs.test_study_runs import Silent
 
 out = Path(sys.argv[1])
-configs = {("magic", seed): load_config(Path(sys.argv[2]), [f"seed={seed}"]) for seed in (0, 1)}
+configs = {("magic", seed): load_config(Path(sys.argv[2]), [f"rng_seed={seed}"]) for seed in (0, 1)}
 work = Work(
     lambda run: next_stage(run, 4),
     lambda run, stage: [sys.executable, "-m", "tests.support.tabular_run", *arguments(run, stage, 4)],
@@ -226,7 +226,7 @@ def progress(folder: Path) -> list[tuple[str, int]]:
 def test_a_killed_study_of_a_tiny_model_ends_with_the_same_table(tmp_path: Path, tiny_config: Path) -> None:
     def start(out: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "magic_rl.cli.main", "study", str(tiny_config), "--out", str(out)]
-        chosen = ["--seeds", "0,1", "--jobs", "2", "--set", "store.checkpoint_every=1"]
+        chosen = ["--rng-seeds", "0,1", "--jobs", "2", "--set", "store.checkpoint_every=1"]
         return subprocess.Popen([*command, *chosen], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def wait_for(*patterns: str) -> None:

@@ -38,7 +38,7 @@ class Weights:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(tmp_path / "run", "seed = 1\n", {"python": "3.13"})
+    return RunDirectory.create(tmp_path / "run", "rng_seed = 1\n", {"python": "3.13"})
 
 
 def save(run: RunDirectory, *steps: int) -> None:
@@ -71,7 +71,7 @@ def outcome(text: str = "Some question") -> Outcome:
 
 def test_a_new_run_keeps_its_config_and_versions(run: RunDirectory) -> None:
     opened = RunDirectory.open(run.path)
-    assert opened.config_text == "seed = 1\n"
+    assert opened.config_text == "rng_seed = 1\n"
     assert opened.versions == {"python": "3.13"}
     assert (opened.metrics(), opened.timings(), opened.checkpoints(), opened.episode_steps()) == ([], [], [], [])
     assert opened.latest_checkpoint() is None

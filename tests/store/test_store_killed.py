@@ -76,7 +76,7 @@ from magic_rl.store.run import RunDirectory
 
 parent = Path(sys.argv[1])
 os.fsync = lambda _: None
-template = RunDirectory.create(parent / "template", "seed = 1", {})
+template = RunDirectory.create(parent / "template", "rng_seed = 1", {})
 template.log({"step": 1})
 template.save_player("attacker", 0, Weights(1), 1)
 save(template, 1, 2)
@@ -97,7 +97,7 @@ for k in range(10_000):
         TOUCHING = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
         sys.addaudithook(kill)
         if run is None:
-            RunDirectory.create(path, "seed = 1", {})
+            RunDirectory.create(path, "rng_seed = 1", {})
         elif sys.argv[2] == "checkpoint":
             save(run, 3)
         elif sys.argv[2] == "player":
@@ -155,13 +155,13 @@ def test_killed_at_any_touch_of_the_disk_it_leaves_one_whole_checkpoint(tmp_path
 @pytest.mark.usefixtures("unsynced")
 def test_killed_at_any_touch_of_the_disk_a_run_has_its_config_or_does_not_exist(tmp_path: Path) -> None:
     paths = kill_everywhere(tmp_path, "create")
-    assert RunDirectory.open(paths[-1]).config_text == "seed = 1"
+    assert RunDirectory.open(paths[-1]).config_text == "rng_seed = 1"
     assert not paths[0].exists()
     for path in paths:
         if path.exists():
             assert contents(path) == contents(paths[-1])
         else:
-            RunDirectory.create(path, "seed = 1", {})
+            RunDirectory.create(path, "rng_seed = 1", {})
     assert not leftovers(tmp_path)
 
 

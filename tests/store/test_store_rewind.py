@@ -14,7 +14,7 @@ from tests.store.test_store import Weights, contents, flip, outcome, save
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(tmp_path / "run", "seed = 1\n", {"python": "3.13"})
+    return RunDirectory.create(tmp_path / "run", "rng_seed = 1\n", {"python": "3.13"})
 
 
 def test_a_rewound_run_is_the_run_as_it_was(run: RunDirectory) -> None:

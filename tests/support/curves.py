@@ -71,7 +71,7 @@ def curve(engine: Engine, model: Path, seeds: Path, folder: Path, lr: float = 8e
     rows = []
     for number in range(RUNS):
         brought = Brought(Judge(), {"defender": engine})
-        run = train(load_config(file, [f"seed={number}"]), folder / f"{number}", brought=brought)
+        run = train(load_config(file, [f"rng_seed={number}"]), folder / f"{number}", brought=brought)
         rows.append([row["reward_defender"] for row in run.metrics()])
     return [float(value) for value in np.mean(rows, axis=0)]
 

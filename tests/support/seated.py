@@ -11,7 +11,6 @@ from magic_rl.game.schedule import Schedule
 from magic_rl.learning.arena import Arena
 from magic_rl.learning.coevolve import GameStep, coevolve
 from magic_rl.learning.target import OperatingPoint
-from magic_rl.prompts import load_prompts
 from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.tabular import TabularGame, TabularJudge, TabularPolicy
 from magic_rl.types import Role, SamplingParams
@@ -32,7 +31,6 @@ def seat(game: TabularGame) -> tuple[Arena, dict[Role, TabularPolicy]]:
         references={role: engine.base() for role, engine in made.items()},
         judge=TabularJudge(game),
         seeds=game.seeds,
-        prompts=load_prompts(),
     )
     return arena, learners
 

@@ -63,7 +63,7 @@ def tabulated(folder: Path) -> None:
 def write_result_files(folder: Path, rng_seed: int, preset: str = "magic") -> Path:
     """The small files of a finished run, as they are exported."""
     folder.mkdir(parents=True)
-    config: Any = {"preset": preset, "seed": rng_seed}
+    config: Any = {"preset": preset, "rng_seed": rng_seed}
     (folder / "config.toml").write_text(dump_config(Config.model_validate(config)))
     (folder / "versions.json").write_text("{}\n")
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')

@@ -125,7 +125,7 @@ def test_coevolution_reaches_the_subgame_perfect_equilibrium(rng_seed: int) -> N
     game = duel()
     config = Config.model_validate(
         {
-            "seed": rng_seed,
+            "rng_seed": rng_seed,
             "game": {"schedule": {"rounds": 3, "defender_steps": 40, "attacker_steps": 40}},
             "learning": {"group_size": 8},
             **{role: {"optimiser": {"lr": 0.2}, "batch_size": 16} for role in ("attacker", "defender")},

@@ -73,14 +73,7 @@ class Writer:
     """A model that writes the pool."""
 
     def __init__(
-        self,
-        chat: Chat,
-        prompts: Prompts,
-        checks: Checks,
-        *,
-        view: View = NOBODY,
-        memory: Memory | None = None,
-        max_failed: float = 0.05,
+        self, chat: Chat, prompts: Prompts, checks: Checks, memory: Memory | None = None, max_failed: float = 0.05
     ) -> None:
         """Put a writer to work.
 
@@ -88,33 +81,35 @@ class Writer:
             chat: The model.
             prompts: What it is asked.
             checks: What its answers must pass.
-            view: Who watches.
             memory: Where usable answers are kept.
             max_failed: Share of a stage's calls that may fail and be left out; more stop the work.
         """
-        self._chat, self._prompts, self._checks, self._view = chat, prompts, checks, view
+        self._chat, self._prompts, self._checks = chat, prompts, checks
         self._memory, self._max_failed = memory, max_failed
         self._calls = self._tokens = self._rejected = 0
 
-    def write(self, seeds: Sequence[Seed], strategies: Sequence[Strategy], rng_seed: int) -> Written:
+    def write(
+        self, seeds: Sequence[Seed], strategies: Sequence[Strategy], rng_seed: int, view: View = NOBODY
+    ) -> Written:
         """Every seed with every strategy.
 
         Args:
             seeds: With ids of their own.
             rng_seed: Decides the words around encodings, and which of its answers a memory gives back.
+            view: Who watches.
 
         Raises:
             ChatError: If the model cannot be asked, its budget is spent, or too many calls fail.
         """
         tasks = [Task(seed, strategy) for seed in seeds for strategy in dict.fromkeys(strategies)]
         asked = {t: self._prompts.rewrite(t.seed, t.strategy.instruction) for t in tasks if not t.encoded}
-        said = self._ask("rewrite", asked, rng_seed)
+        said = self._ask("rewrite", asked, rng_seed, view)
         drafts, rejected = self._drafts(tasks, said, rng_seed)
 
         self._rejected = len(rejected)
         asked = {t: self._prompts.reasoning(t.seed, draft.attack) for t, draft in drafts.items() if not t.encoded}
         entries = []
-        thoughts = self._ask("reasoning", asked, rng_seed)
+        thoughts = self._ask("reasoning", asked, rng_seed, view)
         for task, draft in drafts.items():
             thinking = draft.thinking if task.encoded else thoughts[task]
             if isinstance(thinking, Rejected):
@@ -149,7 +144,7 @@ class Writer:
                 drafts[task] = Rewrite("", attack)
         return drafts, rejected
 
-    def _ask(self, stage: Stage, words: dict[Task, str], rng_seed: int) -> dict[Task, str | Rejected]:
+    def _ask(self, stage: Stage, words: dict[Task, str], rng_seed: int, view: View) -> dict[Task, str | Rejected]:
         """What the writer says for each task to the words it is asked in.
 
         Raises:
@@ -157,7 +152,7 @@ class Writer:
         """
         tasks, useless, failed = list(words), Counter[str](), Counter[str]()
         new = 0
-        self._view.stage(stage, len(tasks))
+        view.stage(stage, len(tasks))
 
         def read(place: int, text: str) -> str:
             seed, strategy = tasks[place]
@@ -174,7 +169,7 @@ class Writer:
                 self._rejected += 1
                 useless[completion.failed] += 1
                 failed[completion.failed] += completion.cause != "unusable"
-            self._view.step({"rejected": self._rejected, "calls": self._calls, "tokens": self._tokens}, {})
+            view.step({"rejected": self._rejected, "calls": self._calls, "tokens": self._tokens}, {})
             if failed.total() > self._max_failed * len(tasks):
                 raise ChatError(
                     f"{failed.total()} calls failed ({failed.most_common(1)[0][0]}), more than the "

@@ -55,14 +55,14 @@ class Account:
         self._next = 0.0  # when the next call may be made
 
     def client(self) -> AsyncOpenAI:
-        """A client for one batch: connections belong to the event loop that they are made in.
+        """A client with one line, for one batch: connections belong to the event loop that they are made in.
 
         Raises:
             ChatError: If the address or a proxy of the environment is none. A proxy may hold a password, and is not
                 shown.
         """
         endpoint = self.endpoint
-        limits = httpx2.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=endpoint.concurrency)
+        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
         try:
             line = _Line(self, verify=self._tls, limits=limits, timeout=None)
         except (ValueError, ImportError, httpx2.InvalidURL):

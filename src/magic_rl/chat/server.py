@@ -94,26 +94,27 @@ class Server:
         self._most_denied = min(_DENIALS, len(requests))
         out = [Completion(failed=f"the batch took longer than {most or 0:g} s", cause="spent")] * len(requests)
         queue = iter(enumerate(requests))
-        async with self._account.client() as client:
 
-            async def work() -> None:
+        async def work() -> None:
+            # A line of its own: what a pool does for a call grows with its lines.
+            async with self._account.client() as client:
                 for index, request in queue:
                     out[index] = await self._answer(client, request)
                     if done is not None:
                         done(index, out[index])
 
-            workers = [asyncio.create_task(work()) for _ in range(min(self._endpoint.concurrency, len(requests)))]
-            try:
-                async with asyncio.timeout(most) as limit:
-                    await asyncio.gather(*workers)
-            except TimeoutError:
-                if not limit.expired():
-                    raise  # of the caller's `done`
-                _LOG.warning("%s: the batch took longer than %g s", self.name, most)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+        workers = [asyncio.create_task(work()) for _ in range(min(self._endpoint.concurrency, len(requests)))]
+        try:
+            async with asyncio.timeout(most) as limit:
+                await asyncio.gather(*workers)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # of the caller's `done`
+            _LOG.warning("%s: the batch took longer than %g s", self.name, most)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
         return out
 
     async def _answer(self, client: AsyncOpenAI, request: ChatRequest) -> Completion:

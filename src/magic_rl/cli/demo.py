@@ -33,7 +33,7 @@ def demo(
 
       magic-rl demo
 
-      magic-rl demo --run runs/demo-1 --set seed=1
+      magic-rl demo --run runs/demo-1 --set rng_seed=1
     """
     made = (run / "config.toml").is_file
     typed = os.environ.get("MAGIC_RL_TYPED")  # set by the Makefile: what its user typed is not this command

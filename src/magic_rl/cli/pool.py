@@ -65,7 +65,7 @@ def build(
 
     seeds = split_of(settings.data).train
     if writer is None:
-        entries = build_pool(seeds, settings.attacker.strategies, settings.seed)
+        entries = build_pool(seeds, settings.attacker.strategies, settings.rng_seed)
         write_rows(out, entries)
         typer.echo(f"pool: {out} ({len(entries)} rewrites of {len(seeds)} seeds)")
     else:

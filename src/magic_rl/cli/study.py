@@ -28,7 +28,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory of the study, one run per subdirectory.")
     ] = None,
-    seeds: Annotated[
+    rng_seeds: Annotated[
         str, typer.Option(metavar="N,N,…", help="Random seeds: a run of each preset for each.")
     ] = "0,1,2,3,4",
     presets: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(PRESETS)}.")] = "magic",
@@ -46,7 +46,7 @@ def study(
 ) -> None:
     """Train and evaluate many runs; print means, the spread between runs, and intervals that cover both kinds of noise.
 
-    Every run is a preset with a seed, in a directory and a process of its own. After Ctrl-C, a kill or a crash the same
+    Every run is a preset with a random seed, in a directory and a process of its own. After Ctrl-C or a crash the same
     command continues and skips finished runs. A run that fails is named, the others continue; the exit status is 1.
     Writes study.json, study.md, study.html and a figure per preset, for example magic.svg.
 
@@ -54,7 +54,7 @@ def study(
 
       magic-rl study demo --out studies/demo
 
-      magic-rl study demo --out studies/presets --seeds 0,1,2 --presets magic,no-game,defender-only
+      magic-rl study demo --out studies/presets --rng-seeds 0,1,2 --presets magic,no-game,defender-only
 
       magic-rl study --rebuild studies/demo --export results/demo
     """
@@ -68,7 +68,9 @@ def study(
     for place in filter(None, (folder, out, export)):
         if (place / "config.toml").is_file():
             raise UserError(f"{place}: is a run, not a study; name a directory that holds one run per subdirectory")
-    ended = None if rebuild else _train(folder, _configs(config, presets, seeds, overrides or []), attack_steps, jobs)
+    ended = (
+        None if rebuild else _train(folder, _configs(config, presets, rng_seeds, overrides or []), attack_steps, jobs)
+    )
     if ended and ended.stopped:
         typer.echo("stopped; the same command continues from here", err=True)
         raise typer.Exit(130)
@@ -87,13 +89,13 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     if unknown := [name for name in names if name not in PRESETS]:
         raise UserError(f"--presets: {unknown[0]!r} is none of {', '.join(PRESETS)}")
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
-        raise UserError(f"--seeds {seeds}: expected whole numbers with commas between them, for example 0,1,2")
-    for key in ("preset", "seed"):
+        raise UserError(f"--rng-seeds {seeds}: expected whole numbers with commas between them, for example 0,1,2")
+    for key in ("preset", "rng_seed"):
         if any(item.partition("=")[0].strip() == key for item in overrides):
-            raise UserError(f"--set {key}: a study has several; use --{key}s")
+            raise UserError(f"--set {key}: a study has several; use --{key.replace('_', '-')}s")
     load_config(path, overrides)  # what has an effect with none of the presets is refused
     return {
-        (preset, int(seed)): load_config(path, [*overrides, f"seed={int(seed)}"], preset, wins="preset")
+        (preset, int(seed)): load_config(path, [*overrides, f"rng_seed={int(seed)}"], preset, wins="preset")
         for preset in (preset for name in names for preset in PRESETS if preset == name)
         for seed in seeds.split(",")
     }

@@ -89,7 +89,7 @@ class Config(Node):
     """The whole tree."""
 
     preset: PresetName = Field("magic", description="named changes to the defaults; see METHOD §8 in the docs")
-    seed: NonNegativeInt = Field(0, description="of all random draws")
+    rng_seed: NonNegativeInt = Field(0, description="of all random draws")
     game: GameConfig = GameConfig()
     attacker: AttackerConfig = AttackerConfig()
     defender: DefenderConfig = DefenderConfig()

@@ -16,7 +16,6 @@ from magic_rl.evaluation.estimates import Estimate, difference, rate_of
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
-from magic_rl.prompts import Prompts
 from magic_rl.rng import derive
 from magic_rl.types import Episode, Exchange, Sample, Verdict
 
@@ -30,7 +29,6 @@ class Conditions:
     """Under which players meet."""
 
     judge: Judge
-    prompts: Prompts
     turns: int  # T, of a conversation
     rng_seed: int  # of all draws
     retries: int  # how often abstentions of the judge are asked again
@@ -109,7 +107,7 @@ def open_attacks(conditions: Conditions, board: Board, n: int, purpose: str = "e
     """
     attacker, episodes = board
     draw = derive(conditions.rng_seed, 0, purpose)
-    opened = attack(episodes, attacker, conditions.prompts, n if attacker else 1, draw, multi_turn=conditions.turns > 1)
+    opened = attack(episodes, attacker, n if attacker else 1, draw, multi_turn=conditions.turns > 1)
     return attacker, opened
 
 
@@ -119,13 +117,12 @@ def answered_by(conditions: Conditions, boards: Sequence[Board], defender: Playe
     Raises:
         TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
     """
-    prompts, seed = conditions.prompts, conditions.rng_seed
     for turn in range(conditions.turns):
         if turn:
-            draw = derive(seed, 0, "evaluation attack", turn)
-            boards = [(who, attack(episodes, who, prompts, 1, draw, multi_turn=True)) for who, episodes in boards]
-        draw = derive(seed, 0, "evaluation reply", turn)
-        replies = iter(reply(_all(boards), defender, prompts, 1, draw, answer_cut_off=True))
+            draw = derive(conditions.rng_seed, 0, "evaluation attack", turn)
+            boards = [(who, attack(episodes, who, 1, draw, multi_turn=True)) for who, episodes in boards]
+        draw = derive(conditions.rng_seed, 0, "evaluation reply", turn)
+        replies = iter(reply(_all(boards), defender, 1, draw))
         boards = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in boards]
     exchanges = [None if _said_nothing(e) else Exchange(e.seed, e.attack, e.reply) for e in _all(boards)]
     judged = iter(

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from magic_rl.attacks.pool import PoolEntry
 from magic_rl.game.play import Player, attack
-from magic_rl.prompts import Prompts
 from magic_rl.rng import derive
 from magic_rl.types import Episode, Message, Seed
 
@@ -52,12 +51,10 @@ class TrainedAttacker:
 
     most = 1_000_000  # it samples
 
-    def __init__(
-        self, player: Player, prompts: Prompts, *, turns: int, rng_seed: int, name: str = "multi-turn"
-    ) -> None:
+    def __init__(self, player: Player, *, turns: int, rng_seed: int, name: str = "multi-turn") -> None:
         """Args: turns: T, of a conversation; with more than one it is asked in the words for several turns."""
         self.name, self.turns = name, turns
-        self._player, self._prompts, self._rng_seed = player, prompts, rng_seed
+        self._player, self._rng_seed = player, rng_seed
         self._played: dict[str, Episode] = {}
 
     def moves(self, games: Sequence[Game], attempt: int) -> list[Move | None]:
@@ -67,7 +64,7 @@ class TrainedAttacker:
             self._played = {game.seed.id: Episode(game.seed, (), place) for place, game in enumerate(games)}
         opened = [self._answered(game) for game in games]
         draw = derive(self._rng_seed, attempt, self.name, turn)
-        played = attack(opened, self._player, self._prompts, 1, draw, multi_turn=self.turns > 1)
+        played = attack(opened, self._player, 1, draw, multi_turn=self.turns > 1)
         self._played = {episode.seed.id: episode for episode in played}
         return [
             Move(episode.attack, failed=None if episode.attack.strip() else "the attacker said nothing")

@@ -6,11 +6,12 @@ Both moves have the same shape, a list of episodes in and a longer list out, so 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from magic_rl.prompts import Prompts
+from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.text.renderer import Arrived, Renders, Speaks, Streams
 from magic_rl.text.think import parse_attack
@@ -28,6 +29,7 @@ class Player:
         max_prompt: Longest prompt in tokens. A conversation that outgrows it counts as cut off.
         system: Defender only: system prompt in place of the model's own default; "" keeps that.
         thinks: Defender only: it is asked to think first, and only its answer is shown (defender-cot).
+        prompts: Words of the roles.
     """
 
     policy: Speaks
@@ -36,77 +38,96 @@ class Player:
     max_prompt: int = 8192
     system: str = ""
     thinks: bool = False
+    prompts: Prompts = field(default_factory=load_prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class Players:
+    """Who plays.
+
+    Attributes:
+        attacker: None plays the seeds as they are.
+        opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:
+            that one everywhere. What several opponents say is sampled opponent by opponent.
+    """
+
+    attacker: Player | None
+    defender: Player
+    opponents: Sequence[Player] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a game is played, for one learner.
+
+    Attributes:
+        learner: Whose outputs are sampled as a group.
+        turns: T, attacks and replies in a conversation.
+        group_size: G, samples for the same input.
+        plain_share: Share of the seeds that open as they are, evenly spread over the list.
+    """
+
+    learner: Role
+    turns: int = 1
+    group_size: int = 1
+    plain_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Which random draws a game takes: those of a random seed at one step, for one of the step's batches of seeds."""
+
+    rng_seed: int
+    step: int = 0
+    batch: int = 0
 
 
 def play(
-    seeds: Sequence[Seed],
-    attacker: Player | None,
-    defender: Player,
-    prompts: Prompts,
-    *,
-    turns: int,
-    learner: Role,
-    group: int,
-    rng_seed: int,
-    step: int,
-    plain_share: float = 0.0,
-    draw: int = 0,
-    opponents: Sequence[Player] = (),
-    ended: Told | None = None,
+    seeds: Sequence[Seed], players: Players, rules: Rules, draws: Draws, ended: Told | None = None
 ) -> list[Episode]:
-    """Play P seeds to the end, `group` episodes each, for one learner (METHOD §3).
+    """Play P seeds to the end, G episodes each, for one learner (METHOD §3).
 
     The group shares the learner's first input: the same attack if the defender learns, the same seed if the
     attacker does. Later turns are separate. An output that is cut off ends its episode.
 
     Args:
         seeds: P requests.
-        attacker: None plays the seeds as they are.
-        defender: Answers.
-        prompts: Words of the roles.
-        turns: T, attacks and replies in a conversation.
-        learner: Whose outputs are sampled as a group.
-        group: G, samples for the same input.
-        rng_seed: Seed of all draws.
-        step: Number of the step, which all draws depend on too.
-        plain_share: Share of the seeds that open as they are, evenly spread over the list.
-        draw: Which of the step's batches of seeds this is; each has random draws of its own.
-        opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:
-            that one everywhere. What several opponents say is sampled opponent by opponent.
+        players: Attacker, defender and opponents.
+        rules: Who learns, and how much is played.
+        draws: What all randomness depends on.
         ended: Told of episodes whose last reply is there while others are sampled, if they are elsewhere (`Streams`).
 
     Returns:
-        P * group episodes, those of a group side by side.
+        P * G episodes, those of a group side by side.
     """
+    learner, turns, share, opponents = rules.learner, rules.turns, rules.plain_share, players.opponents
     episodes = [Episode(seed, (), index) for index, seed in enumerate(seeds)]
-    attackers = opponents if opponents and learner == "defender" else [attacker] * len(seeds)
-    defenders = opponents if opponents and learner == "attacker" else [defender] * len(seeds)
-    opens_plain = {g for g in range(len(seeds)) if int((g + 1) * plain_share) > int(g * plain_share)}
+    attackers = opponents if opponents and learner == "defender" else [players.attacker] * len(seeds)
+    defenders = opponents if opponents and learner == "attacker" else [players.defender] * len(seeds)
+    opens_plain = {g for g in range(len(seeds)) if int((g + 1) * share) > int(g * share)}
     for turn in range(turns):
         running = [episode for episode in episodes if episode.cut_off is None]
         over = [episode for episode in episodes if episode.cut_off is not None]
-        attacks = group if turn == 0 and learner == "attacker" else 1
-        replies = group if turn == 0 and learner == "defender" else 1
+        place = turn + turns * draws.batch
+        attacks = rules.group_size if turn == 0 and learner == "attacker" else 1
+        replies = rules.group_size if turn == 0 and learner == "defender" else 1
         plain = [episode for episode in running if turn == 0 and episode.group in opens_plain]
         rewritten = [episode for episode in running if turn or episode.group not in opens_plain]
-        running = attack(plain, None, prompts, attacks, 0)
-        for batch, (who, theirs) in enumerate(_by_player(rewritten, attackers)):
-            row = derive(rng_seed, step, f"attack {batch}" if batch else "attack", turn + turns * draw)
-            running += attack(theirs, who, prompts, attacks, row, turns > 1)
-        for batch, (answers, theirs) in enumerate(_by_player(running, defenders)):
-            row = derive(rng_seed, step, f"reply {batch}" if batch else "reply", turn + turns * draw)
-            over += reply(theirs, answers, prompts, replies, row, told=ended if turn == turns - 1 else None)
+        running = attack(plain, None, attacks, 0)
+        for number, (who, theirs) in enumerate(_by_player(rewritten, attackers)):
+            running += attack(theirs, who, attacks, _row(draws, "attack", number, place), turns > 1)
+        told = ended if turn == turns - 1 else None
+        for number, (answers, theirs) in enumerate(_by_player(running, defenders)):
+            row = _row(draws, "reply", number, place)
+            replied = iter(reply([each for each in theirs if each.cut_off is None], answers, replies, row, told))
+            for each in theirs:
+                over += [each] * replies if each.cut_off else itertools.islice(replied, replies)
         episodes = sorted(over, key=lambda episode: episode.group)
     return episodes
 
 
 def attack(
-    episodes: Sequence[Episode],
-    attacker: Player | None,
-    prompts: Prompts,
-    n: int,
-    rng_seed: int,
-    multi_turn: bool = False,
+    episodes: Sequence[Episode], attacker: Player | None, n: int, rng_seed: int, multi_turn: bool = False
 ) -> list[Episode]:
     """Add an open turn: `n` attacks for each episode."""
     if attacker is None:
@@ -115,7 +136,7 @@ def attack(
             for episode in episodes
             for _ in range(n)
         ]
-    conversations = [_attackers_view(episode, attacker, prompts, multi_turn) for episode in episodes]
+    conversations = [_attackers_view(episode, attacker, multi_turn) for episode in episodes]
     out = []
     for episode, samples in zip(episodes, _speak(attacker, conversations, n, rng_seed), strict=True):
         for sample in samples:
@@ -126,37 +147,21 @@ def attack(
 
 
 def reply(
-    episodes: Sequence[Episode],
-    defender: Player,
-    prompts: Prompts,
-    n: int,
-    rng_seed: int,
-    *,
-    answer_cut_off: bool = False,
-    told: Told | None = None,
+    episodes: Sequence[Episode], defender: Player, n: int, rng_seed: int, told: Told | None = None
 ) -> list[Episode]:
-    """Answer the open turn of each episode `n` times.
-
-    Args:
-        answer_cut_off: Whether an attack that hit the length limit is answered too (in evaluation) or its
-            episode stays unanswered and ends (in learning).
-        told: See `play`.
-    """
-    open_ones = [episode for episode in episodes if answer_cut_off or episode.cut_off is None]
-    conversations = [defender_messages(defender, prompts, episode.turns) for episode in open_ones]
+    """Answer the open turn of each episode `n` times, be its attack cut off or not; `told`: see `play`."""
+    conversations = [defender_messages(defender, episode.turns) for episode in episodes]
 
     def arrived(place: int, samples: Sequence[Sample]) -> None:
         if told:
-            told([_answered(open_ones[place], sample, defender) for sample in samples])
+            told([_answered(episodes[place], sample, defender) for sample in samples])
 
-    spoken = iter(_speak(defender, conversations, n, rng_seed, arrived if told else None))
-    out = []
-    for episode in episodes:
-        if answer_cut_off or episode.cut_off is None:
-            out += [_answered(episode, sample, defender) for sample in next(spoken)]
-        else:
-            out += [episode] * n
-    return out
+    spoken = _speak(defender, conversations, n, rng_seed, arrived if told else None)
+    return [
+        _answered(episode, sample, defender)
+        for episode, samples in zip(episodes, spoken, strict=True)
+        for sample in samples
+    ]
 
 
 def _answered(episode: Episode, sample: Sample, defender: Player) -> Episode:
@@ -169,6 +174,11 @@ def _answered(episode: Episode, sample: Sample, defender: Player) -> Episode:
         turn = replace(turn, reply=parsed.answer, reply_well_formed=parsed.well_formed)
         turn = replace(turn, reply_thinking=parsed.thinking)
     return replace(episode, turns=(*episode.turns[:-1], turn))
+
+
+def _row(draws: Draws, move: str, number: int, place: int) -> int:
+    """The seed of one call: `number` counts the players of a move, so that each has draws of its own."""
+    return derive(draws.rng_seed, draws.step, f"{move} {number}" if number else move, place)
 
 
 def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tuple[_Seat, list[Episode]]]:
@@ -199,8 +209,9 @@ def _speak(
     return [samples.get(place) or [Sample(prompt, (), (), "length")] * n for place, prompt in enumerate(rendered)]
 
 
-def _attackers_view(episode: Episode, attacker: Player, prompts: Prompts, multi_turn: bool) -> list[Message]:
+def _attackers_view(episode: Episode, attacker: Player, multi_turn: bool) -> list[Message]:
     """The attacker sees the seed, its own outputs and the defender's replies."""
+    prompts = attacker.prompts
     system = prompts.attacker_system_multi_turn if multi_turn else prompts.attacker_system
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", prompts.attacker(episode.seed)))
@@ -213,12 +224,12 @@ def _attackers_view(episode: Episode, attacker: Player, prompts: Prompts, multi_
     return messages
 
 
-def defender_messages(defender: Player, prompts: Prompts, turns: Sequence[Turn]) -> list[Message]:
+def defender_messages(defender: Player, turns: Sequence[Turn]) -> list[Message]:
     """What the defender sees: the attacks and its own replies; never the seed, the strategy or the thinking."""
-    system = prompts.defender_system(defender.system, defender.thinks)
+    system = defender.prompts.defender_system(defender.system, defender.thinks)
     messages = [Message("system", system)] if system else []
     for turn in turns:
-        messages.append(Message("user", prompts.defender(turn.attack)))
+        messages.append(Message("user", defender.prompts.defender(turn.attack)))
         if turn.reply_sample is not None:
             messages.append(Message("assistant", turn.reply))
     return messages

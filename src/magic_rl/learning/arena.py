@@ -12,7 +12,6 @@ from magic_rl.judges.base import Judge
 from magic_rl.learning.fluency import Yardstick
 from magic_rl.learning.opponents import Opponents
 from magic_rl.learning.settings import LearningConfig, OptimiserConfig
-from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.types import Role, Seed
 
 
@@ -47,7 +46,6 @@ class Arena:
         attacker: None when seeds are played as they are.
         learners: The policies that learn; one and the same object for both roles in self-play.
         references: π_ref of each role, for the KL term.
-        prompts: Words of the roles.
         opponents: Past versions that the learner meets too; None: only the other player as it is.
         yardstick: What replies are measured by; None: they are not.
     """
@@ -58,7 +56,6 @@ class Arena:
     references: Mapping[Role, Policy]
     judge: Judge
     seeds: Sequence[Seed]
-    prompts: Prompts = field(default_factory=load_prompts)
     settings: LoopSettings = field(default_factory=LoopSettings)
     opponents: Opponents | None = None
     yardstick: Yardstick | None = None

@@ -17,10 +17,9 @@ import numpy as np
 from magic_rl.data.split import draw_seeds
 from magic_rl.engines.base import Policy
 from magic_rl.errors import TooManyAbstentionsError
-from magic_rl.game.play import Player, play
+from magic_rl.game.play import Draws, Player, Players, Rules, play
 from magic_rl.game.schedule import Schedule
 from magic_rl.game.settings import GameConfig
-from magic_rl.prompts import Prompts
 from magic_rl.rng import derive, generator
 from magic_rl.theory.matrix import Array, maximin, solve
 from magic_rl.types import Episode, Outcome, Role, Seed
@@ -47,7 +46,6 @@ class Opponents:
     learners: Mapping[Role, Policy]  # their policies, of which versions are copied
     judge: Callable[[Sequence[Episode]], Sequence[Outcome]]  # turns episodes into outcomes
     seeds: Sequence[Seed]  # training seeds, of which the payoffs are estimated
-    prompts: Prompts  # words of the roles
     game: GameConfig  # `opponents` must not be "last"
     rng_seed: int  # seed of all draws
     # Every version of each player, by number.
@@ -149,19 +147,13 @@ class Opponents:
     def _play_pairs(self, role: Role, number: int, pairs: Sequence[tuple[int, int]]) -> None:
         """Play one version of a role against some of the other's, all on the same seeds, as one batch of its own."""
         seeds = draw_seeds(self.seeds, self.game.opponent_seeds, generator(self.rng_seed, 0, "payoff seeds"))
-        one = self.versions[role][number]
+        players = {**self.players, role: self.versions[role][number]}
         others = [self.versions[_OTHER[role]][j if role == "attacker" else i] for i, j in pairs]
         episodes = play(
             [seed for _ in pairs for seed in seeds],
-            one if role == "attacker" else self.players["attacker"],
-            one if role == "defender" else self.players["defender"],
-            self.prompts,
-            turns=self.game.turns,
-            learner=role,
-            group=1,
-            rng_seed=derive(self.rng_seed, number, f"payoffs of {role}"),
-            step=number,
-            opponents=[other for other in others for _ in seeds],
+            Players(players["attacker"], players["defender"], [other for other in others for _ in seeds]),
+            Rules(role, self.game.turns),
+            Draws(derive(self.rng_seed, number, f"payoffs of {role}"), number),
         )
         outcomes = self.judge(episodes)
         for place, pair in enumerate(pairs):

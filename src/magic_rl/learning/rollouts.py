@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from magic_rl.data.split import draw_seeds, evenly
 from magic_rl.errors import DegenerateError, TooManyCutOffError
-from magic_rl.game.play import play
-from magic_rl.game.rewards import request_label, score
+from magic_rl.game.play import Draws, Players, Rules, play
+from magic_rl.game.rewards import ReplyForm, request_label, score
 from magic_rl.game.schedule import Schedule
 from magic_rl.judges.ahead import asked_early
 from magic_rl.judges.asking import ask, exceeds
@@ -35,23 +35,18 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
     """
     settings, learner = arena.settings, schedule.learner
     game, learning, count = settings.game, settings.learning, settings.batch_size[learner]
+    plain_share = game.plain_share if learner == "defender" else 0.0
+    rules = Rules(learner, game.turns, learning.group_size, plain_share)
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
+        opponents = arena.opponents.draw(schedule, count, number, draw) if arena.opponents else ()
         with asked_early(arena.judge) as label:
             episodes = play(
                 draw_seeds(arena.seeds, count, generator(settings.rng_seed, number, "seeds", draw)),
-                arena.attacker,
-                arena.defender,
-                arena.prompts,
-                turns=game.turns,
-                learner=learner,
-                group=learning.group_size,
-                rng_seed=settings.rng_seed,
-                step=number,
-                plain_share=game.plain_share if learner == "defender" else 0.0,
-                draw=draw,
-                opponents=arena.opponents.draw(schedule, count, number, draw) if arena.opponents else (),
-                ended=label and (lambda over, label=label: label(_exchanges(over))),
+                Players(arena.attacker, arena.defender, opponents),
+                rules,
+                Draws(settings.rng_seed, number, draw),
+                label and (lambda over, label=label: label(_exchanges(over))),
             )
         numbered = [replace(episode, group=episode.group + draw * count) for episode in episodes]
         outcomes += judge_episodes(numbered, arena.judge, settings)
@@ -82,8 +77,8 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, settings: LoopSett
         spoken = episode.turns[-1].reply_sample
         well_formed = all(turn.well_formed for turn in episode.turns)
         thought = all(turn.reply_well_formed for turn in episode.turns) if settings.game.defender_thinks else None
-        tokens = len(spoken.tokens) if spoken else 0
-        rewards = score(verdict, episode.seed.label, well_formed, settings.game.rewards, thought, tokens)
+        form = ReplyForm(thought, len(spoken.tokens) if spoken else 0)
+        rewards = score(verdict, episode.seed.label, well_formed, settings.game.rewards, form)
         out.append(Outcome(episode, verdict, rewards))
     return out
 

@@ -36,6 +36,23 @@ _UNSPACED = re.compile("[\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf
 
 
 @dataclass(frozen=True, slots=True)
+class SftStage:
+    """A supervised stage of a run, and how far it has come.
+
+    Attributes:
+        name: In metrics; the order of examples depends on it.
+        rng_seed: Seed of that order.
+        taken: Steps of this stage already taken.
+        number: Optimiser steps the run has taken before.
+    """
+
+    name: str = "sft"
+    rng_seed: int = 0
+    taken: int = 0
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A conversation and the assistant message to learn.
 
@@ -70,16 +87,11 @@ def attacker_examples(pool: Sequence[PoolEntry], prompts: Prompts) -> list[Examp
 
 
 def warmup_examples(
-    seeds: Sequence[Seed],
-    rewrites: Sequence[PoolEntry],
-    base: Player,
-    prompts: Prompts,
-    rng_seed: int,
-    size: int,
+    seeds: Sequence[Seed], rewrites: Sequence[PoolEntry], base: Player, rng_seed: int, size: int
 ) -> list[Example]:
     """A refusal warm-up that keeps the defender helpful: a third each of three kinds of request.
 
-    Plain harmful requests are refused in words of `prompts.refusals`. Benign requests, plain and rewritten,
+    Plain harmful requests are refused in words of `base.prompts.refusals`. Benign requests, plain and rewritten,
     keep the answer the base model itself gives to the plain one, cut to its first sentence: so the model
     learns neither new facts nor that odd wording alone calls for a refusal. Seeds whose answer has no
     whole sentence are left out, which is logged.
@@ -88,7 +100,6 @@ def warmup_examples(
         seeds: Training seeds.
         rewrites: Pool entries; the benign ones are used.
         base: The untrained defender, who answers the benign seeds.
-        prompts: Words of the roles.
         rng_seed: Seed of what is chosen.
         size: Examples that will be learned from. Where there are more seeds, a random part of them is used, as every
             answer has to be sampled.
@@ -102,10 +113,10 @@ def warmup_examples(
     harmful, benign = (
         [of_label[i] for i in sorted(rng.permutation(len(of_label))[:share])] for of_label in (harmful, benign)
     )
-    answers = _answers(benign, base, prompts)
-    refusals = prompts.refusals.split("\n")
+    answers = _answers(benign, base)
+    refusals = base.prompts.refusals.split("\n")
     examples = [
-        Example(defender_messages(base, prompts, [plain_turn(seed.text)]), refusals[rng.integers(len(refusals))])
+        Example(defender_messages(base, [plain_turn(seed.text)]), refusals[rng.integers(len(refusals))])
         for seed in harmful
     ]
     plain = [(seed.text, seed.id) for seed in benign]
@@ -114,7 +125,7 @@ def warmup_examples(
     chosen = [rewritten[i] for i in rng.permutation(len(rewritten))[: len(plain)]]
     for kind, requests in (("benign", plain), ("rewritten benign", chosen)):
         learned = [
-            Example(defender_messages(base, prompts, [plain_turn(text)]), answers[seed_id])
+            Example(defender_messages(base, [plain_turn(text)]), answers[seed_id])
             for text, seed_id in requests
             if seed_id in answers
         ]
@@ -127,13 +138,13 @@ def warmup_examples(
     return examples
 
 
-def _answers(seeds: Sequence[Seed], base: Player, prompts: Prompts) -> dict[str, str]:
+def _answers(seeds: Sequence[Seed], base: Player) -> dict[str, str]:
     """The first sentence of what the base model says to each seed, by the seed's id; refusals are left out."""
-    asked = attack([Episode(seed, (), 0) for seed in seeds], None, prompts, 1, 0)
+    asked = attack([Episode(seed, (), 0) for seed in seeds], None, 1, 0)
     greedy = replace(base, sampling=replace(base.sampling, temperature=0.0))
     answers = {
         episode.seed.id: sentence
-        for episode in reply(asked, greedy, prompts, 1, 0)
+        for episode in reply(asked, greedy, 1, 0)
         if (sentence := first_sentence(episode.reply)) and not detect_refusal(sentence)
     }
     if unread := sum(detect_refusal(answer) is None for answer in answers.values()):
@@ -167,11 +178,7 @@ def sft(
     renderer: Renderer,
     examples: Sequence[Example],
     config: SftConfig,
-    *,
-    stage: str = "sft",
-    rng_seed: int = 0,
-    first: int = 0,
-    number: int = 0,
+    stage: SftStage = SftStage(),
 ) -> Iterator[Step]:
     """Minimise the mean negative log-likelihood per token of the examples' completions (METHOD §2).
 
@@ -180,18 +187,16 @@ def sft(
         renderer: Of its model.
         examples: Conversations and the reply to teach for each.
         config: Steps, step size and batch size.
-        stage: Name of the stage in metrics; the order of examples depends on it.
-        rng_seed: Seed of that order.
-        first: Steps of this stage already taken.
-        number: Optimiser steps the run has taken before.
+        stage: Where to begin.
 
     Yields:
         One `Step` after each update.
     """
     datums = [Datum(renderer.prompt(e.messages), renderer.completion(e.completion, tagged=e.tagged)) for e in examples]
-    for taken in range(first, config.steps):
+    for taken in range(stage.taken, config.steps):
         began = time.monotonic()
-        batch = [datums[i] for i in _batch(len(datums), config.batch_size, taken, rng_seed, stage)]
+        number = stage.number + taken - stage.taken + 1
+        batch = [datums[i] for i in _batch(len(datums), config.batch_size, taken, stage)]
         tokens = sum(len(datum.tokens) for datum in batch)
         weighted = [Datum(datum.prompt, datum.tokens, weight=1 / tokens) for datum in batch]
         rising = (taken + 1) / (config.warmup_steps + 1)
@@ -200,18 +205,18 @@ def sft(
         metrics = {**policy.forward_backward(weighted, CrossEntropy()), **policy.optim_step(adam), "lr": adam.lr}
         seconds = time.monotonic() - began
         yield Step(
-            number + taken - first + 1,
-            {"step": number + taken - first + 1, "stage": stage, "stage_step": taken + 1, **metrics},
+            number,
+            {"step": number, "stage": stage.name, "stage_step": taken + 1, **metrics},
             {"seconds": seconds, "learn_seconds": seconds, "tokens_per_second": tokens / max(seconds, 1e-9)},
         )
 
 
-def _batch(size: int, batch: int, taken: int, rng_seed: int, stage: str) -> list[int]:
+def _batch(size: int, batch: int, taken: int, stage: SftStage) -> list[int]:
     """Indices of one batch: the data in a new order each epoch, every example once an epoch."""
     out: list[int] = []
     position = taken * batch
     while len(out) < batch:
         epoch, offset = divmod(position + len(out), size)
-        order = generator(rng_seed, epoch, f"{stage} order").permutation(size)
+        order = generator(stage.rng_seed, epoch, f"{stage.name} order").permutation(size)
         out += order[offset : offset + batch - len(out)].tolist()
     return out

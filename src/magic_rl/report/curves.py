@@ -35,6 +35,15 @@ class Series:
     style: str
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The horizontal axis: its name, what is said of each step, and the rows of each turn of the game."""
+
+    name: str
+    tips: Sequence[tuple[float, str]]
+    turns: Sequence[Sequence[Row]] = ()
+
+
 def percent(value: float) -> str:
     """A share as it stands at an axis."""
     return f"{value:.0%}"
@@ -129,7 +138,8 @@ def attack_curve(attack: AttackResult[Estimate] | AttackResult[OverRuns] | None)
         for who, curve in curves.items()
     }
     steps = sorted({step for curve in curves.values() for step in curve})
-    drawn = _line_chart(title, lines, percent, "steps of the attacker", [(step, f"step {step}") for step in steps])
+    axis = Steps("steps of the attacker", [(step, f"step {step}") for step in steps])
+    drawn = _line_chart(title, lines, percent, axis)
     table = tuple((who, str(step), shown(asr)) for who, curve in curves.items() for step, asr in curve.items())
     legend = tuple((one.style, one.name) for one in lines)
     return Figure(title, note, drawn, legend, ("Defender", "Step", "ASR, %"), table)
@@ -145,7 +155,7 @@ def _game(
     lines = {one: [(row["step"], row.get(one.key)) for row in rows] for one in series}
     turns = [list(turn) for _, turn in groupby(rows, key=lambda row: (row["round"], row["learner"]))]
     tips = [(row["step"], f"step {row['step']}, round {row['round']}: {row['learner']} learns") for row in rows]
-    drawn = _line_chart(title, lines, form, "step", tips, turns)
+    drawn = _line_chart(title, lines, form, Steps("step", tips, turns))
     table = tuple(
         (
             f"{turn[0]['round']}",
@@ -175,7 +185,8 @@ def _supervised(rows: Sequence[Row]) -> Figure | None:
         return None
     steps = sorted({x for points in lines.values() for x, _ in points})
     title, note = "Before the game", "Supervised stages: cross-entropy per token, in nats."
-    drawn = _line_chart(title, lines, _number, "step of the stage", [(step, f"step {step:.0f}") for step in steps])
+    axis = Steps("step of the stage", [(step, f"step {step:.0f}") for step in steps])
+    drawn = _line_chart(title, lines, _number, axis)
     table = tuple(
         (one.name, str(len(points)), *(_number(y) if y is not None else DASH for y in (points[0][1], points[-1][1])))
         for one, points in lines.items()
@@ -184,16 +195,9 @@ def _supervised(rows: Sequence[Row]) -> Figure | None:
     return Figure(title, note, drawn, legend, ("Stage", "Steps", "First loss", "Last loss"), table)
 
 
-def _line_chart(
-    title: str,
-    lines: Mapping[Series, Points],
-    form: Callable[[float], str],
-    x_title: str,
-    tips: Sequence[tuple[float, str]],
-    turns: Sequence[Sequence[Row]] = (),
-) -> Markup:
+def _line_chart(title: str, lines: Mapping[Series, Points], form: Callable[[float], str], axis: Steps) -> Markup:
     """Lines over steps, turns shaded. Axes of numbers include zero; a gap is a value that was not measured."""
-    steps = [x for x, _ in tips]
+    steps = [x for x, _ in axis.tips]
     x_axis = Axis(steps[0] - 0.5, steps[-1] + 0.5, _LEFT, _RIGHT)
     y_ticks: tuple[float, ...] = QUARTERS
     if form is not percent:
@@ -202,14 +206,14 @@ def _line_chart(
     y_axis = Axis(y_ticks[0], y_ticks[-1], _BOTTOM, _TOP)
     x_ticks = [tick for tick in svg.ticks(steps[0], steps[-1], whole=True) if steps[0] <= tick <= steps[-1]]
     shapes = [
-        *_bands(turns, x_axis),
+        *_bands(axis.turns, x_axis),
         *svg.y_marks(y_axis, y_ticks, percent if form is percent else "{:g}".format, (_LEFT, _RIGHT)),
         *svg.x_marks(x_axis, x_ticks, "{:.0f}".format, (_TOP, _BOTTOM), lines=False),
-        svg.text(_RIGHT, _BOTTOM + 30, x_title, "end"),
+        svg.text(_RIGHT, _BOTTOM + 30, axis.name, "end"),
     ]
     for one, points in lines.items():
         shapes.append(svg.curve([(x_axis.at(x), None if y is None else y_axis.at(y)) for x, y in points], one.style))
-    return svg.drawing(title, _HEIGHT, [*shapes, *_tips(lines, form, tips, x_axis)])
+    return svg.drawing(title, _HEIGHT, [*shapes, *_tips(lines, form, axis.tips, x_axis)])
 
 
 def _tips(

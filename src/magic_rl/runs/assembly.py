@@ -110,6 +110,7 @@ class Setup:
             max_prompt=spoken.max_prompt_tokens,
             system=self.config.defender.system_prompt or "",
             thinks=role == "defender" and self.config.game.defender_thinks,
+            prompts=self.prompts,
         )
 
     def arena(self) -> Arena:
@@ -122,7 +123,6 @@ class Setup:
             references=self.references,
             judge=self.judge,
             seeds=self.split.train,
-            prompts=self.prompts,
             settings=loop_settings(self.config),
             opponents=self._opponents(players) if self.config.game.opponents != "last" else None,
             yardstick=self.yardstick(),
@@ -132,8 +132,8 @@ class Setup:
         """What replies of a step are measured by: the untouched model's own to some seeds as they are."""
         seeds = evenly(sorted(self.split.train, key=lambda seed: seed.label), SCORED)
         base = self.player("defender", self.engines["defender"].base())
-        asked = attack([Episode(seed, (), 0) for seed in seeds], None, self.prompts, 1, 0)
-        answered = reply(asked, base, self.prompts, 1, derive(self.config.seed, 0, "yardstick"))
+        asked = attack([Episode(seed, (), 0) for seed in seeds], None, 1, 0)
+        answered = reply(asked, base, 1, derive(self.config.rng_seed, 0, "yardstick"))
         own = [sample for episode in answered if (sample := episode.turns[-1].reply_sample)]
         return Yardstick(self.engines["defender"].base(), own)
 
@@ -148,9 +148,8 @@ class Setup:
             learners=self.learners,
             judge=lambda episodes: judge_episodes(episodes, self.judge, patient),
             seeds=self.split.train,
-            prompts=self.prompts,
             game=config.game,
-            rng_seed=config.seed,
+            rng_seed=config.rng_seed,
         )
 
     def examples(self, role: Role) -> Sequence[Example]:
@@ -162,15 +161,13 @@ class Setup:
         if role == "attacker":
             return attacker_examples(pool, self.prompts)
         base = self.player("defender", self.engines["defender"].base())
-        return warmup_examples(
-            self.split.train, pool, base, self.prompts, self.config.seed, stage.steps * stage.batch_size
-        )
+        return warmup_examples(self.split.train, pool, base, self.config.rng_seed, stage.steps * stage.batch_size)
 
     def pool(self) -> list[PoolEntry]:
         """The attack pool: the configured file, or written offline for the training seeds."""
         if self.config.attacker.pool:
             return read_pool(Path(self.config.attacker.pool))
-        return build_pool(self.split.train, self.config.attacker.strategies, self.config.seed)
+        return build_pool(self.split.train, self.config.attacker.strategies, self.config.rng_seed)
 
 
 def loop_settings(config: Config) -> LoopSettings:
@@ -194,7 +191,7 @@ def loop_settings(config: Config) -> LoopSettings:
         batch_size={role: config.player(role).batch_size for role in roles},
         retries=config.judge.retries,
         max_abstained=config.judge.max_abstained,
-        rng_seed=config.seed,
+        rng_seed=config.rng_seed,
     )
 
 
@@ -234,7 +231,7 @@ def load_engines(config: Config) -> dict[Role, Engine]:
     if not config.engine.remote:
         folders = {role: resolve_model(name, trust_remote_code=code) for role, name in names.items()}
     models = {role: (folders[role], config.player(role).lora) for role in config.roles}
-    engines: dict[Role, Any] = {**make_engines(models, config.engine, config.seed)}
+    engines: dict[Role, Any] = {**make_engines(models, config.engine, config.rng_seed)}
     for role in config.roles:
         engines[role].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
         if isinstance(engines[role], Particular):

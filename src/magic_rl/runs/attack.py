@@ -238,7 +238,7 @@ class _Attack:
             attacker=self._setup.player("attacker", self._learner),
             defender=self._setup.player("defender", self._frozen),
             learners={"attacker": self._learner},
-            settings=replace(loop_settings(config), rng_seed=derive(config.seed, 0, "fresh attacker")),
+            settings=replace(loop_settings(config), rng_seed=derive(config.rng_seed, 0, "fresh attacker")),
         )
         for step in coevolve(arena, progress.schedule, progress.steps):
             progress = replace(progress, schedule=step.schedule)

@@ -133,7 +133,7 @@ def _distances(attacks: dict[int, list[str]], config: Config, embedder: Embedder
     elif config.attacker.pool:
         pool = [entry.attack for entry in read_pool(Path(config.attacker.pool))]
     else:
-        written = build_pool(split_of(config.data).train, config.attacker.strategies, config.seed)
+        written = build_pool(split_of(config.data).train, config.attacker.strategies, config.rng_seed)
         pool = [entry.attack for entry in written]
     taught = embedder.embed(evenly(pool, _POOL))
     return {n: float((1 - (embedder.embed(of) @ taught.T).max(axis=1)).mean()) for n, of in attacks.items()}

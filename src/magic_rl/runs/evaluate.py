@@ -141,7 +141,7 @@ def conditions(setup: Setup) -> Conditions:
     """Under which players are evaluated."""
     config = setup.config
     judge = config.judge
-    return Conditions(setup.judge, setup.prompts, config.game.turns, config.seed, judge.retries, judge.max_abstained)
+    return Conditions(setup.judge, config.game.turns, config.rng_seed, judge.retries, judge.max_abstained)
 
 
 def evaluated(setup: Setup, role: Role, policy: Speaks) -> Player:
@@ -210,9 +210,9 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
     setup, places = playing.setup, playing.lineup.places
     seat = Seat(make_chat(endpoint_of(target), setup.config.engine, target))
     limits = setup.config.evaluation
-    player = Player(seat, seat, SamplingParams(limits.max_reply_tokens, limits.temperature))
-    met = replace(playing.met, prompts=replace(setup.prompts, defender_user="{attack}"))
-    cells = answered_by(met, [played.boards[place] for place in places], player)
+    alone = replace(setup.prompts, defender_user="{attack}")
+    player = Player(seat, seat, SamplingParams(limits.max_reply_tokens, limits.temperature), prompts=alone)
+    cells = answered_by(playing.met, [played.boards[place] for place in places], player)
     for why, times in seat.failed.most_common(1):
         failed = f"{seat.failed.total()} of its replies failed ({times} times: {why})"
         playing.view.note(f"{target}: {failed}; they count for nobody")
@@ -221,7 +221,7 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
     spoken = [e for cell in cells for e, _ in (*cell.harmful, *cell.benign) if e.reply.strip()]
     said = [
         Sample(
-            renderer.prompt(defender_messages(base, setup.prompts, episode.turns[-1:])),
+            renderer.prompt(defender_messages(base, episode.turns[-1:])),
             ids := renderer.completion(episode.reply),
             (0.0,) * len(ids),
             "stop",
@@ -232,13 +232,13 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
     like = replies(cells, found.degenerate, logprob=found.logprob, distinct=found.distinct)
     played.cells["other"] = dict(zip(places, cells, strict=True))
     played.replies["other"] = like.model_copy(update={"tokens": None})
-    _keep(replace(playing, met=met), played, target, player, played.cells["other"])
+    _keep(playing, played, target, player, played.cells["other"])
 
 
 def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cells: Mapping[int, Cell]) -> None:
     """Keep every exchange of a defender, and tell whoever watches."""
     named = [(result.attacker_name(playing.lineup.attackers[place]), cell) for place, cell in cells.items()]
-    played.items += transcripts(named, player, defender, playing.met.prompts, playing.met.judge.name)
+    played.items += transcripts(named, player, defender, playing.met.judge.name)
     for attacker, cell in named:
         rates = {"asr": cell.asr.value, "compliance": cell.compliance.value}
         playing.view.step({"attacker": attacker, "defender": defender, **rates}, {})

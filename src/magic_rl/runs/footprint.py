@@ -78,7 +78,8 @@ def footprint(
         activations = tokens * (kept // layers + layers * text.hidden_size * wide)
     here = config.engine.sampler == "local"  # else sampling takes memory elsewhere
     count = processes(config.engine, device)  # each has its own model and computes batches as large
-    rows, cache = _decoded(base, config, roles, shares=shares, wide=wide, count=count) if here else (0, 0)
+    a_token = 2 * text.num_hidden_layers * _heads(text)[1] * wide
+    rows, cache = _decoded(config, roles, a_token, shares=shares, count=count) if here else (0, 0)
     laid_out = sum(module.weight.numel() for module in [*linear, *([head] if type(head) is nn.Linear else [])])
     learners = 1 if config.game.shared_parameters else len(roles)
     kept_versions = config.game.schedule.rounds * len(roles) if config.game.opponents != "last" else 0
@@ -110,17 +111,14 @@ def _beside(model: Any, tokens: int) -> int:
     return int(4 * text.num_hidden_layers * numbers)
 
 
-def _decoded(
-    model: Any, config: Config, roles: tuple[Role, ...], *, shares: bool, wide: int, count: int
-) -> tuple[int, int]:
+def _decoded(config: Config, roles: tuple[Role, ...], a_token: int, *, shares: bool, count: int) -> tuple[int, int]:
     """The most rows decoded side by side, and the bytes of their keys and values if they are as long as they may be.
 
     Args:
-        wide: Bytes of a number.
+        a_token: Bytes of a token's keys and values.
         count: Processes that decode.
     """
-    text, group = model.config.get_text_config(), config.learning.group_size
-    a_token = 2 * text.num_hidden_layers * _heads(text)[1] * wide
+    group = config.learning.group_size
     rows = min(
         max(config.player(role).batch_size for role in roles) * group,
         count * max(1, config.engine.rows_per_batch // group) * group,

@@ -98,8 +98,8 @@ def try_players(setup: Setup) -> None:
     """
     seed = setup.split.train[0]
     rewriter = _brief(setup.player("attacker")) if "attacker" in setup.learners else None
-    opened = attack([Episode(seed, (), 0)], rewriter, setup.prompts, 1, 0, setup.config.game.turns > 1)
-    (episode,) = reply(opened, _brief(setup.player("defender")), setup.prompts, 1, 0, answer_cut_off=True)
+    opened = attack([Episode(seed, (), 0)], rewriter, 1, 0, setup.config.game.turns > 1)
+    (episode,) = reply(opened, _brief(setup.player("defender")), 1, 0)
     first = episode.turns[0]
     for role, sample in (("attacker", first.attack_sample), ("defender", first.reply_sample)):
         if sample is not None and not sample.tokens:

@@ -141,9 +141,9 @@ class Attackers:
             renderer=engine.renderer_with(settings.chat_template_kwargs),
             sampling=SamplingParams(settings.sampling.max_tokens, config.evaluation.attacker_temperature),
             max_prompt=settings.sampling.max_prompt_tokens,
+            prompts=load_prompts(config.game.prompts),
         )
-        prompts = load_prompts(config.game.prompts)
-        return TrainedAttacker(player, prompts, turns=turns, rng_seed=self._config.seed, name=name)
+        return TrainedAttacker(player, turns=turns, rng_seed=self._config.rng_seed, name=name)
 
     def attack(self, name: str) -> Attack | Talk:
         """An attack by its name.
@@ -153,7 +153,7 @@ class Attackers:
         """
         if name not in BUDGETS:
             raise UserError(f"no attack is called {name!r}; there are {', '.join(BUDGETS)}")
-        writer, rng_seed = self._config.attacker.writer, self._config.seed
+        writer, rng_seed = self._config.attacker.writer, self._config.rng_seed
         if name in _PYRIT:
             return self._talk(name)
         if name == "gcg":

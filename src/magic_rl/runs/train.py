@@ -23,7 +23,7 @@ from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
 from magic_rl.learning.opponents import PAYOFFS_FILE
-from magic_rl.learning.sft import Example, sft
+from magic_rl.learning.sft import Example, SftStage, sft
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.rng import derive
 from magic_rl.runs.assembly import NOTHING, Brought, Setup, prepare
@@ -228,10 +228,7 @@ class _Training:
             self._setup.renderer(role),
             self._lessons[role],
             settings,
-            stage=position.stage,
-            rng_seed=config.seed,
-            first=position.stage_step,
-            number=position.number,
+            SftStage(position.stage, config.rng_seed, position.stage_step, position.number),
         ):
             position = replace(position, number=step.number, stage_step=position.stage_step + 1)
             self._record(step, position)
@@ -245,9 +242,9 @@ class _Training:
         if "attacker" not in setup.learners:
             return
         seed = next(seed for seed in setup.split.train if seed.label == "harmful")
-        draw = derive(setup.config.seed, 0, "first attack")
-        opened = attack([Episode(seed, (), 0)], setup.player("attacker"), setup.prompts, 1, draw)
-        (episode,) = reply(opened, setup.player("defender"), setup.prompts, 1, draw, answer_cut_off=True)
+        draw = derive(setup.config.rng_seed, 0, "first attack")
+        opened = attack([Episode(seed, (), 0)], setup.player("attacker"), 1, draw)
+        (episode,) = reply(opened, setup.player("defender"), 1, draw)
         shown = Exchange(seed, episode.attack, episode.reply)
         self._view.exchange(shown, setup.judge.judge([shown])[0])
 

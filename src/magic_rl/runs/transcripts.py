@@ -10,19 +10,15 @@ from dataclasses import replace
 from magic_rl.evaluation.crossplay import Cell
 from magic_rl.evidence.items import Item, Judged, hash_of
 from magic_rl.game.play import Player
-from magic_rl.prompts import Prompts
 from magic_rl.types import Episode
 
 
-def transcripts(
-    cells: Sequence[tuple[str, Cell]], defender: Player, model: str, prompts: Prompts, judge: str
-) -> Iterator[Item]:
+def transcripts(cells: Sequence[tuple[str, Cell]], defender: Player, model: str, judge: str) -> Iterator[Item]:
     """What one defender said under all attackers.
 
     Args:
         cells: Name of each attacker, and what came of its attacks.
         model: What the defender is called.
-        prompts: Words around what it was shown.
         judge: Who gave the verdicts.
     """
     for attacker, cell in cells:
@@ -38,7 +34,7 @@ def transcripts(
                 model=model,
                 method=attacker,
                 attack=episode.attack,
-                request=hash_of(json.dumps(_shown(episode, defender, prompts))),
+                request=hash_of(json.dumps(_shown(episode, defender))),
                 reply=episode.reply,
                 cut_off=cut_off,
                 failed=verdict.abstained if cut_off and not episode.reply.strip() else None,
@@ -46,7 +42,8 @@ def transcripts(
             )
 
 
-def _shown(episode: Episode, defender: Player, prompts: Prompts) -> list[str]:
+def _shown(episode: Episode, defender: Player) -> list[str]:
     """All that a defender had been told when it gave its last reply: system prompt, attacks and its own replies."""
+    prompts = defender.prompts
     said = [text for turn in episode.turns for text in (prompts.defender(turn.attack), turn.reply)]
     return [prompts.defender_system(defender.system, defender.thinks), *said[:-1]]

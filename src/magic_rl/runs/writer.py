@@ -36,9 +36,8 @@ def have_written(
     chosen = choose_strategies(config.attacker.strategies or tuple(STRATEGIES))
     chat = make_chat(config.attacker.writer, config.engine, "attacker.writer")
     prompts = load_prompts(config.game.prompts)
-    checks = Checks(refuses, same_topic)
-    writer = Writer(chat, prompts, checks, view=view, memory=memory, max_failed=max_failed)
-    return writer.write(seeds, chosen, config.seed)
+    writer = Writer(chat, prompts, Checks(refuses, same_topic), memory, max_failed)
+    return writer.write(seeds, chosen, config.rng_seed, view)
 
 
 def refuses(text: str) -> bool:

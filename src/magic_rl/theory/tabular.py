@@ -193,11 +193,11 @@ class TabularEngine:
 
     def new_policy(self, name: str) -> TabularPolicy:
         """A trainable table that starts uniform."""
-        return TabularPolicy(name, self._allowed, self._uniform(), self._digest)
+        return TabularPolicy(name, self._allowed, self._uniform(), self._digest, {})
 
     def base(self) -> TabularPolicy:
         """The uniform table, read-only."""
-        return TabularPolicy("base", self._allowed, self._uniform(), self._digest, trainable=False)
+        return TabularPolicy("base", self._allowed, self._uniform(), self._digest)
 
     def load(self, directory: Path, name: str) -> TabularPolicy:
         """A trainable table from a folder that `TabularPolicy.save` wrote, optimiser state included."""
@@ -208,7 +208,7 @@ class TabularEngine:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (OSError, SafetensorError) as error:
             raise UserError(f"{directory}: holds no policy of a tabular game ({error}); give a saved one") from error
-        return TabularPolicy(name, self._allowed, tensors.pop("logits"), self._digest, state=tensors)
+        return TabularPolicy(name, self._allowed, tensors.pop("logits"), self._digest, tensors)
 
     def _uniform(self) -> Tensor:
         return torch.zeros(self._allowed.shape, dtype=torch.float64)
@@ -218,20 +218,15 @@ class TabularPolicy:
     """A table of logits, a row for each input and a column for each output. Implements `engines.base.Policy`."""
 
     def __init__(
-        self,
-        name: str,
-        allowed: Tensor,
-        logits: Tensor,
-        digest: str,
-        *,
-        trainable: bool = True,
-        state: dict[str, Tensor] | None = None,
+        self, name: str, allowed: Tensor, logits: Tensor, digest: str, state: dict[str, Tensor] | None = None
     ) -> None:
-        """Args: allowed: Which outputs each input has. logits: Float64, same shape. state: Of the optimiser."""
+        """Args: allowed: Which outputs each input has. logits: Float64, same shape. state: Of its optimiser, empty at
+        first; None for a policy that does not learn.
+        """
         self.name = name
         self._allowed, self._digest = allowed, digest
-        self._logits = nn.Parameter(logits, requires_grad=trainable)
-        self._optimiser = torch.optim.AdamW([self._logits]) if trainable else None
+        self._logits = nn.Parameter(logits, requires_grad=state is not None)
+        self._optimiser = torch.optim.AdamW([self._logits]) if state is not None else None
         if self._optimiser is not None and state:
             self._optimiser.state[self._logits] = state
 
@@ -276,7 +271,7 @@ class TabularPolicy:
 
     def snapshot(self, name: str) -> TabularPolicy:
         """See `Policy.snapshot`."""
-        return TabularPolicy(name, self._allowed, self._logits.detach().clone(), self._digest, trainable=False)
+        return TabularPolicy(name, self._allowed, self._logits.detach().clone(), self._digest)
 
     def _table(self, temperature: float = 1.0) -> Tensor:
         """log π(output | input), shape (inputs, outputs); -inf where an input lacks an output."""

@@ -12,6 +12,7 @@ import shutil
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,8 +37,8 @@ class Servers:
         """Args: folder: For adapters, which all servers see. stop_ids: What ends a sample."""
         self.replicas = replicas
         self._run = uuid.uuid4().hex[:8]
-        self._settings, self._rows = config.vllm, config.rows_per_batch
-        self._folder, self._stop_ids = folder / self._run, stop_ids
+        self._settings, self.rows = config.vllm, config.rows_per_batch
+        self._folder, self.stop_ids = folder / self._run, stop_ids
         self._numbers = itertools.count(1)
         self._retired: list[tuple[str, Path]] = []
         weakref.finalize(self, _close, replicas, self._folder)
@@ -51,7 +52,7 @@ class Servers:
         Raises:
             EngineError: If one cannot be reached, or serves nothing.
         """
-        return self._call(lambda calls: calls.connect())[0]
+        return self.call(lambda calls: calls.connect())[0]
 
     def publish(self, name: str, save: Callable[[Path], None]) -> Version:
         """Save a version of a policy for the servers, which load it when it is first sampled from.
@@ -67,48 +68,7 @@ class Servers:
         weakref.finalize(version, self._retired.append, (title, version.folder)).atexit = False
         return version
 
-    def sample(
-        self,
-        version: Version | None,
-        prompts: Sequence[Tokens],
-        n: int,
-        params: SamplingParams,
-        rng_seed: int,
-        only: Replica | None = None,
-        arrived: Arrived | None = None,
-    ) -> list[list[Sample]]:
-        """Draw `n` samples for each prompt; see `Policy.sample`.
-
-        The seed of row `p * n + i` is made of `(rng_seed, p * n + i)` alone. A server promises the same draws for the
-        same seed, not the same rounding in every batch: a draw near the border between two tokens may fall either way.
-
-        Args:
-            version: Of a policy; None samples from the base model.
-            only: The server to ask; else all share the work.
-            arrived: See `Streams.stream`.
-
-        Raises:
-            EngineError: If a server refuses, or cannot be reached for longer than `patience`.
-        """
-        count = n if params.temperature else 1  # greedy samples are all the same, and a server gives only one
-        said = {"n": count, "max_tokens": params.max_tokens, "temperature": params.temperature, "top_p": params.top_p}
-        # A server may have other defaults than none.
-        plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-        ends = {"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(self._stop_ids)}
-        body = {**said, **plain, **ends, "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
-        first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the seed of a prompt's first row
-        bodies = [{**body, "prompt": list(prompt), "seed": first + p * n} for p, prompt in enumerate(prompts)]
-        out: dict[int, list[Sample]] = {}
-
-        def take(place: int, answer: Answer) -> None:
-            out[place] = [_sample(prompts[place], choice) for choice in answer.choices] * (n // count)
-            if arrived:
-                arrived(place, out[place])
-
-        self._call(lambda calls: calls.complete(version, bodies, max(1, self._rows // n), take, only))
-        return [out[place] for place in range(len(prompts))]
-
-    def _call(self, work: Callable[[Calls], Awaitable[_T]]) -> _T:
+    def call(self, work: Callable[[Calls], Awaitable[_T]]) -> _T:
         """Drop what is retired, and do some work, on an event loop in a thread of its own."""
         retired, self._retired[:] = list(self._retired), []
 
@@ -126,6 +86,45 @@ class Servers:
         finally:
             for _, folder in retired:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is sampled from."""
+
+    servers: Servers
+    version: Version | None  # of a policy; None is the base model
+    only: Replica | None = None  # the server to ask; else all share the work
+
+    def sample(
+        self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived | None = None
+    ) -> list[list[Sample]]:
+        """Draw `n` samples for each prompt; see `Policy.sample` and `Streams.stream`.
+
+        The seed of row `p * n + i` is made of `(rng_seed, p * n + i)` alone. A server promises the same draws for the
+        same seed, not the same rounding in every batch: a draw near the border between two tokens may fall either way.
+
+        Raises:
+            EngineError: If a server refuses, or cannot be reached for longer than `patience`.
+        """
+        count = n if params.temperature else 1  # greedy samples are all the same, and a server gives only one
+        said = {"n": count, "max_tokens": params.max_tokens, "temperature": params.temperature, "top_p": params.top_p}
+        # A server may have other defaults than none.
+        plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+        ends = {"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(self.servers.stop_ids)}
+        body = {**said, **plain, **ends, "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
+        first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the seed of a prompt's first row
+        bodies = [{**body, "prompt": list(prompt), "seed": first + p * n} for p, prompt in enumerate(prompts)]
+        out: dict[int, list[Sample]] = {}
+
+        def take(place: int, answer: Answer) -> None:
+            out[place] = [_sample(prompts[place], choice) for choice in answer.choices] * (n // count)
+            if arrived:
+                arrived(place, out[place])
+
+        at_once = max(1, self.servers.rows // n)
+        self.servers.call(lambda calls: calls.complete(self.version, bodies, at_once, take, self.only))
+        return [out[place] for place in range(len(prompts))]
 
 
 def _close(replicas: Sequence[Replica], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +9,24 @@ from magic_rl.config import Config, PlayerConfig
 from magic_rl.evaluation.estimates import Estimate
 from magic_rl.evaluation.result import ABOUT_MEASURES, BETTER, Evaluation, Measure, title
 from magic_rl.prompts import load_prompts
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """How a merged model is stored, and what that cost."""
-
-    dtype: str  # the narrowest precision of its weights
-    share: float  # of the trained update that is in the weights; see `weights.merge`
-    requests: int  # held-out requests, a reply each, that were compared
-    mean_gap: float  # mean distance of log-probabilities of reply tokens from the trained policy's, in nats
-    largest_gap: float  # the largest one
-
-    def __str__(self) -> str:
-        return (
-            f"stored in {self.dtype}, which keeps {self.share:.1%} of the trained update; log-probabilities of replies "
-            f"to {self.requests} held-out requests are {self.mean_gap:.2g} nats from the trained policy's on average, "
-            f"{self.largest_gap:.2g} at most"
-        )
+from magic_rl.runs.export.player import SavedPlayer, Stored
 
 
 def model_card(
-    config: Config,
-    base: Path,
-    number: int,
-    evaluation: Evaluation | None,
-    checked: dict[str, Any],
-    *,
-    stored: Stored | None = None,
+    defender: SavedPlayer, evaluation: Evaluation | None, checked: dict[str, Any], *, stored: Stored | None = None
 ) -> str:
     """The model card, in the hub's format: data, judge, metrics with intervals, limits.
 
     A card is made to be passed on, so local folders and files appear by their names alone.
 
     Args:
-        base: Folder of the base model.
-        number: Round of the defender.
+        defender: What is exported.
         evaluation: If the run as it stands was evaluated.
         checked: What was checked before training; see `runs.preflight`.
         stored: Of a merged model; None for the adapter alone.
     """
-    player = config.defender
-    model = public_name(player, base)
+    config, number, player = defender.config, defender.number, defender.settings
+    model = public_name(player, defender.base)
     metadata = f"base_model: {model}\n" if _is_hub_id(player) else ""
     judge = evaluation.judge if evaluation else ", ".join(judge.kind for judge in config.judge.judges)
     told = _told(config)
@@ -100,7 +75,7 @@ def _how_it_learned(config: Config) -> str:
 - GRPO, {player.batch_size} seeds × {learning.group_size} samples per step, baseline `{learning.baseline}`,
   {learning.epochs} epoch(s) of {learning.minibatches} minibatch(es), target compliance {target},
   learning rate {player.optimiser.lr:g}, KL weight {learning.kl_coef:g}, LoRA rank {player.lora.rank},
-  {game.turns} turn(s) per conversation, random seed {config.seed}.
+  {game.turns} turn(s) per conversation, random seed {config.rng_seed}.
 - Rewards: harm ±{rewards.harm:g}, refusal ±{rewards.refusal:g}."""
 
 

@@ -51,7 +51,7 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, 
             stored = write_model(chosen, aside, in_float32=form == "float32")
             _log.info("%s", stored)
         evaluation, checked = current_evaluation(run), begun_with(run)["checked"]
-        card = model_card(chosen.config, chosen.base, chosen.number, evaluation, checked, stored=stored)
+        card = model_card(chosen, evaluation, checked, stored=stored)
         (aside / "README.md").write_text(card, encoding="utf-8")
     return out
 

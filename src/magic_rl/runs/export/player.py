@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from magic_rl.config import Config, PlayerConfig, load_config
 from magic_rl.errors import StoreError, UserError
 from magic_rl.files import name_of
-from magic_rl.runs.export.card import Stored
 from magic_rl.runs.inputs import compare, compare_settings
 from magic_rl.runs.seeds import split_of
 from magic_rl.store.run import RunDirectory
@@ -28,6 +27,24 @@ _log = logging.getLogger(__name__)
 _COMPARED, _TOKENS = 8, 32  # held-out requests, and tokens of each reply
 # Nats by which log-probabilities of replies may differ on average: weights rounded, all else in float32.
 _TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a merged model is stored, and what that cost."""
+
+    dtype: str  # the narrowest precision of its weights
+    share: float  # of the trained update that is in the weights; see `weights.merge`
+    requests: int  # held-out requests, a reply each, that were compared
+    mean_gap: float  # mean distance of log-probabilities of reply tokens from the trained policy's, in nats
+    largest_gap: float  # the largest one
+
+    def __str__(self) -> str:
+        return (
+            f"stored in {self.dtype}, which keeps {self.share:.1%} of the trained update; log-probabilities of replies "
+            f"to {self.requests} held-out requests are {self.mean_gap:.2g} nats from the trained policy's on average, "
+            f"{self.largest_gap:.2g} at most"
+        )
 
 
 @dataclass(frozen=True)

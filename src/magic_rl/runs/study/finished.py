@@ -85,9 +85,9 @@ def _is_whole(run: RunDirectory) -> bool:
 def _read(run: RunDirectory) -> RunResult:
     try:
         config = tomllib.loads(run.config_text)
-        preset, rng_seed = str(config["preset"]), int(config["seed"])
+        preset, rng_seed = str(config["preset"]), int(config["rng_seed"])
     except (tomllib.TOMLDecodeError, KeyError, ValueError) as error:
-        raise StoreError(f"{run.path}: config.toml names no preset and seed ({error})") from error
+        raise StoreError(f"{run.path}: config.toml names no preset and rng_seed ({error})") from error
     evaluation, outcomes = read(run, EVALUATION_FILE, Evaluation), read(run, OUTCOMES_FILE, Outcomes)
     if evaluation is None or outcomes is None:
         raise StoreError(f"{run.path}: {EVALUATION_FILE} and {OUTCOMES_FILE} are not those of this version")
