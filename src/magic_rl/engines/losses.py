@@ -58,10 +58,15 @@ def weighted_loss(loss: Loss, datums: Sequence[Datum], logprobs: PerToken) -> tu
         loss: Which loss.
         datums: Sequences, with what the loss needs.
         logprobs: log π_θ of all their tokens, one datum after the other.
+
+    Raises:
+        ValueError: If some datums lack what the loss needs.
     """
 
     def flat(rows: Iterable[Sequence[float]]) -> PerToken | None:
         values = [value for row in rows for value in row]
+        if values and len(values) != len(logprobs):
+            raise ValueError(f"{len(values)} per-token values for {len(logprobs)} tokens")
         return logprobs.new_tensor(values) if values else None
 
     old, advantages = flat(datum.logprobs for datum in datums), flat(datum.advantages for datum in datums)

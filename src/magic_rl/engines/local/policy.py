@@ -18,7 +18,7 @@ from magic_rl.engines.local.packing import Pack, pack, padded
 from magic_rl.engines.local.sampling import Sampler
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, recomputing, scales_with_length
 from magic_rl.engines.local.workers import cut, dealt
-from magic_rl.engines.losses import take_step, token_losses
+from magic_rl.engines.losses import take_step, weighted_loss
 from magic_rl.rng import uniforms
 from magic_rl.types import Adam, Datum, Loss, Sample, SamplingParams, Tokens
 
@@ -101,17 +101,11 @@ class LocalPolicy:
         with self._rows([(datum.prompt, datum.tokens) for datum in datums]) as rows:
             for row, logprobs in rows:
                 chosen = [datums[index] for index in row.sequences]
-                per_token, metrics = token_losses(
-                    loss,
-                    logprobs,
-                    old=_flat([d.logprobs for d in chosen], logprobs),
-                    advantages=_flat([d.advantages for d in chosen], logprobs),
-                )
-                total = (per_token * _spread([d.weight for d in chosen], row.lengths, logprobs)).sum()
+                total, metrics = weighted_loss(loss, chosen, logprobs)
                 torch.autograd.backward(total)
-                sums["loss"] += total.item()
+                sums["loss"] += metrics.pop("loss")
                 for key, value in metrics.items():
-                    sums[key] += value.item() * len(row.targets)
+                    sums[key] += value * len(row.targets)
         return dict(sums)
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
@@ -205,19 +199,3 @@ def _in_place(shares: Sequence[Sequence[int]], found: Sequence[Sequence[_T]]) ->
         number: one for share, part in zip(shares, found, strict=True) for number, one in zip(share, part, strict=True)
     }
     return [by_number[number] for number in range(len(by_number))]
-
-
-def _flat(parts: Sequence[tuple[float, ...]], like: Tensor) -> Tensor | None:
-    """Per-token values of all sequences in a row, shape (M,); None if the datums carry none."""
-    values = [value for part in parts for value in part]
-    if not values:
-        return None
-    if len(values) != len(like):
-        raise ValueError(f"{len(values)} per-token values for {len(like)} tokens")
-    return torch.tensor(values, device=like.device, dtype=torch.float32)
-
-
-def _spread(values: Sequence[float], lengths: Sequence[int], like: Tensor) -> Tensor:
-    """One value per sequence, repeated for each of its tokens, shape (M,)."""
-    repeats = torch.tensor(lengths, device=like.device)
-    return torch.tensor(values, device=like.device, dtype=torch.float32).repeat_interleave(repeats)
