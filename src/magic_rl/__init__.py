@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         StoreError,
         UserError,
     )
-    from magic_rl.game.play import Draws, Player, Players, Rules, play
+    from magic_rl.game.play import Draws, GameRules, Player, Players, play
     from magic_rl.game.rewards import ReplyForm, score
     from magic_rl.game.schedule import Schedule
     from magic_rl.judges.base import Judge
@@ -64,6 +64,7 @@ __all__ = [
     "EngineError",
     "Example",
     "Exchange",
+    "GameRules",
     "Instead",
     "Judge",
     "JudgeError",
@@ -78,7 +79,6 @@ __all__ = [
     "ReplyForm",
     "Role",
     "Rubric",
-    "Rules",
     "RulesJudge",
     "SamplingParams",
     "Schedule",
@@ -125,7 +125,7 @@ _HOMES = {
         "StoreError",
         "UserError",
     ),
-    "game.play": ("Draws", "Player", "Players", "Rules", "play"),
+    "game.play": ("Draws", "Player", "Players", "GameRules", "play"),
     "game.rewards": ("ReplyForm", "score"),
     "game.schedule": ("Schedule",),
     "judges.base": ("Judge",),

@@ -62,9 +62,9 @@ def read_jsonl(where: str, text: str) -> Iterator[Row]:
 def read_json(where: str, text: str) -> Iterator[Row]:
     """Rows of one JSON list of objects. Raises: DataError: If it is none."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=without_doubles)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({reason(error)})") from error
+        raise DataError(f"{where}: not valid JSON ({reason(error)}); write it again") from error
     if not isinstance(found, list):
         raise DataError(f"{where}: expected a list of JSON objects, found {brief(found)}")
     for number, row in enumerate(found, start=1):

@@ -93,6 +93,9 @@ def test_a_key_twice_in_a_row_is_named_by_file_and_line(kind: str, tmp_path: Pat
     path = _written(tmp_path / "rows.jsonl", f"{json.dumps(rows[0])}\n{twice}\n".encode())
     assert f"rows.jsonl:2: not valid JSON (it has the key {key!r} twice" in _refused(read, path)
     assert "rows.jsonl:1: not valid JSON (it has the key 'by' twice" in _refused(read, _written(path, nested.encode()))
+    if kind == "seeds":  # which may stand in one list too
+        listed = _written(tmp_path / "rows.json", f"[{twice}]".encode())
+        assert f"rows.json: not valid JSON (it has the key {key!r} twice" in _refused(read, listed)
 
 
 @pytest.mark.parametrize("kind", ROWS)

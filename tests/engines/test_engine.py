@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
 from magic_rl.engines.local import inference, scoring
-from magic_rl.engines.local.engine import LocalEngine
+from magic_rl.engines.local.engine import LocalEngine, given_alike
 from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.local.sampling import choose
@@ -322,6 +324,25 @@ def test_layers_that_are_read_give_the_same_products(
                 wanted = whole_products(given, layers[place], down, up if adapters else up * 0).float()
                 assert torch.allclose(layers[place](given).float(), wanted, rtol=tolerance, atol=tolerance)
     assert all(torch.equal(layer(x), was) for layer, was in zip(layers, before, strict=True))
+
+
+def test_layers_are_one_product_if_names_widths_and_biases_agree() -> None:
+    """And if their adapters' ranks are small beside the input."""
+
+    def grouped(rank: int, widths: tuple[int, int, int], biases: tuple[bool, bool, bool]) -> list[int]:
+        block = torch.nn.Module()
+        for name, width, bias in zip(("q_proj", "k_proj", "v_proj"), widths, biases, strict=True):
+            setattr(block, name, torch.nn.Linear(width, 8, bias))
+        block.o_proj = torch.nn.Linear(64, 8)
+        return [
+            len(layers)
+            for layers in given_alike(inject_adapter_in_model(PeftConfig(r=rank, target_modules="all-linear"), block))
+        ]
+
+    assert grouped(2, (64, 64, 64), (False, False, False)) == [3, 1]
+    assert grouped(1, (64, 32, 32), (False, False, False)) == [1, 2, 1]
+    assert grouped(2, (64, 64, 64), (True, False, True)) == [2, 1, 1]
+    assert grouped(8, (64, 64, 64), (False, False, False)) == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("instructions", [{}, {"avx512_f": True}, {"avx512_bf16": True}, {"bf16": True}])

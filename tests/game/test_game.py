@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from magic_rl.evaluation.crossplay import Conditions, answered_by
-from magic_rl.game.play import Draws, Player, Players, Rules, attack, play
+from magic_rl.game.play import Draws, GameRules, Player, Players, attack, play
 from magic_rl.game.rewards import ReplyForm, score
 from magic_rl.game.schedule import Schedule
 from magic_rl.game.settings import RewardConfig, ScheduleConfig
@@ -237,7 +237,7 @@ def seats(attack: str = ATTACK, answer: str = "reply {}") -> tuple[Player, Playe
 )
 def test_the_defender_never_sees_the_seed_or_the_attackers_thinking(turns: int, learner: Role, attack: str) -> None:
     attacker, defender, shown = seats(attack)
-    play(SEEDS, Players(attacker, defender), Rules(learner, turns, 2), Draws(0, 1))
+    play(SEEDS, Players(attacker, defender), GameRules(learner, turns, 2), Draws(0, 1))
     texts = [message.content for messages in shown.seen for message in messages]
     assert texts
     assert not any("SECRET" in text or "SEEDTEXT" in text or "think" in text for text in texts)
@@ -253,7 +253,7 @@ def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
     params = SamplingParams(8)
     attacker = Player(Says(ATTACK), Words(reasons=True), params)
     defender = Player(Says(answer), Words(reasons=True), params)
-    (episode,) = play(SEEDS[:1], Players(attacker, defender), Rules("defender", 2), Draws(0, 1))
+    (episode,) = play(SEEDS[:1], Players(attacker, defender), GameRules("defender", 2, 1), Draws(0, 1))
     assert (episode.turns[0].reply_thinking, episode.cut_off) == (thinking, cut_off)
     assert (episode.turns[0].reply, len(episode.turns)) == (("reply", 2) if cut_off is None else ("", 1))
     for player in (attacker, defender):
@@ -266,18 +266,18 @@ def test_what_a_defender_thinks_is_kept_apart_from_what_it_says(
 
 def test_a_defender_group_shares_one_attack_and_an_attacker_group_one_seed() -> None:
     attacker, defender, _ = seats()
-    episodes = play(SEEDS, Players(attacker, defender), Rules("defender", 1, 3), Draws(0, 1))
+    episodes = play(SEEDS, Players(attacker, defender), GameRules("defender", 1, 3), Draws(0, 1))
     assert [e.group for e in episodes] == [0, 0, 0, 1, 1, 1]
     assert len({e.attack for e in episodes[:3]}) == 1
     assert len({e.reply for e in episodes}) == 6
-    episodes = play(SEEDS, Players(attacker, defender), Rules("attacker", 1, 3), Draws(0, 1))
+    episodes = play(SEEDS, Players(attacker, defender), GameRules("attacker", 1, 3), Draws(0, 1))
     assert len({e.attack for e in episodes}) == 6
     assert [e.seed.id for e in episodes] == ["s1"] * 3 + ["s2"] * 3
 
 
 def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None:
     attacker, defender, shown = seats()
-    (episode,) = play(SEEDS[:1], Players(attacker, defender), Rules("defender", 2), Draws(0, 1))
+    (episode,) = play(SEEDS[:1], Players(attacker, defender), GameRules("defender", 2, 1), Draws(0, 1))
     assert [turn.attack for turn in episode.turns] == ["attack 1", "attack 2"]
     assert [message.content for message in shown.seen[-1]] == ["attack 1", "reply 1", "attack 2"]
     assert isinstance(attacker.renderer, Words)
@@ -289,7 +289,7 @@ def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None
 def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
     _, defender, shown = seats()
     attacker = Player(Says(ATTACK, "length"), Words(), SamplingParams(8))
-    episodes = play(SEEDS, Players(attacker, defender), Rules("attacker", 2, 2), Draws(0, 1))
+    episodes = play(SEEDS, Players(attacker, defender), GameRules("attacker", 2, 2), Draws(0, 1))
     assert [episode.cut_off for episode in episodes] == ["attacker"] * 4
     assert shown.seen == []
 
@@ -297,20 +297,20 @@ def test_a_cut_off_attack_is_never_answered_and_ends_the_episode() -> None:
 def test_a_conversation_that_outgrows_the_prompt_limit_counts_as_cut_off() -> None:
     attacker, defender, _ = seats()
     short = Player(defender.policy, defender.renderer, defender.sampling, max_prompt=5)
-    episodes = play(SEEDS, Players(attacker, short), Rules("defender", 1, 2), Draws(0, 1))
+    episodes = play(SEEDS, Players(attacker, short), GameRules("defender", 1, 2), Draws(0, 1))
     assert [episode.cut_off for episode in episodes] == ["defender"] * 4
 
 
 def test_without_an_attacker_the_seed_is_played_as_it_is() -> None:
     _, defender, _ = seats()
-    episodes = play(SEEDS, Players(None, defender), Rules("defender", 1, 2), Draws(0, 1))
+    episodes = play(SEEDS, Players(None, defender), GameRules("defender", 1, 2), Draws(0, 1))
     assert [episode.attack for episode in episodes] == [s.text for s in SEEDS for _ in range(2)]
 
 
 def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() -> None:
     attacker, defender, _ = seats()
     seeds = [Seed(f"s{i}", f"SEEDTEXT {i}", "harmful" if i < 4 else "benign") for i in range(8)]
-    episodes = play(seeds, Players(attacker, defender), Rules("defender", 1, 2, 0.25), Draws(0, 1))
+    episodes = play(seeds, Players(attacker, defender), GameRules("defender", 1, 2, 0.25), Draws(0, 1))
     assert [e.group for e in episodes] == [g for g in range(8) for _ in range(2)]
     opened_plain = {e.seed.id for e in episodes if e.turns[0].attack == e.seed.text}
     assert opened_plain == {"s3", "s7"}
@@ -319,7 +319,7 @@ def test_a_share_of_the_seeds_can_open_as_they_are_spread_over_both_classes() ->
 def test_a_thinking_defender_shows_only_its_answer() -> None:
     attacker, defender, _ = seats(answer="<think>hm</think><answer>no {}</answer>")
     thinker = Player(defender.policy, defender.renderer, defender.sampling, thinks=True)
-    episodes = play(SEEDS, Players(attacker, thinker), Rules("defender"), Draws(0, 1))
+    episodes = play(SEEDS, Players(attacker, thinker), GameRules("defender", 1, 1), Draws(0, 1))
     assert [episode.reply for episode in episodes] == ["no 1", "no 2"]
 
 

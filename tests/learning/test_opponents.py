@@ -14,7 +14,7 @@ import pytest
 
 from magic_rl.config import PRESETS, Config, PresetName, load_config
 from magic_rl.errors import TooManyAbstentionsError, UserError
-from magic_rl.game.play import Draws, Player, Players, Rules, play
+from magic_rl.game.play import Draws, GameRules, Player, Players, play
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning import coevolve, rollouts
 from magic_rl.learning.arena import Arena
@@ -170,9 +170,9 @@ def test_a_mixture_of_the_last_version_alone_changes_nothing() -> None:
         assert opponent is not None
         seeds = list(seats.arena.seeds) * 4
         players = Players(seats.arena.attacker, seats.arena.defender)
-        alone = play(seeds, players, Rules(role, 1, 2), Draws(3, 4))
+        alone = play(seeds, players, GameRules(role, 1, 2), Draws(3, 4))
         mixture = replace(players, opponents=[opponent] * len(seeds))
-        assert play(seeds, mixture, Rules(role, 1, 2), Draws(3, 4)) == alone
+        assert play(seeds, mixture, GameRules(role, 1, 2), Draws(3, 4)) == alone
 
 
 class Certain:
@@ -199,7 +199,7 @@ def test_each_seed_meets_its_own_opponent_in_one_batch_of_each(learner: Role) ->
     episodes = play(
         [game.seeds[2]] * len(order),
         Players(players["attacker"][0], players["defender"][0], [players[other][i] for i in order]),
-        Rules(learner, 1, 3),
+        GameRules(learner, 1, 3),
         Draws(0),
     )
     said = [episode.attack if other == "attacker" else episode.reply for episode in episodes]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from magic_rl.errors import ConfigError
 from magic_rl.plugins import find, is_brought
@@ -18,12 +18,14 @@ from magic_rl.plugins import find, is_brought
 class Strategy:
     """A way to rewrite a request."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str  # identifier in configs and pools
     family: Literal["style", "persuasion", "encoding", "translation"]
     description: str  # one line for people
     instruction: str  # words that tell a model to rewrite this way
-    # For the offline writer, around `{seed}`, or `{lower}`, the same without its first capital and end mark. Those
-    # without any need a model.
+    # For the offline writer, around `{seed}`, `{lower}`, the same without its first capital and end mark, `{misspelt}`
+    # or, of a code, `{encoded}`. Those without any need a model.
     templates: tuple[str, ...] = ()
 
 

@@ -35,7 +35,7 @@ JudgeFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
 ]
 Round = Annotated[
-    int | None, typer.Option("--round", metavar="N", min=0, help="Round of a run's player; by default the last.")
+    int | None, typer.Option("--round", metavar="N", min=0, help="Round that the policy is of; by default the last.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Overrides = Annotated[

@@ -57,7 +57,7 @@ class Players:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class GameRules:
     """How a game is played, for one learner.
 
     Attributes:
@@ -68,8 +68,8 @@ class Rules:
     """
 
     learner: Role
-    turns: int = 1
-    group_size: int = 1
+    turns: int
+    group_size: int
     plain_share: float = 0.0
 
 
@@ -83,7 +83,7 @@ class Draws:
 
 
 def play(
-    seeds: Sequence[Seed], players: Players, rules: Rules, draws: Draws, ended: Told | None = None
+    seeds: Sequence[Seed], players: Players, rules: GameRules, draws: Draws, ended: Told | None = None
 ) -> list[Episode]:
     """Play P seeds to the end, G episodes each, for one learner (METHOD §3).
 

@@ -17,7 +17,7 @@ import numpy as np
 from magic_rl.data.split import draw_seeds
 from magic_rl.engines.base import Policy
 from magic_rl.errors import TooManyAbstentionsError
-from magic_rl.game.play import Draws, Player, Players, Rules, play
+from magic_rl.game.play import Draws, GameRules, Player, Players, play
 from magic_rl.game.schedule import Schedule
 from magic_rl.game.settings import GameConfig
 from magic_rl.rng import derive, generator
@@ -152,7 +152,7 @@ class Opponents:
         episodes = play(
             [seed for _ in pairs for seed in seeds],
             Players(players["attacker"], players["defender"], [other for other in others for _ in seeds]),
-            Rules(role, self.game.turns),
+            GameRules(role, self.game.turns, group_size=1),
             Draws(derive(self.rng_seed, number, f"payoffs of {role}"), number),
         )
         outcomes = self.judge(episodes)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from magic_rl.data.split import draw_seeds, evenly
 from magic_rl.errors import DegenerateError, TooManyCutOffError
-from magic_rl.game.play import Draws, Players, Rules, play
+from magic_rl.game.play import Draws, GameRules, Players, play
 from magic_rl.game.rewards import ReplyForm, request_label, score
 from magic_rl.game.schedule import Schedule
 from magic_rl.judges.ahead import asked_early
@@ -36,7 +36,7 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
     settings, learner = arena.settings, schedule.learner
     game, learning, count = settings.game, settings.learning, settings.batch_size[learner]
     plain_share = game.plain_share if learner == "defender" else 0.0
-    rules = Rules(learner, game.turns, learning.group_size, plain_share)
+    rules = GameRules(learner, game.turns, learning.group_size, plain_share)
     outcomes: list[Outcome] = []
     for draw in range(1 + learning.dynamic_sampling):
         opponents = arena.opponents.draw(schedule, count, number, draw) if arena.opponents else ()

@@ -25,13 +25,21 @@ from magic_rl.types import Seed
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """What stands in for something of the run; what is None or empty is the run's own."""
+    """What stands in for something of the run; what is None or empty is the run's own.
 
-    judge: Path | None = None  # config file whose judge judges
-    seeds: str | None = None  # sources of seeds, as `data.seeds` names them
-    defender: str | None = None  # a model that is not of the run: see `runs.target`
-    attackers: RunDirectory | None = None  # the run whose attackers are met
-    settings: tuple[str, ...] = ()  # `key=value` items, of settings that `config.CHANGEABLE` lists
+    Attributes:
+        judge: Config file whose judge judges.
+        seeds: Sources of seeds, as `data.seeds` names them.
+        defender: A model that is not of the run: see `runs.target`.
+        attackers: The run whose attackers are met.
+        settings: `key=value` items, of settings that `config.CHANGEABLE` lists.
+    """
+
+    judge: Path | None = None
+    seeds: str | None = None
+    defender: str | None = None
+    attackers: RunDirectory | None = None
+    settings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, str]:
         """In words, by kind, of what is put in."""

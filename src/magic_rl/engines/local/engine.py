@@ -109,7 +109,7 @@ class LocalEngine:
         self.model, self.peft_config = with_adapters(base, lora, folder)
         self.model.to(self.device).eval()
         self._slot = _adapter_slot(self.model)
-        self._adapted = _given_alike(self.model)
+        self._adapted = given_alike(self.model)
 
     @cached_property
     def identity(self) -> str:
@@ -192,9 +192,11 @@ class LocalEngine:
         with self.holding(parameters), contextlib.ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
             for layers in self._adapted:
-                ups = [layer.lora_B[_SLOT].weight * layer.scaling[_SLOT] for layer in layers]
-                adapters = [(layer.lora_A[_SLOT].weight, up) for layer, up in zip(layers, ups, strict=True)]
-                stack.enter_context(inferring(layers, adapters if parameters else ()))
+                adapters = [
+                    (layer.lora_A[_SLOT].weight, layer.lora_B[_SLOT].weight * layer.scaling[_SLOT])
+                    for layer in (layers if parameters else ())
+                ]
+                stack.enter_context(inferring(layers, adapters))
             head = self.model.get_base_model().get_output_embeddings()
             if type(head) is nn.Linear:
                 stack.enter_context(inferring([head]))
@@ -242,14 +244,19 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return slot
 
 
-def _given_alike(model: nn.Module) -> list[list[PeftLinear]]:
-    """Layers with adapters, those together that models of all families give the same input."""
-    groups: defaultdict[tuple[str, tuple[str, ...], bool], list[PeftLinear]] = defaultdict(list)
+def given_alike(model: nn.Module) -> list[list[PeftLinear]]:
+    """Layers with adapters, those together whose names say that models give them the same input.
+
+    Only adapters of a rank that is small beside the input: each layer's product grows by those of the others.
+    """
+    groups: defaultdict[tuple[object, ...], list[PeftLinear]] = defaultdict(list)
     for name, module in model.named_modules():
         if isinstance(module, PeftLinear):
             parent, _, own = name.rpartition(".")
-            alike = next((names for names in _GIVEN_ALIKE if own in names), (own,))
-            groups[parent, alike, module.get_base_layer().bias is None].append(module)
+            base, alike = module.get_base_layer(), next((names for names in _GIVEN_ALIKE if own in names), (own,))
+            if module.r[_SLOT] * (len(alike) - 1) > base.in_features / 16:
+                alike = (own,)
+            groups[parent, alike, base.in_features, base.bias is None].append(module)
     return list(groups.values())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,7 +42,7 @@ def inferring(layers: Sequence[nn.Linear | PeftLinear], adapters: Sequence[Adapt
             vars(layer)["forward"] = partial(joined.part, place)
     else:
         for layer, pair in zip(layers, pairs, strict=False):
-            vars(layer)["forward"] = partial(_beside, layer, *pair)
+            vars(layer)["forward"] = partial(_beside, layer, pair)
     try:
         yield
     finally:
@@ -51,10 +52,10 @@ def inferring(layers: Sequence[nn.Linear | PeftLinear], adapters: Sequence[Adapt
 
 
 class _Joined:
-    """One product of [x, x A^T] and [W, B] for all layers, which costs little more than that of x and W.
+    """One product of [x, x A^T] and [W, B] for all layers; while ranks are small it costs little more than x and W.
 
     Whichever layer is asked first computes it. The others are given their parts of it if their input is the same one,
-    and else it is computed again, so the order in which a model asks changes nothing but the time.
+    not changed in place since, and else it is computed again: the order in which a model asks changes only the time.
     """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], adapters: Sequence[Adapter]) -> None:
@@ -69,7 +70,7 @@ class _Joined:
         self._input: Tensor | None = None
         self._parts: dict[int, Tensor] = {}  # not asked for yet
 
-    def part(self, place: int, x: Float[Tensor, "*b I"]) -> Float[Tensor, "*b O"]:
+    def part(self, place: int, x: Float[Tensor, "*b I"], *_: Any, **__: Any) -> Float[Tensor, "*b O"]:
         """The output of one of the layers."""
         if x is not self._input or place not in self._parts:
             both = x if self._inner is None else torch.cat((x, self._inner(x)), -1)
@@ -86,7 +87,8 @@ def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     return partial(torch.ops.mkldnn._linear_pointwise, W=blocks, B=bias, attr="none", scalars=[], algorithm="")
 
 
-def _beside(layer: nn.Linear | PeftLinear, down: Tensor, up: Tensor, x: Tensor) -> Tensor:
+def _beside(layer: nn.Linear | PeftLinear, adapter: Adapter, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    down, up = adapter
     rows = x.flatten(0, -2)
     return adapted(rows, rows @ down.T, layer.weight, layer.bias, up).view(*x.shape[:-1], -1)
 

@@ -25,7 +25,7 @@ from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.settings import EngineConfig
 from magic_rl.engines.vllm.calls import Replica, Version
 from magic_rl.engines.vllm.process import OwnServer, serve_command
-from magic_rl.engines.vllm.servers import Servers, Source
+from magic_rl.engines.vllm.servers import ServedVersion, Servers
 from magic_rl.errors import EngineError, MismatchError
 from magic_rl.text.renderer import Arrived
 from magic_rl.types import Adam, CrossEntropy, Datum, Message, Sample, SamplingParams, Tokens
@@ -50,7 +50,7 @@ class ServedPolicy:
         self._version: Version | None = None  # what the servers have of it; None: not as it is now
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
-        """See `Policy.sample` and `Source.sample`."""
+        """See `Policy.sample` and `ServedVersion.sample`."""
         return self.stream(prompts, n, params, rng_seed, lambda _place, _samples: None)
 
     def stream(
@@ -61,7 +61,7 @@ class ServedPolicy:
             return []
         if self._adapted and self._version is None:
             self._version = self._servers.publish(self.name, self._inner.snapshot(self.name).save)  # no optimiser
-        return Source(self._servers, self._version).sample(prompts, n, params, rng_seed, arrived)
+        return ServedVersion(self._servers, self._version).sample(prompts, n, params, rng_seed, arrived)
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
         """See `Policy.optim_step`."""
@@ -133,7 +133,7 @@ def compare(engine: LocalEngine, servers: Servers) -> float:
     gaps = []
     for replica in servers.replicas:
         plain, adapted = (
-            [sample for group in Source(servers, each, replica).sample(prompts, 4, _TRIAL, 0) for sample in group]
+            [row for group in ServedVersion(servers, each, replica).sample(prompts, 4, _TRIAL, 0) for row in group]
             for each in (None, version)
         )
         rounding = max(_see_base(replica, plain, engine), _NEAR[engine.dtype] / 4)

@@ -89,8 +89,8 @@ class Servers:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What is sampled from."""
+class ServedVersion:
+    """What the servers have of a policy, to sample from."""
 
     servers: Servers
     version: Version | None  # of a policy; None is the base model
