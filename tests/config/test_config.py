@@ -55,6 +55,7 @@ def test_presets_differ_in_what_their_names_say() -> None:
         ("seed=1", "seed: unknown key; did you mean rng_seed?"),
         ("game.turn=3", "game.turn: unknown key; did you mean game.turns?"),
         ("attacker.lora.rang=3", "attacker.lora.rang: unknown key; did you mean attacker.lora.rank"),
+        ("attacker.optimser.lr=1", "attacker.optimser: unknown key; did you mean attacker.optimiser"),
         ("learning.lr=1", "learning.lr: unknown key; did you mean attacker.optimiser.lr or "),
         ("judge.zzz=3", "judge.zzz: unknown key; known here: kind, endpoint, "),
         ("learning.group_size=1", "learning.group_size: 1: must be greater than or equal to 2"),

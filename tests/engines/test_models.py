@@ -233,6 +233,8 @@ def test_a_folder_that_is_no_model_is_told_what_it_lacks(
 def test_a_name_that_is_neither_folder_nor_hub_id_is_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"^model [^\n]*no such run or folder, and no hub id of the form owner/name$"):
         resolve_model(name)
+    with pytest.raises(UserError, match=r"^[^\n]*py: is a file, not the folder of a run or model$"):
+        resolve_model(__file__)
 
 
 def _hub_error(kind: type[Exception], message: str = "something\nelse") -> Exception:

@@ -42,6 +42,7 @@ def test_only_the_tools_that_are_asked_for_are_written(tmp_path: Path) -> None:
     ("url", "model", "only", "named"),
     [
         ("127.0.0.1:8000", "m", [], "127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/", "m", [], "add the path, such as /v1"),
         ('http://here/v1"\nstop: ["#"]', "m", [], "here"),
         (URL, 'm", "x', [], "serve it under a plainer name"),
         (URL, "m", ["garak", "hammer"], "hammer"),

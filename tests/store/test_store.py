@@ -86,8 +86,8 @@ def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_
     RunDirectory.create(tmp_path / "empty", "", {})
     before = contents(tmp_path)
     (tmp_path / "file").write_bytes(b"")
-    for taken in ("empty", "file"):
-        with pytest.raises(StoreError, match="already exists"):
+    for taken, why in (("empty", "already exists$"), ("file", "already exists, and holds no run")):
+        with pytest.raises(StoreError, match=why):
             RunDirectory.create(tmp_path / taken, "other", {})
     assert contents(tmp_path) == {**before, "file": b""}
 

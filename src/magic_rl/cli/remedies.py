@@ -10,6 +10,7 @@ REMEDIES = {
     "take another's attacker": "take that of another run with --attacker-from OTHER_RUN",
     "resume": "`magic-rl resume {run}` continues training",
     "resume or elsewhere": "continue with `magic-rl resume {run}`, or choose another directory",
+    "elsewhere": "choose another directory",
     "fewer processes": "lower engine.processes",
     "do not recompute": "leave engine.recompute_above out",
     "lessons of your own": "give defender.sft.examples of your own, or set defender.sft.steps to 0",

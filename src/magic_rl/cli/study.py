@@ -88,8 +88,9 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     names = [name.strip() for name in presets.split(",")]
     if unknown := [name for name in names if name not in PRESETS]:
         raise UserError(f"--presets: {unknown[0]!r} is none of {', '.join(PRESETS)}")
-    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
-        raise UserError(f"--rng-seeds {seeds}: expected whole numbers with commas between them, for example 0,1,2")
+    numbers = [seed.strip() for seed in seeds.split(",")]
+    if not all(map(str.isdecimal, numbers)) or len(set(map(int, numbers))) < len(numbers):
+        raise UserError(f"--rng-seeds {seeds!r}: expected different whole numbers, 0 or more, for example 0,1,2")
     for key in ("preset", "rng_seed"):
         if any(item.partition("=")[0].strip() == key for item in overrides):
             raise UserError(f"--set {key}: a study has several; use --{key.replace('_', '-')}s")
@@ -97,7 +98,7 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     return {
         (preset, int(seed)): load_config(path, [*overrides, f"rng_seed={int(seed)}"], preset, wins="preset")
         for preset in (preset for name in names for preset in PRESETS if preset == name)
-        for seed in seeds.split(",")
+        for seed in numbers
     }
 
 
@@ -124,7 +125,7 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
             slots=slots(next(iter(configs.values())), jobs),
         )
         side_by_side = min(len(work.slots), len(runs))
-        typer.echo(f"{len(runs)} runs, {side_by_side} at a time; what they write is in {work.logs}", err=True)
+        typer.echo(f"runs: {len(runs)}, {side_by_side} at a time; what they write is in {work.logs}", err=True)
         with StudyView(len(runs)) as view:
             return run_all(runs, work, view)
 

@@ -48,7 +48,7 @@ def resume(run: Run, overrides: Overrides = None) -> None:
     """Continue a run that was interrupted or killed. It arrives at the same numbers as an unbroken run.
 
     With --set you can change how players sample and step, the judge, the engine and what is measured from here on.
-    Seeds, prompts and models must stay the same.
+    Seeds, prompts and models may lie elsewhere by now, but must be the same ones.
 
     Examples:
 

@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -227,12 +227,14 @@ def _suggestion(path: str) -> str:
         ratios = [SequenceMatcher(None, *pair).ratio() for pair in ((name, its_name), (section, its_section))]
         return ratios[0] + ratios[1] / 2
 
-    scores = {known: likeness(known) for known in paths(Config)}
+    settings = list(paths(Config))
+    sections = {known.rpartition(".")[0] for known in settings}
+    scores = {known: likeness(known) for known in (*settings, *get_close_matches(path, sections, 1, 0.8))}
     best = sorted(scores, key=lambda known: -scores[known])[:3]
     if near := [known for known in best if scores[known] >= max(0.95, scores[best[0]] - 0.3)]:
         return f"did you mean {' or '.join(near)}?"
     inside = f"{section}." if section else ""
-    known = {path.removeprefix(inside).partition(".")[0]: None for path in scores if path.startswith(inside)}
+    known = {path.removeprefix(inside).partition(".")[0]: None for path in settings if path.startswith(inside)}
     return f"known here: {', '.join(known or Config.model_fields)}"
 
 

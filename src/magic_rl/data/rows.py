@@ -65,7 +65,7 @@ def read_file(path: Path, choose: ChooseColumns = every_column) -> Iterator[Row]
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         state = "is of another kind; convert it to" if path.exists() else "no such file; give"
-        raise DataError(f"{path}: {state} one of {', '.join(SUFFIXES)} (tab-separated)")
+        raise DataError(f"{path}: {state} one of {', '.join(SUFFIXES)}")
     if suffix == ".parquet":
         import pyarrow.parquet  # heavy, and only this format needs it
 

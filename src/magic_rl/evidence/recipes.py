@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from magic_rl.errors import UserError
 
@@ -37,6 +38,8 @@ def write_recipes(url: str, out: Path, model: str, only: Collection[str] = ()) -
         raise UserError(f"{unknown[0]}: no recipe for it; there are {', '.join(TOOLS)}")
     if not _ADDRESS.fullmatch(url):
         raise UserError(f"{url!r}: no address of an endpoint, such as http://127.0.0.1:8000/v1")
+    if not urlsplit(url).path.strip("/"):
+        raise UserError(f"{url!r}: ends at the host, where no tool finds /chat/completions; add the path, such as /v1")
     if not _NAME.fullmatch(model):
         raise UserError(f"model {model!r}: has signs that no config takes; serve it under a plainer name")
     folders = {tool: out / tool for tool in TOOLS if tool in (only or TOOLS)}

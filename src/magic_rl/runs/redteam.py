@@ -233,8 +233,8 @@ class Attackers:
         """
         attacks = [self.attack(name) for name in names]
         seeds = self.seeds()
-        self._announce(attacks, seeds)
         target = self.target()
+        self._announce(attacks, seeds)
         log = Log(target, self._folder, self._note)
         rows: dict[str, AttackRow] = {}
         for attack in attacks:
@@ -267,8 +267,8 @@ class Attackers:
         else:
             attack = self.trained(self._config.game.turns, "trained attacker")
             seeds = self.seeds()
-        self._announce([attack], seeds)
         log, stopped = Log(self.target(), self._folder, self._note), None
+        self._announce([attack], seeds)
         try:
             play(log, attack, seeds, self._budget(attack), exhaustive=True)
         except ChatError as error:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from magic_rl.config import Config, dump_config, load_config
-from magic_rl.errors import DegenerateError, EngineError, StoreError
+from magic_rl.errors import DegenerateError, EngineError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
@@ -31,7 +31,7 @@ from magic_rl.runs.inputs import compare, compare_settings, digests, record_sett
 from magic_rl.runs.interrupt import Interrupt
 from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
 from magic_rl.runs.tracking import require, tracked
-from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory
+from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory, refuse_taken
 from magic_rl.types import Episode, Exchange, Role
 from magic_rl.view import NOBODY, Count, View, counting
 
@@ -72,8 +72,7 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
         UserError: For a directory that exists, or models, seeds or prompts that cannot be used; nothing has
             been written then.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise StoreError(f"{directory}: already exists", "resume or elsewhere", run=directory)
+    refuse_taken(directory)
     require(config)
     setup = prepare(config, view.note, brought=brought)
     checked = preflight(setup)

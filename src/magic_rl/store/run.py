@@ -53,6 +53,14 @@ class SupportsSave(Protocol):
         """Write everything the policy is into an existing empty directory."""
 
 
+def refuse_taken(path: Path) -> None:
+    """Raises: StoreError: If there is something that a new run would be written over."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if (path / "config.toml").is_file():
+            raise StoreError(f"{path}: already exists", "resume or elsewhere", run=path)
+        raise StoreError(f"{path}: already exists, and holds no run", "elsewhere")
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A verified checkpoint."""
@@ -112,8 +120,7 @@ class RunDirectory:
         run = cls(path, keep=keep)
         target = path.resolve()
         with atomic.writing(path):
-            if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise StoreError(f"{path}: already exists", "resume or elsewhere", run=path)
+            refuse_taken(path)
             if target == Path.cwd():  # renaming over it would leave the user's shell in a deleted directory
                 raise StoreError(f"{path}: is the current directory; name a new directory for the run")
             atomic.clean(target.parent, target.name)

@@ -76,6 +76,8 @@ def resolve_model(
     folder = user_path(name)
     if folder.is_dir():
         return _checked(folder, weights)
+    if folder.is_file():
+        raise UserError(f"{name}: is a file, not the folder of a run or model")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"model {name!r}: no such run or folder, and no hub id of the form owner/name")
     first, last = name.split("/")
