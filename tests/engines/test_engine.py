@@ -310,7 +310,7 @@ def whole_products(x: torch.Tensor, layer: torch.nn.Linear, down: torch.Tensor, 
 def test_layers_that_are_read_give_the_same_products(
     rows: int, dtype: torch.dtype, tolerance: float, bias: bool, blocked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever order they are asked in, and if they are given inputs of their own after all."""
+    """In any order, and if they are given inputs of their own after all."""
     if not blocked:
         monkeypatch.setattr(inference, "_blocked", lambda _: False)
     layers = [torch.nn.Linear(96, width, bias, dtype=dtype).requires_grad_(False) for width in (160, 32, 64)]

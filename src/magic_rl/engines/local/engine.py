@@ -256,7 +256,7 @@ def given_alike(model: nn.Module) -> list[list[PeftLinear]]:
             base, alike = module.get_base_layer(), next((names for names in _GIVEN_ALIKE if own in names), (own,))
             if module.r[_SLOT] * (len(alike) - 1) > base.in_features / 16:
                 alike = (own,)
-            groups[parent, alike, base.in_features, base.bias is None].append(module)
+            groups[parent, alike, base.in_features, base.weight.dtype, base.bias is None].append(module)
     return list(groups.values())
 
 

@@ -62,7 +62,7 @@ class _Joined:
         weight, self._inner = torch.cat(list(weights)), None
         if adapters:
             self._inner = _product(torch.cat([down for down, _ in adapters]), None)
-            ups: Tensor = torch.block_diag(*(up for _, up in adapters))  # type: ignore[no-untyped-call]  # as torch has it
+            ups: Tensor = torch.block_diag(*(up for _, up in adapters))  # type: ignore[no-untyped-call]  # torch did not
             weight = torch.cat((weight, ups), 1)
         given = [bias for bias in biases if bias is not None]
         self._product = _product(weight, torch.cat(given) if given else None)

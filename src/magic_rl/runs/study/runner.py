@@ -72,7 +72,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
 
 @dataclass(slots=True, eq=False)
 class _Runner:
-    """The state of `run_all`. Whatever takes time yields, so that others get their turn, and is looked at again."""
+    """The state of `run_all`. What takes time yields, so that others get their turn, and is looked at again."""
 
     work: Work
     view: View
