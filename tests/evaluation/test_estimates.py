@@ -111,6 +111,51 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.92 <= covered / 400 <= 0.99
 
 
+def test_attacks_that_end_alike_on_a_seed_tell_no_more_than_one() -> None:
+    for table in [(20, 12, 4, 24), (0, 3, 0, 17), (5, 0, 0, 15), (0, 20, 0, 0)]:
+        before, after = outcomes(*table)
+        seeds = [str(place) for place in range(len(before))]
+        once = paired_change(before, after, seeds)
+        often = paired_change(before * 8, after * 8, seeds * 8)
+        assert (*bounds(often), often.n, often.p_value) == pytest.approx((*bounds(once), once.n, once.p_value))
+        assert bounds(rate_of(before * 8, seeds * 8)) == pytest.approx(bounds(rate_of(before)))
+        assert bounds(once) == pytest.approx(bounds(paired_change(before, after)))
+
+
+def test_with_many_seeds_a_change_has_the_cluster_robust_interval() -> None:
+    rng = np.random.default_rng(4)
+    chances, attacks = rng.beta(0.6, 0.9, 3000), rng.integers(1, 8, 3000)
+    seeds = [str(place) for place in np.repeat(np.arange(3000), attacks)]
+    before = rng.random(len(seeds)) < np.repeat(chances, attacks)
+    after = rng.random(len(seeds)) < np.repeat(0.5 * chances**2, attacks)
+    found = paired_change(before.tolist(), after.tolist(), seeds)
+    moved = np.bincount(np.repeat(np.arange(3000), attacks), after.astype(float) - before)
+    error = math.sqrt(float(((moved - found.value * attacks) ** 2).sum())) / attacks.sum()
+    assert found.value == pytest.approx(moved.sum() / attacks.sum())
+    assert (found.value - found.low, found.high - found.value) == pytest.approx((1.96 * error,) * 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "attacks", "start", "end"), [(12, 4, 0.4, 0.1), (30, 4, 0.1, 0.03), (60, 16, 0.3, 0.3)]
+)
+def test_a_change_covers_the_truth_with_several_attacks_per_seed(
+    seeds: int, attacks: int, start: float, end: float
+) -> None:
+    rng = np.random.default_rng(5)
+    names = [str(place) for place in range(seeds) for _ in range(attacks)]
+    covered = naive = 0
+    for _ in range(400):
+        easy = rng.random(seeds)  # how easily a seed is broken, before and, mostly, after
+        later = np.where(rng.random(seeds) < 0.7, easy, rng.random(seeds))
+        chances = [stats.beta.ppf(of, p / 2, (1 - p) / 2)[:, None] for of, p in ((easy, start), (later, end))]
+        before, after = ((rng.random((seeds, attacks)) < chance).ravel().tolist() for chance in chances)
+        found, flat = paired_change(before, after, names), paired_change(before, after)
+        covered += found.low <= end - start <= found.high
+        naive += flat.low <= end - start <= flat.high
+    assert covered / 400 >= 0.92
+    assert naive / 400 < 0.9  # as if every attack were an observation of its own
+
+
 @pytest.mark.parametrize(
     ("one", "other", "low", "high"),
     [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from magic_rl.evaluation.estimates import bootstrapped_change, clustered_rate, rate
+from magic_rl.evaluation.estimates import clustered_rate, rate
 from magic_rl.evidence.items import Item, Judged, read_items
 from magic_rl.evidence.summary import ALL, compared, exceeded, summary
 from magic_rl.store.atomic import write_rows
@@ -78,17 +79,16 @@ def test_two_models_are_paired_on_the_items_that_both_answered() -> None:
     assert change.change.n == 7
     assert change.change.value == pytest.approx(-4 / 7)
     assert change.change.p_value == pytest.approx(2 * (1 + 6) / 2**6)  # binomial: at most 1 of 6 changed for the worse
-    assert change.clustered.low < -4 / 7 < change.clustered.high
+    assert change.change.low < -4 / 7 < change.change.high
 
 
-def test_a_bootstrap_draws_seeds_with_all_their_attacks() -> None:
-    before, after = [True, False] * 20, [False, False] * 20
-    apart = bootstrapped_change(before, after, [str(i) for i in range(40)])
-    alike = bootstrapped_change([True] * 20 + [False] * 20, [False] * 40, ["one"] * 20 + ["other"] * 20)
-    assert apart.value == alike.value == -0.5
-    assert (alike.low, alike.high) == (-1.0, 0.0)
-    assert -0.7 < apart.low < -0.5 < apart.high < -0.3
-    assert bootstrapped_change([None], [True], ["one"]).n == 0
+def test_two_models_are_compared_seed_by_seed_where_attacks_share_one() -> None:
+    before, after = items([HARM] * 20 + [SAFE] * 20), items([SAFE] * 40)
+    alike = [[replace(each, seed_id=each.id[-1]) for each in of] for of in (before, after)]
+    (apart,), (together,) = compared(after, before), compared(alike[1], alike[0])
+    assert apart.change.value == together.change.value == -0.5
+    assert (apart.change.n, together.change.n) == (40, 10)
+    assert together.change.high - together.change.low > apart.change.high - apart.change.low
 
 
 def test_a_limit_is_passed_only_by_a_rate_that_is_known_and_below() -> None:

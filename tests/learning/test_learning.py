@@ -84,6 +84,10 @@ def test_metrics_leave_masked_episodes_out_and_count_them() -> None:
     assert outcome_metrics([outcome(2, masked=True)])["asr"] is None
 
 
+def test_a_safe_reply_that_its_quality_or_length_costs_dear_is_still_safe() -> None:
+    assert outcome_metrics([outcome(2, reward=-0.5)])["safe_rate"] == 1.0
+
+
 def test_the_format_rate_counts_only_what_the_attacker_wrote() -> None:
     whole = outcome(2)
     (turn,) = whole.episode.turns

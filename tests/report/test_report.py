@@ -128,7 +128,7 @@ def test_an_unfinished_run_has_a_report_that_says_so(begun: RunDirectory) -> Non
 
 def test_the_length_and_helpfulness_of_replies_are_stated_for_each_defender(run: RunDirectory) -> None:
     text = write_report(run).read_text().replace("&nbsp;", " ")
-    assert "<strong>10.0</strong> <small>7.7 to 12.3, n = 3</small>" in text
+    assert "<strong>10.0</strong> <small>5.0 to 15.0, n = 3</small>" in text
     assert "<strong>0.62</strong>" in text
     assert text.count("not scored by this judge") == 3
 

@@ -17,7 +17,7 @@ from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
 from magic_rl.rng import derive
-from magic_rl.types import Episode, Exchange, Sample, Verdict
+from magic_rl.types import Episode, Exchange, Label, Sample, Verdict
 
 SCORED = 64  # replies of a defender whose fluency is measured
 
@@ -53,6 +53,11 @@ class Cell:
         return [bool(episode.turns[-1].reply_thinking) for episode, _ in (*self.harmful, *self.benign)]
 
     @property
+    def seeds(self) -> dict[Label, list[str]]:
+        """For every attack on a seed of a label, the seed's id."""
+        return {"harmful": [e.seed.id for e, _ in self.harmful], "benign": [e.seed.id for e, _ in self.benign]}
+
+    @property
     def escaped(self) -> list[bool | None]:
         """For each attack on a harmful seed, whether the reply was not safe; None where the judge abstained."""
         return _known(self.harmful, lambda verdict: verdict.safety != "safe")
@@ -77,12 +82,12 @@ class Cell:
     @property
     def asr(self) -> Estimate:
         """Share of attacks on harmful seeds that escaped."""
-        return rate_of(self.escaped)
+        return rate_of(self.escaped, self.seeds["harmful"])
 
     @property
     def compliance(self) -> Estimate:
         """Share of attacks on benign seeds that were answered."""
-        return rate_of(self.answered)
+        return rate_of(self.answered, self.seeds["benign"])
 
     @property
     def j(self) -> Estimate:

@@ -110,7 +110,7 @@ def agreement_with_people(labels: Sequence[Classes], answers: Sequence[Classes |
 
     Returns:
         `same classes`: share of examples with exactly the labelled ones; precision, recall and F1 over all pairs of an
-        example and a class, with `answered`, the share of pairs with an answer.
+        example and a class; `answered`, the share of examples with an answer.
     """
     pairs = [
         (name in label, None if answer is None else name in answer)
@@ -119,4 +119,5 @@ def agreement_with_people(labels: Sequence[Classes], answers: Sequence[Classes |
     ]
     rates = Agreement.of([label for label, _ in pairs], [answer for _, answer in pairs]).rates()
     same = rate_of(None if answer is None else answer == label for label, answer in zip(labels, answers, strict=True))
-    return {"same classes": same, **{name: rates[name] for name in ("precision", "recall", "F1", "answered")}}
+    answered = rate_of(answer is not None for answer in answers)
+    return {"same classes": same, **{n: rates[n] for n in ("precision", "recall", "F1")}, "answered": answered}

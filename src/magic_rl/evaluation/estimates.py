@@ -8,18 +8,19 @@ seed they are alike, so a number is first computed seed by seed and each seed co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from typing import TypeVar
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
 NORMAL = float(norm.ppf(0.975))
-_BOOTSTRAPS = 4000
-# Items that changed, all in one direction, by which the exact test tells a change from chance: 2 / 2^6 < 0.05.
+# Seeds that changed, all in one direction, by which the exact test tells a change from chance: 2 / 2^6 < 0.05.
 FEWEST = 6
 
+_Item = TypeVar("_Item")
 Count = tuple[int, int]  # of one seed: attacks that succeeded, attacks that were judged
 
 
@@ -54,17 +55,24 @@ def rate(hits: int, n: int) -> Estimate:
     return Estimate(hits / n, *wilson(hits / n, n), n) if n else Estimate(0.0, 0.0, 1.0, 0)
 
 
-def rate_of(outcomes: Iterable[bool | None]) -> Estimate:
-    """How often an outcome is true, of those that are known."""
+def rate_of(outcomes: Iterable[bool | None], seeds: Iterable[str] | None = None) -> Estimate:
+    """How often an outcome is true, of those that are known.
+
+    Args:
+        seeds: The seed of each, where several are of one seed: the interval is then that of `clustered_rate`.
+    """
+    if seeds is not None:
+        counts = [(sum(known), len(known)) for known in _of_seeds(outcomes, seeds)]
+        return clustered_rate(counts)
     known = [bool(outcome) for outcome in outcomes if outcome is not None]
     return rate(sum(known), len(known))
 
 
 def mean(values: Sequence[float]) -> Estimate | None:
-    """The mean with its normal interval, from the standard error; None for fewer than two values."""
+    """The mean with Student's interval, from the standard error; None for fewer than two values."""
     if len(values) < 2:
         return None
-    middle, half = fmean(values), 1.96 * stdev(values) / math.sqrt(len(values))
+    middle, half = fmean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Estimate(middle, middle - half, middle + half, len(values))
 
 
@@ -101,28 +109,46 @@ def difference(one: Estimate, other: Estimate, correlation: float = 0.0) -> Esti
     return Estimate(value, low, value + joined(one.high - one.value, other.value - other.low), n)
 
 
-def paired_change(before: Sequence[bool | None], after: Sequence[bool | None]) -> Estimate:
+def paired_change(
+    before: Sequence[bool | None], after: Sequence[bool | None], seeds: Sequence[str] | None = None
+) -> Estimate:
     """How much a rate changed over the same items, of those whose outcome is known both times.
 
-    The interval is Newcombe's for paired proportions (1998, Statistics in Medicine 17:2635–2650, method 10). The test
-    is McNemar's, conditional and exact: a binomial test on the items that changed. Where fewer than `FEWEST` changed it
-    cannot tell a change from chance and Newcombe's interval may, so that is widened by the exact one of that test
-    (Clopper and Pearson 1934, of the share of changes that are gains).
+    The interval is Newcombe's for paired proportions (1998, Statistics in Medicine 17:2635–2650, method 10), of rates
+    clustered by seed and joined by the correlation of what the two rates make of each seed. The test is exact: of the
+    seeds whose items changed more often one way than the other, as many each way as chance would have it (with one
+    item per seed McNemar's). Where fewer than `FEWEST` changed it cannot tell a change from chance and Newcombe's
+    interval may, so that is widened by the exact one of that test (Clopper and Pearson 1934, of the share of changes
+    that are gains).
+
+    Args:
+        before: Outcome of each item.
+        after: The same items in the same order.
+        seeds: The seed of each; None: no two items share one.
+
+    Returns:
+        The change in share of items, `n` being the number of seeds.
 
     Raises:
-        ValueError: If the two differ in length.
+        ValueError: If lengths differ.
     """
-    pairs = [(bool(b), bool(a)) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
-    old, new = [b for b, _ in pairs], [a for _, a in pairs]
-    found = difference(rate_of(new), rate_of(old), _correlation(new, old))
-    changed = [a for b, a in pairs if a != b]
-    if not changed:
+    known = [None if None in pair else pair for pair in zip(before, after, strict=True)]
+    groups = list(_of_seeds(known, seeds if seeds is not None else range(len(known))))
+    counts = [(sum(bool(b) for b, _ in of), sum(bool(a) for _, a in of), len(of)) for of in groups]
+    old, new = (clustered_rate([(each[side], each[2]) for each in counts]) for side in (0, 1))
+    # What a seed adds to the error of either rate, in units of a seed with as many items as others have on average.
+    parts = [
+        [(each[side] - of.value * each[2]) * len(counts) / of.n for each in counts] for side, of in ((0, old), (1, new))
+    ]
+    found = replace(difference(new, old, _correlation(*parts)), n=len(counts))
+    moved = [a - b for b, a, _ in counts if a != b]
+    if not moved:
         return replace(found, p_value=1.0)
-    test = binomtest(sum(changed), len(changed))
+    test = binomtest(sum(move > 0 for move in moved), len(moved))
     found = replace(found, p_value=float(test.pvalue))
-    if len(changed) >= FEWEST:
+    if len(moved) >= FEWEST:
         return found
-    gains, share = test.proportion_ci(), len(changed) / found.n
+    gains, share = test.proportion_ci(), sum(map(abs, moved)) / new.n
     low, high = (share * (2 * bound - 1) for bound in (gains.low, gains.high))
     return replace(found, low=min(found.low, low), high=max(found.high, high))
 
@@ -193,34 +219,6 @@ def clustered_size(counts: Sequence[tuple[float, int]]) -> float:
     return float(n if 0 < p < 1 else len(counts))
 
 
-def bootstrapped_change(before: Sequence[bool | None], after: Sequence[bool | None], seeds: Sequence[str]) -> Estimate:
-    """How much a rate changed over the same items, by a paired bootstrap that draws seeds with all their items.
-
-    Args:
-        before: Outcome of each item, None where it is not known; such an item is left out.
-        after: The same items in the same order.
-        seeds: The seed of each item.
-
-    Returns:
-        The change with its 95 % percentile interval (Efron and Tibshirani 1993, ch. 13); the draws are always the same.
-
-    Raises:
-        ValueError: If lengths differ.
-    """
-    sums: dict[str, list[int]] = {}
-    for b, a, seed in zip(before, after, seeds, strict=True):
-        if b is not None and a is not None:
-            change = sums.setdefault(seed, [0, 0])
-            change[0] += a - b
-            change[1] += 1
-    if not sums:
-        return Estimate(0.0, -1.0, 1.0, 0)
-    moved, items = np.array(list(sums.values()), dtype=float).T
-    drawn = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), _BOOTSTRAPS)
-    low, high = np.quantile((drawn @ moved) / (drawn @ items), (0.025, 0.975))
-    return Estimate(float(moved.sum() / items.sum()), float(low), float(high), int(items.sum()))
-
-
 def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> Estimate | None:
     """`one` / `other`, both means over the same seeds.
 
@@ -255,6 +253,15 @@ def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> 
     high = (a + math.sqrt(max(0.0, a * a - c * d))) / d
     value = top.value / bottom.value
     return Estimate(value, min(low, value), max(high, value), top.n)
+
+
+def _of_seeds(items: Iterable[_Item | None], seeds: Iterable[Hashable]) -> Iterable[list[_Item]]:
+    """What is known of each seed's items, of the seeds of which something is."""
+    found: dict[Hashable, list[_Item]] = {}
+    for item, seed in zip(items, seeds, strict=True):
+        if item is not None:
+            found.setdefault(seed, []).append(item)
+    return found.values()
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ from magic_rl.evaluation.result import (
     Replies,
     Turn,
 )
-from magic_rl.types import Episode
+from magic_rl.types import Episode, Label
 
 _KEPT = 50  # failures of a label under one attacker
 _RATES: tuple[Measure, ...] = ("asr", "compliance")
@@ -54,9 +54,13 @@ def table(cells: Compared) -> dict[Measure, Grid[Estimate]]:
 
 def changes(cells: Compared) -> dict[Measure, dict[Attacker, Estimate]]:
     """After − before, paired attack by attack. Compliance and ASR are of different seeds, so J's parts add up."""
+
+    def change(name: Attacker, outcomes: Callable[[Cell], Sequence[bool | None]], label: Label) -> Estimate:
+        return paired_change(outcomes(before[name]), outcomes(after[name]), after[name].seeds[label])
+
     before, after = list(cells.values())[-2:]
-    asr = {name: paired_change(before[name].escaped, after[name].escaped) for name in before}
-    compliance = {name: paired_change(before[name].answered, after[name].answered) for name in before}
+    asr = {name: change(name, lambda cell: cell.escaped, "harmful") for name in before}
+    compliance = {name: change(name, lambda cell: cell.answered, "benign") for name in before}
     return {"asr": asr, "compliance": compliance, "j": {n: difference(compliance[n], asr[n]) for n in before}}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from magic_rl.evaluation.estimates import Estimate, bootstrapped_change, clustered_rate, paired_change
+from magic_rl.evaluation.estimates import Estimate, clustered_rate, paired_change
 from magic_rl.evidence.counting import Measure, Rule, our_measure, ours
 from magic_rl.evidence.items import Item, by_seed
 from magic_rl.evidence.sets import BENCHMARKS, Suite
@@ -46,9 +46,7 @@ class Change:
 
     set: str
     label: Label
-    change: Estimate  # in share of items, with Newcombe's interval and McNemar's exact p, as if items were independent
-    # The same by a paired bootstrap over seeds: the interval to trust where several attacks share a seed.
-    clustered: Estimate
+    change: Estimate  # in share of items; items that share a seed are not taken for independent
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +90,7 @@ def compared(items: Sequence[Item], others: Sequence[Item]) -> list[Change]:
     for name, label in dict.fromkeys((item.set, item.label) for _, item in pairs):
         both = [(b, a) for b, a in pairs if (a.set, a.label) == (name, label)]
         old, new = [outcome(b) for b, _ in both], [outcome(a) for _, a in both]
-        clustered = bootstrapped_change(old, new, [a.seed_id for _, a in both])
-        found.append(Change(name, label, paired_change(old, new), clustered))
+        found.append(Change(name, label, paired_change(old, new, [a.seed_id for _, a in both])))
     return found
 
 

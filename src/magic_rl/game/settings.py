@@ -17,7 +17,8 @@ class RewardConfig(Node):
     format: NonNegativeFloat = Field(0.5, description="r_fmt: +/- on the attacker's output format")
     label: NonNegativeFloat = Field(0.0, description="r_label: +/- when the attack keeps the seed's label; 0 is off")
     quality: NonNegativeFloat = Field(
-        0.0, description="r_quality: the defender's, -/+ on benign seeds as the judge finds the reply useless / helpful"
+        0.0,
+        description="r_quality: the defender's, -/+ on benign requests as the judge finds the reply useless / helpful",
     )
     length: NonNegativeFloat = Field(0.0, description="r_length: the most that the defender loses for a long reply")
     length_free_tokens: PositiveInt = Field(

@@ -31,11 +31,10 @@ def benchmark_table(result: Result, width: int = 100) -> str:
     table = laid_out([head, *map(_cells, result.lines)], width)
     parts = [f"{result.model}, judged by {result.judge}", table, "", *textwrap.wrap(_ABOUT, width)]
     if result.changes:
-        lines = [("set", "change, points", "by seed (bootstrap)", "p (McNemar)", "n")]
+        lines = [("set", "change, points", "p", "seeds")]
         for one in result.changes:
             p_value = DASH if one.change.p_value is None else f"{one.change.p_value:.2g}"
-            changes = (shown(one.change, "change"), shown(one.clustered, "change"))
-            lines.append((f"{one.set} {one.label}", *changes, p_value, str(one.change.n)))
+            lines.append((f"{one.set} {one.label}", shown(one.change, "change"), p_value, str(one.change.n)))
         parts += [f"\nagainst {result.against}, the same items", laid_out(lines, width)]
     return "\n".join(parts)
 

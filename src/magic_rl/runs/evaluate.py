@@ -274,15 +274,19 @@ def _numbers(playing: _Playing, played: _Played, cells: Compared, held_out: Held
 
 
 def _well_formed(board: Board) -> Estimate:
-    return rate_of(episode.turns[0].well_formed for episode in board[1])
+    return rate_of([episode.turns[0].well_formed for episode in board[1]], _seeds(board))
+
+
+def _seeds(board: Board) -> list[str]:
+    return [episode.seed.id for episode in board[1]]
 
 
 def _rewrites(board: Board, cell: Cell) -> dict[Rate, Estimate]:
     """What an attacker's first outputs are like, and whether the attacks kept what the seeds ask."""
     rates: dict[Rate, Estimate] = {
         "well_formed": _well_formed(board),
-        "on_topic": rate_of(cell.on_topic),
-        "cut_off": rate_of(episode.cut_off == "attacker" for episode in board[1]),
+        "on_topic": rate_of(cell.on_topic, cell.seeds["harmful"]),
+        "cut_off": rate_of([episode.cut_off == "attacker" for episode in board[1]], _seeds(board)),
     }
     return {name: found for name, found in rates.items() if found.n}
 
