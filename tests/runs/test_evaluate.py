@@ -19,7 +19,7 @@ from magic_rl.cli.main import app
 from magic_rl.config import Config, load_config
 from magic_rl.data.split import Split
 from magic_rl.errors import UserError
-from magic_rl.evaluation.estimates import rate_of
+from magic_rl.evaluation.estimates import Estimate, rate_of
 from magic_rl.evaluation.result import Evaluation, current_evaluation
 from magic_rl.evidence.items import ITEMS_FILE, Item, read_items
 from magic_rl.report.page import write_report
@@ -92,12 +92,11 @@ def of_other(run: RunDirectory, instead: Instead) -> tuple[Evaluation, Path]:
     return found, subject.out.path
 
 
-def escaped(items: list[Item], model: str, method: str) -> Iterator[bool | None]:
-    """What came of the attacks on harmful seeds."""
-    for item in items:
-        verdict = item.verdicts[0].verdict
-        if (item.model, item.method, item.label) == (model, method, "harmful"):
-            yield None if verdict.abstained else verdict.safety != "safe"
+def escaped(items: list[Item], model: str, method: str) -> Estimate:
+    """What came of the attacks on harmful seeds, of which several share a seed."""
+    of = [item for item in items if (item.model, item.method, item.label) == (model, method, "harmful")]
+    verdicts = [item.verdicts[0].verdict for item in of]
+    return rate_of((None if v.abstained else v.safety != "safe" for v in verdicts), (item.seed_id for item in of))
 
 
 def test_every_exchange_is_kept_and_counts_up_to_the_table(trained: RunDirectory) -> None:
@@ -114,7 +113,7 @@ def test_every_exchange_is_kept_and_counts_up_to_the_table(trained: RunDirectory
     }
     for who, model in columns.items():
         for attacker, method in rows.items():
-            assert table[who][attacker] == rate_of(escaped(items, model, method))  # type: ignore[index]  # their keys
+            assert table[who][attacker] == escaped(items, model, method)  # type: ignore[index]  # their keys
     assert len({(item.model, item.id) for item in items}) == len(items)
     # 16 attacks by each of three attackers and 8 seeds, on three defenders and, without the middle one, the untouched.
     assert len(items) == 3 * (3 * 16 + 8) + (2 * 16 + 8)
