@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,22 @@ def test_source_files_that_a_page_names_exist(page: Path) -> None:
     places = (ROOT, ROOT / "src" / "magic_rl", ROOT / "src" / "magic_rl" / "engines")
     missing = {name for name in named if "/" in name and not any((place / name).exists() for place in places)}
     assert missing - RUN_FOLDERS == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_targets_extras_scripts_and_headings_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code = " ".join(re.findall(r"```.*?```|`[^`]+`", text, re.S))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {extra for named in re.findall(r"magic-rl\[([\w,]+)\]", text) for extra in named.split(",")}
+    assert extras <= set(project["optional-dependencies"])
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"\bmake ([a-z-]+)", code)) <= {*targets}
+    assert [script for script in re.findall(r"python ([\w/]+\.py)", code) if not (ROOT / script).is_file()] == []
+    for target, heading in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        linked = (page.parent / target if target else page).read_text(encoding="utf-8")
+        titles = re.findall(r"^#+ (.*)$", _FENCE.sub("", linked), re.M)
+        assert heading in {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title).lower()) for title in titles}
 
 
 @pytest.mark.parametrize("name", ["demo", "presets", "unseen/xstest"])

@@ -213,7 +213,8 @@ def rates_are_those_of_outcomes(folder: Path) -> None:
             for attacker, number in row.items():
                 seeds = found[who][attacker]
                 assert {len(seed) for seed in seeds} == {1 if attacker == "vanilla" else 2}
-                assert rate_of(outcome for seed in seeds for outcome in seed) == number
+                of = [(outcome, str(place)) for place, seed in enumerate(seeds) for outcome in seed]
+                assert rate_of(*zip(*of, strict=True)) == number
 
 
 def progress(folder: Path) -> list[tuple[str, int]]:
