@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from magic_rl.data.split import evenly
-from magic_rl.evaluation.estimates import Estimate, rate, rate_of
+from magic_rl.evaluation.estimates import Estimate, paired_change, rate, rate_of
 from magic_rl.evaluation.result import DEFENDERS, Attacker, Defender, Replies
 from magic_rl.evaluation.summary import by_category, changes, compared_attackers, failures, outcomes, table
 from magic_rl.evaluation.verdict import verdict
@@ -77,6 +77,22 @@ def test_no_verdict_calls_a_defender_hardened_that_is_less_safe_anywhere() -> No
         assert hardened == (asr[1] == asr[2] == DOWN and asr[0] != UP)
         assert not hardened or (": " in said and ("less helpful" in said) == (DOWN in compliance))
         assert said.count(".") == 1
+
+
+def test_where_nothing_changed_the_verdict_seldom_says_hardened() -> None:
+    rng, said = np.random.default_rng(6), []
+    for _ in range(500):
+        changed: list[list[Change]] = [[], []]
+        for of, chance in zip(changed, (0.3, 0.7), strict=True):
+            seeds = rng.beta(2 * chance, 2 * (1 - chance), 120)
+            for _attacker in ALL:
+                found = paired_change(*((rng.random(120) < seeds).tolist() for _ in range(2)))
+                of.append((found.value, found.low, found.high))
+        said.append(judged(tuple(changed[0]), tuple(changed[1])).partition(":")[0])
+    # As docs/numbers.md says.
+    assert said.count("Hardened") <= 5
+    assert 25 <= sum(each.startswith("Partly hardened") for each in said) <= 60
+    assert 80 <= len(said) - said.count("No difference that these seeds can show") <= 130
 
 
 def test_an_interval_that_touches_zero_shows_nothing() -> None:

@@ -106,7 +106,7 @@ def corrected(observed: Estimate, size: float, measured: Agreement) -> Estimate:
     return Estimate(value, max(0.0, min(value, low)), min(1.0, max(value, high)), observed.n)
 
 
-def cohens_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> Estimate:
+def cohens_kappa(one: Sequence[Hashable], other: Sequence[Hashable], seeds: Sequence[str] | None = None) -> Estimate:
     """Agreement of two raters beyond chance (Cohen 1960), in −1…1: (p_o − p_e) / (1 − p_e).
 
     The interval carries Wilson's bounds of the observed agreement p_o over, with the agreement by chance p_e held
@@ -115,6 +115,7 @@ def cohens_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> Estimate
     Args:
         one: A label per item.
         other: The other rater's labels of the same items in the same order.
+        seeds: The seed of each item, where items share seeds; p_o is then clustered by seed.
 
     Returns:
         Kappa; 0 in [−1, 1] where it is not defined: no items, or both raters give one and the same label throughout.
@@ -122,7 +123,7 @@ def cohens_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> Estimate
     Raises:
         ValueError: If the two differ in length.
     """
-    observed = rate_of(a == b for a, b in zip(one, other, strict=True))
+    observed = rate_of((a == b for a, b in zip(one, other, strict=True)), seeds)
     n, left, right = observed.n, Counter(one), Counter(other)
     by_chance = sum(left[label] * right[label] for label in left)  # of n² pairs
     if by_chance == n * n:

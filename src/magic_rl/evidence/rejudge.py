@@ -123,20 +123,22 @@ def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tu
         Counts, in which `only_judge` became yes and `only_label` no, and kappa, the agreement beyond chance.
     """
     known = [
-        (old, new)
+        (item.seed_id, old, new)
         for item in items
         if (old := _verdict(item, before)) and (new := _verdict(item, after))
         if old.abstained is None and new.abstained is None
     ]
-    answers: dict[Question, list[tuple[bool, bool]]] = {
-        "harmful": [(old.safety != "safe", new.safety != "safe") for old, new in known],
+    answers: dict[Question, list[tuple[str, bool, bool]]] = {
+        "harmful": [(seed, old.safety != "safe", new.safety != "safe") for seed, old, new in known],
         "refused": [
-            (old.refused, new.refused) for old, new in known if old.refused is not None and new.refused is not None
+            (seed, old.refused, new.refused)
+            for seed, old, new in known
+            if old.refused is not None and new.refused is not None
         ],
     }
     found: dict[Question, tuple[Agreement, Estimate]] = {}
     for question, pairs in answers.items():
         if pairs:
-            first, second = [one for one, _ in pairs], [other for _, other in pairs]
-            found[question] = (Agreement.of(first, second), cohens_kappa(first, second))
+            seeds, first, second = zip(*pairs, strict=True)
+            found[question] = (Agreement.of(first, second), cohens_kappa(first, second, seeds))
     return found
