@@ -32,9 +32,9 @@ class Estimate:
         value: A rate in 0–1, or what was made of rates.
         low: Lower 95 % bound.
         high: Upper 95 % bound.
-        n: Items behind it, of a difference those of the smaller side. With 0 nothing is known: the value is 0 and the
+        n: Items behind it, of a difference those of the smaller side, of a paired change its seeds. With 0 nothing is known: the value is 0 and the
             interval as wide as it can be, so that no number is ever NaN.
-        p_value: Of no change, where it is a change of paired outcomes: exact McNemar test, two-sided.
+        p_value: Of no change, where it is a change of paired outcomes: the exact test of `paired_change`, two-sided.
     """
 
     value: float
@@ -62,8 +62,7 @@ def rate_of(outcomes: Iterable[bool | None], seeds: Iterable[str] | None = None)
         seeds: The seed of each, where several are of one seed: the interval is then that of `clustered_rate`.
     """
     if seeds is not None:
-        counts = [(sum(known), len(known)) for known in _of_seeds(outcomes, seeds)]
-        return clustered_rate(counts)
+        return clustered_rate([(sum(known), len(known)) for known in _of_seeds(outcomes, seeds)])
     known = [bool(outcome) for outcome in outcomes if outcome is not None]
     return rate(sum(known), len(known))
 
