@@ -32,8 +32,8 @@ class Estimate:
         value: A rate in 0–1, or what was made of rates.
         low: Lower 95 % bound.
         high: Upper 95 % bound.
-        n: Items behind it, of a difference those of the smaller side, of a paired change its seeds. With 0 nothing is known: the value is 0 and the
-            interval as wide as it can be, so that no number is ever NaN.
+        n: Items behind it, of a difference those of the smaller side, of a paired change its seeds. With 0 nothing is
+            known: the value is 0 and the interval as wide as it can be, so that no number is ever NaN.
         p_value: Of no change, where it is a change of paired outcomes: the exact test of `paired_change`, two-sided.
     """
 
