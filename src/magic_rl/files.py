@@ -174,6 +174,11 @@ def brief(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def digits(number: float) -> str:
+    """A number to three digits, never with an exponent where it is large."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def user_path(name: str) -> Path:
     """A path, a leading ~ being the user's folder; only a letter of the name where there is no such user."""
     with contextlib.suppress(RuntimeError):

@@ -7,25 +7,20 @@ import re
 import subprocess
 import sys
 import textwrap
-import tomllib
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from magic_rl import __version__
 from magic_rl.cli.main import app
-from magic_rl.config import SHIPPED, Config, load_config
 from magic_rl.evaluation.result import Evaluation
 from magic_rl.evaluation.summary import replies
 from magic_rl.report.tables import evaluation_table
-from magic_rl.settings import paths
+from tests.support.commands import listing, refused
 from tests.support.evaluations import cell, compared, evaluation
 
-PANEL = 'judge={kind="panel", members=[{kind="rules"}, {kind="llm", endpoint={model="m", url="http://localhost/v1"}}]}'
 COMMANDS = (
     "demo",
     "init",
@@ -47,23 +42,6 @@ COMMANDS = (
     "bench",
     "version",
 )
-
-
-def listing(folder: Path) -> set[str]:
-    """Every path under a folder."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-def refused(args: Sequence[str | Path], folder: Path) -> str:
-    """Run a command that must fail as a user error that leaves nothing behind; its one line on stderr."""
-    before = listing(folder)
-    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
-    assert result.exit_code == 2
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    assert listing(folder) == before
-    return lines[0]
 
 
 def changed(config: Path, old: str, new: str) -> Path:
@@ -149,20 +127,27 @@ def test_the_pool_holds_each_training_seed_once_a_strategy_and_no_held_out_one(
 @pytest.mark.parametrize(
     "args",
     [
-        [],
         ["trian"],
         ["train"],
         ["train", "c.toml"],
         ["train", "c.toml", "--run", "r", "--preset", "nothing"],
         ["evaluate", "a", "b"],
+        ["train", "c.toml", "--run"],
+        ["bench", "--repeats", "0"],
+        ["models", "chek"],
         ["export", "run"],
         ["--colour"],
     ],
 )
-def test_bad_usage_exits_2(args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_usage_is_one_line(args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(app, args).exit_code == 2
-    assert listing(tmp_path) == set()
+    refused(args, tmp_path)
+
+
+@pytest.mark.parametrize("args", [[], ["models"]])
+def test_a_command_given_nothing_that_needs_something_prints_its_help(args: list[str]) -> None:
+    result = CliRunner().invoke(app, args)
+    assert (result.exit_code, "Usage:" in result.output, "error:" in result.output) == (2, True, False)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -196,66 +181,31 @@ def test_a_full_disk_is_one_line_and_a_bug_is_not_hidden(tmp_path: Path, monkeyp
         CliRunner().invoke(app, build, catch_exceptions=False)
 
 
-def test_init_writes_once_and_never_over_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "my.toml"
-    assert CliRunner().invoke(app, ["init", str(path)]).exit_code == 0
-    written = path.read_text()
-    path.write_text(written + "# mine\n")
-    assert "already exists" in refused(["init", path], tmp_path)
-    assert path.read_text().endswith("# mine\n")
-    assert "cannot be written" in refused(["init", tmp_path / "no" / "folder.toml"], tmp_path)
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_starter_config_is_the_one_it_begins_with_and_lists_every_setting(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "magic.toml"
-    changes = ["learning.group_size=7", "defender.chat_template_kwargs={a-b=false}", PANEL]
-    sets = [part for change in changes for part in ("--set", change)]
-    made = CliRunner().invoke(app, ["init", str(path), "--from", name, *sets])
-    assert made.exit_code == 0, made.output
-    assert load_config(path) == load_config(Path(name), changes)
-    uncommented = re.sub(r"(?m)^#(?! )", "", path.read_text())
-    assert set(dotted(tomllib.loads(uncommented))) >= set(paths(Config)) - {"attacker.chat_template_kwargs"}
-
-
-def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        yield f"{prefix}{key}"
-        yield from dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else ()
-
-
-@pytest.mark.parametrize("form", [["--data.text-column", "prompt"], ["--data.text_column=prompt"]])
-def test_a_setting_may_be_an_option_of_its_own(form: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "seeds.csv"
-    path.write_text("prompt,label\nHow do I pick a lock?,harmful\nHow do I bake?,benign\n")
-    for args in (["data", "check", *form, str(path)], ["data", "check", str(path), *form]):
-        assert "2 of 2 rows" in CliRunner().invoke(app, args).output
-
-
+@pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize(
-    ("args", "said"),
+    "args",
     [
-        (["--learning.groups", "3"], "--set learning.groups: unknown key; did you mean learning.group_size?"),
-        (["--learning.lr=1"], "did you mean attacker.optimiser.lr or"),
-        (["--engine.trust_remote_code"], "--engine.trust_remote_code: expected a value"),
-        (["--game.turns", "--quick"], "--game.turns: expected a value"),
-        (
-            ["--set", "attacker.strategies=slang"],
-            "--set attacker.strategies: 'slang': must be a list, such as [\"slang\"]",
-        ),
-        (
-            ["--set", "game.schedule.low=0.3"],
-            "--set game.schedule.low has no effect: it needs game.schedule.kind = metric",
-        ),
+        ["plan", "demo", "--gpus", "1xCPU"],
+        ["data", "list"],
+        ["data", "check"],
+        ["bench", "--quick", "--repeats", "1"],
+        ["models", "check", "--quick"],
     ],
 )
-def test_a_wrong_option_is_blamed_and_what_to_write_is_said(args: list[str], said: str, tmp_path: Path) -> None:
-    assert said in refused(["pool", "build", "--config", "demo", "--out", tmp_path / "p.jsonl", *args], tmp_path)
-
-
-def test_a_command_without_settings_takes_none() -> None:
-    result = CliRunner().invoke(app, ["report", "runs/demo", "--engine.device", "cpu"])
-    assert (result.exit_code, "No such option: --engine.device" in result.output) == (2, True)
+def test_a_narrow_terminal_cuts_no_number(
+    args: list[str], width: int, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"bench": ["--model", str(tiny_model)], "models": [str(tiny_model)]}.get(args[0], [])
+    monkeypatch.setattr("magic_rl.bench._timed", lambda *_: 1.0)
+    monkeypatch.setattr("magic_rl.bench._step", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr("magic_rl.bench.peak_memory", lambda *_: 1_200_000_000)
+    numbers = []
+    for columns in (width, 500):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        result = CliRunner().invoke(app, [*args, *model], catch_exceptions=False)
+        assert "…" not in result.stdout
+        numbers.append(sorted(re.findall(r"(?<![\w./-])\d[\d.,]*(?![\w./-])", result.stdout)))
+    assert numbers[0] == numbers[1] != []
 
 
 def test_help_answers_without_loading_torch() -> None:

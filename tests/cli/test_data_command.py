@@ -19,7 +19,8 @@ def run(*args: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_list_tells_of_every_set_what_it_holds_and_where_it_is() -> None:
+def test_list_tells_of_every_set_what_it_holds_and_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     code, out, _ = run("data", "list")
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
@@ -42,14 +43,14 @@ def test_check_counts_labels_and_categories_on_each_side_of_the_split(tmp_path: 
     assert code == 0
     assert out.splitlines() == [
         f"{path}: 6 of 6 rows",
-        "category     harmful    benign",
-        "glue               1         1  validation",
-        "paint              1         1  held out",
-        "tools              1         1",
-        "all                3         3",
-        "training           1         1",
-        "validation         1         1",
-        "held out           1         1",
+        "category    harmful  benign  split",
+        "glue              1       1  validation",
+        "paint             1       1  held out",
+        "tools             1       1",
+        "all               3       3",
+        "training          1       1",
+        "validation        1       1",
+        "held out          1       1",
         "harmful texts, characters: 23 to 24, half up to 24, 95 % up to 24",
         "benign texts, characters: 22 to 23, half up to 23, 95 % up to 23",
     ]

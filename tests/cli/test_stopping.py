@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from magic_rl.cli.main import app
-from tests.cli.test_cli import listing
+from tests.support.commands import listing
 
 
 def test_ctrl_c_outside_training_is_quiet_and_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from magic_rl.cli import view as view_module
+from magic_rl.cli.study_view import StudyView
 from magic_rl.cli.view import Screen
 
 SFT = {"step": 1, "stage": "sft_attacker", "stage_step": 1, "loss": 2.5, "grad_norm": 1.0, "lr": 0.1}
@@ -109,6 +110,18 @@ def test_in_a_terminal_a_panel_shows_the_last_step(clock: Clock, width: int) -> 
         assert needed in last
     assert "saved [bold]runs/x[/bold] :smile:" in drawn
     assert "\x1b[31m\r" not in written(console)
+
+
+def test_a_narrow_panel_of_a_study_cuts_no_time_and_no_name(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magic_rl.cli.study_view.time", clock)
+    view, console = StudyView(3, terminal(60)), Console(width=60, file=io.StringIO())
+    view.run("defender-only-seed-10", "began", "attack")
+    view.run(
+        "defender-only-seed-10", "line", "fresh attacker, trained defender 3/15 round 1, attacker learns: ASR 50 %"
+    )
+    clock.now += 4000
+    console.print(view._panel())
+    assert "defender-only-seed-10  fresh attacker  1:06:40" in written(console)
 
 
 def test_the_cursor_is_given_back_when_a_run_is_interrupted(clock: Clock) -> None:

@@ -125,6 +125,9 @@ NO_ATTACKER = "game.rewrite=false attacker.sft.steps=0 game.schedule.attacker_st
         ("judge.endpoint.max_calls=3", "judge.kind=llm judge.endpoint.model=m"),
         ("judge.endpoint.tokenizer=t", "judge.kind=llm judge.endpoint.model=m"),
         ("judge.threshold=0.7", 'judge.kind=panel judge.members=[{kind="rules"}]'),
+        *((f"engine.{item}", "engine.kind=tinker") for item in ("processes=2", "device=cpu", "dtype=float32")),
+        *((f"engine.{item}", "engine.kind=tinker") for item in ("threads=2", "rows_per_batch=2")),
+        ("engine.processes=2", "engine.device=cuda"),
         ("data.text_column=t", "data.seeds=xstest"),
         ("data.harmful_values=['1']", "data.seeds=harmbench,xstest:x.csv"),
         ("data.split=test", "data.seeds=seeds.csv"),
@@ -134,6 +137,14 @@ def test_a_setting_without_effect_is_refused_by_its_name(idle: str, beside: str)
     load_config(None, beside.split())  # which is well without it
     with pytest.raises(ConfigError, match=idle.partition("=")[0].rpartition(".")[2]):
         load_config(None, [*beside.split(), idle])
+
+
+def test_beside_a_server_a_model_in_this_process_is_computed_as_the_engine_says() -> None:
+    beside = ["engine.kind=tinker", "engine.processes=2"]
+    assert load_config(None, [*beside, "judge.kind=qwen3guard", "judge.endpoint.model=m"]).engine.processes == 2
+    assert load_config(None, [*beside, "attacker.writer.model=m"]).engine.processes == 2
+    with pytest.raises(ConfigError, match=r"engine\.processes has no effect"):
+        load_config(None, [*beside, "judge.kind=qwen3guard", "judge.endpoint={model='m', url='http://localhost/v1'}"])
 
 
 def test_what_an_override_leaves_without_effect_is_left_out_of_the_file(tmp_path: Path) -> None:

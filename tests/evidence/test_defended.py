@@ -49,7 +49,7 @@ def test_every_defence_meets_the_same_attacks_and_shows_its_cost(tmp_path: Path)
         (tmp_path / "guard.toml").write_text(f'[judge]\nkind = "qwen3guard"\n{endpoint}\n')
         words = ["defences", f"{tmp_path}/weak.toml", str(tmp_path), "--compare", f"{tmp_path}/trained.toml"]
         words += ["--guard", f"{tmp_path}/guard.toml", "--out", f"{tmp_path}/out.jsonl"]
-        done = CliRunner().invoke(app, words, env={"MAGIC_RL_CACHE": str(tmp_path / "cache")})
+        done = CliRunner().invoke(app, words, env={"MAGIC_RL_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     items = read_items(tmp_path / "out.jsonl")
     by_model: dict[str, list[str]] = {}
@@ -60,8 +60,8 @@ def test_every_defence_meets_the_same_attacks_and_shows_its_cost(tmp_path: Path)
     assert {one.model for one in items if one.failed} == {one.model for one in items if one.model != "trained"}
     cost = re.findall(r"\(([\d.]+) ×\)", done.stdout)
     assert cost == ["1.00", "1.00", "2.00", "10.00", "1.33", "1.00"]  # the guard is asked 6 times, the model twice
-    asr = re.findall(r"(?m)^(?:weak|trained).* +(\d+\.\d) \[.* +\d+\.\d \[", done.stdout)
-    assert asr == ["100.0", "0.0", "100.0", "100.0", "0.0", "0.0"]
+    asr = re.findall(r"(?m)^(?:weak|trained).*?  +(\d[\d.]*) \[", done.stdout)
+    assert asr == ["100", "0.0", "100", "100", "0.0", "0.0"]
 
 
 def test_attacks_are_taken_once_whoever_met_them() -> None:

@@ -285,6 +285,11 @@ def test_a_card_states_what_was_checked_and_no_more(tmp_path: Path, tiny_config:
     ("overrides", "said"),
     [
         ([], "made for the demo"),
+        ([], "attacker default and defender default, seeds demo, judge rules; rounds: 10, steps in each: defender 15"),
+        (
+            ["preset=no-game"],
+            "no-game: defender default, seeds demo, judge rules; rounds: 10, steps in each: defender 15, attacker 0",
+        ),
         (["attacker.sft.steps=0"], "preset magic-base"),
     ],
 )

@@ -167,6 +167,7 @@ def test_a_sound_model_is_told_whole_and_ends_in_status_0(tiny_model: Path, tiny
     assert told["computed"]["path"]["kind"] == "shared"
     assert told["computed"]["sampled_per_s"] > 0
     assert told["problems"] == []
+    assert len(result.stderr.splitlines()) >= 3  # what is being done, as the whole may take minutes
     shown = CliRunner().invoke(app, [*asked, "--quick"]).stdout
     for row in ("template", "thoughts", "stops", "control tokens", "adapters", "memory", "export"):
         assert row in shown

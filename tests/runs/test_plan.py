@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_unknown_devices_and_models_are_refused_in_a_line() -> None:
         plan(load_config(Path("paper")), "0xH100")
     with pytest.raises(UserError, match="not known here"):
         shape_of("nobody/no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "time"), [(1, r"[\d.]+ minutes on"), (60, r"[\d.]+ hours on"), (900, r"[\d.]+ days on")]
+)
+def test_a_duration_is_told_in_a_unit_that_people_use(rounds: int, time: str) -> None:
+    config = ["plan", "demo", "--gpus", "1xCPU", "--game.schedule.rounds", str(rounds), "--defender.sft.steps=0"]
+    shown = CliRunner().invoke(app, [*config, "--attacker.sft.steps=0"])
+    assert re.search(rf"(?m)^time +{time}", shown.output), shown.output
+    assert "e+" not in shown.output
 
 
 def test_the_command_prints_tables_or_json() -> None:

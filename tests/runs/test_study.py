@@ -106,11 +106,15 @@ def test_the_presets_of_a_study_give_the_defender_the_same_steps() -> None:
         assert len({schedule.rounds * schedule.defender_steps for schedule in schedules}) == 1
 
 
-def test_the_cores_are_shared_out_unless_the_user_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cores_are_shared_out_unless_the_user_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("magic_rl.runs.study.slots.cores", lambda: 8)
-    monkeypatch.setattr("magic_rl.runs.study.slots._free_memory", lambda: 9 * 2**30)
     cpu = Config.model_validate({"engine": {"device": "cpu"}})
+    with monkeypatch.context() as windows:
+        windows.setattr("magic_rl.runs.study.slots.Path", lambda _: tmp_path / "no-such-file")
+        windows.delattr("os.sysconf")
+        assert slots(cpu) == [{}]  # nothing is known of memory
+    monkeypatch.setattr("magic_rl.runs.study.slots._free_memory", lambda: 9 * 2**30)
     assert slots(cpu) == [{"OMP_NUM_THREADS": "4"}] * 2  # memory for two, cores for four
     several = load_config(None, ["engine.device=cpu", "engine.processes=4"])
     assert slots(several) == [{}]  # four processes with four threads, each with the model

@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from magic_rl.cli.options import AsJson, Overrides
+from magic_rl.cli.shown import columns
 from magic_rl.config import load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from magic_rl.bench import Timing
     from magic_rl.engines.local.engine import LocalEngine
@@ -83,31 +82,28 @@ def bench(
 
 
 def _print_timings(timings: Iterable[Timing]) -> None:
-    table = Table("workload", box=None, pad_edge=False)
-    for name in ("step s", "sample s", "learn s", "floor s", "of floor", "sampled/s", "learned/s", "peak GB"):
-        table.add_column(name, justify="right")
+    from magic_rl.report.tables import laid_out
+
+    names = ("step s", "sample s", "learn s", "floor s", "of floor", "sampled/s", "learned/s", "peak GB")
+    lines: list[Sequence[str]] = [("workload", *names)]
     for timing in timings:
         typer.echo(f"{timing.workload}: {timing.step_s:.1f} s", err=True)
-        table.add_row(
-            timing.workload,
-            *(f"{value:.1f}" for value in (timing.step_s, timing.sample_s, timing.learn_s, timing.floor_s)),
-            f"{timing.floor_share:.0%}",
-            f"{timing.sampled_per_s:.0f}",
-            f"{timing.learned_per_s:.0f}",
-            f"{timing.peak_gb:.1f}",
-        )
-    Console().print(table)
+        seconds = (timing.step_s, timing.sample_s, timing.learn_s, timing.floor_s)
+        speeds = (f"{timing.floor_share:.0%}", f"{timing.sampled_per_s:.0f}", f"{timing.learned_per_s:.0f}")
+        lines.append((timing.workload, *(f"{value:.1f}" for value in seconds), *speeds, f"{timing.peak_gb:.1f}"))
+    typer.echo(laid_out(lines, columns(80)))
 
 
 def _print_profile(engine: LocalEngine, *, as_json: bool) -> None:
     from magic_rl.bench import profile, shares
+    from magic_rl.report.tables import laid_out
 
     found = profile(engine)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    table = Table("stage", "seconds", *next(iter(found.values())), box=None, pad_edge=False)
+    lines = [("stage", "seconds", *next(iter(found.values())))]
     for stage, seconds in found.items():
-        table.add_row(stage, f"{sum(seconds.values()):.1f}", *(f"{share:.0%}" for share in shares(seconds).values()))
-    Console().print(table)
+        lines.append((stage, f"{sum(seconds.values()):.1f}", *(f"{share:.0%}" for share in shares(seconds).values())))
+    typer.echo(laid_out(lines, columns(80)))
     typer.echo("\npasses: over activations, such as norms and copies; host: Python, torch's dispatch, the profiler")

@@ -56,7 +56,7 @@ def benchmark(
     """Ask a model the field's benchmarks through Inspect; print each set's rate by the release's rule and by ours.
 
     Every reply and verdict is kept in items.jsonl, to be judged again; `inspect view --log-dir DIR/logs` shows logs.
-    Ctrl-C stops; the same command continues. Needs the extra `eval`: pip install "magic-rl[eval]".
+    Ctrl-C stops; the same command continues. Needs the extra `eval`: `pip install 'magic-rl[eval]'`.
 
     Examples:
 
@@ -71,8 +71,11 @@ def benchmark(
     folder = out or Path("benchmarks") / f"{re.sub(r'[^A-Za-z0-9.]+', '-', target).strip('-')}-{suite}"
     with stoppable((folder / "logs").is_dir):
         config = _config(target, judge, overrides or ())
+        from magic_rl.runs.target import look_for
+
+        look_for(target)
         if find_spec("inspect_ai") is None:
-            raise UserError('benchmark needs Inspect: pip install "magic-rl[eval]"')
+            raise UserError("Inspect is not installed", "install", extra="eval")
         from magic_rl.evidence.summary import exceeded
         from magic_rl.report.benchmarks import benchmark_table, write_figure
         from magic_rl.runs.benchmark import Asked

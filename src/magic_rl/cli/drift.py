@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from magic_rl.cli.options import Run
+from magic_rl.cli.options import A_MODEL, Run
 from magic_rl.cli.shown import columns
 from magic_rl.cli.view import Screen
 from magic_rl.store.run import RunDirectory
@@ -16,11 +16,7 @@ def drift(
     run: Run,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Model that tells the classes of attacks: a folder, a hub id, a URL ending in /v1, or a .toml file "
-            "with url, model and api_key_env.",
-        ),
+        typer.Option(metavar="MODEL", help=f"Model that tells the classes of attacks: {A_MODEL}"),
     ] = None,
     attacks: Annotated[int, typer.Option(metavar="N", min=2, help="Attacks per round that are looked at.")] = 100,
 ) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from magic_rl.cli.options import Overrides
-from magic_rl.cli.shown import shown
+from magic_rl.cli.options import ConfigFile, Overrides
+from magic_rl.cli.shown import columns, shown
 from magic_rl.config import load_config
 
 engine = typer.Typer(no_args_is_help=True, help="Check where models are computed.")
@@ -18,7 +13,7 @@ engine = typer.Typer(no_args_is_help=True, help="Check where models are computed
 
 @engine.command()
 def check(
-    config: Annotated[Path, typer.Argument(help="Config file (TOML).", show_default=False)],
+    config: ConfigFile,
     overrides: Overrides = None,
 ) -> None:
     """Check that the engine of a config does what training relies on, in minutes.
@@ -34,6 +29,7 @@ def check(
       magic-rl engine check demo --engine.kind tinker --engine.tinker.server skyrl-jax --engine.tinker.url http://gpu1:8000
     """
     settings = load_config(config, overrides or ())
+    from magic_rl.report.tables import described
     from magic_rl.runs.assembly import load_engines
     from magic_rl.runs.conformance import conformance
 
@@ -41,12 +37,11 @@ def check(
     engines = load_engines(settings)
     for made in {id(each): each for each in engines.values()}.values():
         roles = " and ".join(role for role, each in engines.items() if each is made)
-        title = shown(f"{roles}: {made.path}")
-        table = Table("", "claim", "measured", box=None, title=title, title_justify="left")
+        typer.echo(shown(f"{roles}: {made.path}"))
         for finding in conformance(made):
-            typer.echo(f"{finding.claim}: {'yes' if finding.holds else 'NO'}", err=True)
-            table.add_row("yes" if finding.holds else "NO", shown(finding.claim), shown(finding.measured))
+            held = "yes" if finding.holds else "NO "
+            found = shown(f"{finding.claim}: {finding.measured}")
+            typer.echo("\n".join(described([(held, found)], columns(100))))
             failed |= not finding.holds
-        Console().print(table)
     if failed:
         raise typer.Exit(1)

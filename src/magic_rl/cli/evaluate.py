@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from magic_rl.cli.options import Overrides, Run
+from magic_rl.cli.options import A_MODEL, Overrides, Run
 from magic_rl.cli.shown import columns
 from magic_rl.cli.stopping import stoppable
 from magic_rl.cli.view import Screen
@@ -29,11 +29,7 @@ def evaluate(
     ] = None,
     defender: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Another model beside the trained defender: a folder, a hub id, a URL ending in /v1, or a .toml file "
-            "with url, model and api_key_env.",
-        ),
+        typer.Option(metavar="MODEL", help=f"Another model beside the trained defender: {A_MODEL}"),
     ] = None,
     attackers: Annotated[
         Path | None, typer.Option(metavar="OTHER_RUN", help="The attackers of another run in place of its own.")

@@ -15,6 +15,7 @@ from magic_rl.cli.options import Overrides
 from magic_rl.config import Config, ShippedName, load_config, shipped
 from magic_rl.errors import UserError
 from magic_rl.settings import Node, section_of
+from magic_rl.store.atomic import make_folder
 
 _HEADER = """\
 # A config of magic-rl, for `magic-rl train`. Every setting is here. Those of `{source}` are set; a line that begins
@@ -29,14 +30,14 @@ _HEADER = """\
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("magic.toml"),
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path("magic.toml"),
     source: Annotated[
         ShippedName,
         typer.Option("--from", help="Settings to begin with: for a small model on a laptop, the paper's, or for GPUs."),
     ] = "demo",
     overrides: Overrides = None,
 ) -> None:
-    """Write a commented starter config. An existing file is left alone.
+    """Write a commented starter config, in a new folder if need be. An existing file is left alone.
 
     Examples:
 
@@ -45,6 +46,7 @@ def init(
       magic-rl init my.toml --from paper-qwen3-8b --set data.seeds=seeds.jsonl
     """
     text = starter(source, load_config(Path(source), overrides or ()))
+    make_folder(path.parent)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

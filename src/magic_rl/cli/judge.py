@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from magic_rl.cli.options import AsJson, Overrides, Results, measuring
-from magic_rl.cli.shown import shown
+from magic_rl.cli.shown import columns, shown
 from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def check(
     from magic_rl.judges.asking import ask
     from magic_rl.runs.judge import make_judge
 
-    columns = {"request": request_column, "reply": reply_column, "label": label_column}
-    columns |= {"refused": refused_column, "harmful": harmful_column}
-    labelled = _labelled(file, columns, requests, skip or ())
+    named = {"request": request_column, "reply": reply_column, "label": label_column}
+    named |= {"refused": refused_column, "harmful": harmful_column}
+    labelled = _labelled(file, named, requests, skip or ())
     asked = make_judge(settings, needs_refusal=False)
     exchanges = [row.exchange for row in labelled.rows]
     verdicts = ask(asked, exchanges, retries=settings.judge.retries, max_abstained=1.0, needs_refusal=False)
@@ -204,15 +204,14 @@ def _disagreements(rows: Sequence[Labelled], answers: Sequence[dict[str, bool | 
 def _report(
     name: str, labelled: LabelledSet, results: dict[str, Agreement], wrong: Sequence[_Disagreement], most: int
 ) -> Iterator[str]:
+    from magic_rl.report import tables
+
     left_out = f", {labelled.left_out} without a label left out" if labelled.left_out else ""
     yield f"judge {name}: {len(labelled.rows)} labelled replies{left_out}"
     for question, result in results.items():
         yield ""
-        yield f"{question:<12}{'%':>6}  {'95 %':<15}{'n':>6}"
-        for name, rate in result.rates().items():
-            value = f"{100 * rate.value:.1f}" if rate.n else "–"
-            interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if rate.n else ""
-            yield f"  {name:<10}{value:>6}  {interval:<15}{rate.n:>6}"
+        rates = ((f"  {name}", tables.shown(rate, exact=True), str(rate.n)) for name, rate in result.rates().items())
+        yield tables.laid_out([(question, "%, with 95 % interval", "n"), *rates], columns(80))
         yield f"  label yes: judge yes {result.both}, no {result.only_label}"
         yield f"  label no:  judge yes {result.only_judge}, no {result.neither}"
     if wrong and most:

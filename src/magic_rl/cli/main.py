@@ -10,6 +10,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -56,31 +58,46 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         command: Any = self
+        ctx.obj = ctx.info_name
         for name in args:
-            command = getattr(command, "commands", {}).get(name, command)
-        if any("--set" in parameter.opts for parameter in command.params):
-            try:
-                args = list(spelled_out(args))
-            except UserError as error:
-                typer.echo(f"error: {shown(str(error))}", err=True)
-                raise typer.Exit(2) from error
-        return super().parse_args(ctx, args)
+            if name in getattr(command, "commands", {}):
+                command, ctx.obj = command.commands[name], f"{ctx.obj} {name}"
+        with _in_one_line(ctx):
+            if any("--set" in parameter.opts for parameter in command.params):
+                args = list(spelled_out(args, {opt for parameter in command.params for opt in parameter.opts}))
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _in_one_line(ctx):
             return super().invoke(ctx)
-        except UserError as error:
-            message = in_words(error)
-        except OSError as error:
-            if error.errno not in _FIXABLE:
-                raise
-            message = f"{error.filename or 'disk'}: {error.strerror}"
-        except Exception as error:  # libraries have errors of their own for a full disk, tokenizers a bare Exception
-            if not disk_full(error):
-                raise
-            message = f"the disk is full; free some space ({error})"
-        typer.echo(f"error: {shown(message)}", err=True)
-        raise typer.Exit(2)
+
+
+@contextmanager
+def _in_one_line(ctx: Any) -> Iterator[None]:
+    try:
+        yield
+        return
+    except UserError as error:
+        message = in_words(error)
+    except typer.TyperException as error:
+        said = error.format_message()
+        if not said:  # the help of a command that was given nothing, which is printed already
+            raise
+        if options := getattr(error, "possibilities", None):
+            said = f"{error.message}. Did you mean {' or '.join(options)}?"
+        for theirs, ours in (("Value error, ", ""), ("Input should be", "must be"), (". Did you", "; did you")):
+            said = said.replace(theirs, ours)
+        message = f"{said[0].lower()}{said[1:].rstrip('.')}; try `{ctx.obj} --help`"
+    except OSError as error:
+        if error.errno not in _FIXABLE:
+            raise
+        message = f"{error.filename or 'disk'}: {error.strerror}"
+    except Exception as error:  # libraries have errors of their own for a full disk, tokenizers a bare Exception
+        if not disk_full(error):
+            raise
+        message = f"the disk is full; free some space ({error})"
+    typer.echo(f"error: {shown(message)}", err=True)
+    raise typer.Exit(2)
 
 
 app = typer.Typer(
@@ -88,7 +105,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # of options, and their choices
+    },
     epilog="Try it: `magic-rl demo`",
 )
 _COMMANDS = (

@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 from magic_rl.cli.options import AsJson, Overrides
-from magic_rl.cli.shown import shown
+from magic_rl.cli.remedies import in_words
+from magic_rl.cli.shown import columns, shown
 from magic_rl.config import Config, load_config
 from magic_rl.errors import UserError
+from magic_rl.files import digits
 
 if TYPE_CHECKING:
     from magic_rl.runs.modelcheck import ModelCheck
 
 models = typer.Typer(no_args_is_help=True, help="Fetch models, check them, and say where they are kept.")
 
+_SPEED = "{sampled_per_s:.0f} tokens/s sampled, {learned_per_s:.0f} learned, by a short step, in {dtype} on {device}"
 _CONTROL = 12  # control tokens shown
 
 
 @models.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="'default', a hub id or a local folder.")] = "default",
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="'default', a hub id or a local folder.")] = "default",
 ) -> None:
     """Fetch a model, check it, and print its folder. Training does the same on first use.
 
@@ -53,7 +53,9 @@ def path() -> None:
 
 @models.command()
 def check(
-    model: Annotated[str, typer.Argument(help="'default', a hub id or a local folder.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="'default', a hub id or a local folder.", show_default=False)
+    ],
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Config file; else the defaults.")] = None,
     overrides: Overrides = None,
     quick: Annotated[bool, typer.Option("--quick", help="Files only: load no weights, time nothing.")] = False,
@@ -74,8 +76,10 @@ def check(
     given = overrides or []
     roles = load_config(config, given).roles
     settings = load_config(config, [*given, *(f"{role}.model={json.dumps(model)}" for role in roles)])
+    from magic_rl.report.tables import described
     from magic_rl.runs.modelcheck import check_models
 
+    typer.echo(shown(f"{model}: looking at its files"), err=True)
     checks = check_models(settings)
     problems = [asdict(problem) for each in checks for problem in each.problems]
     computed: dict[str, Any] = {}
@@ -83,12 +87,14 @@ def check(
         try:
             computed = _computed(settings)
         except UserError as error:
-            problems.append({"when": "training", "text": str(error)})
+            problems.append({"when": "training", "text": in_words(error)})
     if as_json:
         found = {"model": model, "checks": [asdict(each) for each in checks], "computed": computed}
         typer.echo(json.dumps({**found, "problems": problems}, indent=2))
     else:
-        _print_table([row for each in checks for row in _rows(each)] + _computed_rows(computed))
+        rows = [row for each in checks for row in _rows(each)]
+        rows += [("path", computed["says"]), ("speed", _SPEED.format(**computed))] if computed else []
+        typer.echo("\n".join(described(((name, shown(text)) for name, text in rows), columns(80))))
     for problem in {problem["text"]: problem for problem in problems}.values():
         typer.echo(f"{'note' if problem['when'] == 'may' else 'problem'}: {shown(problem['text'])}", err=True)
     if any(problem["when"] != "may" for problem in problems):
@@ -102,7 +108,9 @@ def _computed(config: Config) -> dict[str, Any]:
     from magic_rl.engines.local.models import resolve_model
 
     name, code = config.defender.model, config.engine.trust_remote_code
+    typer.echo("loading its weights, and comparing how it can be computed", err=True)
     engine = LocalEngine(resolve_model(name, trust_remote_code=code), config.defender.lora, config.engine)
+    typer.echo("timing a short step, twice", err=True)
     workload = Workload("short", seeds=2, group=4, prompt_tokens=64, new_tokens=16)
     (timing,) = measure(engine, [workload], 1, rate=1.0)  # against no floor
     where = {"device": str(engine.device), "dtype": str(engine.dtype).removeprefix("torch.")}
@@ -121,7 +129,7 @@ def _rows(found: ModelCheck) -> Iterator[tuple[str, str]]:
         yield "control tokens", " ".join(template.control[:_CONTROL]) + more
     if adapter := found.adapter:
         layers = ", ".join(f"{name} ({number})" for name, number in adapter.layers.items())
-        yield "adapters", f"{adapter.parameters / 1e6:.3g} million numbers a player, on {layers}"
+        yield "adapters", f"{digits(adapter.parameters / 1e6)} million numbers a player, on {layers}"
         if others := [name for name in adapter.fits if name not in adapter.layers]:
             yield "", f"would fit, too: {', '.join(others)}"
         yield "", f"refused: {', '.join(f'{name} ({why})' for name, why in adapter.refused.items()) or 'none'}"
@@ -129,21 +137,7 @@ def _rows(found: ModelCheck) -> Iterator[tuple[str, str]]:
             yield "path", f"prompts are not shared, as {found.unshared}"
     if memory := found.memory:
         parts = {**asdict(memory), "before any text": memory.certain}
-        counted = ", ".join(f"{name} {size / 1e9:.2g}" for name, size in parts.items() if size)
-        yield "memory", f"{memory.most / 1e9:.3g} GB at most: {counted}"
+        counted = ", ".join(f"{name} {digits(size / 1e9)}" for name, size in parts.items() if size)
+        yield "memory", f"{digits(memory.most / 1e9)} GB at most: {counted}"
         late = any(problem.when == "export" for problem in found.problems)
         yield "export", "not possible, see below" if late else "possible"
-
-
-def _computed_rows(computed: dict[str, Any]) -> list[tuple[str, str]]:
-    if not computed:
-        return []
-    speed = "{sampled_per_s:.0f} tokens/s sampled, {learned_per_s:.0f} learned, by a short step".format(**computed)
-    return [("path", computed["says"]), ("speed", f"{speed}, in {computed['dtype']} on {computed['device']}")]
-
-
-def _print_table(rows: list[tuple[str, str]]) -> None:
-    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
-    for name, text in rows:
-        table.add_row(name, Text(shown(text)))
-    Console().print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,23 +11,26 @@ import typer
 
 from magic_rl.config import SHIPPED, Config, load_config
 from magic_rl.errors import UserError
+from magic_rl.settings import section_of
 
-Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 ConfigFile = Annotated[
     Path,
     typer.Argument(
-        help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.", show_default=False
+        metavar="CONFIG",
+        help=f"Config file (TOML), or one that comes with magic-rl: {', '.join(SHIPPED)}.",
+        show_default=False,
     ),
 ]
 Results = Annotated[
     Path, typer.Argument(metavar="RESULTS", help="Items file, or the folder that holds it.", show_default=False)
 ]
+A_MODEL = "a folder, a hub id, a URL ending in /v1, or a .toml file with url, model and api_key_env."
 Target = Annotated[
     str,
     typer.Argument(
         metavar="MODEL|RUN|URL",
-        help="A run, whose defender it is; a model folder or hub id; http://HOST/v1; or a .toml file with url, model "
-        "and api_key_env.",
+        help=f"A run, whose defender it is; {A_MODEL}",
         show_default=False,
     ),
 ]
@@ -48,7 +51,8 @@ Overrides = Annotated[
     ),
 ]
 
-_SETTING = re.compile(r"--([a-z]\w*(?:\.[a-z][\w-]*)+)(?:=(.*))?", re.IGNORECASE | re.DOTALL)
+_PLAIN = "|".join(name.replace("_", "[_-]") for name, field in Config.model_fields.items() if not section_of(field))
+_SETTING = re.compile(rf"--([a-z]\w*(?:\.[a-z][\w-]*)+|{_PLAIN})(?:=(.*))?", re.IGNORECASE | re.DOTALL)
 
 
 def measuring(file: Path | None, overrides: Sequence[str] | None) -> Config:
@@ -56,8 +60,11 @@ def measuring(file: Path | None, overrides: Sequence[str] | None) -> Config:
     return load_config(file, (*(overrides or ()), "judge.max_abstained=1"))
 
 
-def spelled_out(arguments: Sequence[str]) -> Iterator[str]:
+def spelled_out(arguments: Sequence[str], own: Container[str] = ()) -> Iterator[str]:
     """Arguments with `--set key=value` in place of `--key value` and `--key=value`, where the key is a setting's path.
+
+    Args:
+        own: Options of the command itself, which a setting's name does not hide.
 
     Raises:
         UserError: For a key without a value.
@@ -66,10 +73,10 @@ def spelled_out(arguments: Sequence[str]) -> Iterator[str]:
     for argument in rest:
         if argument == "--":
             yield from (argument, *rest)
-        elif found := _SETTING.fullmatch(argument):
+        elif (found := _SETTING.fullmatch(argument)) and f"--{found[1]}" not in own:
             value = found[2] if found[2] is not None else next(rest, "--")
             if value.startswith("--"):
                 raise UserError(f"{argument}: expected a value, as in {argument} VALUE")
-            yield from ("--set", f"{found[1].replace('-', '_')}={value}")
+            yield from ("--set", f"{found[1]}={value}")
         else:
             yield argument

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import groupby
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from magic_rl.cli.options import AsJson, ConfigFile, Overrides
+from magic_rl.cli.shown import columns
 from magic_rl.config import load_config
+from magic_rl.files import digits
 from magic_rl.runs.plan import Plan
 from magic_rl.runs.plan import plan as estimate
 
@@ -53,30 +55,40 @@ def plan(
 
 
 def _print(found: Plan, gpus: str) -> None:
-    console = Console(highlight=False)
-    numbers = (Column(name, justify="right") for name in ("tokens", "PFLOP", "seconds", "of the run"))
-    table = Table("a step of the", "does", *numbers, box=None, pad_edge=False)
+    from magic_rl.report.tables import described, laid_out
+
+    lines: list[tuple[str, ...]] = [("a step of the", "tokens", "TFLOP", "seconds", "of the run")]
     whole = sum(stage.seconds * found.steps[stage.learner] for stage in found.stages) or 1.0
-    for stage in found.stages:
-        share = stage.seconds * found.steps[stage.learner] / whole
-        row = (f"{stage.tokens:,.0f}", f"{stage.flops / 1e15:.3g}", f"{stage.seconds:.3g}", f"{share:.0%}")
-        table.add_row(stage.learner, stage.name, *row)
-    console.print(table)
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    lengths, slowest = found.lengths, found.bottleneck
-    facts.add_row("assumed", f"{lengths.attack} tokens for an attack and {lengths.reply} for a reply, on average")
-    facts.add_row("steps", " and ".join(f"{count} of the {role}" for role, count in found.steps.items() if count))
-    facts.add_row("bottleneck", f"{slowest.learner}: {slowest.name}")
-    facts.add_row(
-        "adapters", ", ".join(f"{role} {size / 1e6:.3g} million numbers" for role, size in found.adapters.items())
-    )
-    for what, (needed, have) in found.memory.items():
-        facts.add_row("memory", f"the device that {what}: {needed / 1e9:.3g} of {have / 1e9:.3g} GB")
-    facts.add_row("time", f"{found.hours:.3g} hours on {gpus}, {found.supervised:.2g} of them before the game")
-    if found.rented:
-        facts.add_row("rented", f"${found.rented:,.2f}")
-    if found.hosted:
-        facts.add_row("hosted", f"${found.hosted[0]:,.2f} for the game, at the price of {found.hosted[1]}")
-    console.print(facts)
+    for learner, stages in groupby(found.stages, lambda stage: stage.learner):
+        lines.append((learner,))
+        for stage in stages:
+            share = f"{stage.seconds * found.steps[learner] / whole:.0%}"
+            numbers = (f"{stage.tokens:,.0f}", digits(stage.flops / 1e12), digits(stage.seconds))
+            lines.append((f"  {stage.name}", *numbers, share))
+    typer.echo(laid_out(lines, columns(80)))
+    typer.echo("\n" + "\n".join(described(_facts(found, gpus), columns(80))))
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
+
+
+def _facts(found: Plan, gpus: str) -> Iterator[tuple[str, str]]:
+    lengths, slowest = found.lengths, found.bottleneck
+    yield "assumed", f"{lengths.attack} tokens for an attack and {lengths.reply} for a reply, on average"
+    yield "steps", " and ".join(f"{count:,} of the {role}" for role, count in found.steps.items() if count)
+    yield "bottleneck", f"{slowest.learner}: {slowest.name}"
+    yield "adapters", ", ".join(f"{role} {digits(n / 1e6)} million numbers" for role, n in found.adapters.items())
+    for what, (needed, have) in found.memory.items():
+        yield "memory", f"the device that {what}: {digits(needed / 1e9)} of {digits(have / 1e9)} GB"
+    before = f", {_span(found.supervised)} of them before the game" if found.supervised else ""
+    yield "time", f"{_span(found.hours)} on {gpus}{before}"
+    if found.rented:
+        yield "rented", f"${found.rented:,.2f}"
+    if found.hosted:
+        yield "hosted", f"${found.hosted[0]:,.2f} for the game, at the price of {found.hosted[1]}"
+
+
+def _span(hours: float) -> str:
+    """A duration in the largest unit of which it is two or more."""
+    units = (("days", 24), ("hours", 1), ("minutes", 1 / 60))
+    unit, size = next((each for each in units if hours >= 2 * each[1]), ("seconds", 1 / 3600))
+    return f"{digits(hours / size)} {unit}"

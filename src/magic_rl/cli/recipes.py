@@ -9,7 +9,9 @@ import typer
 
 
 def recipes(
-    url: Annotated[str, typer.Argument(help="Endpoint, such as http://127.0.0.1:8000/v1.", show_default=False)],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Endpoint, such as http://127.0.0.1:8000/v1.", show_default=False)
+    ],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for them; each tool gets one in it.", show_default=False)
     ],

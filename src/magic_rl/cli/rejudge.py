@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +13,12 @@ from rich.console import Console
 from rich.progress import track
 
 from magic_rl.cli.options import Overrides, Results, measuring
-from magic_rl.cli.shown import shown
+from magic_rl.cli.shown import columns, shown
 from magic_rl.errors import DataError
 
 if TYPE_CHECKING:
-    from magic_rl.evaluation.estimates import Estimate
     from magic_rl.evidence.rejudge import Errors, Row
 
-_NAMED = 44  # characters shown of a row's name
 _AT_ONCE = 256  # replies judged between two steps of the progress
 
 
@@ -46,6 +45,7 @@ def rejudge(
     """
     settings = measuring(judge, overrides)
     from magic_rl.evidence.rejudge import compare, judged, read_check, read_results, rows
+    from magic_rl.report import tables
     from magic_rl.runs.judge import make_judge
     from magic_rl.store.atomic import write_rows
 
@@ -66,45 +66,40 @@ def rejudge(
         write_rows(out, items)
     typer.echo(shown(", then ".join(names)))
     for question, (counts, kappa) in compare(items, first, asked.name).items() if len(names) > 1 else ():
-        same = counts.rates()["accuracy"]
+        same, n = tables.shown(counts.rates()["accuracy"], exact=True), counts.rates()["accuracy"].n
         typer.echo(
-            f"  {question}: the same on {percent(same)} % of {same.n} replies, kappa {kappa.value:.2f} "
+            f"  {question}: the same on {same} % of {n} replies, kappa {kappa.value:.2f} "
             f"[{kappa.low:.2f}, {kappa.high:.2f}]; {counts.only_judge} became yes, {counts.only_label} no"
         )
-    for line in (*table(rows(items, names, errors)), *_corrections(names, errors)):
+    for line in ("", table(rows(items, names, errors), columns(144)), "", *_corrections(names, errors)):
         typer.echo(line)
 
 
-def table(found: Sequence[Row]) -> Iterator[str]:
+def table(found: Sequence[Row], width: int) -> str:
     """ASR and compliance in percent with 95 % intervals, a line per judge under the name of each row."""
-    heads = ("ASR ↓", "corrected", "compliance ↑", "corrected", "no verdict")
-    yield f"\n{'%, with 95 % intervals':<{_NAMED}}" + "".join(f"{head:>20}" for head in heads)
-    last = ""
-    for row in found:
-        name = shown(" ".join(filter(None, (row.set, row.method, row.model))))
-        if name != last:
-            yield name
-        cells = (*map(percent, (*row.asr, *row.compliance)), str(row.abstained))
-        yield f"  {shown(row.judge, _NAMED - 2):<{_NAMED - 2}}" + "".join(f"{cell:>20}" for cell in cells)
-        last = name
+    from magic_rl.report import tables
 
-
-def percent(rate: Estimate | None) -> str:
-    """A rate with its interval, or a dash if there is none."""
-    if rate is None or not rate.n:
-        return "–"
-    return f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    head = ("%, with 95 % intervals", "ASR ↓", "corrected", "compliance ↑", "corrected", "no verdict")
+    lines: list[Sequence[str]] = [head]
+    for name, of in groupby(found, lambda row: shown(" ".join(filter(None, (row.set, row.method, row.model))))):
+        lines.append((name,))
+        for row in of:
+            cells = (*(tables.shown(rate, exact=True) for rate in (*row.asr, *row.compliance)), str(row.abstained))
+            lines.append((f"  {shown(row.judge)}", *cells))
+    return tables.laid_out(lines, width)
 
 
 def _corrections(names: Sequence[str], errors: Mapping[str, Errors]) -> Iterator[str]:
     """Whether rates are corrected for the judge's error, and by what measurement."""
-    yield ""
+    from magic_rl.report import tables
+
     for name in names:
         for label, counts in errors.get(name, {}).items():
-            yes, no = counts.rates()["recall"], counts.opposite.rates()["recall"]
+            found = (counts.rates()["recall"], counts.opposite.rates()["recall"])
+            yes, no = (f"{tables.shown(rate, exact=True)} % of {rate.n}" for rate in found)
             yield shown(
                 f"{name}: {'ASR' if label == 'harmful' else 'compliance'} is corrected for its error (sensitivity "
-                f"{percent(yes)} % of {yes.n} replies, specificity {percent(no)} % of {no.n})"
+                f"{yes} replies, specificity {no})"
             )
         if not errors.get(name):
             yield shown(f"{name}: not corrected for its error; measure that by `judge sheet` and `judge check --json`")

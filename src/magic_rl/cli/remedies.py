@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from magic_rl.errors import UserError
 
+_INSTALL = "`pip install 'magic-rl[{extra}]'` adds it (in a checkout with `-c constraints.txt`)"
+
 REMEDIES = {
     "attack again": "`magic-rl attack {run} --again` replaces them",
     "choose steps": "say how many with --steps",
@@ -50,9 +52,9 @@ REMEDIES = {
     "same attack steps": "use the same --attack-steps for both",
     "serve: set a key": "give it a key by --api-key-env, or leave --host out",
     "serve: another port": "choose another by --port",
-    "serve: install": "`pip install 'magic-rl[serve]'`, or take --server vllm",
+    "serve: install": f"{_INSTALL.format(extra='serve')}, or take --server vllm",
     "serve: name vllm": "install vLLM in an environment of its own, and name its command by --vllm",
-    "install a tracker": "`pip install 'magic-rl[{kind}]'`",
+    "install": _INSTALL,
     "name a Python": "if {package} is not installed there, name a Python that has it by --{package}",
     "name an attacker": "name a run that has one with --attacker",
     "name a writer": "name it by --set attacker.writer.url=URL and --set attacker.writer.model=NAME",

@@ -11,6 +11,7 @@ import typer
 from magic_rl.cli.options import Round
 from magic_rl.errors import UserError
 from magic_rl.store.run import RunDirectory
+from magic_rl.types import Role
 
 
 def serve(
@@ -62,13 +63,14 @@ def serve(
     if not is_run and (attacker or number is not None):
         raise UserError(f"{what}: is no run, so it has no players; leave --attacker and --round out")
 
+    from magic_rl.engines.local.models import resolve_model
     from magic_rl.runs import serve as serving
 
+    run = RunDirectory.open(Path(what)) if is_run else None
+    if run is None:
+        resolve_model(what, weights=False)  # looked for before what serves it
     serving.require(server, vllm)
-    if is_run:
-        run = RunDirectory.open(Path(what))
-        model = serving.served_player(run, "attacker" if attacker else "defender", number, server)
-    else:
-        model = serving.served_model(what)
+    role: Role = "attacker" if attacker else "defender"
+    model = serving.served_player(run, role, number, server) if run else serving.served_model(what)
     address = serving.Address(host, port, key)
     serving.serve(model, server, address, lambda url: typer.echo(f"{model.name}: {url}"), vllm=vllm)

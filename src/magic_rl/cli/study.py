@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from magic_rl.runs.study.plan import PlannedRun, Stage
     from magic_rl.runs.study.runner import Ended
 
+_CHILD = "magic_rl.cli.child"
+
 
 def study(
     config: Annotated[
@@ -92,7 +94,7 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     if not all(map(str.isdecimal, numbers)) or len(set(map(int, numbers))) < len(numbers):
         raise UserError(f"--rng-seeds {seeds!r}: expected different whole numbers, 0 or more, for example 0,1,2")
     for key in ("preset", "rng_seed"):
-        if any(item.partition("=")[0].strip() == key for item in overrides):
+        if any(item.partition("=")[0].strip().replace("-", "_") == key for item in overrides):
             raise UserError(f"--set {key}: a study has several; use --{key.replace('_', '-')}s")
     load_config(path, overrides)  # what has an effect with none of the presets is refused
     return {
@@ -115,12 +117,7 @@ def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_step
         runs = write_plan(out, configs, attack_steps)
         work = Work(
             next_stage=lambda run: next_stage(run, attack_steps),
-            command=lambda run, stage: [
-                sys.executable,
-                "-m",
-                "magic_rl.cli.child",
-                *arguments(run, stage, attack_steps),
-            ],
+            command=lambda run, stage: [sys.executable, "-m", _CHILD, *arguments(run, stage, attack_steps)],
             logs=out / "logs",
             slots=slots(next(iter(configs.values())), jobs),
         )

@@ -63,11 +63,11 @@ class StudyView(Drawn):
         now = time.monotonic()
         failed = f", {self._failed} failed" if self._failed else ""
         head = f"{self._count()} runs finished{failed}, {clock(now - self._began)}"
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_column(overflow="fold")
+        table.add_column()
         table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the others leave
         for run, (stage, text) in list(self._at_work.items()):
             table.add_row(Text(run), Text(stage, "dim"), clock(now - self._since.get(run, now)), Text(text, "dim"))
         return Group(Text(head), table)

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from magic_rl.cli.shown import shown
@@ -166,7 +166,7 @@ class Screen(Drawn):
         )
         left = f"{clock(self._left())} left" if self._seconds else ""
         progress.add_task(self._stage or "starting", total=self._total or 1, completed=self._done, left=left)
-        table = Table.grid(padding=(0, 3))
+        table = Table.grid(Column(), Column(no_wrap=True), Column(), Column(no_wrap=True), padding=(0, 3))
         numbers = self._numbers()
         half = (len(numbers) + 1) // 2
         for one, two in zip(numbers[:half], [*numbers[half:], ("", "")], strict=False):

@@ -128,6 +128,8 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
     if file.resolve() in above:
         raise ConfigError(f"{file}: extends: leads back to this file; name one that does not")
     try:
+        if not file.exists() and (near := get_close_matches(file.name.lower(), SHIPPED, 1)):
+            raise ConfigError(f"{file}: no such file; did you mean {near[0]}?")
         own = tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
@@ -244,7 +246,7 @@ def _parse(item: str) -> tuple[_Keys, Any]:
     except UnicodeEncodeError as error:  # bytes of a command line that are not in its encoding
         raise ConfigError(f"{item!a}: {NO_UNICODE}; type it in UTF-8", override=True) from error
     key, equals, value = item.partition("=")
-    keys = tuple(key.strip().split("."))
+    keys = tuple(key.strip().replace("-", "_").split("."))
     if not equals or not all(part.isidentifier() for part in keys):
         raise ConfigError(f"{item}: expected key=value, for example learning.group_size=8", override=True)
     try:

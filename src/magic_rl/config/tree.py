@@ -80,6 +80,7 @@ _NEEDS = {
     "tracker.project tracker.exchanges": "tracker.kind = wandb or tracker.kind = trackio",
     "engine.tinker": "engine.kind = tinker",
     "engine.sampler": "engine.kind = local",
+    "engine.processes": "engine.device = auto or engine.device = cpu",
     "engine.vllm": "engine.sampler = vllm",
     "engine.vllm.python engine.vllm.devices engine.vllm.arguments": "engine.vllm.urls = ()",
 }
@@ -153,8 +154,11 @@ def without_effect(config: Config) -> Iterator[tuple[str, str]]:
                 inside = (key for key in changed if f"{key}.".startswith(f"{name}.") and key != "attacker.sft.steps")
                 yield from ((key, needs) for key in inside)
     if config.engine.remote:
-        elsewhere = [key for key in changed if key in ("store.checkpoint_every", "engine.recompute_above")]
-        yield from ((key, "weights in this process: engine.kind = local") for key in elsewhere)
+        idle = ["store.checkpoint_every", "engine.recompute_above"]
+        asked = (config.attacker.writer, *(judge.endpoint for judge in config.judge.judges))
+        if all(endpoint is None or endpoint.url for endpoint in asked):  # none is a model in this process
+            idle += (f"engine.{key}" for key in ("device", "dtype", "threads", "processes", "rows_per_batch"))
+        yield from ((key, "weights in this process: engine.kind = local") for key in changed if key in idle)
     yield from ((f"data.{key}", needs) for key, needs in config.data.unread())
     if config.store.answers is not True and not (
         config.attacker.writer or any(j.endpoint for j in config.judge.judges)

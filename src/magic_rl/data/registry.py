@@ -230,11 +230,11 @@ NAMED: Mapping[str, NamedSet] = _load()
 
 def unknown_name(name: str) -> DataError:
     """The error for a name that is not in the registry."""
-    known = (*NAMED, *GROUPS)
+    known = ("demo", *NAMED, *GROUPS)
     near = difflib.get_close_matches(name.lower(), known, n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     return DataError(
-        f"{name!r} is no file and no named data set{meant}; known: demo, {', '.join(known)}; "
+        f"{name!r} is no file and no named data set{meant}; known: {', '.join(known)}; "
         "a data set of the hub is named owner/name, or owner/name:subset",
         about="sources",
     )

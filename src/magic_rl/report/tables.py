@@ -6,6 +6,7 @@ heading of its measure, which saves width. Where a line does not fit, each row b
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ _ABOUT_DRIFT = (
 
 Kind = Literal["rate", "change", "ratio"]
 Line = Sequence[str]  # a line of one cell is a heading
+_NUMBER = re.compile(r"[-+]?[\d,.]+%?|–?")
 _FORMS = {"rate": (100, ".1f"), "change": (100, "+.1f"), "ratio": (1, ".2f")}
 
 
@@ -141,7 +143,7 @@ def about_drift(drift: Drift) -> str:
 def drift_head(drift: Drift) -> tuple[str, ...]:
     """Column titles of `drift_rows`; what was not measured has none."""
     classes = ("hybrids, %", "combinations", "new, %") if drift.classifier else ()
-    return ("attacker of", "n", "self-BLEU", *(("distance",) if drift.embedder else ()), *classes)
+    return ("attacks of", "n", "self-BLEU", *(("distance",) if drift.embedder else ()), *classes)
 
 
 def drift_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
@@ -274,21 +276,31 @@ def study_notes(preset: PresetResult) -> Iterator[str]:
 
 
 def laid_out(lines: Sequence[Line], width: int) -> str:
-    """Columns where they fit; else each row as its title, then a line for each cell.
+    """Columns where they fit, those of plain numbers to the right; else each row as its title, then its cells.
 
     Args:
         lines: Of as many cells as the first one, which holds the titles of columns, or of one: a heading.
     """
     head = lines[0]
-    widths = [max(map(len, column)) + 2 for column in zip(*(line for line in lines if len(line) > 1), strict=True)]
-    if sum(widths) - 2 <= width:
-        return "\n".join("".join(map(str.ljust, line, widths[: len(line)])).rstrip() for line in lines)
-    names = max(map(len, head[1:])) + 2
-    out = []
+    columns = list(zip(*(line for line in lines if len(line) > 1), strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    sides = [str.rjust if all(map(_NUMBER.fullmatch, column[1:])) else str.ljust for column in columns]
+    if sum(widths) + 2 * len(widths) - 2 <= width:
+        rows = (map(lambda side, *cell: side(*cell), sides, line, widths) if line[1:] else line for line in lines)
+        return "\n".join("  ".join(row).rstrip() for row in rows)
+    out = [head[0]] if head[0] else []
     for title, *cells in lines[1:]:
-        out.append(title)
-        out += [f"  {name:<{names}}{cell}".rstrip() for name, cell in zip(head[1:], cells, strict=False) if cell]
+        out += [title, *described(zip(head[1:], cells, strict=False), width, "  ")]
     return "\n".join(out)
+
+
+def described(facts: Iterable[tuple[str, str]], width: int, indent: str = "") -> Iterator[str]:
+    """Names with what is to be said of them beside; what is too long goes on below, and no word is cut."""
+    told = [(name, text) for name, text in facts if text]
+    beside = max((len(name) for name, _ in told), default=0) + 2
+    for name, text in told:
+        first, below = f"{indent}{name:<{beside}}", f"{indent}{'':<{beside}}"
+        yield textwrap.fill(text, width, initial_indent=first, subsequent_indent=below, break_long_words=False)
 
 
 def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:

@@ -24,7 +24,7 @@ from magic_rl.engines.local.models import load_renderer, resolve_model, stored_n
 from magic_rl.engines.local.parity import unfit
 from magic_rl.engines.settings import LoraConfig
 from magic_rl.errors import ModelError, UserError
-from magic_rl.files import reason
+from magic_rl.files import digits, reason
 from magic_rl.prompts import load_prompts
 from magic_rl.runs.footprint import Footprint, available, footprint
 from magic_rl.text.chat import ChatRenderer
@@ -189,8 +189,8 @@ class _Check:
                 Problem(
                     "may",
                     "engine.rows_per_batch: if all texts are as long as sampling.max_tokens and max_prompt_tokens let "
-                    f"them be, sampling takes {most / _GB:.3g} GB, {found.cache / _GB:.3g} of them keys and values, "
-                    f"and there are {have / _GB:.3g}; lower one of the three",
+                    f"them be, sampling takes {digits(most / _GB)} GB, {digits(found.cache / _GB)} of them keys and "
+                    f"values, and there are {digits(have / _GB)}; lower one of the three",
                 )
             )
         return found
@@ -202,7 +202,7 @@ def _too_little(config: Config, needed: int) -> Problem | None:
         return None
     return Problem(
         "training",
-        f"memory: about {needed / _GB:.3g} GB are needed and {have / _GB:.3g} are there; lower "
+        f"memory: about {digits(needed / _GB)} GB are needed and {digits(have / _GB)} are there; lower "
         "engine.processes or engine.tokens_per_batch, set engine.recompute_above, or take a smaller model or a larger "
         "machine",
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from magic_rl.config import Config
 from magic_rl.errors import UserError
+from magic_rl.files import digits
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.runs.arithmetic import (
     Samplers,
@@ -117,7 +118,7 @@ def plan(
     memory, adapters = _memory(config, shapes, lengths, samplers)
     for what, (needed, have) in memory.items():
         if needed > have:
-            notes.append(f"the device that {what} needs {needed / 1e9:.3g} GB and has {have / 1e9:.3g}")
+            notes.append(f"the device that {what} needs {digits(needed / 1e9)} GB and has {digits(have / 1e9)}")
     return Plan(
         lengths=lengths,
         stages=stages,

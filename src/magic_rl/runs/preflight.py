@@ -126,7 +126,11 @@ def try_judge(judge: Judge, *, fresh: bool = True) -> None:
 
 
 def remarks(config: Config) -> Iterator[str]:
-    """What a user should know before a long run: a judge that is for the demo, an untaught attacker."""
+    """What a user should know before a long run: what it is, a judge that is for the demo, an untaught attacker."""
+    turns, players = config.game.schedule, " and ".join(f"{role} {config.player(role).model}" for role in config.roles)
+    what = f"preset {config.preset}: {players}, seeds {config.data.seeds}, judge {config.judge.kind}"
+    steps = f"defender {turns.defender_steps}, attacker {turns.attacker_steps}"
+    yield f"{what}; rounds: {turns.rounds}, steps in each: {steps}"
     yield from about_rules(config)
     if config.game.rewrite and not config.attacker.sft.steps and config.preset != "magic-base":
         yield "attacker.sft.steps is 0: the attacker is taught nothing before the game, which is preset magic-base"

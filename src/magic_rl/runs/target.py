@@ -40,6 +40,20 @@ def endpoint_of(target: str) -> EndpointConfig:
         raise ConfigError(f"{target}: {problem(error)}") from error
 
 
+def look_for(target: str) -> None:
+    """See that there is a run, or what `endpoint_of` knows, behind a name; no weights are fetched.
+
+    Raises:
+        UserError: If there is nothing.
+    """
+    if (Path(target) / "config.toml").is_file():
+        RunDirectory.open(Path(target))
+    elif not (endpoint := endpoint_of(target)).url:
+        from magic_rl.engines.local.models import resolve_model  # torch takes seconds to import
+
+        resolve_model(endpoint.model, weights=False)
+
+
 def chat_of(target: str, engine: EngineConfig | None = None, number: int | None = None) -> Chat:
     """The model behind a name, ready to be asked; a run's defender in the words that it was trained with.
 

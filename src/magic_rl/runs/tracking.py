@@ -32,7 +32,7 @@ def require(config: Config) -> None:
     """
     kind = config.tracker.kind
     if kind and importlib.util.find_spec(kind) is None:
-        raise ConfigError(f"tracker.kind: the package {kind} is not installed", "install a tracker", kind=kind)
+        raise ConfigError(f"tracker.kind: the package {kind} is not installed", "install", extra=kind)
 
 
 @contextlib.contextmanager

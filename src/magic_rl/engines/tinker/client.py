@@ -59,7 +59,9 @@ class Connection:
         try:
             self.sdk: Any = importlib.import_module("tinker")
         except ImportError as error:
-            raise UserError(f"the client package is not installed ({error}); install {self.server.client!r}") from error
+            raise UserError(
+                f"its client is not installed ({error}); `pip install {self.server.client!r}` adds it"
+            ) from error
         self.session = 0
         self._timeout, self._patience = config.timeout, config.patience
         self.url = (config.urls.get(base_model) or config.url or _HOSTED).rstrip("/")
