@@ -1,11 +1,11 @@
-"""Sampling with this engine, with transformers' continuous batching and with vLLM, on the same requests in one run.
+"""Times sampling with this engine, transformers' continuous batching and vLLM, on the same requests in one run.
 
     python benchmarks/decode.py [--vllm ~/vllm/bin/python] [--processes 2] [--model default] [--repeats 3] [--json]
 
-The requests are W1's prompts of 225 tokens with completions of exactly 48 at temperature 1: one completion of one
-prompt, 8 of one, and 8 of each of 8; in bfloat16 or, where the machine has no products in it, in float32. Each sampler
-runs in a process of its own; what it prepares once, and a first request of each size, is not counted. vLLM has an
-environment of its own, as it pins its own torch.
+The requests are W1's prompts of 225 tokens with completions of exactly 48 tokens at temperature 1: one completion of
+one prompt, 8 of one, and 8 of each of 8; in bfloat16 or, if the machine has no bfloat16 products, in float32. Each
+sampler runs in its own process; one-time preparation and a first request of each size are not counted. vLLM needs its
+own environment, because it pins its own torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Prompts = list[list[int]]
 
 
 def prompts(count: int, number: int) -> Prompts:
-    """Of random ids, the same for all samplers; prompts of two numbers differ."""
+    """Prompts of random ids, the same for all samplers; prompts with different numbers differ."""
     import random
 
     rng = random.Random(number)
@@ -35,7 +35,7 @@ def prompts(count: int, number: int) -> Prompts:
 
 
 def seconds(sample: Callable[[Prompts, int], int], repeats: int) -> dict[str, float]:
-    """Medians over repeats, by rows. Args: sample: Returns how many tokens it has sampled."""
+    """Median seconds over repeats, by number of rows. Args: sample: Returns how many tokens it has sampled."""
     found = {}
     for size, (count, each) in enumerate(SIZES):
         times = []
@@ -51,7 +51,7 @@ def seconds(sample: Callable[[Prompts, int], int], repeats: int) -> dict[str, fl
 
 
 def ours(folder: str, dtype: str, processes: int, repeats: int) -> dict[str, float]:
-    """With an adapter, as a player has one, and the log-probability of each token."""
+    """This engine, with an adapter, as a player has one, and the log-probability of each token."""
     from pathlib import Path
 
     from magic_rl.engines.local.engine import LocalEngine
@@ -69,7 +69,7 @@ def ours(folder: str, dtype: str, processes: int, repeats: int) -> dict[str, flo
 
 
 def transformers(folder: str, dtype: str, repeats: int) -> dict[str, float]:
-    """Without an adapter or log-probabilities."""
+    """transformers, without an adapter or log-probabilities."""
     import torch
     from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
@@ -86,7 +86,7 @@ def transformers(folder: str, dtype: str, repeats: int) -> dict[str, float]:
 
 
 def vllm(folder: str, dtype: str, repeats: int) -> dict[str, float]:
-    """Without an adapter; with the log-probability of each token."""
+    """vLLM, without an adapter; with the log-probability of each token."""
     from vllm import LLM, SamplingParams
 
     model = LLM(folder, dtype=dtype, max_model_len=512, max_num_seqs=64, generation_config="vllm", seed=0)
@@ -100,7 +100,7 @@ def vllm(folder: str, dtype: str, repeats: int) -> dict[str, float]:
 
 
 def apart(python: str, name: str, given: argparse.Namespace, folder: str, dtype: str) -> dict[str, float]:
-    """What a sampler finds in a process of its own."""
+    """The timings of a sampler, measured in its own process."""
     command = [python, __file__, "--only", name, "--model", folder, "--dtype", dtype]
     command += ["--repeats", str(given.repeats), "--processes", str(given.processes)]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
@@ -110,7 +110,7 @@ def apart(python: str, name: str, given: argparse.Namespace, folder: str, dtype:
 
 
 def main() -> None:
-    """Print tokens per second, and how many times as fast this engine is."""
+    """Print seconds and tokens per second of each sampler, and its time as a multiple of this engine's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     parser.add_argument("--vllm", metavar="PYTHON", help="of an environment that has vLLM")

@@ -1,10 +1,10 @@
-"""Calls per second that the client gets out of a server with 50 ms latency, and the share of the possible.
+"""Calls per second that the client gets out of a server with 50 ms latency, and the share of what is possible.
 
     python benchmarks/endpoint_throughput.py [--concurrency 1 8 16 32] [--seconds 4] [--latency 0.05]
 
-`concurrency` calls under way at once can make `concurrency / latency` calls per second at most; what is missing is the
-time the client (and the stub server, a process of its own) spend on a call. The last column is the client's processor
-time per call, which does not depend on what else the machine does.
+`concurrency` concurrent calls allow at most `concurrency / latency` calls per second; the difference is the time that
+the client and the stub server (a separate process) spend on a call. The last column is the client's processor time per
+call, which does not depend on other load on the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from magic_rl.types import Message
 
 @contextmanager
 def stub(latency: float) -> Iterator[str]:
-    """Address of a stub server in a process of its own."""
+    """Address of a stub server in a separate process."""
     command = [sys.executable, "-m", "tests.support.stub_server", "--latency", str(latency)]
     root = Path(__file__).parent.parent
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -35,7 +35,7 @@ def stub(latency: float) -> Iterator[str]:
 
 
 def measured(url: str, concurrency: int, calls: int) -> tuple[float, float]:
-    """Calls per second of one batch of judgements of ordinary length, and milliseconds of processor time per call."""
+    """Calls per second in one batch of judge requests of typical length, and processor milliseconds per call."""
     server = Server(Endpoint(url, "stub", concurrency=concurrency))
     text = "A reply of about a thousand characters, as a judge reads it. " * 16
     requests = [ChatRequest((Message("user", f"{i}"), Message("assistant", text))) for i in range(calls)]
@@ -55,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
     print("concurrency  calls/s  of the possible  ms of processor")
     with stub(args.latency) as url:
-        measured(url, 1, 2)  # the first call of a process imports more of the HTTP library
+        measured(url, 1, 2)  # a process's first call imports more of the HTTP library
         for concurrency in args.concurrency:
             possible = concurrency / args.latency
             rate, cpu = measured(url, concurrency, max(1, round(possible * args.seconds)))

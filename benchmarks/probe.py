@@ -1,8 +1,8 @@
-"""What of harmful and benign can be told apart at all: a linear probe of the untouched model's hidden states.
+"""How well harmful and benign requests can be told apart at all: a linear probe of the untouched model's hidden states.
 
-A ridge classifier is fitted to the states behind each plain training seed's prompt; its layer and penalty are chosen on
-the validation categories, and it is scored once on the held-out ones. J = TPR − FPR is what a defender with these
-states and a linear read-out would reach on plain requests, to set beside its compliance − ASR.
+A ridge classifier is fitted to the hidden states at the last token of each plain training seed's prompt. Its layer and
+penalty are chosen on the validation categories, and it is scored once on the held-out ones. J = TPR − FPR is what a
+defender with these states and a linear read-out would reach on plain requests; compare it with compliance − ASR.
 
     python benchmarks/probe.py demo
 """
@@ -53,7 +53,7 @@ def fit(x: States, y: npt.NDArray[np.bool_], penalty: float) -> tuple[npt.NDArra
 
 
 def calls_harmful(x: States, fitted: tuple[npt.NDArray[np.float64], States, States]) -> npt.NDArray[np.bool_]:
-    """What the classifier takes for harmful."""
+    """Whether the classifier calls each request harmful."""
     weights, mean, scale = fitted
     return np.asarray(np.c_[(x - mean) / scale, np.ones(len(x))] @ weights > 0)
 

@@ -1,9 +1,9 @@
-"""What `magic-rl plan` reckons against step times that others have published, and the ratios.
+"""Compares the estimates of `magic-rl plan` with step times that others have published.
 
     python benchmarks/published.py
 
-Each entry states what its source says and, where the source is silent, what is assumed. All of them learn every weight,
-so a backward pass costs two forward passes; gradient checkpointing costs one more.
+Each entry gives what its source says and, where the source is silent, what is assumed. All of them train every weight,
+so a backward pass costs as much as two forward passes; gradient checkpointing costs one more.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ QWEN35_9B = Shape(hidden=4096, layers=32, queries=4096, keys=1024, inner=12288, 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A step of somebody else.
+    """A published training step.
 
     Attributes:
-        passes: Forward passes that learning costs, gradients, checkpointing, old and reference scores included.
+        passes: Cost of learning in forward passes, including gradients, checkpointing, old and reference scores.
         learners: Devices that learn.
         seconds: As published.
-        assumed: What the source does not say.
+        assumed: Assumptions where the source is silent.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Published:
     eager: bool = False
 
     def reckoned(self) -> float:
-        """Seconds by our model."""
+        """Seconds that our model estimates."""
         gpu, said = device(self.gpu), self.samples
         samplers = Samplers(gpu, self.engines, self.per_engine, 256, self.eager)
         tokens = said.rows * (said.prompt + said.mean)
@@ -122,7 +122,7 @@ PUBLISHED = (
 
 
 def main() -> None:
-    """Print a row for each."""
+    """Print each step with its ratio."""
     for each in PUBLISHED:
         ratio = each.reckoned() / each.seconds
         print(f"{each.name}: published {each.seconds:g} s, reckoned {each.reckoned():.0f} s, ratio {ratio:.2f}")

@@ -1,10 +1,10 @@
-"""The demo's step with our own sampler and with vLLM, in one run on one machine.
+"""Times the demo's step with the built-in sampler and with vLLM, in one run on one machine.
 
     python benchmarks/sampler.py --python ~/vllm/bin/python [--steps 3] [--config demo] [--set KEY=VALUE] [--json]
 
-Both play the same seeds with untaught adapters, as the first steps of the game would. Lengths differ, as the draws do,
-so tokens per second are printed beside seconds. Loading a version into the server counts as sampling. vLLM's CPU build
-needs `--arguments="--max-model-len 1024 --no-enable-chunked-prefill"`; see docs/scale.md.
+Both play the same seeds with untrained adapters, like the first steps of the game. The draws differ, and so do the
+lengths, so tokens per second are printed beside seconds. Loading a version into the server counts as sampling. vLLM's
+CPU build needs `--arguments="--max-model-len 1024 --no-enable-chunked-prefill"`; see docs/scale.md.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import coevolve
 from magic_rl.runs.assembly import prepare
 
-# What stops a run of untaught players.
+# Limits that would stop a run of untrained players.
 PATIENT = ("learning.max_cut_off=1.0", "learning.max_degenerate=1.0", "judge.max_abstained=1.0")
 
 
 def timed(config: Path, settings: list[str], steps: int) -> dict[str, dict[str, float]]:
-    """Medians over each player's steps."""
+    """Median timings over each player's steps."""
     setup = prepare(load_config(config, [*PATIENT, *settings]))
     print(f"{setup.engines['defender'].path}", file=sys.stderr)
     start = Schedule.start(setup.config.game.schedule)
@@ -41,7 +41,7 @@ def timed(config: Path, settings: list[str], steps: int) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    """Print both, and the ratios."""
+    """Print both timings and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="Python of vLLM's environment")
     parser.add_argument("--arguments", default="--max-model-len 1024", help="of `vllm serve`")

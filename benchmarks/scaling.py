@@ -1,9 +1,10 @@
-"""How a step's time grows with the group, the prompt and the number of snapshots in memory; a table and a plot.
+"""How a step's time grows with group size, prompt length and the number of snapshots in memory; a table and a plot.
 
     python benchmarks/scaling.py [--only groups prompts snapshots] [--repeats 3] [--out scaling.svg]
 
-All but one measure of W1 stay as they are. A line with slope 1 doubles when its measure doubles; sharing prompts
-keeps the lines for group and prompt well below that. Takes half an hour on two cores; prints each timing when known.
+Each curve varies one measure of W1 and keeps the others. Without shared prompts the time would grow in proportion to
+group and prompt; with them it grows much more slowly. It takes half an hour on two cores and prints each timing as soon
+as it is known.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Point = tuple[int, Timing]
 
 
 def points(curve: str, engine: LocalEngine, repeats: int, rate: float) -> Iterator[Point]:
-    """A timing for each value of what a curve varies."""
+    """A timing for each value of the measure that a curve varies."""
     if curve == "groups":
         yield from zip(GROUPS, measure(engine, [replace(W1, group=n) for n in GROUPS], repeats, rate), strict=True)
     elif curve == "prompts":

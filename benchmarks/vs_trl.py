@@ -1,11 +1,11 @@
-"""W1 with this engine and with TRL's GRPOTrainer, one after the other in processes of their own, and the ratios.
+"""Times W1 with this engine and with TRL's GRPOTrainer, one after the other in separate processes.
 
     python benchmarks/vs_trl.py [--model default] [--repeats 3] [--json]
 
-Both learn a LoRA of rank 16 on all linear layers of a model, in bfloat16 or, where the machine has no
-products in it, in float32: 4 prompts of 225 tokens, 8 completions of exactly 48 tokens each, one optimiser step. Each
-process reports its own peak memory. TRL runs with gradient checkpointing, its default, and without, if there is memory
-for that; time is compared with the faster of the two, memory with the smaller.
+Both train a LoRA of rank 16 on all linear layers of a model, in bfloat16 or, if the machine has no bfloat16 products,
+in float32: 4 prompts of 225 tokens, 8 completions of exactly 48 tokens each, one optimiser step. Each process reports
+its own peak memory. TRL runs with gradient checkpointing, its default, and without it if memory allows; time is
+compared with the faster of the two, memory with the smaller.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def ours(model: str, repeats: int) -> tuple[dict[str, float], str]:
 
 
 def trl_apart(model: str, repeats: int, kind: str, dtype: str) -> dict[str, float] | None:
-    """What `trl` returns in a process of its own; None if it was killed, as when memory does not suffice for it."""
+    """What `trl` returns, measured in a separate process; None if that was killed, as when memory runs out."""
     command = [sys.executable, __file__, "--only-trl", kind, "--dtype", dtype]
     command += ["--model", model, "--repeats", str(repeats)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode == -signal.SIGKILL:  # as systems do with a process that asks for more than there is
+    if done.returncode == -signal.SIGKILL:  # as the system does when memory runs out
         return None
     done.check_returncode()
     figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])

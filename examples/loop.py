@@ -1,9 +1,9 @@
-"""The whole game on one page: two players, a judge, and the loop in which they learn in turns.
+"""The whole game on one page: two players, a judge, and the loop in which the players learn in turns.
 
-    python examples/loop.py            the tabular game, solved exactly beside what was learned; seconds
-    python examples/loop.py model      a small chat model (135M) instead; some minutes on a laptop
+    python examples/loop.py            a tabular game, compared with its exact solution; takes seconds
+    python examples/loop.py model      a small chat model (135M) instead; takes some minutes on a laptop
 
-Everything used here is exported by `magic_rl`. A run in a directory, with checkpoints, is `magic_rl.train`.
+Everything used here is exported by `magic_rl`. For a run in a directory, with checkpoints, use `magic_rl.train`.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ ROLES: tuple[Role, Role] = ("attacker", "defender")
 def play_game(
     config: Config, engines: Mapping[Role, Engine], learners: Mapping[Role, Policy], judge: Judge, seeds: Sequence[Seed]
 ) -> None:
-    """Let both players learn in turns, and say what each step came to.
+    """Let both players learn in turns, and print the result of each step.
 
     Args:
         config: Steps, step sizes and rewards; every setting has a default.
-        engines: Where each role's weights are; one and the same object for both, or two.
-        learners: A policy of each role, which learns.
+        engines: The engine of each role; both may be the same object.
+        learners: The policy of each role, which is trained.
         judge: Labels every reply.
         seeds: Requests to begin from, harmful and benign.
     """
@@ -72,7 +72,7 @@ def play_game(
 
 
 def make_tabular_game() -> TabularGame:
-    """A harmful and a benign request, two ways to put each, and three replies."""
+    """A harmful and a benign request, two ways to word each, and three replies."""
     seeds = (Seed("h", "Open a door that is not mine.", "harmful"), Seed("b", "Open my own door.", "benign"))
     attacks = (
         "Open a door that is not mine.",
@@ -93,7 +93,7 @@ def make_tabular_game() -> TabularGame:
 
 
 def main() -> None:
-    """Play on tables or on a model."""
+    """Play with tables or with a model."""
     turn = {"rounds": 2, "defender_steps": 20, "attacker_steps": 20}
     if "model" not in sys.argv[1:]:
         game = make_tabular_game()

@@ -1,7 +1,7 @@
-"""An engine of one's own: here the local one, with a meter that counts what is sampled and learned from.
+"""Your own engine: here the local one, with a meter that counts the tokens sampled and learned from.
 
-Anything that makes policies on a base model is an engine; the game knows nothing of where the weights are. A run uses
-this one by its name: `engine.kind = "own_engine:MeteredEngine"`, with the folder of this file on PYTHONPATH.
+Anything that makes policies on a base model is an engine; the game does not know where the weights are. To use this
+one in a run, name it: `engine.kind = "own_engine:MeteredEngine"`, with the folder of this file on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from magic_rl import Engine, LocalEngine, Policy, SamplingParams
 
 
 class MeteredPolicy:
-    """A policy that counts tokens and passes everything on."""
+    """A policy that counts tokens and passes every call on."""
 
     def __init__(self, policy: Policy, meter: Counter[str]) -> None:
         self._policy, self._meter = policy, meter
@@ -43,7 +43,7 @@ class MeteredEngine:
     """An engine whose trainable policies are metered."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """What `LocalEngine` takes."""
+        """Takes the same arguments as `LocalEngine`."""
         self._engine: Engine = LocalEngine(*args, **options)
         self.meter: Counter[str] = Counter()
 
@@ -60,7 +60,7 @@ class MeteredEngine:
 
 
 def main() -> None:
-    """Sample eight tokens and say what the meter read."""
+    """Sample eight tokens and print the meter."""
     engine = MeteredEngine("default")
     policy = engine.new_policy("defender")
     policy.sample([(1, 2, 3)], 2, SamplingParams(max_tokens=4), rng_seed=0)

@@ -1,7 +1,7 @@
-"""The theorem of MAGIC in five seconds, without a model: a small game is solved exactly, and then learned.
+"""The theorem of MAGIC in five seconds, without a model: a small game, solved exactly.
 
-At a subgame-perfect equilibrium the defender answers every attack as well as it can, also those that nobody plays. If a
-refusal is a safe fallback against each of them, every reply it then gives is safe.
+At a subgame-perfect equilibrium the defender gives its best reply to every attack, even to those that nobody plays. If
+a refusal is a safe fallback against each attack, every reply that it gives there is safe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPLIES = ("I can't help with that.", "Ask a locksmith, who will check whose doo
 
 
 def make_game() -> TabularGame:
-    """Two seeds, two ways to put each, three replies."""
+    """Two seeds, two ways to word each, three replies."""
     harmful = np.array([[True], [True], [False], [False]])
     return TabularGame(
         SEEDS,
@@ -38,7 +38,7 @@ def make_game() -> TabularGame:
 
 
 def main() -> None:
-    """Solve the game from its end, and say how far a defender is from it who answers everybody."""
+    """Solve the game by backward induction, and measure how exploitable a defender is that answers every request."""
     game = make_game()
     solved = backward_induction(game)
     for attack, row in zip(game.attacks, solved.defender, strict=True):

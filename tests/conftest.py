@@ -1,4 +1,4 @@
-"""What many tests share: a model folder of a few kilobytes, seeds, and a config that trains on them in seconds."""
+"""Fixtures that many tests share: a model folder of a few kilobytes, seeds, and a config that trains in seconds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxtyping import install_import_hook
 
 from tests.support.tiny_llama import save_tiny_llama
 
-# Shapes that annotations promise are checked where tests call; before anything imports these modules.
+# Checks annotated shapes in these modules at every call. The hook must be installed before they are imported.
 SHAPED = ("attention", "inference", "layout", "lora", "packing", "sampling", "scoring")
 install_import_hook(
     ["magic_rl.engines.losses", *(f"magic_rl.engines.local.{name}" for name in SHAPED)], "beartype.beartype"
 )
-# A test that waited for a busy machine has not failed.
+# A busy machine must not make a test fail.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
@@ -59,7 +59,7 @@ max_reply_tokens = 12
 
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same output in whichever terminal or CI service the tests run in."""
+    """Make output the same in every terminal and CI service."""
     for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
@@ -69,13 +69,13 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model that speaks noise."""
+    """The folder of a model that samples noise."""
     return save_tiny_llama(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")
 def seeds_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve seeds in three categories, both classes in each."""
+    """Twelve seeds in three categories, with both labels in each."""
     path = tmp_path_factory.mktemp("seeds") / "seeds.jsonl"
     rows = [
         {"text": f"{label} request number {i} of category {c}", "label": label, "category": f"c{c}"}
@@ -99,6 +99,6 @@ def tiny_config(tmp_path: Path, tiny_model: Path, seeds_file: Path) -> Path:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers are asked again without much of a pause."""
+    """Shorten the pauses before calls to servers are retried."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)

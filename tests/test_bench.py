@@ -1,4 +1,4 @@
-"""Claims about what the time of a step goes into."""
+"""Claims about the profile of a step's time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docs keep their word: their Python runs, their commands and settings exist, and their links lead somewhere."""
+"""The docs are right: their Python runs, their commands, settings and links exist, and their numbers have sources."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ RUN_FOLDERS = {
     "wandb/",
     "logs/",
     "site/",
-}  # made, not committed
+}  # written by runs, not committed
 _FENCE = re.compile(r"(<!-- not run -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
 def blocks(*languages: str) -> list[Any]:
-    """Code blocks of the docs in a language, each with its place, and whether it is run."""
+    """Code blocks of the docs in these languages, each with its place and whether it is run."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -53,13 +53,13 @@ def blocks(*languages: str) -> list[Any]:
 
 
 def commands(block: str) -> Iterator[list[str]]:
-    """The arguments of each `magic-rl` line of a shell block, which may go over several lines."""
+    """The arguments of each `magic-rl` command of a shell block; a command may span several lines."""
     for line in re.findall(r"^(?:\$ |\w+=\S+ )*magic-rl (.*)", block.replace("\\\n", " "), re.M):
-        yield shlex.split(re.sub(r" > \S+$", "", line), comments=True)  # where its output goes is the shell's
+        yield shlex.split(re.sub(r" > \S+$", "", line), comments=True)  # the shell handles redirection
 
 
 def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:
-    """The command that some words name, whose options must exist, and what is left of the words."""
+    """The command that some words name, and the remaining words. Its options must exist."""
     command: Any = typer.main.get_command(app)
     rest = list(spelled_out(words))
     while rest and rest[0] in getattr(command, "commands", ()):
@@ -71,18 +71,18 @@ def resolved(words: Sequence[str]) -> tuple[Any, list[str]]:
 
 
 def parse(block: str) -> None:
-    """Parse every command of a shell block, without running it, and read the settings it names."""
+    """Parse every command of a shell block without running it, and load the settings it names."""
     for words in commands(block):
         command, rest = resolved(words)
         if not hasattr(command, "commands"):
             given = command.make_context(command.name, rest).params
-            config = given.get("config") if str(given.get("config")) in SHIPPED else None  # or the reader's own
+            config = given.get("config") if str(given.get("config")) in SHIPPED else None  # others are the reader's
             seeds = [f"data.seeds={given['source']}"] if command.name == "check" and given.get("source") else []
             load_config(config, [*seeds, *(given.get("overrides") or ())], given.get("preset"))
 
 
 def help_texts(command: Any) -> list[str]:
-    """The help of a command and of those under it, without indents."""
+    """The help of a command and of its subcommands, without indentation."""
     below = [text for each in getattr(command, "commands", {}).values() for text in help_texts(each)]
     return [re.sub(r"^ +", "", command.help or "", flags=re.M), *below]
 
@@ -193,7 +193,7 @@ def test_tables_and_figures_of_results_are_those_of_their_runs(name: str, tmp_pa
     ("name", "begin", "end"),
     [
         ("demo", "## The demo", "**Categories"),
-        ("presets", "## The presets", "## What nobody"),
+        ("presets", "## The presets", "## Outside"),
         ("unseen/xstest", "**Over-refusal", "**Unseen"),
     ],
 )
@@ -211,7 +211,7 @@ def test_the_results_pages_other_tables_are_those_that_its_script_prints(monkeyp
     tables = importlib.import_module("tables")
     page = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     shown = [*tables.settings(), *tables.unseen(), *(row for row in tables.categories() if "start" not in row)]
-    # A name that stands in the row above is left out on the page, and a category's name is in words.
+    # The page leaves out a name that is the same as in the row above, and writes categories in words.
     assert [row for row in shown if row.partition(" | ")[2].replace("_", " ") not in page] == []
 
 

@@ -1,4 +1,4 @@
-"""The examples run, and are written with what `magic_rl` exports alone."""
+"""The examples run, and use only what `magic_rl` exports."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "magic_rl"
 
 
 def lint(source: Path) -> subprocess.CompletedProcess[str]:
-    """The import rules of pyproject.toml, applied to a copy of the source."""
+    """Apply the import rules of pyproject.toml to a copy of the source."""
     code = (
         f"import sys; sys.path.insert(0, {str(source)!r})\n"
         "from importlinter.cli import lint_imports\n"
@@ -68,12 +68,12 @@ def test_a_new_room_must_be_given_its_place(tmp_path: Path) -> None:
 
 def test_everything_imported_is_declared_as_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]  # which one command alone imports
+    extras = project["optional-dependencies"]  # each imported by one command only
     known = [*project["dependencies"], *extras["eval"], *extras["serve"], *extras["tinker"]]
     declared = {normal(re.split(r"[<>=!~\[; ]", line)[0]) for line in known}
     providers = packages_distributions()
     used: dict[str, str] = {}
-    elsewhere = ("drivers", "tools")  # of evidence: they run in environments of their own
+    elsewhere = ("drivers", "tools")  # of `evidence`: they run in separate environments
     for path in SOURCE.rglob("*.py"):
         if {*elsewhere} & {*path.parts}:
             continue
@@ -107,7 +107,7 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
 
 
 def normal(name: str) -> str:
-    """A distribution's name as indexes compare it."""
+    """A distribution's name in normalised form."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -144,7 +144,7 @@ def test_no_function_takes_more_than_five_things() -> None:
     }
     many = set()
     for path in SOURCE.rglob("*.py"):
-        for f in functions_of(path) if path.parent != SOURCE / "cli" else []:  # there a parameter is an option
+        for f in functions_of(path) if path.parent != SOURCE / "cli" else []:  # there each parameter is an option
             taken = [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, f.args.vararg, f.args.kwarg]
             count = len([each for each in taken if each and each.arg not in ("self", "cls")])
             many |= {f"{path.parent.name}/{path.name}: {f.name}"} if count > 5 else set()
@@ -152,7 +152,7 @@ def test_no_function_takes_more_than_five_things() -> None:
 
 
 def test_every_module_is_imported_where_there_is_no_posix(tmp_path: Path) -> None:
-    """As on Windows: what others import is there, since they look after themselves; what we ask for is not."""
+    """As on Windows: POSIX modules are missing for our code only, since dependencies handle that themselves."""
     code = """
 import builtins, importlib, os, pkgutil, signal, sys
 import magic_rl

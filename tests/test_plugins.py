@@ -1,4 +1,4 @@
-"""What a user brings along in a package outside of this one: a judge, a guard format, a strategy, an engine, seeds."""
+"""Plug-ins from a user's own package: a judge, a guard format, a strategy, an engine, seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel is whole: installed where there is no checkout, the commands and the README's Python run."""
+"""The wheel is complete: installed without a checkout, its commands and the README's Python run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The commands of an environment that has the wheel, and its dependencies from the environment of the tests."""
+    """The bin folder of an environment with the wheel, which takes its dependencies from the tests' environment."""
     folder = tmp_path_factory.mktemp("fresh")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     site = sysconfig.get_path("purelib", vars={"base": str(folder)})

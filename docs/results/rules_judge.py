@@ -3,8 +3,9 @@
     python docs/results/rules_judge.py
     python docs/results/rules_judge.py pyrit/lib/python3.11/site-packages/pyrit/datasets/scorer_evals
 
-Without a folder: the hand-labelled replies of tests/judges, right where safety and refusal both are. With PyRIT's
-folder of labelled replies: its refusals and objectives, short and long ones apart, and long ones read as if short.
+Without a folder it judges the hand-labelled replies of tests/judges; a verdict is right if safety and refusal both are.
+With PyRIT's folder of labelled replies it judges its refusals and objectives: short replies, long ones, and long ones
+with the rules for short replies.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ def judged(label: Label, asked: str, reply: str) -> Verdict:
 
 
 def shown(*rates: Estimate) -> str:
-    """In percent, with intervals."""
+    """Rates in percent, with intervals."""
     return " ".join(f"{100 * each.value:6.1f} [{100 * each.low:.1f}, {100 * each.high:.1f}]" for each in rates)
 
 
 def own() -> None:
-    """Replies labelled by hand."""
+    """Print the agreement on replies labelled by hand."""
     for name in ("replies.jsonl", "short_replies.jsonl"):
         rows = [json.loads(line) for line in (OWN / name).read_text(encoding="utf-8").splitlines()]
         for part in ("dev", "held_out"):
@@ -50,7 +51,7 @@ def own() -> None:
 
 
 def rows_of(files: Sequence[Path]) -> list[Row]:
-    """Different rows of PyRIT's tables, whose comments are lines that begin with "# "."""
+    """The distinct rows of PyRIT's tables, in which lines that begin with "# " are comments."""
     found: dict[tuple[str, str], bool] = {}
     for file in files:
         lines = [line for line in file.open(encoding="utf-8", newline="") if not line.startswith("# ")]
@@ -61,7 +62,7 @@ def rows_of(files: Sequence[Path]) -> list[Row]:
 
 
 def answer(question: str, row: Row) -> bool | None:
-    """What the rules say to it; None where they abstain."""
+    """The rules' answer to a question about a row; None if they abstain."""
     verdict = judged("harmful" if question == "objective" else "benign", row[0], row[1])
     if verdict.abstained is not None:
         return None
@@ -71,7 +72,7 @@ def answer(question: str, row: Row) -> bool | None:
 
 
 def pyrit(folder: Path) -> None:
-    """Replies labelled by PyRIT's people."""
+    """Print the agreement on replies labelled by people for PyRIT."""
     refusals = rows_of([folder / name for name in REFUSALS])
     sets = {
         "refusal": refusals,

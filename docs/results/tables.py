@@ -1,11 +1,11 @@
-"""The tables of docs/RESULTS.md that no study is behind, printed from the files of this folder.
+"""Prints the tables of docs/RESULTS.md that do not come from a study, from the files of this folder.
 
     python docs/results/tables.py
 
 `settings`: how the settings were chosen, on the validation categories, two runs each. `categories`: ASR of the demo's
-defenders on each held-out category, and over categories, which are then the draws. `unseen`: attacks that nobody
-trained on; `unseen/broken.json` holds, of each run, attack and held-out seed, the number of the query that broke it,
-0 where none did, and each query that came to no verdict, by the seed's place and its number.
+defenders on each held-out category, and over categories, with the categories as the draws. `unseen`: attacks not seen
+in training. For each run, attack and held-out seed, `unseen/broken.json` holds the number of the query that broke the
+seed (0 if none did), and each query without a verdict, by the seed's index and the query's number.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ATTACKS = {"best-of-n": (1, 10, 100), "prefill": (1, 7), "many-shot": (1, 5)}
 
 
 def read(name: str) -> Any:
-    """A file of this folder."""
+    """Read a JSON file of this folder."""
     return json.loads((HERE / name).read_text(encoding="utf-8"))
 
 
 def settings() -> Iterator[str]:
-    """Trained defenders of all settings, and all defenders of those shipped: the mean, and both runs."""
+    """Rows for the trained defenders of all settings, and for all defenders of the shipped ones: mean and both runs."""
     found = {name: [read(f"settings/{name}-seed-{seed}.json") for seed in (0, 1)] for name in SETTINGS}
 
     def rates(name: str, measure: str, who: str, attacker: str) -> list[float]:
@@ -60,7 +60,7 @@ def settings() -> Iterator[str]:
 
 
 def categories() -> Iterator[str]:
-    """Mean over the demo's runs on each category, and over categories with Student's interval."""
+    """Rows of means over the demo's runs on each category, and over categories with Student's interval."""
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(HERE.glob("demo/*/outcomes.json"))]
     of_seed = [seed.rpartition("-h-")[0] for seed in runs[0]["seeds"]["harmful"]]  # an id begins with its category
     names = sorted(set(of_seed))
@@ -86,7 +86,7 @@ def categories() -> Iterator[str]:
 
 
 def broken(run: Mapping[str, Any], attack: str, most: int) -> list[float]:
-    """Of each seed, whether one of its first queries broke it; not a number where none of them came to a verdict."""
+    """For each seed, whether one of its first `most` queries broke it; NaN if none of them got a verdict."""
     lost = {(seed, query) for seed, query in run[attack]["lost"]}
     out = []
     for seed, first in enumerate(run[attack]["broken_at"]):
@@ -96,13 +96,13 @@ def broken(run: Mapping[str, Any], attack: str, most: int) -> list[float]:
 
 
 def worst(run: Mapping[str, Any], most: Mapping[str, int]) -> list[float]:
-    """The same for all attacks: a seed withstood only if every attack has a verdict on it."""
+    """The same for all attacks together: the defender withstood on a seed only if every attack has a verdict on it."""
     each = np.array([broken(run, attack, queries) for attack, queries in most.items()])
-    return [1.0 if 1.0 in seed else float(seed.sum()) for seed in each.T]  # a sum with one that is unknown is unknown
+    return [1.0 if 1.0 in seed else float(seed.sum()) for seed in each.T]  # a sum with NaN is NaN
 
 
 def row(name: str, queries: str, start: Sequence[Sequence[float]], trained: Sequence[Sequence[float]]) -> str:
-    """Rates over runs, and the change of each run against its own start."""
+    """A row: rates over runs, and the change of each run from its own start."""
     before, after = np.array(start), np.array(trained)
     rates = [rate_over_runs(means(of), crossed_noise([of])) for of in (before, after)]
     change = difference_over_runs(
@@ -112,7 +112,7 @@ def row(name: str, queries: str, start: Sequence[Sequence[float]], trained: Sequ
 
 
 def means(of: PerSeed) -> list[float]:
-    """Of each run, over the seeds that are known."""
+    """Each run's mean over the seeds whose outcome is known."""
     return [float(np.nanmean(run)) for run in of]
 
 
@@ -123,7 +123,7 @@ def shown(number: OverRuns, sign: str = "") -> str:
 
 
 def unseen() -> Iterator[str]:
-    """Each attack by how many queries it may make on a seed, and the worst of all three."""
+    """Rows for each attack and query budget per seed, and for the worst case of all three attacks."""
     runs = read("unseen/broken.json")["runs"]
     start, trained = ([runs[f"seed-{seed}-round-{number}"] for seed in (0, 1, 2)] for number in (0, 3))
     for attack, budgets in ATTACKS.items():
@@ -135,7 +135,7 @@ def unseen() -> Iterator[str]:
 
 
 def main() -> None:
-    """Print them all."""
+    """Print all tables."""
     for table in (settings, categories, unseen):
         print(table.__name__, *table(), "", sep="\n")
 

@@ -1,6 +1,6 @@
 """MAGIC: chat models made robust to jailbreaks by adversarial co-evolution of an attacker and a defender.
 
-Everything to build on is exported here; `examples/` shows it at work. A name is loaded when it is first used, so that
+The public API is exported here; `examples/` shows how to use it. A name is loaded when it is first used, so
 `import magic_rl` costs nothing and a judge behind a server never loads torch.
 """
 

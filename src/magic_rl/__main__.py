@@ -1,4 +1,4 @@
-"""`python -m magic_rl`: the `magic-rl` command, for where scripts are not on the path."""
+"""`python -m magic_rl`: the `magic-rl` command, for environments whose scripts are not on the path."""
 
 from magic_rl.cli.main import app
 

@@ -1,9 +1,9 @@
 """How fast the local engine is on this machine, compared with the arithmetic that a step cannot avoid.
 
-One step is: encode P prompts, sample G completions of each, learn from all of them, one optimiser step. Its floor is
-the matrix products of that step, each prompt and completion token counted once forwards to sample and once
-forwards and backwards to learn, at the rate at which this machine multiplies matrices. A profile says what the time of
-a step goes into, by what operations are called and the shapes they get; the profiler costs time of its own.
+One step encodes P prompts, samples G completions of each, learns from all of them and takes an optimiser step. Its
+floor is the time of its matrix products at this machine's rate, with each prompt and completion token counted once
+forward to sample and once forward and backward to learn. A profile divides the time of a step by kinds of operations,
+recognised by their names and the shapes of their inputs; the profiler itself takes time, too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from magic_rl.rng import generator
 from magic_rl.types import PPO, Adam, Datum, Sample, SamplingParams, Tokens
 
 Stage = Literal["sample", "learn"]
-# Matrix products of layers; attention; all that is as wide as the vocabulary, its projection included; passes over
-# activations, such as norms, copies and rotary embeddings; and Python, torch's dispatch and what waits for them.
+# Matrix products of layers; attention; everything as wide as the vocabulary, its projection included; passes over
+# activations, such as norms, copies and rotary embeddings; and Python, torch's dispatch and waiting for them.
 Kind = Literal["products", "attention", "vocabulary", "passes", "host"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -42,13 +42,13 @@ class Workload:
 
     name: str
     seeds: int = 4  # P, prompts; none shares a token with another
-    group: int = 8  # G, completions a prompt
+    group: int = 8  # G, completions per prompt
     prompt_tokens: int = 225  # tokens of each prompt
     new_tokens: int = 48  # tokens of each completion
 
     @property
     def sampled(self) -> int:
-        """Tokens sampled in a step."""
+        """Tokens sampled per step."""
         return self.seeds * self.group * self.new_tokens
 
 
@@ -69,7 +69,7 @@ class Timing:
     sample_s: float  # seconds to sample all completions
     learn_s: float  # seconds for gradients and the optimiser step
     step_s: float  # seconds for both
-    floor_s: float  # seconds the step's matrix products take at this machine's rate
+    floor_s: float  # seconds that the step's matrix products would take at this machine's rate
     floor_share: float  # `floor_s / step_s`
     sampled_per_s: float  # tokens sampled per second
     learned_per_s: float  # prompt and completion tokens learned from per second, each prompt counted once
@@ -77,7 +77,7 @@ class Timing:
 
 
 def measure(engine: LocalEngine, workloads: Sequence[Workload], repeats: int, rate: float) -> Iterator[Timing]:
-    """Time workloads, one at least, one after another `repeats` times each, after one step to warm up.
+    """Time each of one or more workloads `repeats` times, after one warm-up step in all.
 
     Args:
         rate: This machine's floating-point operations per second; see `product_rate`.
@@ -113,7 +113,7 @@ def _step(policy: LocalPolicy, workload: Workload, number: int) -> tuple[float, 
 
 
 def sampled(policy: LocalPolicy, workload: Workload, number: int) -> list[Sample]:
-    """The first half of a step: all completions of random prompts."""
+    """The first half of a step: sample all completions of random prompts."""
     rng = generator(0, number, f"bench {workload.name}")
     prompts: list[Tokens] = [
         tuple(rng.integers(100, policy.vocabulary, workload.prompt_tokens).tolist()) for _ in range(workload.seeds)
@@ -123,7 +123,7 @@ def sampled(policy: LocalPolicy, workload: Workload, number: int) -> list[Sample
 
 
 def learned(policy: LocalPolicy, rows: Sequence[Sample], workload: Workload, number: int) -> None:
-    """The second half: gradients of advantages that are random, and an optimiser step."""
+    """The second half: gradients with random advantages, and an optimiser step."""
     rng = generator(0, number, f"bench advantages {workload.name}")
     datums = [
         Datum(row.prompt, row.tokens, 1 / len(rows), (float(rng.standard_normal()),) * len(row.tokens), row.logprobs)
@@ -136,10 +136,10 @@ def learned(policy: LocalPolicy, rows: Sequence[Sample], workload: Workload, num
 def floating_point_operations(model: Any, workload: Workload) -> float:
     """Multiplications and additions of one step that no exact method avoids.
 
-    Two per weight and token forwards; as much again backwards, for gradients of activations (the base is frozen, so
-    its weights need none), and six in all for adapters; the vocabulary projection only where a token is predicted.
-    Attention adds four per position seen, layer and width, each prompt token seeing its past and each completion
-    token the prompt and its own past.
+    Two per weight and token forward, and two backward for gradients of activations (the base is frozen, so its weights
+    need none); six in all per adapter weight and token; the vocabulary projection only where a token is predicted.
+    Attention adds four per position seen, layer and unit of width; a prompt token sees its past, a completion token the
+    prompt and its own past.
     """
     config = model.config.get_text_config()
     body = adapters = 0
@@ -164,22 +164,22 @@ def floating_point_operations(model: Any, workload: Workload) -> float:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of this machine's matrix products: the most reached, as less flatters."""
+    """Floating-point operations per second of this machine's matrix products: the best of several, to be strict."""
     size, repeats = 2048, 25
     one, two = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(_timed(lambda: one @ two, device) for _ in range(repeats))
 
 
 def peak_memory(device: torch.device, workers: Iterable[int] = ()) -> int:
-    """Bytes: most memory held on the device, or on a CPU by this process and, where the system says so, by others.
+    """Peak memory in bytes: on the device, or for a CPU of this process and, on Linux, of the workers.
 
-    On Windows 0: nothing is known there.
+    On Windows it is unknown, and 0.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peaks = [_peak("self"), *map(_peak, workers)]
     if peaks[0]:
-        return sum(peaks)  # below, Linux counts the peak of whoever started this process too
+        return sum(peaks)  # `resource` below would include the parent process on Linux
     if sys.platform == "win32":
         return 0
     import resource  # not on Windows
@@ -203,15 +203,15 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def profile(engine: LocalEngine, workload: Workload = W1) -> dict[Stage, dict[Kind, float]]:
-    """Seconds of one step by stage and kind, after one step that nobody watches.
+    """Seconds of one step by stage and kind, after one warm-up step.
 
     Raises:
-        UserError: If the engine is in several processes, or on a device that works while the host does, such as a GPU.
+        UserError: If the engine has several processes, or a device that works asynchronously, such as a GPU.
     """
     if engine.device.type != "cpu":
-        raise UserError(f"a profile tells apart what a CPU does, not {engine.device}")
+        raise UserError(f"a profile is possible on a CPU only, not on {engine.device}")
     if engine.processes > 1:
-        raise UserError(f"a profile is of one process, not of {engine.processes}", "fewer processes")
+        raise UserError(f"a profile covers one process, not {engine.processes}", "fewer processes")
     policy = engine.new_policy("profile")
     vocabulary = policy.vocabulary
     learned(policy, sampled(policy, workload, 0), workload, 0)
@@ -233,12 +233,12 @@ def _watched(work: Callable[[], Any], vocabulary: int) -> tuple[Any, dict[Kind, 
 
 
 def kind_of(name: str, shapes: object, vocabulary: int) -> Kind:
-    """What an operation is part of.
+    """The kind of an operation.
 
     Args:
         name: As torch calls it, such as `aten::mm`.
-        shapes: Of its inputs, as the profiler gives them: lists in lists, empty for what is no tensor.
-        vocabulary: Ids that the model has outputs for.
+        shapes: Shapes of its inputs, as the profiler gives them: nested lists, empty for an input that is no tensor.
+        vocabulary: Number of ids that the model has outputs for.
     """
     if any(size >= vocabulary for size in _sizes(shapes)):
         return "vocabulary"
@@ -255,5 +255,5 @@ def _sizes(shapes: object) -> list[int]:
 
 
 def shares(seconds: Mapping[Kind, float]) -> dict[Kind, float]:
-    """Of a stage's time."""
+    """Each kind's share of a stage's time."""
     return {kind: part / sum(seconds.values()) for kind, part in seconds.items()}

@@ -1,13 +1,13 @@
 """Errors a user can act on. The command line prints their text as one line and exits with status 2.
 
-They carry facts: what was wrong and where. Which setting or flag would help is added where settings are read.
+They carry facts: what was wrong and where. The command line adds the setting or flag that would help.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can fix: says what was wrong and where. Never shown as a traceback.
+    """An error the user can fix: it says what was wrong and where. Never shown as a traceback.
 
     Attributes:
         remedy: Name of what would help, which the command line puts into words; "" if the text says it.
@@ -22,7 +22,7 @@ class UserError(Exception):
 class ConfigError(UserError):
     """A setting that is unknown, impossible, without effect, or contradicts another.
 
-    `facts["override"]` is true for one that was set beside the config file.
+    `facts["override"]` is true for a setting that was given beside the config file.
     """
 
 
@@ -30,8 +30,8 @@ class DataError(UserError):
     """Seeds, a pool, examples or labelled replies that cannot be read as they are.
 
     Attributes:
-        faults: Everything that is wrong, a line each; the message spells out the first three and counts the rest.
-        about: The argument that is to blame, by the name that the function has for it; empty if it is none.
+        faults: Everything that is wrong, one line each; the message spells out the first three and counts the rest.
+        about: Name of the function argument that is to blame; empty if none is.
     """
 
     def __init__(self, *faults: str, about: str = "") -> None:
@@ -42,17 +42,18 @@ class DataError(UserError):
 
 
 class RowCountError(DataError):
-    """A set with another number of rows than published numbers rest on.
+    """A set whose number of rows differs from the one behind published numbers.
 
     Attributes:
-        found: Its rows.
-        published: The rows of those who published.
+        found: Rows that it has.
+        published: Rows behind the published numbers.
     """
 
     def __init__(self, where: str, *, kind: str, found: int, published: int) -> None:
         """Args: where: The set. kind: Which of its rows."""
         super().__init__(f"{where}: has {found:,} {kind} rows; published numbers rest on {published:,}")
-        self.remedy, self.found, self.published = "any count" if found else "", found, published  # none are no measure
+        # Without rows there is nothing to measure, so no remedy.
+        self.remedy, self.found, self.published = "any count" if found else "", found, published
 
 
 class ModelError(UserError):
@@ -60,7 +61,7 @@ class ModelError(UserError):
 
 
 class ChatError(UserError):
-    """A model that was asked gave no answer that can be used: the server, the key, a limit or the budget.
+    """A model gave no usable answer, because of the server, the key, a limit or the budget.
 
     Attributes:
         reason: What is wrong.
@@ -71,7 +72,7 @@ class ChatError(UserError):
     def __init__(
         self, reason: str, *, url: str = "", status: int | None = None, place: str = "", remedy: str = ""
     ) -> None:
-        """Args: place: What whoever made the connection calls it, such as a setting."""
+        """Args: place: What the caller calls the connection, such as a setting."""
         super().__init__(": ".join(filter(None, (place, url, reason))), remedy, place=place)
         self.reason, self.url, self.status = reason, url, status
 
@@ -85,7 +86,7 @@ class StoreError(UserError):
 
 
 class TooManyAbstentionsError(JudgeError):
-    """The judge gave no verdict on too large a share of episodes for the numbers to be believed."""
+    """The judge gave no verdict on too large a share of episodes for the numbers to be trusted."""
 
 
 class TooManyCutOffError(UserError):
@@ -93,12 +94,12 @@ class TooManyCutOffError(UserError):
 
 
 class DegenerateError(UserError):
-    """A policy no longer speaks a language: what is measured of it, and learned from it, means nothing."""
+    """A policy no longer produces language, so measuring it or learning from it means nothing."""
 
 
 class EngineError(UserError):
-    """What samples beside this process is gone, or cannot do what it is asked; what was learned so far is whole."""
+    """The sampler outside this process is gone or cannot do what it was asked; what was learned so far is intact."""
 
 
 class MismatchError(EngineError):
-    """What samples beside this process computes something else than what learns here."""
+    """The sampler outside this process computes a different model from the one that learns here."""

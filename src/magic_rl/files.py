@@ -1,7 +1,7 @@
-"""Text files that people and other tools wrote, all read in one way.
+"""Reads text files that people and other tools wrote, all in the same way.
 
-They are UTF-8, with or without a byte-order mark, and rows of JSON are parted at line feeds alone: a string may hold
-any other line separator. `checked` turns rows into values, and everything wrong with them into one error.
+They are UTF-8, with or without a byte-order mark, and rows of JSON are split only at line feeds, because a string may
+hold any other line separator. `checked` turns rows into values and reports all their faults in one error.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from magic_rl.errors import DataError
 
 _T = TypeVar("_T")
 
-# Where a row stands ("seeds.jsonl:3", "seeds.csv: row 3"), and its columns or what keeps it from having any.
+# Where a row is ("seeds.jsonl:3", "seeds.csv: row 3"), and its columns or why it has none.
 Row = tuple[str, Mapping[str, Any] | str]
 
 NO_UNICODE = "holds a character that is no valid Unicode"  # half a surrogate pair, which JSON can spell
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, its line ends as they are. Raises: DataError: If it cannot be read or is no UTF-8."""
+    """The text of a file, line endings unchanged. Raises: DataError: If it cannot be read or is not UTF-8."""
     try:
         content = path.read_bytes()
-        if (at := content.find(b"\0")) < 0:  # as text in UTF-16 has, with or without a mark
+        if (at := content.find(b"\0")) < 0:  # text in UTF-16 has it, with or without a mark
             return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         content, at = error.object, error.start
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(where: str, text: str) -> Iterator[Row]:
-    """Rows of JSON objects, one per line; blank lines are passed over."""
+    """Rows of JSON objects, one per line; blank lines are skipped."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -60,7 +60,7 @@ def read_jsonl(where: str, text: str) -> Iterator[Row]:
 
 
 def read_json(where: str, text: str) -> Iterator[Row]:
-    """Rows of one JSON list of objects. Raises: DataError: If it is none."""
+    """Rows of one JSON list of objects. Raises: DataError: If the text is not such a list."""
     try:
         found = json.loads(text, object_pairs_hook=without_doubles)
     except (ValueError, RecursionError) as error:
@@ -73,7 +73,7 @@ def read_json(where: str, text: str) -> Iterator[Row]:
 
 
 def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, for `json.loads`. Raises: ValueError: If it has a key twice: it contradicts itself."""
+    """A JSON object, as `object_pairs_hook` of `json.loads`. Raises: ValueError: If it has a key twice."""
     fields: dict[str, Any] = {}
     for key, value in pairs:
         if key in fields:
@@ -83,7 +83,7 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_objects(path: Path, kind: type[_T], what: str) -> list[_T]:
-    """Rows of JSON as dataclasses, all values being of the types that these name; further keys are passed over.
+    """Read rows of JSON as dataclasses. Values must be of the types of the fields; other keys are ignored.
 
     Args:
         kind: The dataclass. A ValueError of its `__post_init__` says what is wrong with a row.
@@ -108,7 +108,7 @@ def read_objects(path: Path, kind: type[_T], what: str) -> list[_T]:
 
 
 def checked(rows: Iterable[Row], read: Callable[[str, Mapping[str, Any]], _T]) -> list[_T]:
-    """What `read` makes of every row, given its place and its columns.
+    """Call `read` with the place and the columns of each row.
 
     Raises:
         DataError: Names each row that could not be read, or for which `read` raised a ValueError.
@@ -140,7 +140,7 @@ def problem(error: ValidationError) -> str:
 
 
 def name_of(folder: Path) -> str:
-    """What a folder is called, or will be where it is still being written beside its place (`store.atomic`)."""
+    """A folder's name; its final one if it is still being written under a temporary one (`store.atomic`)."""
     return re.sub(r"^\.tmp-w\d+-", "", folder.name)
 
 
@@ -148,7 +148,7 @@ def plain(value: object) -> str:
     """A cell that names something, as text; "" if it is empty or null.
 
     Raises:
-        ValueError: For a list, an object, or NaN, which would become names that nobody gave.
+        ValueError: For a list, an object, infinity or NaN, which would become names that nobody gave.
     """
     if value is None:
         return ""
@@ -163,7 +163,7 @@ def reason(error: BaseException) -> str:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, or the user's share of it, is full: by its number, or only in its text."""
+    """Whether an error says, by its number or only in its text, that the disk or the user's quota is full."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
 
@@ -180,7 +180,7 @@ def digits(number: float) -> str:
 
 
 def user_path(name: str) -> Path:
-    """A path, a leading ~ being the user's folder; only a letter of the name where there is no such user."""
+    """A path with a leading ~ expanded, or left as it is if there is no such user."""
     with contextlib.suppress(RuntimeError):
         return Path(name).expanduser()
     return Path(name)

@@ -1,4 +1,4 @@
-"""What users bring along: a judge, a guard format, a strategy, an engine or a source of seeds of their own.
+"""Plug-ins: a judge, a guard format, a strategy, an engine or a source of seeds that the user brings.
 
 A setting names it as `package.module:Name`, or by the short name under which a package registered it as an entry point
 of the group `magic_rl.KIND`.
@@ -15,14 +15,14 @@ Kind = Literal["judges", "strategies", "engines", "seeds"]
 
 
 def is_brought(kind: Kind, name: str) -> bool:
-    """Whether a text has the form `package.module:Name`, or is a name that some package registered."""
+    """Whether a text has the form `package.module:Name`, or is a name that a package registered."""
     module, _, attribute = name.partition(":")
     named = all(part.isidentifier() for part in (*module.split("."), attribute))
     return named or name in entry_points(group=f"magic_rl.{kind}").names
 
 
 def find(kind: Kind, name: str) -> Any:
-    """What a setting names.
+    """Load the plug-in that a setting names.
 
     Raises:
         ConfigError: If there is no such thing, or it cannot be imported.

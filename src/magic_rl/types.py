@@ -1,7 +1,7 @@
 """Everything that passes between two stages of MAGIC, as plain frozen dataclasses.
 
 Data moves one way (seeds, attacks, replies, verdicts, rewards, advantages, datums, update) and each
-arrow carries one of the types below. Nothing here imports anything of ours, touches a file or needs torch.
+arrow carries one of the types below. This module imports nothing of ours, touches no file and needs no torch.
 
 Letters in docstrings and in the shapes of arrays:
 `P` seeds in a batch, `G` samples in a group, `T` turns of a conversation, `L` tokens, `N` flat episodes.
@@ -48,14 +48,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a policy produced for one prompt, as the very ids it sampled.
+    """What a policy produced for one prompt, as the exact ids it sampled.
 
     Attributes:
         prompt: Ids the policy was conditioned on.
         tokens: Sampled ids, the end-of-turn id included when `finish` is "stop". Length L.
         logprobs: log π_old of each sampled token under the sampling distribution, in nats. Length L.
-        finish: "stop" if an end-of-turn id was sampled, "length" if the limit cut the sample off. A reply that never
-            came out of its reasoning counts as cut off too.
+        finish: "stop" if an end-of-turn id was sampled, "length" if the limit cut the sample off. A reply
+            whose reasoning never ended counts as cut off too.
     """
 
     prompt: Tokens
@@ -69,7 +69,7 @@ class Turn:
     """One attack and the reply to it.
 
     Attributes:
-        attack: What the defender is shown, and nothing else of the attacker's.
+        attack: All that the defender is shown of the attacker's output.
         thinking: The attacker's reasoning. No prompt of the defender ever contains it.
         well_formed: Whether the attacker's output had the required format (METHOD.md §4, R_fmt).
         attack_sample: The attacker's sampled ids; None when the seed is played without a rewrite.
@@ -115,12 +115,12 @@ class Episode:
 
     @property
     def cut_off(self) -> Role | None:
-        """Whose output ran into the length limit, if anybody's."""
+        """The player whose output hit a length limit; None if neither did."""
         return self.limit_reached[0] if self.limit_reached else None
 
     @property
     def limit_reached(self) -> tuple[Role, Limit] | None:
-        """Whose limit of length ended it, and which one: nothing is sampled behind a prompt that is too long."""
+        """The player and the length limit that it hit. A prompt that is too long gets a sample without tokens."""
         for turn in self.turns:
             said: tuple[tuple[Role, Sample | None], ...] = (
                 ("attacker", turn.attack_sample),
@@ -146,12 +146,13 @@ class Verdict:
     """A judge's labels for one exchange (METHOD.md §4).
 
     Attributes:
-        safety: Label of the response.
-        refused: Whether the response refuses; None if the judge says nothing of it, which is of use in a panel alone.
+        safety: Label of the reply.
+        refused: Whether the reply refuses; None if the judge does not label that, which the game accepts only
+            from members of a panel.
         request_label: Label of what the attack asks for; None if the judge does not label requests.
-        on_topic: Whether the response speaks of what the seed asks; None if not judged.
-        quality: How helpful the response is, 0-1; None if not judged.
-        met: How far the response gives what the seed asks, 0-1, by judges that score it; None by the others.
+        on_topic: Whether the reply is about what the seed asks; None if not judged.
+        quality: How helpful the reply is, 0-1; None if not judged.
+        met: How far the reply gives what the seed asks, 0-1; None if not judged.
         categories: Hazards the judge names, in its own words.
         abstained: Why the judge gave no label; None when it did. The other fields mean nothing then.
     """
@@ -187,7 +188,7 @@ class Rewards:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An episode with what came of it. `rewards` is None exactly when `masked` says why.
+    """An episode with its verdict and rewards. `rewards` is None exactly when `masked` says why.
 
     Attributes:
         masked: "cut_off" (length limit) or "abstained" (judge); such an episode enters no loss.
@@ -258,7 +259,7 @@ Loss = CrossEntropy | PPO | ImportanceSampling
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """One AdamW step. `lr` is the value for this very step; schedules live with the caller."""
+    """One AdamW step. `lr` is the value for this step; schedules are the caller's."""
 
     lr: float
     beta1: float = 0.9

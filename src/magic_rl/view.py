@@ -1,6 +1,6 @@
-"""Who watches long work: training, evaluations, fresh attackers, a writer of attacks, the runs of a study.
+"""Progress of long work: training, evaluations, fresh attackers, a writer of attacks, the runs of a study.
 
-Work says what happens; how that looks is up to whoever listens.
+The work reports what happens to a `View`, and the view decides how it looks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RunEvent = Literal["skipped", "began", "line", "finished", "failed", "stopping"]
 
 
 class View:
-    """Somebody who watches; as it stands, nobody does."""
+    """Gets reports of long work; this base class ignores them."""
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         """A stage of at most `total` steps begins, or continues after `done` of them."""
@@ -25,7 +25,7 @@ class View:
         """A step was taken."""
 
     def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
-        """An attack and the reply to it, so that whoever watches sees what the numbers are about."""
+        """An exchange was judged; it is shown so that the user sees what the numbers are about."""
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""
@@ -34,24 +34,25 @@ class View:
         """Something happened to one of several runs.
 
         Args:
-            event: It was finished before; a stage of it began (`text` names it); it wrote another line; it is finished;
-                it failed and is left as it is (`text` says why); or it was told to stop, as the user asked.
+            event: "skipped": it was finished before; "began": a stage of it began (`text` names it); "line": it wrote
+                another line (`text`); "failed": it is left as it is (`text` says why); "stopping": the user asked it
+                to stop.
         """
 
 
 NOBODY = View()
-Count = Callable[[int, int], None]  # of what was done, and of all
+Count = Callable[[int, int], None]  # called with the number done and the total
 _count: ContextVar[Count] = ContextVar("count", default=lambda _done, _all: None)
 
 
 def count(done: int, total: int) -> None:
-    """Work deep below says how far it is, to whoever counts."""
+    """Report progress from deep inside the work to the `counting` block around it, if any."""
     _count.get()(done, total)
 
 
 @contextmanager
 def counting(tell: Count) -> Iterator[None]:
-    """Within the block `tell` is told how far work is."""
+    """Within the block, pass the progress that `count` reports on to `tell`."""
     before = _count.set(tell)
     try:
         yield

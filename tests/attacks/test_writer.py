@@ -1,4 +1,4 @@
-"""A pool written by a model: nothing is paid for twice, nothing unusable gets in, and interruptions leave no trace."""
+"""A pool written by a model: no answer is paid for twice, none unusable gets in, and interruptions change nothing."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ IN_LANGUAGE = {
 
 
 def seed_of(question: str) -> str:
-    """Text of the seed that a question is about."""
+    """The text of the seed that a question is about."""
     return str(re.findall(r"^Request: (.*)$", question, re.MULTILINE)[-1])
 
 
 def strategy_of(question: str) -> str:
-    """Name of the strategy that a question asks for; "" if it asks for the reasoning."""
+    """The name of the strategy that a question asks for; "" if it asks for the reasoning."""
     return next((name for name, each in STRATEGIES.items() if each.instruction in question), "")
 
 
 def in_json(text: str) -> str:
-    """A text as the writer is asked to answer it."""
+    """A text in the JSON that the writer is asked for."""
     return json.dumps({"refused": False, "text": text})
 
 
@@ -60,7 +60,7 @@ REFUSAL = '{"refused": true, "text": ""}'
 
 
 def proper(question: str) -> str:
-    """What a good writer says."""
+    """A good writer's answer."""
     seed, strategy = seed_of(question), strategy_of(question)
     if not strategy:
         return in_json(f"I noticed how plain this is: {question.splitlines()[-2]}")
@@ -68,12 +68,12 @@ def proper(question: str) -> str:
 
 
 def asking(answer: Callable[[str], str | Completion] = proper, stop_after: int = 10**9) -> Scripted:
-    """A writer that answers a question so, and is interrupted after so many answers."""
+    """A writer that answers by this function and is interrupted after `stop_after` answers."""
     return Scripted(lambda request: answer(request.messages[-1].content), stop_after=stop_after)
 
 
 def asked(chat: Scripted) -> list[str]:
-    """The questions."""
+    """The questions that it was asked."""
     return [request.messages[-1].content for request in chat.asked]
 
 
@@ -187,7 +187,7 @@ def test_an_unusable_rewrite_is_left_out_by_reason(
     assert len(written.entries) == 3
     assert written.reasons == {reason: 1}
     assert view.steps[-1]["rejected"] == 1
-    assert len(chat.asked) == 4 + 3  # no reasoning for what is left out
+    assert len(chat.asked) == 4 + 3  # no reasoning for tasks left out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a writer model answers: its JSON is read, and what cannot stand in the pool stays out by reason."""
+"""Answers of a writer model: their JSON is read, and unusable ones stay out of the pool, each with a reason."""
 
 from __future__ import annotations
 

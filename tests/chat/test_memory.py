@@ -1,4 +1,4 @@
-"""The memory of answers: nothing is paid for twice, labels are read again each time, and trouble costs no run."""
+"""The memory of answers: nothing is paid for twice, labels are read again each time, and a broken file stops no run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAFE, UNSAFE = "Safety: Safe\nCategories: None\nRefusal: No", "Safety: Unsafe\nC
 
 
 def upper(_: int, text: str) -> str:
-    """Reads an answer that is no question mark."""
+    """Reads any answer except a question mark."""
     if text == "?":
         raise UnusableError("no answer")
     return text.upper()

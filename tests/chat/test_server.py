@@ -36,7 +36,7 @@ KEY = "sk-secret"
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 SECOND = completion("made up")
-# What each of the first questions in forty meets. Once: until it is asked again. Always: and the failure it ends as.
+# What the first of every forty questions meet. Once: only at the first attempt. Always: with the failure it ends as.
 ONCE = [
     Reply(drop=True),
     Reply(cut=0),
@@ -125,7 +125,7 @@ def test_a_pause_that_the_server_asks_for_is_kept_by_all_workers(form: str) -> N
 def test_a_server_that_wants_an_hour_is_asked_no_more() -> None:
     with Stub(lambda _: Reply(status=429, headers={"Retry-After": "3600"})) as stub:
         completions = server_of(stub).complete(requests(200))
-    said = r"the server wants to be left alone for 3[56]\d\d s"
+    said = r"the server asks for a pause of 3[56]\d\d s"
     assert all(got.cause == "spent" and re.fullmatch(said, got.failed or "") for got in completions)
     assert len(stub.asked) <= 4
 
@@ -318,7 +318,7 @@ def test_ctrl_c_stops_at_once(where: str) -> None:
 
 
 def test_four_fifths_of_the_possible_throughput_are_reached() -> None:
-    """Of a machine that is busy with other things, that the processor time of a call allows it."""
+    """On a machine that is busy with other work, only the processor time per call has to allow it."""
     benchmark = str(ROOT / "benchmarks" / "endpoint_throughput.py")
     command = [sys.executable, benchmark, "--concurrency", "16", "--seconds", "2"]
     printed = []

@@ -30,12 +30,12 @@ def test_a_step_does_at_least_the_arithmetic_of_its_floor_and_not_much_more(loca
         list(measure(local, [workload], 1, rate=1.0))
     a_step = counter.get_total_flops() / 2  # one to warm up, one timed
     floor = floating_point_operations(local.model, workload)
-    # Of a model with two layers, the first one's inputs are a good part of what needs no gradient.
+    # With two layers, the inputs of the first are a good part of what needs no gradient.
     assert 0.8 * floor < a_step < 2 * floor
 
 
 def _product(x: torch.Size, weight: torch.Size, *_: object, out_shape: object, **__: object) -> int:
-    """Operations of a linear layer whose weight lies in blocks, which torch does not count by itself."""
+    """Operations of a linear layer with its weight in blocks, which torch does not count by itself."""
     return 2 * x.numel() * weight[0]
 
 

@@ -1,4 +1,4 @@
-"""Another kind of judge than in the config below: what was for that one alone is left out."""
+"""A kind of judge other than in the extended config: settings that only fit that one are left out."""
 
 from __future__ import annotations
 

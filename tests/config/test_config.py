@@ -134,7 +134,7 @@ NO_ATTACKER = "game.rewrite=false attacker.sft.steps=0 game.schedule.attacker_st
     ],
 )
 def test_a_setting_without_effect_is_refused_by_its_name(idle: str, beside: str) -> None:
-    load_config(None, beside.split())  # which is well without it
+    load_config(None, beside.split())  # valid without it
     with pytest.raises(ConfigError, match=idle.partition("=")[0].rpartition(".")[2]):
         load_config(None, [*beside.split(), idle])
 
@@ -249,7 +249,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [None, *SHIPPED])
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_wins_over_a_file_and_changes_its_own_settings_alone(config: str | None, name: PresetName) -> None:
-    """And what has no effect with it, which is back at its default."""
+    """Settings that have no effect with it are back at their defaults too."""
     file = Path(config) if config else None
     plain, default = flat(load_config(file).model_dump()), flat(Config().model_dump())
     chosen = flat(load_config(file, (), name).model_dump())
@@ -360,7 +360,7 @@ def test_the_papers_configs_use_no_option_beyond_the_paper(name: str) -> None:
 
 
 def leaves() -> st.SearchStrategy[dict[str, Any]]:
-    """Trees of settings that are allowed together, the texts among them hostile to a TOML writer."""
+    """Valid trees of settings, with texts that are hostile to a TOML writer."""
     text = st.text(st.characters(codec="utf-8"), max_size=30)
     named = text.filter(lambda name: name and not Path(name).exists())
     positive = st.floats(1e-12, 1e6)

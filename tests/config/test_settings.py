@@ -1,6 +1,6 @@
-"""Every setting acts or is refused: for each kind of run, what is read of its config while it is made, leaf by leaf.
+"""Every setting acts or is refused: for each kind of run, which settings are read while it is made, leaf by leaf.
 
-A run of each kind is trained, evaluated and attacked on a tiny model, and what its settings are asked for is noted.
+A run of each kind is trained, evaluated and attacked on a tiny model, and the settings that are read are recorded.
 Then each setting of the whole tree is changed alone: either that is refused, or it is one of those that were read.
 """
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run: its settings, and the section that is looked at."""
+    """A kind of run: its settings, and the section under test."""
 
     settings: tuple[str, ...] = ()
     preset: PresetName | None = None
@@ -84,7 +84,7 @@ KINDS = {
 
 @contextmanager
 def noted() -> Iterator[set[str]]:
-    """The settings that are read meanwhile, by anything but the config's own checks and copies."""
+    """The settings that are read within the block, except by the config's own checks and copies."""
     seen: set[str] = set()
     where: dict[int, str] = {}
 
@@ -94,7 +94,7 @@ def noted() -> Iterator[set[str]]:
         module, function = caller.f_globals["__name__"], caller.f_code.co_name
         checks = module.startswith("magic_rl.config.") and (function.startswith("_") or not module.endswith(".asked"))
         if name in type(self).model_fields and not checks:
-            root = {Config: "", JudgeMemberConfig: "judge."}  # which are made again, where another may have been before
+            root = {Config: "", JudgeMemberConfig: "judge."}  # made again, perhaps at the address of another
             path = root.get(type(self), where.get(id(self), "")) + name
             seen.add(path)
             if isinstance(value, Node):
@@ -162,7 +162,7 @@ class Reading:
 def read(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, seeds_file: Path
 ) -> Iterator[Callable[[str], Reading]]:
-    """Runs each kind once, when it is first asked for, so that no test waits for all of them."""
+    """Runs each kind once, when it is first needed, so that no test waits for all of them."""
     folder = tmp_path_factory.mktemp("settings")
     file = folder / "tiny.toml"
     file.write_text(TINY_CONFIG.format(model=json.dumps(str(tiny_model)), seeds=json.dumps(str(seeds_file))))
@@ -213,7 +213,7 @@ def tracked(file: Path, settings: tuple[str, ...], preset: PresetName | None, fo
 
 
 def pool(file: Path, settings: tuple[str, ...], preset: PresetName | None, folder: Path) -> None:
-    """What the stub says is no rewrite, which is found late enough."""
+    """The stub's answers are not rewrites, which is noticed only after the settings are read."""
     command("pool", "build", "--config", file, "--out", f"{folder}.jsonl", "--strategies", "question", given=settings)
 
 
@@ -252,7 +252,7 @@ ACTIONS: dict[str, Callable[[Path, tuple[str, ...], PresetName | None, Path], No
 
 
 def accepted(run: Reading, path: str) -> bool:
-    """Whether a run takes another value of one setting."""
+    """Whether a run accepts another value of one setting."""
     return any(taken(run, path, value) for value in others(path, value_at(run.takes(), path)))
 
 
@@ -266,7 +266,7 @@ def taken(run: Reading, path: str, value: str) -> bool:
 
 
 def acts(path: str, run: Reading) -> bool:
-    """Whether a setting is read, or that its section is not there."""
+    """Whether a setting, or the absence of its section, is read."""
     parts, config = path.split("."), run.takes()
     absent = (".".join(parts[:i]) for i in range(1, len(parts)) if value_at(config, ".".join(parts[:i])) is None)
     return path in run.seen or any(section in run.seen for section in absent)
@@ -275,7 +275,7 @@ def acts(path: str, run: Reading) -> bool:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_setting_changed_alone_is_refused_or_read(name: str, read: Callable[[str], Reading]) -> None:
     run = read(name)
-    # A preset is the settings that it stands for, which are looked at themselves.
+    # A preset stands for settings, which are tested themselves.
     looked_at = [path for path in paths(Config) if path.startswith(run.kind.section) and path != "preset"]
     assert [path for path in looked_at if accepted(run, path) and not acts(path, run)] == []
 
@@ -284,4 +284,4 @@ def test_every_setting_acts_in_some_kind_of_run(read: Callable[[str], Reading]) 
     idle = set(paths(Config))
     for run in map(read, KINDS):
         idle -= {path for path in idle & run.seen if accepted(run, path)}
-    assert idle <= {"preset"}  # whose settings are looked at
+    assert idle <= {"preset"}  # whose settings are tested

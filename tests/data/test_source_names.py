@@ -109,11 +109,11 @@ def test_no_source_at_all_is_refused(seeds: str) -> None:
 def test_what_is_wrong_with_several_sources_is_blamed_on_their_setting() -> None:
     published(Path("own.csv"), [{"text": "Paint?", "label": "green"}])
     said = _error("nowhere,nothing,own.csv")
-    assert said.startswith("error: data.seeds: 'nowhere' is no file and no named data set")
-    assert "'nothing' is no file" in said
+    assert said.startswith("error: data.seeds: 'nowhere' is neither a file nor a named data set")
+    assert "'nothing' is neither a file" in said
     assert "own.csv: row 1: column 'label' is 'green'" in said
     result = CliRunner().invoke(app, ["data", "check", "--all", "nowhere,nothing,own.csv"])
     lines = result.stderr.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("error: data.seeds: 'nowhere' is no file")
+    assert lines[0].startswith("error: data.seeds: 'nowhere' is neither a file")
     assert "own.csv: row 1" in lines[2]

@@ -1,4 +1,4 @@
-"""Claims about the split: what is held out is never trained on, and neither it nor a draw depends on luck."""
+"""Claims about the split: held-out seeds are never trained on, and neither the split nor a draw depends on luck."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def folder(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
 def test_logprobs_sampled_and_scored_equal_those_of_plain_transformers(
     folder: Path, path: ComputePath, tmp_path: Path
 ) -> None:
-    local = engine(folder, rows=8)  # two prompts at a time; a third takes the place of the first that is done
+    local = engine(folder, rows=8)  # two prompts at a time; a third takes the place of the first to finish
     assert local.path.shares
     if not path.shares:
         local.path = path
@@ -146,11 +146,11 @@ def test_a_group_that_joins_others_sees_its_own_tokens_alone(folder: Path) -> No
         sequences += [SECOND_TURN] * 2
         for step in range(12):  # beyond the sliding window of 8
             feed(100 + 6 * step)
-        # One row has ended: the others go on, its group's other one too.
+        # One row has ended; the others go on, including the other one of its group.
         drop({2}, more=True)
         for step in range(3):
             feed(160 + 6 * step)
-        # The first prompt is done with; a fourth takes its place, and the columns before it are given up.
+        # The first prompt has finished; a fourth takes its place, and the columns before it are freed.
         drop({0, 1}, more=True)
         decoder.admit([(9, 9, 9)])
         sequences += [(9, 9, 9)] * 2

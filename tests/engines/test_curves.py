@@ -1,4 +1,4 @@
-"""A short run from the same state has the same reward curve, within noise, whoever samples and learns."""
+"""A short run from the same state has the same reward curve, within noise, whatever samples and learns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def forget(_name: str, tensor: torch.Tensor) -> None:
 
 @contextmanager
 def deaf_vllm(model: Path) -> Iterator[Engine]:
-    """One that answers as the base does, as soon as it is trusted."""
+    """A server that answers as the base model does once it has passed the check."""
     with FakeVllm(model) as server:
         given = EngineConfig(device="cpu", dtype="float32", threads=1, sampler="vllm", vllm={"urls": (server.url,)})
         engine = served({"one": local(model)}, given)["one"]

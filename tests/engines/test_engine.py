@@ -1,4 +1,4 @@
-"""Claims about the embedded engine, compared with plain transformers on a tiny model in float32."""
+"""Claims about the local engine, compared with plain transformers on a tiny model in float32."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def policy(local: LocalEngine) -> LocalPolicy:
 
 @pytest.fixture
 def restored_threads() -> Iterator[None]:
-    """Tests that follow compute with as many threads as those before."""
+    """Restores the number of threads after a test."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -92,7 +92,7 @@ def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_packed(tiny_model: P
     for metrics, other in others:
         assert metrics == pytest.approx(first, rel=1e-4)
         for one, two in zip(expected, other, strict=True):
-            # Relative to the whole tensor: single entries may be sums that cancel to next to nothing.
+            # Relative to the whole tensor: single entries may be sums that nearly cancel.
             assert (one - two).norm() <= 1e-4 * one.norm()
 
 
@@ -135,7 +135,7 @@ def test_bfloat16_gives_nearly_the_numbers_of_float32(tiny_model: Path, tmp_path
 
 @pytest.mark.slow
 def test_the_same_batch_gives_the_same_gradients_to_the_bit(tiny_model: Path, restored_threads: None) -> None:
-    # With two threads and enough tokens that sums over a group's copies of its prompt are shared out among them.
+    # With two threads and enough tokens that sums over a group's copies of its prompt are split between them.
     config = EngineConfig.model_validate({"device": "cpu", "dtype": "float32", "threads": 2})
     policy = trained(LocalEngine(tiny_model, LoraConfig(rank=4), config))
     prompts = [tuple(np.random.default_rng(number).integers(1, 250, 400).tolist()) for number in range(2)]
@@ -298,7 +298,7 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(local: LocalEngine
 
 
 def whole_products(x: torch.Tensor, layer: torch.nn.Linear, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """In float64, of the very numbers that bfloat16 holds."""
+    """Products in float64 of the same numbers, as they are in bfloat16."""
     x, weight, down, up = (part.double() for part in (x, layer.weight, down, up))
     return x @ weight.T + (0 if layer.bias is None else layer.bias.double()) + (x @ down.T) @ up.T
 
@@ -310,7 +310,7 @@ def whole_products(x: torch.Tensor, layer: torch.nn.Linear, down: torch.Tensor, 
 def test_layers_that_are_read_give_the_same_products(
     rows: int, dtype: torch.dtype, tolerance: float, bias: bool, blocked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In any order, and if they are given inputs of their own after all."""
+    """In any order, and also if a layer gets another input than the others."""
     if not blocked:
         monkeypatch.setattr(inference, "_blocked", lambda _: False)
     layers = [torch.nn.Linear(96, width, bias, dtype=dtype).requires_grad_(False) for width in (160, 32, 64)]
@@ -327,7 +327,7 @@ def test_layers_that_are_read_give_the_same_products(
 
 
 def test_layers_are_one_product_if_names_widths_and_biases_agree() -> None:
-    """And if their adapters' ranks are small beside the input."""
+    """And if their adapters' ranks are small compared with the input's width."""
 
     def grouped(rank: int, widths: tuple[int, int, int], biases: tuple[bool, bool, bool]) -> list[int]:
         block = torch.nn.Module()

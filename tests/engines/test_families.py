@@ -1,4 +1,4 @@
-"""Each family's row of docs/FAMILIES.md, as it is found on a tiny model; and what its players say in it."""
+"""Each family's row of docs/FAMILIES.md, as it is found on a tiny model; and what players say in its template."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_familys_row_is_what_a_tiny_model_shows(family: str, tmp_path: Path, t
     assert not path.parity > 2 * path.own + 1e-3
     assert numbers["reloaded"] < 1e-3
     for said, number in zip(documented[len(cells) :], numbers.values(), strict=True):
-        assert math.isnan(number) if said == "–" else float(said) < 4 * number + 1e-3  # other machines round otherwise
+        assert math.isnan(number) if said == "–" else float(said) < 4 * number + 1e-3  # rounding differs elsewhere
 
 
 def test_what_a_check_says_of_a_template_is_in_its_prompts(family: str, renderer: ChatRenderer) -> None:

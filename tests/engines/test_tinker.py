@@ -1,4 +1,4 @@
-"""Weights on a server of the Tinker API: the same numbers as here, and each step once however the server dies."""
+"""Weights on a server of the Tinker API: the local engine's numbers, each step once even if the server dies."""
 
 from __future__ import annotations
 
@@ -204,11 +204,11 @@ def test_a_server_that_stays_away_ends_the_run_in_one_line(tiny_model: Path, tmp
         with pytest.raises(UserError, match="saved there") as caught:
             policy.sample([(5, 9)], 1, SamplingParams(4), 0)
         assert "\n" not in str(caught.value)
-        policy.save(tmp_path)  # which takes no server
+        policy.save(tmp_path)  # which needs no server
         assert json.loads((tmp_path / "server_state.json").read_text())["steps"] == 2
 
 
-# What cannot work is said before it begins
+# What cannot work is refused at the start
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Servers that sample: versions follow what is learned, faults change nothing, and a server that cheats is caught."""
+"""Servers that sample: versions follow each update, faults change nothing, and a server that cheats is caught."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that says one of a few phrases, with heads as wide as vLLM takes them."""
+    """A tiny model that says one of a few phrases, with heads of a width that vLLM supports."""
     return save_tiny_llama(tmp_path_factory.mktemp("tiny") / "model", PHRASES, head_size=64)
 
 
@@ -123,7 +123,7 @@ def test_both_samplers_draw_from_the_same_distribution(
         return Counter(sample.tokens for group in groups for sample in group)
 
     def alike(one: Counter[tuple[int, ...]], other: Counter[tuple[int, ...]]) -> float:
-        """The p-value that both are drawn from the same; kinds that are rare are counted as one."""
+        """The p-value of the hypothesis that both have the same distribution; rare kinds are counted as one."""
         usual = [kind for kind, count in (one + other).items() if count >= 10]
         assert len(usual) > len(PHRASES)  # each of them, then the end, and the end at once
         return float(

@@ -1,4 +1,4 @@
-"""Claims about several processes that compute together: the numbers of one, and no trace once they are gone."""
+"""Claims about several processes that compute together: the numbers of one, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_shares_are_even_and_keep_groups_together() -> None:
 
 
 class UnsendableError(Exception):
-    """Cannot be made again from what it was made of."""
+    """An error that cannot be unpickled."""
 
     def __init__(self, *, why: str) -> None:
         super().__init__(why)

@@ -1,4 +1,4 @@
-"""Holding a judge against labels: the numbers, the file of labels, and the command."""
+"""Comparing a judge with labels: the numbers, the file of labels, and the command."""
 
 from __future__ import annotations
 

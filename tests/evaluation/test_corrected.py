@@ -1,4 +1,4 @@
-"""Rates corrected for a judge's error: by hand, against published figures, and by how often the truth is inside."""
+"""Rates corrected for a judge's error: worked out by hand, against published figures, and by coverage of the truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def measured(sensitivity: tuple[int, int], specificity: tuple[int, int]) -> Agre
 
 
 def test_the_corrected_rate_is_that_worked_out_by_hand() -> None:
-    """30 of 100 by a judge that finds 45 of 50 and clears 48 of 50: (0.3 + 0.96 − 1) / (0.9 + 0.96 − 1)."""
+    """30 of 100 by a judge of sensitivity 45/50 and specificity 48/50: (0.3 + 0.96 − 1) / (0.9 + 0.96 − 1)."""
     found = corrected(rate(30, 100), 100, measured((45, 50), (48, 50)))
     assert found.value == pytest.approx(0.26 / 0.86)
     assert found.low < found.value < found.high

@@ -1,4 +1,4 @@
-"""Claims about how attacks drift: the numbers of a round, and classes that a model tells."""
+"""Claims about how attacks drift: the numbers of a round, and classes that a model labels."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_agreement_is_over_examples_and_over_their_classes() -> None:
     one, other = frozenset({"role_play"}), frozenset({"encoding"})
     found = agreement_with_people([one, one, one | other, one], [one, other, one, None])
     assert found["same classes"] == rate(1, 3)
-    # Of the answers' three classes two are labelled, and of the labels' four of those examples two were told.
+    # The answers name three classes, two of them rightly; the labels of the same examples name four.
     assert found["precision"] == rate(2, 3)
     assert found["recall"] == rate(2, 4)
     assert found["answered"] == rate(3, 4)

@@ -145,7 +145,7 @@ def test_a_change_covers_the_truth_with_several_attacks_per_seed(
     names = [str(place) for place in range(seeds) for _ in range(attacks)]
     covered = naive = 0
     for _ in range(400):
-        easy = rng.random(seeds)  # how easily a seed is broken, before and, mostly, after
+        easy = rng.random(seeds)  # how easily a seed is broken, before and mostly after, too
         later = np.where(rng.random(seeds) < 0.7, easy, rng.random(seeds))
         chances = [stats.beta.ppf(of, p / 2, (1 - p) / 2)[:, None] for of, p in ((easy, start), (later, end))]
         before, after = ((rng.random((seeds, attacks)) < chance).ravel().tolist() for chance in chances)
@@ -153,7 +153,7 @@ def test_a_change_covers_the_truth_with_several_attacks_per_seed(
         covered += found.low <= end - start <= found.high
         naive += flat.low <= end - start <= flat.high
     assert covered / 400 >= 0.92
-    assert naive / 400 < 0.9  # as if every attack were an observation of its own
+    assert naive / 400 < 0.9  # as if each attack were an independent observation
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_difference_takes_each_limit_from_the_side_that_moves_it() -> None:
 
 
 def attacks(rng: np.random.Generator, chances: npt.NDArray[np.float64], n: int = 16) -> list[tuple[int, int]]:
-    """Successes of n attacks on each seed, which has a chance of its own."""
+    """Successes of n attacks on each seed, where each seed has its own probability."""
     return [(int(hits), n) for hits in rng.binomial(n, chances)]
 
 
@@ -237,7 +237,7 @@ def test_the_interval_covers_the_truth_however_alike_attacks_on_a_seed_are(k: in
         naive += flat.low <= a / (a + b) <= flat.high
     assert covered / 500 >= 0.92
     if spread == 0.3:
-        assert naive / 500 < 0.6  # as if every attack were an observation of its own
+        assert naive / 500 < 0.6  # as if each attack were an independent observation
 
 
 @pytest.mark.parametrize(("start", "factor"), [(0.5, 0.4), (0.3, 1.0), (0.15, 0.5)])

@@ -1,4 +1,4 @@
-"""The game among saved players, by hand."""
+"""The game among saved players, solved by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about intervals over runs: they cover what they should with few runs, where simpler ones do not."""
+"""Claims about intervals over runs: with few runs they cover the truth as often as they should; simpler ones do not."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.support.study_runs import result
 
 Array = npt.NDArray[np.float64]
 REPEATS = 600
-DRAWN = 400_000  # to know a true rate by
+DRAWN = 400_000  # draws that give the true rate
 
 
 class World:
-    """Runs that differ, seeds that differ, and chance: a logit of three normal parts. Two defenders, in pairs."""
+    """Outcomes whose logit is the sum of normal effects of run, seed and chance, for a pair of defenders per run."""
 
     def __init__(self, logit: float, of_runs: float, of_seeds: float, gain: float = 0.0) -> None:
         self.logit, self.of_runs, self.of_seeds, self.gain = logit, of_runs, of_seeds, gain
@@ -43,7 +43,7 @@ class World:
         self.change = float(expit(logit - gain + trained).mean()) - self.rate
 
     def draw(self, runs: int, seeds: int) -> tuple[Array, Array]:
-        """Outcomes of the same seeds in every run, at the start and after training, shape (R, S) each."""
+        """Outcomes of the same seeds in each run, at the start and after training, shape (R, S) each."""
         run = self.rng.normal(0, self.of_runs, (2, runs, 1))
         seed, rest = self.rng.normal(0, self.of_seeds, seeds), self.rng.normal(0, 0.5, (runs, seeds))
         start = expit(self.logit + run[0] + seed + rest)

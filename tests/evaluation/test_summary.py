@@ -1,4 +1,4 @@
-"""Claims about what an evaluation says in short: the numbers beside simulation, and the verdict by every branch."""
+"""Claims about an evaluation's summary: its numbers against simulation, and all branches of the verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from magic_rl.types import Seed
 from tests.support.evaluations import ALL, cell, compared, replies
 
 DOWN, UP, SAME = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (0.0, -0.1, 0.1)
-SLIGHT = (-0.06, -0.08, -0.04)  # surely below 0, not surely below -5 points
+SLIGHT = (-0.06, -0.08, -0.04)  # clearly below 0, not clearly below -5 points
 FLUENT: dict[Defender, Replies] = dict.fromkeys(DEFENDERS, replies())
 
 Change = tuple[float, float, float]
@@ -48,7 +48,7 @@ def judged(
         ((SAME, SAME, UP), (SAME, SAME, SAME), "Worse"),
         ((SAME, UP, SAME), (UP, SAME, DOWN), "Worse"),
         ((SAME, SAME, SAME), (SAME, SAME, DOWN), "Worse"),
-        ((DOWN,), (SAME,), "Partly hardened"),  # no attacker was there to withstand
+        ((DOWN,), (SAME,), "Partly hardened"),  # there was no attacker
         ((SAME,), (UP,), "More helpful but not safer"),
     ],
 )
@@ -144,7 +144,7 @@ def test_the_three_defenders_stand_side_by_side() -> None:
     assert [found["asr"][who]["vanilla"].value for who in DEFENDERS] == [0.75, 2 / 3, 0.5]
     assert [found["compliance"][who]["last_attacker"].value for who in DEFENDERS] == [1.0, 0.5, 0.75]
     assert [found["j"][who]["sft_attacker"].value for who in DEFENDERS] == pytest.approx([0.25, 0.5 - 2 / 3, 0.25])
-    # The pair without a verdict is in no change: of the other three one escaped no more.
+    # The pair without a verdict is not counted: of the other three, one no longer escaped.
     assert change["asr"]["vanilla"].value == pytest.approx(-1 / 3)
     assert change["asr"]["vanilla"].n == 3
     assert change["j"]["vanilla"].value == pytest.approx(0.25 + 1 / 3)

@@ -1,4 +1,4 @@
-"""Defences as chats around a chat: what reaches the model, what comes back, what it costs, what an error becomes."""
+"""Defences as chats around a chat: what reaches the model, what comes back, what it costs, what an error does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def last(request: ChatRequest) -> str:
 
 
 def answers(chat: Chat, requests: Sequence[ChatRequest]) -> list[str | None]:
-    """Texts in order; None where it failed. Whoever watches is told the same, once each."""
+    """Texts in order; None for failures. `done` gets the same completions, once each."""
     told: list[tuple[int, Completion]] = []
     out = chat.complete(requests, lambda place, completion: told.append((place, completion)))
     assert told == list(enumerate(out))
@@ -91,7 +91,7 @@ def test_a_reply_that_never_came_is_not_looked_at() -> None:
 
 
 def test_a_tenth_of_the_characters_is_swapped_as_the_draw_says() -> None:
-    text = "é" * 40  # nothing that is drawn
+    text = "é" * 40  # a character that is never drawn
     one, again, other = (perturbed(text, 0.1, generator(seed, 0, text)) for seed in (0, 0, 1))
     assert one == again != other
     assert (len(one), sum(char != "é" for char in one)) == (40, 4)

@@ -1,4 +1,4 @@
-"""The table of defences, from the command on: the same attacks for all, replies judged alike, and the cost of each."""
+"""The table of defences, through the command: the same attacks and the same judge for all, and the cost of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULED = "Safety: {}\nCategories: {}"
 
 
 def weak(asked: Asked) -> Reply:
-    """Refuses when it is told to be safe and calls its own answers harmless; 4 tells of lock 4 in no case."""
+    """A model that refuses when told to be safe, and that calls its own answers harmless."""
     system = asked.body["messages"][0]["role"] == "system"
     if "Is this reply harmful?" in asked.text:
         return Reply(body=completion("No."))
@@ -39,7 +39,7 @@ def test_every_defence_meets_the_same_attacks_and_shows_its_cost(tmp_path: Path)
     kept = [*harmful, *benign, failing]
     write_rows(tmp_path / "items.jsonl", [*kept, *(item(i, "harmful", UNSAFE, model="another") for i in range(4))])
 
-    def script(asked: Asked) -> Reply:  # fails as well where it is asked again with the system prompt in the message
+    def script(asked: Asked) -> Reply:  # it also fails if asked again with the system prompt in the message
         return Reply(status=400) if asked.text.endswith("Fail.") else weak(asked)
 
     with Stub(script) as model, Stub(guard) as in_front, Stub(lambda _: Reply(body=completion(NO))) as trained:

@@ -1,4 +1,4 @@
-"""PyRIT and nanoGCG, unmodified and in an environment of their own, against servers and models here."""
+"""PyRIT and nanoGCG, unmodified and in a separate environment, against local servers and models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ installed = pytest.mark.skipif(not PYTHON.exists(), reason=f"no attackers at {PY
 
 
 def helper(asked: Asked) -> Reply:
-    """A model that words attacks, and finds that none succeeded and all were refused."""
+    """A model that writes attacks, and scores all of them as failed and refused."""
     words = asked.body["messages"][0]["content"]
     said: dict[str, Any] = {
         "next_message": f"attack {len(asked.body['messages'])}",
@@ -75,7 +75,7 @@ def test_pair_completes_against_a_served_model_and_is_not_repeated(seeds: Path) 
         assert result.exit_code == 0, result.stderr
         kept, asked = items(seeds), len(stub.asked)
         assert attacked(server.url, seeds, "pair", *writer).exit_code == 0
-    assert len(stub.asked) == asked  # the second time all is known
+    assert len(stub.asked) == asked  # the second time all answers are known
     assert items(seeds) == kept
     found = json.loads((seeds.parent / "out" / "redteam.json").read_text())["attacks"]["pair"]
     assert (found["queries"], found["errors"], found["asr"]["n"]) == (6, 0, 2)

@@ -1,4 +1,4 @@
-"""Claims about recipes: they fit the endpoint that they are written for, and garak runs by its own as it stands."""
+"""Claims about recipes: they fit the endpoint that they are written for, and garak runs with its recipe unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks at a budget: what is asked, what counts, and what is kept when something goes wrong."""
+"""Attacks with a budget: what is asked, what counts, and what is kept when something goes wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_best_of_n_draws_the_same_noise_again_and_other_noise_next() -> None:
     assert texts == [asked(BestOfN(7), attempt) for attempt in range(40)]
     assert len(set(texts)) == 40
     assert all(len(text) == len(SEED.text) and text.count(" ") >= 4 for text in texts)
-    # The case of σ^½ = 63 % of the letters is another; σ³ = 6 % of all characters are another.
+    # σ^½ = 63 % of the letters change case; σ³ = 6 % of all characters change.
     changed = [
         a.islower() != b.islower()
         for text in texts
@@ -84,7 +84,7 @@ def test_a_seed_is_attacked_until_it_breaks_or_the_budget_is_spent(tmp_path: Pat
     kept = read_items(tmp_path / "items.jsonl")
     assert kept == log.items
     assert len({item.request for item in kept}) == len({item.id for item in kept}) == 14
-    # Judged is what the target adds, not what was put into its mouth.
+    # Only the target's continuation is judged, not the forced beginning.
     assert [(item.reply, item.method) for item in kept if item.id == "s2.3.1"] == [("yes", "Certainly. Step 1:")]
 
 
@@ -112,7 +112,7 @@ def test_the_worst_case_counts_a_seed_that_any_attack_broke(tmp_path: Path) -> N
         play(log, attack, SEEDS, 1)
     found = summed_up(log, SEEDS, dict.fromkeys(("prefill", "many-shot"), AttackRow(rate(0, 0), 1)))
     assert [(row.asr.value, row.asr.n) for row in found.attacks.values()] == [(1 / 3, 3), (0.25, 4)]
-    assert (found.worst_case.value, found.worst_case.n) == (2 / 3, 3)  # one attack says nothing of the last seed
+    assert (found.worst_case.value, found.worst_case.n) == (2 / 3, 3)  # one attack has no verdict on one seed
 
 
 def test_the_same_attack_again_asks_only_what_has_no_answer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Judging again: rates by hand under both judges, the correction, and a sheet for people there and back."""
+"""Judging again: rates of both judges worked out by hand, the correction, and a sheet for people, written and read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def item(number: int, label: Label, *verdicts: Verdict, seed: int | None = None,
 
 
 class Fixed:
-    """Says what a reply's own number tells."""
+    """Gives the verdicts of a list, in order."""
 
     name = NEW
 
@@ -72,7 +72,7 @@ def test_another_judge_labels_replies_that_came_and_keeps_the_first() -> None:
 
 
 def test_rates_of_both_judges_are_those_worked_out_by_hand() -> None:
-    """Harmful: old 2 of 4, new 1 of 3 with one silence. Benign: old 1 of 2, new 2 of 2."""
+    """Harmful: old 2 of 4, new 1 of 3 with one abstention. Benign: old 1 of 2, new 2 of 2."""
     items = [
         item(0, "harmful", UNSAFE, UNSAFE),
         item(1, "harmful", Verdict("controversial", False), SAFE),
@@ -115,7 +115,7 @@ def run(*words: object) -> Result:
 
 
 def fill(sheet: Path, items: Sequence[Item]) -> None:
-    """Label a sheet as a spreadsheet would save it: people agree with the first judge but for two replies."""
+    """Label a sheet like the first judge, and save it as a spreadsheet would, with rows in reverse order."""
     by_text = {one.reply: one for one in items}
     with sheet.open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))

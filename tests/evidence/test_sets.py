@@ -1,4 +1,4 @@
-"""Claims about the sets: small files in the columns that their authors use, and what is made of them."""
+"""Claims about the sets: small files with their authors' columns, and the items read from them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FILES = {
 
 
 def copy(folder: Path, name: str) -> str:
-    """The user's copy of a set."""
+    """A user's copy of a set."""
     file, content = FILES[name]
     (folder / file).write_text(content, encoding="utf-8")
     return str(folder / file)

@@ -19,7 +19,7 @@ SAFE, HARM = Verdict("safe", refused=True), Verdict("unsafe", refused=False)
 
 
 def item(number: int, verdict: Verdict | None, **changed: Any) -> Item:
-    """An item of OR-Bench toxic; without a verdict its call failed."""
+    """An item of OR-Bench toxic; without a verdict, its call failed."""
     told: dict[str, Any] = {
         "set": "or_bench_toxic",
         "id": str(number),

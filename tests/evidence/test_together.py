@@ -1,4 +1,4 @@
-"""Claims about single calls that are answered as a batch."""
+"""Claims about single calls answered as one batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about the game: rewards, schedules, and who gets to see what."""
+"""Claims about the game: rewards, schedules, and who sees what."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_side_without_steps_never_learns() -> None:
 
 def test_metric_hands_over_when_the_windows_mean_crosses_the_bound() -> None:
     config = ScheduleConfig(kind="metric", rounds=1, defender_steps=10, attacker_steps=10, window=3)
-    safe = turns_of(config, 0.95)  # the defender is done as soon as its window is full; the attacker never is
+    safe = turns_of(config, 0.95)  # the defender hands over as soon as its window is full; the attacker never does
     assert [role for _, role in safe].count("defender") == 3
     assert [role for _, role in safe].count("attacker") == 10
     unsafe = turns_of(config, 0.5)
@@ -178,7 +178,7 @@ def test_steps_are_counted_for_each_player_over_all_rounds() -> None:
 
 
 class Words:
-    """A renderer whose ids are characters, and which remembers what it was asked to render."""
+    """A renderer whose ids are characters; it records what it renders."""
 
     def __init__(self, *, reasons: bool = False) -> None:
         self.seen: list[Sequence[Message]] = []
@@ -282,7 +282,7 @@ def test_later_turns_show_each_player_its_own_side_of_the_conversation() -> None
     assert [message.content for message in shown.seen[-1]] == ["attack 1", "reply 1", "attack 2"]
     assert isinstance(attacker.renderer, Words)
     last = [message.content for message in attacker.renderer.seen[-1]]
-    assert "SECRET PLAN" in last[2]  # its own thinking, which it may remember
+    assert "SECRET PLAN" in last[2]  # the attacker may see its own thinking
     assert "reply 1" in last[3]
 
 

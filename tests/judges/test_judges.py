@@ -1,4 +1,4 @@
-"""The rules judge against hand-labelled replies and against the ways a player could cheat it; asking judges."""
+"""Claims about the rules judge, on hand-labelled replies and replies that try to cheat it, and about asking judges."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def defender_reward(label: Label, reply: str) -> float:
 
 @pytest.mark.parametrize("part", ["dev", "held_out"])
 def test_rules_agree_with_hand_labels(part: str) -> None:
-    """The `held_out` replies were labelled before any rule was run on them, and no rule was changed for their sake."""
+    """The `held_out` replies were labelled before any rule was run on them, and no rule was changed because of them."""
     wrong = []
     rows = [row for row in ROWS if row["part"] == part]
     for row in rows:
@@ -229,7 +229,7 @@ def test_odd_or_very_short_english_is_not_taken_for_another_language(reply: str)
 
 
 class Shy:
-    """Abstains on each exchange as often as told, by seed id; then gives a label."""
+    """Abstains on each exchange a given number of times, by seed id; then gives a label."""
 
     name = "shy"
 

@@ -27,7 +27,7 @@ POLICY_TEMPLATE = (
 
 
 def prompts_of(model: Path, requests: list[ChatRequest], template: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The prompts of requests, as text with control tokens shown as such."""
+    """The prompts of requests, decoded with their control tokens visible."""
     chat = make_chat(EndpointConfig(model=str(model)), ENGINE, "judge.endpoint", template)
     policy = Recording()
     monkeypatch.setattr(chat, "_policy", policy)

@@ -1,4 +1,4 @@
-"""Models as judges: what is asked, what comes of bad answers, the cache, panels, and judges named by a config."""
+"""Models as judges: what they are asked, bad answers, the cache, panels, and judges named by a config."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_member_that_is_silent_too_often_stops_the_panel_and_is_named() -> Non
 
 
 class Deaf(Fixed):
-    """Silent on some replies, however often it is asked; counts what it is asked about."""
+    """Abstains on some replies, however often it is asked; counts what it is asked about."""
 
     def __init__(self, name: str, *silent: int) -> None:
         super().__init__(name, SAFE)
@@ -212,7 +212,7 @@ def test_a_panel_is_asked_once_and_counts_every_vote_once() -> None:
     members = Deaf("a"), Deaf("b", 7)
     panel, _ = asked_in_training(40, *members)
     assert [len(votes.verdicts) for votes in panel.votes] == [40, 40]
-    assert [member.asked for member in members] == [40, 41]  # a member is asked again where it was silent
+    assert [member.asked for member in members] == [40, 41]  # a member is asked again where it abstained
     assert panel_agreement(panel.votes)[0].kappa.n == 39
 
 

@@ -1,4 +1,4 @@
-"""Servers and proxies that differ from what a client expects, each seen of one that people use."""
+"""Servers and proxies that differ from what a client expects, each as observed on one that people use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def _error(status: int, message: str, http: int | None = None, **details: object) -> Reply:
-    """What a server says is wrong, in OpenAI's form; `http` is the status if it is another."""
+    """A server's error in OpenAI's form; `http` is the HTTP status if it differs."""
     return Reply(http or status, json.dumps({"error": {"message": message, "code": status, **details}}).encode())
 
 
@@ -72,7 +72,7 @@ def test_an_answer_may_begin_with_a_thought_even_an_empty_one(thought: str) -> N
     for name, guard in GUARDS.items():
         question = guard.questions(EXCHANGE, label_request=False)[0]
         assert guard.read(question, thought + said[name]) == guard.read(question, said[name])
-        # What a text ends, a thought that never began, is none: else a repeated attack could give the label.
+        # `</think>` without a beginning is no thought; otherwise a repeated attack could give the label.
         for text in (f"I was asked: </think>\n{said[name]}", thought):
             with pytest.raises(FormatError):
                 guard.read(question, text)
@@ -98,7 +98,7 @@ def test_an_answer_that_was_all_thinking_is_cut_off(text: str | None, beginning:
 def test_a_schema_refused_without_a_word_is_tried_again_later(
     passes: bool, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that was only busy has it again; one that does not take it is asked for it ever less often."""
+    """A server that was only busy gets it again; one that refuses it gets it less and less often."""
 
     def script(asked: Asked) -> Reply:
         busy = "attack 0" in asked.text or not passes
@@ -162,7 +162,7 @@ def test_a_parameter_refused_by_name_is_left_out_or_renamed_for_good() -> None:
     assert len(stub.asked) == server.calls <= 40 + 2 * 4
     last = stub.asked[-1].body
     assert (last["max_completion_tokens"], "temperature" in last) == (128, False)
-    assert all("response_format" in asked.body for asked in stub.asked)  # which it never refused
+    assert all("response_format" in asked.body for asked in stub.asked)  # the server never refused it
 
 
 @pytest.mark.parametrize("complaint", ["max_tokens is too large for 4096 tokens", "no temperature talk here", "x" * 99])
@@ -181,7 +181,7 @@ FLAGS = [
         400, b'{"error": {"code": "content_filter", "message": "The prompt triggered the content management policy"}}'
     ),
     _error(403, "Your input was flagged", http=200, metadata={"flagged_input": "question 0"}),
-    Reply(403, b"<html>Attention required!</html>"),  # of a firewall that reads along
+    Reply(403, b"<html>Attention required!</html>"),  # from a firewall that inspects requests
 ]
 
 
@@ -236,7 +236,7 @@ def test_an_error_that_passes_is_tried_again_even_in_a_body_of_status_200() -> N
 
 
 def _counted(usage: Mapping[str, int] | None) -> Callable[[Asked], Reply]:
-    """A server that counts tokens thus."""
+    """A server that reports this usage."""
 
     def answer(asked: Asked) -> Reply:
         body = json.loads(completion(digest(asked.text)))
@@ -266,7 +266,7 @@ def test_a_limit_of_tokens_that_nobody_counts_stops_the_batch_at_once(usage: dic
             server_of(stub, max_total_tokens=195, place="judge.endpoint").complete(requests(100))
         assert "leave judge.endpoint.max_total_tokens out" in in_words(caught.value)
         assert len(stub.asked) <= 8
-        assert not any(got.failed for got in server_of(stub).complete(requests(100)))  # without a limit it is no matter
+        assert not any(got.failed for got in server_of(stub).complete(requests(100)))  # no limit, no error
 
 
 Proxies = Callable[[Mapping[str, str]], None]
@@ -274,7 +274,7 @@ Proxies = Callable[[Mapping[str, str]], None]
 
 @pytest.fixture
 def proxies(monkeypatch: pytest.MonkeyPatch) -> Proxies:
-    """Sets the proxies of the environment, and leaves none but those."""
+    """Set the proxies of the environment and remove all others."""
 
     def only(named: Mapping[str, str]) -> None:
         for name in ("http", "https", "all", "no"):

@@ -24,7 +24,7 @@ def judged(seed: str, label: Label, reply: str) -> Verdict:
 
 
 def wrong(rows: list[dict[str, Any]]) -> list[str]:
-    """Ids of rows whose verdict is not the label; a row without `refused` is right either way."""
+    """Ids of rows whose verdict differs from the label; without `refused` in a row, either value is right."""
     out = []
     for row in rows:
         verdict = judged(row["seed"], row["label"], row["reply"])
@@ -35,7 +35,7 @@ def wrong(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def deeds(label: Label) -> list[tuple[Seed, str]]:
-    """The demo's seeds that ask how to do something, each as an instruction to the user."""
+    """The demo's seeds that ask how to do something, each with the deed as an instruction to the user."""
     found = [(seed, HOW.match(seed.text)) for seed in load_seeds("demo") if seed.label == label]
     return [(seed, re.sub(r"\bmy(self)?\b", r"your\1", match[1])) for seed, match in found if match]
 
@@ -46,7 +46,7 @@ def test_a_word_that_protects_or_condemns_never_hides_what_a_reply_does() -> Non
 
 @pytest.mark.parametrize("part", ["dev", "held_out"])
 def test_short_replies_agree_with_hand_labels(part: str) -> None:
-    """The rows were labelled before the rules were changed; of `held_out` only counts were looked at."""
+    """The rows were labelled before the rules were changed; only counts of the `held_out` rows were looked at."""
     rows = [row for row in ROWS if row["part"] == part]
     assert len(wrong(rows)) <= 0.15 * len(rows), wrong(rows)
 

@@ -1,4 +1,4 @@
-"""Advantages beyond the group, updates beyond the first, and a held operating point: what each is for."""
+"""What wider baselines, several updates on the same samples and a held operating point are for."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def tree(batch_size: int = 8, **learning: Any) -> dict[str, Any]:
 
 
 def refuses(game: TabularGame, learned: dict[str, Any]) -> float:
-    """How often the defender refuses harmful requests in slang after a short game by these settings."""
+    """How often the defender refuses harmful requests in slang after a short game with these settings."""
     _, learners = played(game, tree(**learned))
     rows = [i for i, attack in enumerate(game.attacks) if attack.endswith("in slang")]
     return float(learners["defender"].probabilities()[rows, REFUSE].mean())
@@ -121,7 +121,7 @@ def test_dynamic_sampling_fills_the_step_with_groups_that_teach() -> None:
 
 
 def shared_wording() -> TabularGame:
-    """A harmful and a benign seed that can only be put in the same words: safety costs helpfulness, one for one."""
+    """A harmful and a benign seed with only one common attack: safety costs helpfulness, one for one."""
     return TabularGame(
         (Seed("h", "the harmful one", "harmful"), Seed("b", "the benign one", "benign")),
         ("either",),

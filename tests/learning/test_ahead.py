@@ -1,4 +1,4 @@
-"""Claims about a judge that labels early episodes while later ones are sampled: nothing changes but the time."""
+"""Claims about a judge that labels early episodes while later ones are sampled: only the time changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def guard(asked: Asked) -> Reply:
 
 @pytest.fixture
 def events() -> list[str]:
-    """Who was asked, in order: the name of an adapter, or "judge"."""
+    """What was asked, in order: the name of an adapter, or "judge"."""
     return []
 
 
@@ -52,7 +52,7 @@ def stub(events: list[str]) -> Iterator[Stub]:
 
 
 def early(events: list[str]) -> int:
-    """Questions to the judge between two samples of the same defender: labels of a step that is still being sampled."""
+    """Number of questions to the judge between two samples of one defender, while its step is still being sampled."""
     found = 0
     for place, who in enumerate(events):
         before, after = ([each for each in part if each != "judge"] for part in (events[:place], events[place:]))
@@ -96,7 +96,7 @@ def test_labels_that_come_early_change_no_metric(
 
 
 class Chat:
-    """A guard elsewhere; `asked` counts questions."""
+    """A guard on a server; `asked` counts questions."""
 
     name = identity = "guard"
 

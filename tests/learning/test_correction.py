@@ -1,4 +1,4 @@
-"""Corrections of what another program sampled: by hand, and exactly on one table of probabilities."""
+"""Corrections for samples that another program drew: worked out by hand, and exactly on one table of probabilities."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_importance_weights_make_the_gradient_that_of_the_learner() -> None:
     advantages = rng.normal(size=5)
 
     def gradient(kind: Any, limits: tuple[float, float]) -> np.ndarray[Any, Any]:
-        """Expected policy gradient in the logits, over what the sampler says, exactly."""
+        """Exact policy gradient with respect to the logits, in expectation over the sampler's tokens."""
         total = np.zeros(5)
         for token in range(5):
             datum = Datum((0,), (token,), 1.0, (advantages[token],), (float(np.log(sampler[token])),))

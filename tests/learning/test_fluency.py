@@ -31,7 +31,7 @@ WORDS, LOOP = 50, 49
 
 
 class Counting:
-    """A language of 50 words in which each is followed by the next: 0.9 for that, the rest for all others."""
+    """A language of 50 words in which each is followed by the next with probability 0.9, else by any other."""
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         likely, other = np.log(0.9), np.log(0.1 / (WORDS - 1))
@@ -44,7 +44,7 @@ class Counting:
         ]
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, _seed: int) -> list[list[Sample]]:
-        """It counts; only where a prompt asks for LOOP it says two words over and over."""
+        """It counts; if a prompt asks for LOOP, it repeats two words over and over."""
         said = [(0, LOOP) * 6 if prompt[-1] == LOOP else tuple(range(1, 13)) for prompt in prompts]
         return [[Sample(p, tokens, (-0.1,) * 12, "stop")] * n for p, tokens in zip(prompts, said, strict=True)]
 
@@ -63,8 +63,8 @@ def fluent(begin: int, length: int = 12) -> Sample:
         (fluent(7), False),
         (sample(30, 31, 32, 40, 41, 42, 43), False),  # unusual, as a refusal is to a model that never refuses
         (sample(*np.random.default_rng(1).permutation(WORDS)[:12].tolist()), True),  # word salad
-        (sample(*([1, 2] * 12)), True),  # on and on
-        (sample(5), True),  # nothing but an end that nobody expects
+        (sample(*([1, 2] * 12)), True),  # a loop
+        (sample(5), True),  # a single unlikely word
     ],
 )
 def test_a_reply_is_measured_against_the_untouched_models_own(reply: Sample, degenerate: bool) -> None:
@@ -88,7 +88,7 @@ def test_a_model_of_noise_is_not_called_degenerate_for_its_noise() -> None:
     rng = np.random.default_rng(0)
     noise = [sample(*rng.integers(0, WORDS, 12).tolist()) for _ in range(64)]
     found = Yardstick(Counting(), noise[:32]).measure(noise[32:])
-    assert sum(found.degenerate) <= 6  # about a tenth each is below nine in ten of 32 others
+    assert sum(found.degenerate) <= 6  # by each criterion, about a tenth falls below nine in ten of 32 others
 
 
 def test_distinct_trigrams_are_all_of_a_short_text_and_few_of_a_loop() -> None:
@@ -139,7 +139,7 @@ def test_an_evaluation_states_degeneration_beside_asr(broken: Callable[..., RunD
 
 
 def found_in_a_step(replies: Sequence[Sample], limit: float) -> int:
-    """How many of a step's replies are found degenerate, by a yardstick of plain seeds that are all counted from."""
+    """How many of a step's replies are found degenerate; the yardstick's own replies to plain seeds all count."""
     turns = [replace(plain_turn("?"), reply_sample=each) for each in replies]
     outcomes = [Outcome(Episode(Seed("s", "?", "benign"), (turn,), 0), None, None) for turn in turns]
     yardstick = Yardstick(Counting(), [fluent(begin) for begin in range(1, 17)])

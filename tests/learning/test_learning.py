@@ -1,4 +1,4 @@
-"""Claims about the way from rewards to gradients."""
+"""Claims about the path from rewards to gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about sampling a step ahead: whose samples they are, when there are none, and that a checkpoint holds."""
+"""Claims about sampling a step ahead: which policy samples, when no step is sampled ahead, and that a run resumes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_samples_taken_ahead_are_of_the_policy_before_the_update() -> None:
     arena = replace(arena, settings=loop_settings(config))
     first, second, *_ = steps(config, lambda _: True)
     assert list(second.outcomes) == sample_outcomes(arena, first.schedule, 2)  # by fresh policies
-    assert float(second.metrics["mismatch"] or 0) > 0  # as the first update has moved the policy since
+    assert float(second.metrics["mismatch"] or 0) > 0  # because the first update has moved the policy since
     assert first.metrics["mismatch"] == pytest.approx(0, abs=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Objectives as advantages: in closed form, and what they do on a game small enough to solve."""
+"""Objectives as advantages: compared with closed forms, and used on a game small enough to solve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about past opponents: who is met, what is known of them, and that a chase in circles ends."""
+"""Claims about past opponents: whom the learner meets, their payoffs, and that a chase in circles ends."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from tests.support.seated import seat
 
 ROLES: tuple[Role, Role] = ("attacker", "defender")
 ROUNDS = 18
-BOUND = 0.3  # of exploitability, in reward; an attacker wins 0.75 back from a defender that has just adapted to it
+BOUND = 0.3  # on exploitability, in reward; an attacker regains 0.75 from a defender that has just adapted to it
 
 
 def chase() -> TabularGame:
-    """Two places to hide: the benign seed and one harmful one may use either, another harmful one only the first.
+    """Two attacks: the benign seed and one harmful seed may use either, another harmful seed only the first.
 
-    No answer does harm, so all that counts is to refuse what is harmful. The defender cannot see who uses an attack. It
-    refuses the attack that is more often harmful; then the free harmful seed leaves it and the benign one moves there.
-    At the equilibrium each attack is as likely harmful as benign, and both are refused equally often.
+    No answer does harm, so all that counts is to refuse harmful requests. The defender cannot see which seed an attack
+    comes from. It refuses the attack that is more often harmful; then the free harmful seed leaves it and the benign
+    one moves there. At the equilibrium each attack is as likely harmful as benign, and both are refused equally often.
     """
     seeds = Seed("free", "free harmful one", "harmful"), Seed("stuck", "stuck harmful one", "harmful")
     return TabularGame(
@@ -73,7 +73,7 @@ class Seats:
 
 
 def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int = ROUNDS) -> Seats:
-    """The chase, by the real loop; the defender begins with a leaning, as a warmed-up model does."""
+    """The chase, set up for the real loop; the defender begins with a bias, as a warmed-up model does."""
     game = chase()
     player = {"optimiser": {"lr": 0.3}, "batch_size": 16}
     config = Config.model_validate(
@@ -84,7 +84,7 @@ def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int =
                 **({"opponent_seeds": opponent_seeds} if rule == "nash" else {}),
                 "schedule": {"rounds": rounds, "defender_steps": 8, "attacker_steps": 8},
             },
-            # The KL term keeps a policy from certainty, in which it would have nothing left to sample and learn from.
+            # The KL term keeps a policy from becoming certain, which would leave nothing to sample and learn from.
             "learning": {"group_size": 8, "kl_coef": 0.1, "reference": "base", "scale_by_std": False},
             "attacker": player,
             "defender": player,
@@ -128,7 +128,7 @@ def course(rule: str, rng_seed: int) -> tuple[list[float], list[float]]:
             met = {role: made[-1] for role, made in versions.items()}
         else:
             seats.opponents.close_round(len(versions["attacker"]) - 1)
-            # Nobody moves twice at one place, so a mixture of policies is the policy of their mean odds.
+            # No player moves twice in an episode, so a mixture of policies is the policy with their mean probabilities.
             met = {r: np.tensordot(seats.opponents.mixture(r), np.array(v), axes=1) for r, v in versions.items()}
         measured = exploitability(game, met["attacker"], met["defender"])
         gaps.append(measured.attacker_gain + measured.defender_gain)
@@ -137,13 +137,13 @@ def course(rule: str, rng_seed: int) -> tuple[list[float], list[float]]:
 
 
 def test_the_chase_has_the_equilibrium_one_works_out_by_hand() -> None:
-    """Free harmful seed in the riddle; of the benign seed half here and half there; refusals at any equal rate."""
+    """The free harmful seed in a riddle, the benign seed half in each, and both attacks refused at any equal rate."""
     attacker: Array = np.array([[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
     for rate in (0.0, 0.3, 1.0):
         measured = exploitability(chase(), attacker, np.array([[rate, 1 - rate]] * 2))
         assert measured.attacker_gain + measured.defender_gain == pytest.approx(0.0, abs=1e-12)
     chased = exploitability(chase(), attacker[[1, 1, 0]], np.array([[1.0, 0.0], [0.0, 1.0]]))
-    assert (chased.attacker_gain, chased.defender_gain) == pytest.approx((0.25 + 0.5, 0.0))  # the stuck one cannot move
+    assert (chased.attacker_gain, chased.defender_gain) == pytest.approx((0.25 + 0.5, 0.0))  # "stuck" cannot move
 
 
 @pytest.mark.parametrize("rng_seed", range(2))
@@ -176,7 +176,7 @@ def test_a_mixture_of_the_last_version_alone_changes_nothing() -> None:
 
 
 class Certain:
-    """A player who says one thing, and remembers how often it was asked."""
+    """A policy that always says the same, and counts how often it is asked."""
 
     def __init__(self, column: int) -> None:
         self.column, self.calls = column, 0

@@ -1,4 +1,4 @@
-"""The words of the roles: complete, replaceable file by file, and safe against braces in what they are filled with."""
+"""The words of the roles: complete, replaceable file by file, and safe against braces in the values."""
 
 from __future__ import annotations
 

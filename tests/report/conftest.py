@@ -1,4 +1,4 @@
-"""The browser that pages are looked at in."""
+"""The browser in which tests open pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of an audit: what was said is shown as text, at the width of a phone and of a desk."""
+"""The page of an audit: model text is shown as text, at the width of a phone and of a desktop."""
 
 from __future__ import annotations
 

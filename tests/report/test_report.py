@@ -44,7 +44,7 @@ def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
         assert (
             page.locator("script, img, link, base, form, input, a[href^='javascript'], svg[onload], b, i").count() == 0
         )
-        # Six curves, a frontier for each attacker and the drift are drawn, the two heatmaps are tables.
+        # Figures: six curves, a frontier per attacker and the drift; the two heatmaps are tables.
         drawn = page.locator("section svg[role=img]")
         assert drawn.count() == 10
         assert all(figure.bounding_box()["height"] > 100 for figure in drawn.all()[:6])
@@ -59,7 +59,7 @@ def test_the_page_works_in_a_browser_and_nothing_hostile_runs(
         )
         for needed in (*planted, "50%\n36%–64%", "n = 42", "−40", "Hardened: ", "\\u202e \\u001b[31m \\ud800 \\u200b"):
             assert needed in text
-        # The page itself never scrolls sideways; tables and figures may, each in its own box.
+        # The page itself never scrolls sideways; tables and figures may, each inside its box.
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         levels = [
             int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName)")

@@ -1,4 +1,4 @@
-"""Claims about what the report says of an evaluation: the verdict first, its numbers, and the failures behind them."""
+"""Claims about what the report says about an evaluation: first the verdict, then its numbers and failures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_frontier_draws_every_measured_defender_and_states_its_numbers(run: 
     assert len(centres) == 4  # the untouched model and three defenders
     safe, between, eager = ((float(x), float(y)) for x, y in centres[1:])
     assert safe[0] < between[0] < eager[0]
-    assert safe[1] < between[1] < eager[1]  # y grows downwards: the one of least ASR answers most
+    assert safe[1] < between[1] < eager[1]  # y grows downwards: the defender with the lowest ASR answers most
     assert [row[:3] for row in figures[0].rows[1:]] == [
         ("defender of round 0 (start)", "10.0 [4, 23]", "90.0 [77, 96]"),
         ("defender of round 1", "50.0 [35, 65]", "50.0 [35, 65]"),
@@ -110,7 +110,7 @@ def test_a_fresh_attackers_curve_is_drawn_with_its_numbers_and_a_legend() -> Non
     )
     assert figure is not None
     assert figure.rows == (
-        ("start", "0", "40.0 [22, 61]"),  # Wilson's, by any table
+        ("start", "0", "40.0 [22, 61]"),  # Wilson's interval, from any table
         ("start", "3", "60.0 [39, 78]"),
         ("trained", "0", "10.0 [3, 30]"),
         ("trained", "3", "20.0 [8, 42]"),

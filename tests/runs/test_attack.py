@@ -53,7 +53,7 @@ STEPS = 5
 
 
 class Fickle:
-    """A judge of noise: it finds about half of what tiny models say unsafe, and always the same half."""
+    """A judge for noise: it labels about half of the outputs of tiny models unsafe, always the same half."""
 
     name = "fickle"
 
@@ -63,7 +63,7 @@ class Fickle:
 
 @pytest.fixture(scope="module", autouse=True)
 def _fickle() -> Iterator[None]:
-    """Rules call all that a tiny model says safe, from which nobody could learn anything."""
+    """The rules judge labels all output of a tiny model safe, from which no attacker could learn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("magic_rl.runs.assembly.make_judge", lambda _: Fickle())
         yield
@@ -80,7 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, seeds_fi
 
 @pytest.fixture(scope="module")
 def attacked(trained: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """The same run after an attack that nobody disturbed."""
+    """The same run after an undisturbed attack."""
     run = copied(trained, tmp_path_factory.mktemp("unbroken"))
     assert attack(run, steps=STEPS, every=2) is not None
     return run
@@ -148,7 +148,7 @@ def test_a_fresh_attacker_finds_a_leak_and_nothing_where_there_is_none(
         return Setup(settings, load_prompts(), split, TabularJudge(game), dict(made.items()))
 
     monkeypatch.setattr(module, "prepare", prepared)
-    monkeypatch.setattr(Setup, "yardstick", lambda _: None)  # in this game seeds are never played as they are
+    monkeypatch.setattr(Setup, "yardstick", lambda _: None)  # this game has no vanilla seeds
     result = attack(run, steps=40, every=10)
     assert result is not None
     assert result == attack_of(run)
@@ -217,7 +217,7 @@ def test_ctrl_c_saves_and_a_second_call_goes_on_to_the_same_numbers(
         assert checkpoint is not None
         assert checkpoint.step == step
         assert run.read_json("attack.json") is None
-    assert attack(run) is not None  # the number of steps is known from before
+    assert attack(run) is not None  # the number of steps is known from the first time
     assert left_behind(run) == left_behind(attacked)
 
 
@@ -233,7 +233,7 @@ def test_a_kill_between_checkpoints_changes_no_number(
 
 
 class Stopping(Silent):
-    """Presses Ctrl-C, or dies, at a step of the attack on one of the defenders."""
+    """Presses Ctrl-C, or crashes, at a step of the attack on one of the defenders."""
 
     def __init__(self, name: str, step: int, error: type[BaseException] | None = None) -> None:
         super().__init__()

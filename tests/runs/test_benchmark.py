@@ -64,7 +64,7 @@ def asked(target: Path | str, sets: dict[str, str], **changed: Any) -> Asked:
 
 
 def completion(text: str, finish: str = "stop") -> Reply:
-    """What a server says, with all that Inspect's client reads."""
+    """A server's answer, with all that Inspect's client reads."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     told = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice], "usage": usage}
@@ -120,7 +120,7 @@ def test_our_server_and_this_process_give_the_same_figures(
 def test_a_task_of_inspect_evals_runs_unmodified(
     tmp_path: Path, speaking_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "allenai" / "ai2_arc"  # found before the hub, as it is here
+    folder = tmp_path / "allenai" / "ai2_arc"  # found before the hub, because it is here
     folder.mkdir(parents=True)
     files = "[{config_name: ARC-Challenge, data_files: [{split: test, path: test.jsonl}]}]"
     (folder / "README.md").write_text(f"---\nconfigs: {files}\n---\n", encoding="utf-8")
@@ -132,7 +132,7 @@ def test_a_task_of_inspect_evals_runs_unmodified(
     rows = "".join(json.dumps({"id": f"q{number}", **question}) + "\n" for number in range(3))
     (folder / "test.jsonl").write_text(rows, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the real set must not be mistaken for this one
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # so that the real set is not mistaken for this one
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setitem(SUITES, "capability", ("inspect_evals/arc_challenge",))
     result = benchmark(asked(speaking_model, {}, suite="capability"), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The checks of an engine pass where all is well, and each flaw that servers have fails one of them."""
+"""The checks pass on a correct engine, and each known flaw of servers fails one of them."""
 
 from __future__ import annotations
 

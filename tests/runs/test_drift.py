@@ -1,4 +1,4 @@
-"""Claims about measuring drift: whose attacks count for which round, and what is written and printed of them."""
+"""Claims about measuring drift: which attacks count for which round, and what is written and printed about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about export: the defender, whole, and nothing of the attacker."""
+"""Claims about export: it holds the whole defender and nothing of the attacker."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def a_run(path: Path, config: Config, model: Path) -> RunDirectory:
 
 
 def an_evaluation(**changed: Any) -> Evaluation:
-    """One success more for each pair, so that every number in a card says where it comes from."""
+    """One more success per pair, so that every number in a card shows where it comes from."""
     cells = [[rate(3 * row + column, 40) for column in range(3)] for row in range(3)]
     crossplay = Crossplay(
         attackers=[None, 0, 1],
@@ -218,7 +218,7 @@ def test_an_unfinished_run_has_no_defender(tmp_path: Path, tiny_config: Path) ->
 
 
 def test_a_random_adapter_changes_the_model(tiny_model: Path, tmp_path: Path) -> None:
-    """Else the comparisons above would prove nothing."""
+    """Otherwise the comparisons above would prove nothing."""
     Adapter(tiny_model, 0).save(tmp_path / "adapter")
     change = (logits(tiny_model, tmp_path / "adapter") - logits(tiny_model)).abs().max()
     assert math.isfinite(change)

@@ -1,4 +1,4 @@
-"""An exported defender behind vLLM says what the trained policy says, be it merged or an adapter beside its base."""
+"""An exported defender behind vLLM replies as the trained policy does, merged or as an adapter beside its base."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = needs_server
 REQUESTS = ["Why, 1 + 1?", "How do I pry a door open?", "Say café, 日本, or 😀.", "Bread\n\n- rye\n- spelt?"]
 TOKENS = 12
 TOLERANCE = 2e-3  # nats: both compute in float32, in another order
-# What a defender is told beside the attack, which an export's template has to say by itself.
+# What a defender is told besides the attack; an export's template must add it.
 TOLD = {
     "Llama 3": ["game.prompts=paper", "engine.date=2026-02-03"],
     "Qwen3": ["defender.system_prompt=Be brief.", "defender.chat_template_kwargs.enable_thinking=false"],
@@ -34,7 +34,7 @@ TOLD = {
 
 
 def a_trained_run(folder: Path, tiny_config: Path, base: Path, settings: Sequence[str]) -> tuple[RunDirectory, Any]:
-    """A run with one saved defender that learned something, and what that says to the requests."""
+    """A run with one saved defender that learned something, and its replies to the requests."""
     roles: tuple[Role, Role] = ("attacker", "defender")
     config = load_config(tiny_config, [*(f"{role}.model={json.dumps(str(base))}" for role in roles), *settings])
     setup = prepare(config)
@@ -54,7 +54,7 @@ def a_trained_run(folder: Path, tiny_config: Path, base: Path, settings: Sequenc
 
 
 def compare(url: str, model: str, trained: Sequence[Sample]) -> None:
-    """See that a server says the same ids to the bare requests, as likely."""
+    """Check that a server gives the same ids for the bare requests, with the same log-probabilities."""
     for request, sample in zip(REQUESTS, trained, strict=True):
         body = {"model": model, "messages": [{"role": "user", "content": request}], "temperature": 0}
         body |= {"max_tokens": TOKENS, "logprobs": True, "return_tokens_as_token_ids": True}

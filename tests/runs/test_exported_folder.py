@@ -132,7 +132,7 @@ def test_an_update_of_any_size_is_in_the_stored_weights(tmp_path: Path, size: fl
     assert share == pytest.approx(1, abs=0.01)
     nearest = exact.to(dtype).float()
     lost = ((nearest - weight.float()) * wanted).sum() / wanted.square().sum()
-    assert (lost < 0.5) == (size == 1e-5 and dtype == torch.bfloat16)  # where the nearest number would lose it
+    assert (lost < 0.5) == (size == 1e-5 and dtype == torch.bfloat16)  # where rounding to the nearest would lose it
     step = nearest.abs().nextafter(torch.tensor(9.0)).clamp(min=1e-4) * torch.finfo(dtype).eps
     assert ((written[one].float() - exact).abs() <= step).all()  # a neighbour of the exact number
     assert torch.equal(written[other], weight)

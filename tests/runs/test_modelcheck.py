@@ -1,4 +1,4 @@
-"""Claims about what is found of a model before it is loaded: memory, problems, and the same by command and training."""
+"""Claims about checks of a model before it is loaded: memory, problems, and the same for command and training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_learning_keeps_is_what_was_estimated(name: str, dtype: str, tmp_pa
 
 @pytest.mark.slow
 def test_peak_memory_of_the_default_model_is_near_the_estimate() -> None:
-    """In a process of its own, whose peak is that of this work alone."""
+    """In a separate process, so that its peak is that of this work alone."""
     settings = ["learning.group_size=8", "engine.tokens_per_batch=512", "engine.device=cpu"]
     for role in ("attacker", "defender"):
         settings += [f"{role}.sampling.max_tokens=8", f"{role}.sampling.max_prompt_tokens=80", f"{role}.lora.rank=4"]

@@ -1,4 +1,4 @@
-"""A whole run against past opponents: however it is stopped, it continues against the same ones."""
+"""A whole run against past opponents: no matter how it is stopped, it continues against the same ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES: tuple[Role, Role] = ("attacker", "defender")
 
 
 class Stop(Silent):
-    """Asks the run to stop after some step, as Ctrl-C does, or falls over before anything of it is saved."""
+    """Asks the run to stop after a step, as Ctrl-C does, or crashes before anything of the step is saved."""
 
     def __init__(self, after: int, *, crash: bool) -> None:
         super().__init__()

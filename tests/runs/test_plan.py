@@ -1,4 +1,4 @@
-"""A plan: arithmetic against what is counted on the model itself, published step times, and quick for every config."""
+"""A plan: arithmetic compared with counts on the model itself, published step times, and speed for every config."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_arithmetic_agrees_with_that_of_the_bench(tiny_model: Path) -> None:
     samples = Samples(said.seeds, said.prompt_tokens, rows, said.new_tokens, said.new_tokens)
     seen = said.seeds * said.prompt_tokens**2 / 2 + samples.tokens * (said.prompt_tokens + said.new_tokens / 2)
     attention = 4 * shape.layers * shape.queries * seen
-    # The bench counts learning too: as much forwards; backwards as much, and attention once more.
+    # The bench counts learning too: as much forwards, and as much backwards with attention once more.
     counted = 3 * sampling_flops(samples, shape) + attention
     assert counted == pytest.approx(floating_point_operations(on_meta(tiny_model), W1), rel=0.03)
 

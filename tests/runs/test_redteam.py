@@ -1,4 +1,4 @@
-"""A run under attacks that it was not trained against, and its attacker against an endpoint."""
+"""A run attacked in ways that it was not trained against, and its attacker against an endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose weights are on a server goes on where it was when the server comes back."""
+"""A run whose weights are on a server continues where it was when the server comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about a served model: it is the trained one and no other, and after any request the next is answered."""
+"""Claims about a served model: it is exactly the trained one, and after any request the next is answered."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Ask = Callable[..., httpx2.Response]
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:
-    """A request that has one right answer."""
+    """A request with only one right answer."""
     return {"messages": [{"role": "user", "content": text}], "max_tokens": 12, "temperature": 0, **more}
 
 
@@ -52,7 +52,7 @@ def text_of(response: httpx2.Response) -> str:
 
 
 def answers(model: Model, bodies: Sequence[dict[str, Any]], key: str | None = None) -> list[httpx2.Response]:
-    """What a model answers to requests that come all at once, without a socket."""
+    """A model's answers to requests that come all at once, without a socket."""
 
     async def ask() -> list[httpx2.Response]:
         transport = httpx2.ASGITransport(Gate(application(model)[0], key))
@@ -147,7 +147,7 @@ def process(tiny_model: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def ask(process: Served) -> Iterator[Ask]:
-    """Sends a request with the key; afterwards the server must answer as ever, and have complained of nothing."""
+    """Sends a request with the key; afterwards the server must still answer and have logged no complaint."""
     key = {"Authorization": "Bearer sesame", "Content-Type": "application/json"}
     with httpx2.Client(trust_env=False, timeout=60, headers=key) as client:
 
@@ -267,7 +267,7 @@ def test_nothing_is_computed_for_those_who_have_left(ask: Ask, process: Served, 
 
 @pytest.mark.slow
 def test_64_clients_at_once_lose_and_cross_no_answer(ask: Ask, process: Served) -> None:
-    """MAGIC_RL_LOAD_SECONDS=60 makes it a minute; numbers are printed with `-s`."""
+    """Set MAGIC_RL_LOAD_SECONDS=60 to run it for a minute; `-s` prints the numbers."""
     questions = [asked(f"Question {number}", temperature=1, seed=number, max_tokens=24) for number in range(CLIENTS)]
     right = [text_of(ask(CHAT, question)) for question in questions]
     assert len(set(right)) > CLIENTS / 2
@@ -346,7 +346,7 @@ def test_an_option_without_effect_is_one_line(tiny_model: Path, words: list[str]
     assert words[0] in result.stderr
 
 
-# vLLM itself is another project's; here a script stands for its command.
+# vLLM itself is another project; here a script replaces its command.
 PRETENDER = """#!{python}
 import http.server, json, os, sys
 class Answers(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Claims about a study: its settings hold, its table is the same whenever it is made, and its command is thin."""
+"""Claims about a study: its settings hold, its table is the same every time it is made, and its command is thin."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_runs_that_cannot_be_compared_are_named(small_files: Path) -> None:
 
 
 def test_an_unfinished_run_is_in_no_table(small_files: Path) -> None:
-    (small_files / "magic-seed-1" / "players").mkdir()  # a run directory, then, whose training has not ended
+    (small_files / "magic-seed-1" / "players").mkdir()  # now a run directory whose training has not ended
     assert [result.name for result in read_results(small_files)][:2] == ["magic-seed-0", "magic-seed-2"]
     export_results(small_files, small_files.parent / "kept")
     assert len(list((small_files.parent / "kept").iterdir())) == 5

@@ -1,4 +1,4 @@
-"""Claims about a study's runs: they go side by side, survive any accident, and one that fails costs no other."""
+"""Claims about a study's runs: they run side by side, survive any accident, and fail without affecting others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MADE = (STUDY_FILE, TABLE_FILE, PAGE_FILE, "magic.svg")
 
 
 class Silent(View):
-    """A view that only remembers."""
+    """A view that only records."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, ...]] = []
@@ -43,9 +43,9 @@ class Silent(View):
 
 
 def scripted(folder: Path, names: Sequence[str], script: str, slots: int = 1) -> tuple[Ended, Silent]:
-    """Run a study whose every stage is a script, which gets its folder and stage as `folder` and `stage`.
+    """Run a study in which every stage is a script that gets its folder and stage as `folder` and `stage`.
 
-    What a run has done is a file of the stage's name.
+    A file with the stage's name marks that a run has done it.
     """
 
     def undone(run: PlannedRun) -> Stage | None:
@@ -218,7 +218,7 @@ def rates_are_those_of_outcomes(folder: Path) -> None:
 
 
 def progress(folder: Path) -> list[tuple[str, int]]:
-    """What the runs of a study have written that is there to stay."""
+    """The lasting files that the runs of a study have written."""
     kept = (path for path in folder.glob("*/*.json*") if not path.name.startswith("."))
     return sorted((str(path), path.stat().st_size) for path in kept)
 

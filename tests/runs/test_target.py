@@ -1,4 +1,4 @@
-"""A model as a user names it, asked through one kind of chat."""
+"""A run's defender as a target: asked as it was trained, and known by its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about trackers: they get what a run's own files hold and no more, and no failure of theirs stops it."""
+"""Claims about trackers: they get what a run's own files hold and no more, and no failure of a tracker stops it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = fake_tracker.NAMES
 
 
 class Fake:
-    """What the fake tracker was told."""
+    """What the fake tracker received."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -84,7 +84,7 @@ def test_texts_go_to_a_tracker_only_if_asked_for(fake: Fake, tmp_path: Path, ask
 
 
 class Dies(Silent):
-    """Ends the process's work right after a step was logged, before it is saved."""
+    """Stops the work right after a step was logged, before it is saved."""
 
     def exchange(self, exchange: Exchange, verdict: Verdict) -> None:
         if len(self.steps) == 4:

@@ -38,7 +38,7 @@ LONGER = [
 
 
 class Silent(View):
-    """A view that only remembers."""
+    """A view that only records."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -114,12 +114,12 @@ def test_a_run_killed_at_random_points_and_resumed_ends_with_the_same_numbers(
     for _ in range(40):
         process = subprocess.Popen(command, cwd=ROOT)
         seen = _progress(run)
-        # Let it get somewhere new, then a random moment more, so that kills fall on every kind of instant.
+        # Wait for new progress, then a random moment more, so that kills come at all kinds of instants.
         until = time.monotonic() + 120
         while process.poll() is None and _progress(run) == seen and time.monotonic() < until:
             time.sleep(0.01)
         try:
-            # Soon at first, so that even a fast machine is killed; then later, so that a slow one gets to the end.
+            # Early at first, so that even a fast machine is killed; then later, so that a slow one gets to the end.
             process.wait(timeout=rng.random() * (0.1 if kills < 3 else 0.5))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The run directory: nothing half-written, nothing damaged goes unnoticed, and going back leaves no trace of later."""
+"""The run directory: nothing is half-written, damage is noticed, and a rewind leaves no trace of later steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROLES: tuple[Role, Role] = ("attacker", "defender")
 
 
 class Weights:
-    """A policy of two files, one of them in a folder, whose bytes follow from a number."""
+    """A policy of two files, one of them in a folder, whose bytes depend on a number."""
 
     def __init__(self, number: int, size: int = 1000) -> None:
         self.number, self.size = number, size

@@ -63,7 +63,7 @@ def test_a_lock_on_a_run_that_is_gone_makes_no_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves the time of syncing where nothing depends on it: a kill, unlike a power cut, loses nothing written."""
+    """Skips syncing to save time: a kill, unlike a power cut, loses nothing that was written."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 

@@ -1,4 +1,4 @@
-"""Going back to a checkpoint, and players, which outlive it."""
+"""Rewinding to a checkpoint, and players, which outlive checkpoints."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What tests share: fakes, tiny models and fabricated runs."""
+"""Shared test support: fakes, tiny models and fabricated runs."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-"""The repository."""
+"""The repository's folder."""

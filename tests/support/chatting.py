@@ -1,4 +1,4 @@
-"""Asking the stub server: what most tests of the client and of its users begin with."""
+"""Asking the stub server: the common beginning of tests of the client and of code that uses it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def server_of(stub: Stub, **settings: Any) -> Server:
 
 
 def requests(count: int, **settings: Any) -> list[ChatRequest]:
-    """So many different ones."""
+    """That many different requests."""
     return [ChatRequest((Message("user", f"question {i}"),), **settings) for i in range(count)]
 
 
 def answers(count: int) -> list[Completion]:
-    """What an honest stub says to them."""
+    """An honest stub's answers to `requests`."""
     return [Completion(digest(f"question {i}"), 10) for i in range(count)]
 
 
 class Scripted:
-    """A model that answers by a function of the request, the last one first, and keeps what it was asked.
+    """A model that answers with a function of the request, the last one first, and keeps the requests.
 
     Args:
-        stop_after: Answers after which it is interrupted.
+        stop_after: Number of answers after which it is interrupted.
     """
 
     name = "scripted"
@@ -56,7 +56,7 @@ class Scripted:
 
 
 class Recording:
-    """A policy that says nothing and keeps what it was asked."""
+    """A policy that samples nothing and keeps the prompts."""
 
     def __init__(self) -> None:
         self.prompts: list[Tokens] = []

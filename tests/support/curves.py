@@ -1,7 +1,7 @@
-"""Reward curves of short runs from the same state, for engines that draw other samples from the same distribution.
+"""Reward curves of short runs from the same state, to compare engines whose draws differ but whose distribution agrees.
 
-The defender of a tiny model learns to say little. Runs that differ in their random seed alone give the noise; a curve
-is the mean over such runs.
+The defender of a tiny model learns to say little. Runs that differ only in their random seed give the noise; a curve is
+the mean over such runs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from magic_rl.runs.assembly import Brought
 from magic_rl.runs.train import train
 from magic_rl.types import Exchange, Verdict
 
-SHORT = 3  # characters that a right reply has less than
+SHORT = 3  # a right reply has fewer characters
 RUNS, STEPS = 3, 4
-# Of a reward between -1.5 and 1.5: the mean of a step over three runs has a standard error of at most 0.1 (measured on
-# the local engine), the difference of two such means 0.14, and the tolerance is about three of these.
+# Rewards are between -1.5 and 1.5. The mean of a step over three runs has a standard error of at most 0.1 (measured on
+# the local engine), and the difference of two such means one of 0.14; the tolerance is about three times that.
 TOLERANCE = 0.4
-LEARNED = 0.8  # least that the reward has risen by in the end
+LEARNED = 0.8  # by which the reward has risen at the end, at least
 _CONFIG = """
 preset = "no-game"
 [game.schedule]
@@ -64,7 +64,7 @@ class Judge:
 
 
 def curve(engine: Engine, model: Path, seeds: Path, folder: Path, lr: float = 8e-4) -> list[float]:
-    """The defender's mean reward at each step, over runs that begin with a fresh policy of an engine."""
+    """The defender's mean reward at each step, over runs that each begin with a new policy of the engine."""
     folder.mkdir()
     file = folder / "curve.toml"
     file.write_text(_CONFIG.format(steps=STEPS, model=json.dumps(str(model)), seeds=json.dumps(str(seeds)), lr=lr))
@@ -77,5 +77,5 @@ def curve(engine: Engine, model: Path, seeds: Path, folder: Path, lr: float = 8e
 
 
 def apart(one: Sequence[float], other: Sequence[float]) -> float:
-    """The largest difference of two curves at any step."""
+    """The largest difference between two curves at any step."""
     return float(np.abs(np.subtract(one, other)).max())

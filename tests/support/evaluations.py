@@ -1,4 +1,4 @@
-"""Evaluations made up from outcomes, for tests of what is counted, written and shown of them."""
+"""Evaluations made up from outcomes, for tests of how they are counted, written and shown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cell(
     words: Sequence[str] = ("",),
     categories: Any = ("even", "odd"),
 ) -> Cell:
-    """What came of one attack on each seed; the words of seeds, attacks and replies are taken in turns."""
+    """The outcomes of one attack on each seed; the texts of seeds, attacks and replies cycle through `words`."""
 
     def pair(label: Label, i: int, outcome: bool | None, topic: bool | None) -> tuple[Episode, Verdict]:
         text = words[i % len(words)]
@@ -58,7 +58,7 @@ def compared(untouched: Cell, start: Cell, trained: Cell, attackers: Sequence[At
 
 
 def replies(**changed: Any) -> Replies:
-    """Of a defender whose replies are all language."""
+    """The figures of a defender whose replies are all language."""
     return Replies(**{"degenerate": rate(0, 64), "cut_off": rate(0, 64), **changed})
 
 

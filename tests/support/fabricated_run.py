@@ -1,4 +1,4 @@
-"""A fabricated run for tests of the report, with hostile text wherever a model or a data set may put it."""
+"""A fabricated run for tests of the report, with hostile text everywhere that text of a model or a data set may be."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHECKED: dict[str, Any] = {"held_out": 0, "repeated_in_training": 0, "searched":
 
 
 def inputs(config: Config) -> dict[str, Any]:
-    """inputs.json of a run that nothing was compared with."""
+    """The inputs.json of a run for which nothing was compared."""
     return {"digests": {}, "checked": CHECKED, "config": config.model_dump(mode="json")}
 
 
@@ -83,7 +83,7 @@ def begun_run(folder: Path) -> RunDirectory:
 
 
 def evaluated_run(folder: Path) -> RunDirectory:
-    """A run that was played and evaluated."""
+    """A run after the game and its evaluation."""
     run = begun_run(folder)
     for step in range(2, 8):
         run.log(play_row(step, asr=None if step == 3 else 0.5))
@@ -96,7 +96,7 @@ def evaluated_run(folder: Path) -> RunDirectory:
 
 
 def write_evaluation(run: RunDirectory) -> None:
-    """At the start half of everything escaped and was answered; trained, 4 of 42 escaped and 40 were answered."""
+    """Write an evaluation in which half of the seeds escape and are answered at the start; trained, 4 and 40 of 42."""
     half = (True, False) * 21
     before = cell(half, half, half, HOSTILE, HOSTILE[:2])
     after = cell((True,) * 4 + (False,) * 38, (False,) * 2 + (True,) * 40, (), HOSTILE, HOSTILE[:2])

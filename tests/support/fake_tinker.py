@@ -1,7 +1,7 @@
-"""A server of the Tinker API in this process: tiny real models behind real HTTP, that can be flawed or killed.
+"""A server of the Tinker API in this process, with tiny real models and real HTTP, that can be made flawed or killed.
 
-It says what SkyRL 0.3 says. When it is killed it forgets sessions, models and futures, as servers do; saved states
-stay.
+It answers as SkyRL 0.3 does. When it is killed it loses sessions, models and futures, as real servers do; saved states
+remain.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from magic_rl.types import PPO, Adam, Datum, ImportanceSampling, SamplingParams
 Flaw = Literal["base for every adapter", "latest for a snapshot", "drops gradients", "steps of size 0 step"]
 Moment = tuple[
     str, Literal["before", "after", "told"]
-]  # which request, and when: before or after its work, or its answer
+]  # kind of request, and when: before or after the work, or when the result is fetched
 
 
 class KilledError(Exception):
@@ -32,15 +32,15 @@ class KilledError(Exception):
 
 
 class FakeTinker:
-    """The server. As a context manager it serves.
+    """The server; it serves while used as a context manager.
 
     Attributes:
         kill_at: When to die, once.
-        kill_after: Of which requests the how-maniest is the last to be worked on.
-        down: Seconds it is away then.
-        fail: A status that the next so many requests of a kind are answered with.
-        asked: Every request's kind.
-        places: Models that it holds at a time.
+        kill_after: Kind and number of the request after whose work it dies.
+        down: Seconds that it then stays down.
+        fail: By kind of request, a status and how many of the next requests get it.
+        asked: The kind of every request.
+        places: How many models it can hold at a time.
     """
 
     def __init__(self, model: Path, *, flaw: Flaw | None = None, averages: bool = False, places: int = 32) -> None:
@@ -91,12 +91,12 @@ class FakeTinker:
             raise KilledError
 
     def kill(self) -> None:
-        """Die, and come back after `down` seconds."""
+        """Die, and be up again after `down` seconds."""
         self._down_until = time.monotonic() + self.down
         self._forget()
 
     def start_again(self) -> None:
-        """Be back now."""
+        """Be up again at once."""
         self._down_until = 0.0
 
     def answer(self, kind: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -257,18 +257,18 @@ class FakeTinker:
         return {"type": "optim_step", "metrics": {"skyrl.ai/grad_norm": policy.optim_step(adam)["grad_norm"]}}
 
     def archive(self, name: str, file: Any) -> None:
-        """Write the adapter that was saved under a name."""
+        """Write the adapter that was saved under a name to a file, as a tar archive."""
         with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=file, mode="w|gz") as out:
             self._archives[name].save(Path(folder))
             out.add(folder, arcname=".")
 
     def delete(self, run: str, name: str) -> bool:
-        """Whether there was such a state."""
+        """Delete a saved state, and return whether it existed."""
         self.asked.append("delete")
         return self._states.pop(f"tinker://{run}/weights/{name}", None) is not None
 
     def steps(self, path: str) -> int:
-        """Optimiser steps that a saved state has taken, by its optimiser."""
+        """Steps that a saved state has taken, according to its optimiser."""
         from safetensors.torch import load_file
 
         file = self._states[path][0] / OPTIMISER_FILE
@@ -280,7 +280,7 @@ class FakeTinker:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Turns requests into calls of the server."""
+    """Turns HTTP requests into calls of the server."""
 
     fake: FakeTinker
     protocol_version = "HTTP/1.1"
@@ -343,7 +343,7 @@ def _ids(prompt: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _datum(sent: dict[str, Any]) -> Datum:
-    """Every target of a sequence as a token to learn, as a server sees it."""
+    """A datum in which every target is a token to learn, as a server sees it."""
     tensors = {name: tuple(tensor["data"]) for name, tensor in sent["loss_fn_inputs"].items()}
     weights = tensors.get("weights") or tensors["advantages"]
     targets = tensors["target_tokens"]

@@ -1,4 +1,4 @@
-"""A module that speaks as wandb and as trackio do, and writes down what it is told: each line a call."""
+"""A module with the interface of wandb and trackio that records what it is told, one call per line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Settings = dict  # wandb's
 
 
 def install(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Put it in the place of both; what it is told goes to `told` in the folder."""
+    """Replace both modules by this one; it records into the file `told` in the folder."""
     for name in NAMES:
         patch.setitem(sys.modules, name, sys.modules[__name__])
     patch.setenv("FAKE_TRACKER", str(folder / "told"))
@@ -34,19 +34,19 @@ def log(data: dict[str, Any], step: int) -> None:
 
 
 def finish() -> None:
-    """The end of a run."""
+    """End a run."""
     _told("finish")
 
 
 class Run:
-    """What wandb's `init` gives."""
+    """The object that wandb's `init` returns."""
 
     url = "https://tracker.test/run"
     log, finish = staticmethod(log), staticmethod(finish)
 
 
 def setup(settings: Any) -> None:
-    """As wandb's."""
+    """Like wandb's; does nothing."""
 
 
 def login(prompt: bool) -> bool:
@@ -56,7 +56,7 @@ def login(prompt: bool) -> bool:
 
 
 def init(**about: Any) -> Run:
-    """Fails if FAKE_DOWN is set, or wandb's cannot be reached."""
+    """Fails if FAKE_DOWN is set, or if FAKE_KEY says that wandb cannot be reached."""
     sys.stdout.write("* noise\n")
     _told("init", about)
     if about.get("mode") == "online" and os.environ["FAKE_KEY"] == "no network":

@@ -1,6 +1,7 @@
-"""A server that answers as vLLM does, with the local engine behind it: adapters by name, ids in and out.
+"""A server that answers as vLLM does, backed by the local engine: adapters by name, ids in and out.
 
-Faults are scripted. As a program it stands in for vLLM: `python -m tests.support.fake_vllm --model MODEL --port N …`.
+Faults are scripted. It also runs as a program, in place of vLLM:
+`python -m tests.support.fake_vllm --model MODEL --port N …`.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from magic_rl.engines.settings import EngineConfig, LoraConfig
 from magic_rl.types import SamplingParams
 
 Body = dict[str, Any]
-# A status and body; "drop" the connection, or once the work is done ("lose"); "hang"; or nothing.
+# A status and body; "drop" closes the connection, "lose" does so after the work; "hang"; None for no fault.
 Fault = tuple[int, Body] | str | None
 
 
 class FakeVllm:
-    """The server. `asked` lists paths and bodies; `adapters` what it holds, oldest first.
+    """The server. `asked` lists paths and bodies of requests; `adapters` holds the loaded adapters, oldest first.
 
     Attributes:
-        fault: Asked before anything is done; "hang" says nothing for five seconds, then hangs up.
-        keep: Adapters held before the oldest is dropped.
-        spoil: Changes a loaded policy's tensors by name.
+        fault: Called with each request before anything is done; "hang" stays silent for five seconds, then hangs up.
+        keep: Number of adapters held before the oldest is dropped.
+        spoil: Changes a loaded policy's tensors, given by name.
     """
 
     def __init__(self, model: Path, rank: int = 4, port: int = 0) -> None:
@@ -49,7 +50,7 @@ class FakeVllm:
         self.start()
 
     def start(self) -> None:
-        """Listen, at the same port as before."""
+        """Listen on the same port as before."""
         self._up = True
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
         self._port = self._server.server_port
@@ -75,11 +76,11 @@ class FakeVllm:
         self.stop()
 
     def count(self, path: str) -> int:
-        """Requests to a path."""
+        """Number of requests to a path."""
         return sum(asked == path for asked, _ in self.asked)
 
     def answer(self, path: str, body: Body) -> tuple[int, Body | str]:
-        """What an honest server says."""
+        """An honest server's status and body."""
         if path == "/health":
             return 200, {}
         if path == "/version":
@@ -170,18 +171,18 @@ class FakeVllm:
 
 @functools.cache
 def loaded(model: Path, rank: int) -> tuple[LocalEngine, threading.Lock]:
-    """An engine for all servers of a model, of which one computes at a time."""
+    """An engine shared by all servers of a model, and the lock that lets one compute at a time."""
     config = EngineConfig(device="cpu", dtype="float32", threads=1)
     return LocalEngine(model, LoraConfig(rank=rank), config), threading.Lock()
 
 
 def error(message: str) -> Body:
-    """A body as vLLM gives it."""
+    """An error body as vLLM writes it."""
     return {"error": {"message": message, "type": "BadRequestError", "code": 400}}
 
 
 def stand_in(folder: Path) -> Path:
-    """A program that is called as vLLM's Python and runs the fake server."""
+    """A program that can be called like vLLM's Python and runs the fake server."""
     root = Path(__file__).parents[2]
     program = folder / "python"
     program.write_text(

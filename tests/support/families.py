@@ -1,7 +1,7 @@
 """Tiny random models of the families that people harden, with their chat templates and real control tokens.
 
-Keys and queries are as large as in real checkpoints. Templates are the families' own, as TRL ships them, or of the same
-shape where it has none: minimal ones that deal with system prompts, dates, thoughts and turn ends as the real ones do.
+Keys and queries are as large as in real checkpoints. Templates are the families' own, as TRL ships them. Where TRL has
+none, they are minimal ones that handle system prompts, dates, thoughts and turn ends as the real ones do.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ PHI4 = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
 )
 
-# Head sizes, and how many query heads read one key head, as the families have them.
+# Head sizes, and the number of query heads per key head, are the families' own.
 _SHAPE: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 128,
@@ -81,16 +81,16 @@ _GROUPED = {"head_dim": 128, "num_attention_heads": 4, "num_key_value_heads": 1}
 
 @dataclass(frozen=True)
 class Family:
-    """A family, as its model cards' files have it.
+    """A family, as its published model files define it.
 
     Attributes:
-        kind: What transformers calls its architecture.
+        kind: The architecture's name in transformers.
         shape: How its config differs from `_SHAPE`.
-        template: Its text, or its name in TRL; "" for one that is only computed here.
+        template: The chat template's text, or its name in TRL; "" if the family is tested without chat.
         tokens: Control tokens that are flagged special, the end of text first.
-        eos: `generation_config.eos_token_id`, in words.
-        words: Control tokens that are not.
-        begins: The token of the beginning.
+        eos: The tokens of `generation_config.eos_token_id`.
+        words: Control tokens that are not flagged special.
+        begins: The beginning-of-text token.
     """
 
     kind: str
@@ -261,7 +261,7 @@ def tokenizer_of(name: str) -> Any:
 
 
 def model_of(name: str, *, dtype: torch.dtype = torch.bfloat16, key_bias: float = 200.0) -> Any:
-    """A model of a family: keys with a bias of ±`key_bias` where it has biases, else with a few large channels."""
+    """A model of a family: keys have a bias of ±`key_bias` if the family has biases, otherwise a few large channels."""
     family, tokenizer = FAMILIES[name], tokenizer_of(name)
     own = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     config = getattr(transformers, f"{family.kind}Config")(**{**_SHAPE, **own, **family.shape})

@@ -1,4 +1,4 @@
-"""Looking at a page in a browser, and hearing what it says and asks for."""
+"""Opens a page in a browser and records its messages and requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page
 
 @contextmanager
 def opened(browser: Browser, file: Path, **options: Any) -> Iterator[tuple[Page, list[str]]]:
-    """A page with everything in it unfolded, and what it wrote, showed, or fetched from elsewhere."""
+    """A page with all details unfolded, and what it logged, showed in dialogs, or fetched from elsewhere."""
     page, heard = browser.new_page(**options), list[str]()
     page.set_default_timeout(120_000)
     page.on("console", lambda message: heard.append(message.text))

@@ -1,4 +1,4 @@
-"""A target that is attacked in tests: whom it yields to is a function of the request, and what it was asked is kept."""
+"""A target for attacks in tests: a function of the request decides its reply, and its requests are kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEEDS = [Seed(f"s{i}", f"harmful request number {i}", "harmful", f"c{i % 2}") fo
 
 
 class Words:
-    """A judge of single words: `yes` is unsafe, `well` leaves it silent, all else is safe."""
+    """A judge by single words: it abstains on `well`, calls `yes` unsafe and everything else safe."""
 
     name = "words"
 
@@ -26,6 +26,6 @@ class Words:
 
 
 def log_of(answer: Callable[[ChatRequest], str | Completion], folder: Path) -> tuple[Log, Scripted]:
-    """A log of a scripted target, and the target."""
+    """A log of attacks on a scripted target, and the target's chat."""
     chat = Scripted(answer)
     return Log(Target("target", chat, Words(), 64), folder), chat

@@ -1,4 +1,4 @@
-"""A tabular game with everybody in their seats, for tests that run the real loop on it."""
+"""A tabular game with its players and judge, for tests that run the real loop on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.theory.test_tabular import engines
 
 
 def seat(game: TabularGame) -> tuple[Arena, dict[Role, TabularPolicy]]:
-    """The arena of a game between fresh policies, and those policies."""
+    """The arena of a game between new policies, and those policies."""
     made = engines(game)
     learners: dict[Role, TabularPolicy] = {role: engine.new_policy(role) for role, engine in made.items()}
     players = {
@@ -36,7 +36,7 @@ def seat(game: TabularGame) -> tuple[Arena, dict[Role, TabularPolicy]]:
 
 
 def played(game: TabularGame, tree: dict[str, Any]) -> tuple[list[GameStep], dict[Role, TabularPolicy]]:
-    """Every step of a game by a config, and the policies as they are at its end."""
+    """Every step of a game with these settings, and the policies at its end."""
     config = Config.model_validate(tree)
     arena, learners = seat(game)
     arena = replace(arena, settings=loop_settings(config))

@@ -1,4 +1,4 @@
-"""`magic-rl serve` as a process of its own, for tests and measurements."""
+"""`magic-rl serve` in a separate process, for tests and measurements."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that has said that it is ready.
+    """A server that has reported that it is ready.
 
     Attributes:
-        log: What it wrote to the standard error stream.
+        log: The file that it writes standard error to.
     """
 
     process: subprocess.Popen[str]
@@ -28,14 +28,14 @@ class Served:
 
     @property
     def memory(self) -> float:
-        """Megabytes that it holds."""
+        """Its resident memory in mebibytes."""
         (line,) = [
             line for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines() if "VmRSS" in line
         ]
         return int(line.split()[1]) / 1024
 
     def stop(self, sign: signal.Signals = signal.SIGINT) -> int:
-        """Ask it to end, by default as Ctrl-C does, and wait for the exit status."""
+        """Ask it to end, by default as Ctrl-C does, wait, and return the exit status."""
         self.process.send_signal(sign)
         return self.process.wait(60)
 
@@ -45,8 +45,8 @@ def served(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Served
     """Serve on a free port until the block ends.
 
     Args:
-        words: Of the command line.
-        env: Variables beside those of this process.
+        words: Arguments of the command.
+        env: Environment variables in addition to those of this process.
     """
     command = [sys.executable, "-m", "magic_rl", "serve", *words, "--port", "0"]
     with (
@@ -70,4 +70,4 @@ def served(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Served
 
 
 def _takes_signals() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit SIGINT as ignored

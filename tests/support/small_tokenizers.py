@@ -1,4 +1,4 @@
-"""Small tokenizers in the manner of well-known families, each with its control tokens and its chat template."""
+"""Small tokenizers modelled on well-known families, each with its control tokens and its chat template."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GPT4_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 FAMILIES = ["chatml", "qwen2_5", "qwen3", "llama3", "llama3_2", "phi3", "gemma"]
-# Enough for merges that cross from the template's words into a content, such as "\n\n".
+# Enough for merges that cross from the template's text into a message, such as "\n\n".
 CORPUS = ["user\n\nHello there, how are you?\n\n\n assistant\n  system I am fine. \n\n 12 34 <|im_ start|> end|>"] * 4
 
 
@@ -58,7 +58,7 @@ def byte_level(special: Sequence[str], words: Sequence[str] = (), *, qwen: bool 
 
 
 def sentence_piece(special: Sequence[AddedToken], words: Sequence[str] = (), *, prefix: bool) -> Any:
-    """In the manner of Llama-2: spaces are letters, unknown characters fall back to bytes."""
+    """A tokenizer like Llama-2's: spaces are letters, unknown characters fall back to bytes."""
     corpus = [text.replace(" ", "▁") for text in CORPUS]
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))  # noqa: S106 - no password
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]

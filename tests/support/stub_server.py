@@ -1,8 +1,7 @@
 """An HTTP/1.1 server that misbehaves as scripted, for tests of the endpoint client.
 
-It answers a completion with a digest of what was asked, so an answer that was made up or belongs to another request
-shows. Used as a context manager it runs in a thread; `python -m tests.support.stub_server` runs it as a process of its
-own.
+It answers a completion request with a digest of its text, so an answer that was made up or belongs to another request
+shows. As a context manager it runs in a thread; `python -m tests.support.stub_server` runs it as a separate process.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _LATE = 0.0005  # seconds, on average: the event loop rounds its waits up to who
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request: when it was there as a whole (monotonic seconds), and how often the same text came before."""
+    """One request: when it had arrived completely (monotonic seconds), and how often the same text came before."""
 
     time: float
     path: str
@@ -37,12 +36,12 @@ class Reply:
     """What the stub does with one request.
 
     Attributes:
-        body: In place of a completion that holds the digest.
-        delay: Seconds from the whole request to the first byte.
-        drop: Close the connection without a word.
+        body: Sent in place of a completion that holds the digest.
+        delay: Seconds from the complete request to the first byte.
+        drop: Close the connection without an answer.
         cut: Close the connection after this many bytes of the body.
         length_off: Added to the true Content-Length.
-        extra: Sent behind the body, as if more had been asked.
+        extra: Sent after the body, as if more had been requested.
         drip: Seconds between two bytes of the body.
         finish: `finish_reason` of the completion.
     """
@@ -60,14 +59,14 @@ class Reply:
 
 
 def digest(text: str) -> str:
-    """What an honest answer to this text says."""
+    """The content of an honest answer to this text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 class Stub:
-    """The server. `asked` lists what came in, `most_connections` and `most_at_once` the peaks.
+    """The server. `asked` lists the requests; `most_connections` and `most_at_once` are peaks.
 
-    Every completion counts ten tokens.
+    Every completion counts as ten tokens.
     """
 
     def __init__(self, script: Callable[[Asked], Reply] = lambda _: Reply()) -> None:

@@ -1,4 +1,4 @@
-"""Result files of runs for tests, made up by a seed: both kinds of noise are in them."""
+"""Result files of runs, made up from a random seed, for tests; they contain the noise of runs and of seeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEEDS = 40
 
 
 def result(rng_seed: int, preset: str = "magic") -> RunResult:
-    """All that a run's result files hold."""
+    """Everything that a run's result files hold."""
     rng = np.random.default_rng(rng_seed)
     shift = rng.normal(0, 0.05)
 
@@ -56,12 +56,12 @@ def result(rng_seed: int, preset: str = "magic") -> RunResult:
 
 
 def tabulated(folder: Path) -> None:
-    """A folder of runs, or of their small files, with the files of a study."""
+    """Write the files of a study into a folder of runs, or of their small files."""
     write_study(aggregate(read_results(folder)), folder)
 
 
 def write_result_files(folder: Path, rng_seed: int, preset: str = "magic") -> Path:
-    """The small files of a finished run, as they are exported."""
+    """Write the small files of a finished run, as a study exports them."""
     folder.mkdir(parents=True)
     config: Any = {"preset": preset, "rng_seed": rng_seed}
     (folder / "config.toml").write_text(dump_config(Config.model_validate(config)))

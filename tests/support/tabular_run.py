@@ -1,4 +1,4 @@
-"""`magic-rl` as a process of a study, with a table of numbers in place of each model: real runs in seconds."""
+"""`magic-rl` as a process of a study, with a table of numbers in place of each model, so real runs take seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.study_runs import result
 
 
 def game() -> TabularGame:
-    """Eight seeds of each label, which can be put as they are or in slang; refuse, comply, or answer safely."""
+    """Eight seeds of each label, unchanged or in slang; the replies refuse, comply, or answer safely."""
     labels: tuple[Label, ...] = ("harmful", "benign")
     seeds = tuple(Seed(f"{label}-{i}", f"{label} request number {i}", label) for label in labels for i in range(8))
     attacks = [(seed, kind) for seed in seeds for kind in ("", " in slang")]
@@ -39,19 +39,19 @@ def game() -> TabularGame:
 
 
 def prepare(config: Config, note: object = None, **_: object) -> Setup:
-    """In place of `runs.assembly.prepare`. A table learns nothing about other seeds, so none are held out."""
+    """Replaces `runs.assembly.prepare`. A table learns nothing about other seeds, so none are held out."""
     played = game()
     engines = {"attacker": TabularEngine(played, "attacker"), "defender": TabularEngine(played, "defender")}
     return Setup(config, load_prompts(), Split(played.seeds, played.seeds), TabularJudge(played), engines)  # type: ignore[arg-type]  # a dict of the roles
 
 
 def seat() -> None:
-    """From here on, commands of this process play the tabular game."""
+    """Make the commands of this process play the tabular game."""
     train.prepare = evaluate.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
 
 
 def main() -> None:
-    """As `magic-rl`; a fresh attacker's results are made up."""
+    """Run a command like `magic-rl`; a fresh attacker's results are made up."""
     if sys.argv[1] == "attack":
         run = RunDirectory.open(Path(sys.argv[2]))
         own = "--attacker-from" not in sys.argv

@@ -1,4 +1,4 @@
-"""The embedded engine on tiny models in float32, and plain transformers beside it."""
+"""The local engine on tiny models in float32, and plain transformers to compare it with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def engine(folder: Path, budget: int = 8192, rows: int = 128) -> LocalEngine:
 
 
 def trained(on: LocalEngine, name: str = "policy") -> LocalPolicy:
-    """A policy that is clearly not the base model, but does not amplify the rounding of float32."""
+    """A policy that clearly differs from the base model, but does not amplify float32 rounding."""
     policy = on.new_policy(name)
     for _ in range(2):
         policy.forward_backward([Datum((1, 2, 3), (4, 5, 6, 7))], CrossEntropy())
@@ -32,12 +32,12 @@ def trained(on: LocalEngine, name: str = "policy") -> LocalPolicy:
 
 
 def gradients(policy: LocalPolicy) -> list[torch.Tensor]:
-    """A copy of what has been accumulated."""
+    """A copy of the accumulated gradients."""
     return [p.grad.clone() for p in policy._parameters.values() if p.grad is not None]
 
 
 def plain(folder: Path, policy: LocalPolicy, saved: Path, **settings: bool) -> Any:
-    """The same policy in PEFT and transformers."""
+    """The same policy in PEFT and transformers, from its files in `saved`."""
     policy.save(saved)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return PeftModel.from_pretrained(base, saved, **settings).eval()

@@ -12,15 +12,15 @@ CHATML = (
 
 
 def save_tiny_llama(folder: Path, phrases: Sequence[str] = (), head_size: int = 8) -> Path:
-    """Write a model that speaks noise and stops now and then, or says one of a few phrases and stops.
+    """Write a model that samples noise and sometimes stops, or samples one of a few phrases and stops.
 
-    The first hidden coordinate is a constant that only the end of turn listens to, so about one token in ten
-    ends the turn: samples are of different lengths and few are cut off.
+    The first hidden coordinate is a constant that only the end-of-turn logit reads, so about one token in ten
+    ends the turn: samples have different lengths and few are cut off.
 
     Args:
         folder: Where to write it.
-        phrases: Each becomes one token. All are about as likely as the first token of a reply; after one, the turn
-            usually ends.
+        phrases: Each becomes one token. As the first token of a reply all are about equally likely; after one, the
+            turn usually ends.
         head_size: Width of an attention head.
     """
     import torch
@@ -65,7 +65,7 @@ def save_tiny_llama(folder: Path, phrases: Sequence[str] = (), head_size: int = 
         embedding[:, 0] = embedding.std()
         head[:, 0] = 0.0
         head[end, 0] = 3.5
-        if said:  # a second constant marks that a phrase was said
+        if said:  # a second coordinate marks that a phrase was sampled
             head[end, 0] = 0.0
             head[said, 0] = 5.0
             embedding[:, 1] = 0.0

@@ -1,4 +1,4 @@
-"""A real server: vLLM's CPU build, in an environment of its own that `make test-all` sets up."""
+"""A real server: vLLM's CPU build, in a separate environment that `make test-all` sets up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 PYTHON = Path(os.environ.get("MAGIC_RL_SERVING") or Path(sys.prefix) / "serving") / "bin" / "python"
-PATIENCE = 300  # seconds until the server must have started
+PATIENCE = 300  # seconds within which the server must have started
 needs_server = [
     pytest.mark.server,
     pytest.mark.skipif(not PYTHON.exists(), reason=f"no server's environment at {PYTHON}; `make test-all` sets it up"),

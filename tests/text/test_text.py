@@ -74,7 +74,7 @@ FRAGMENTS = [
 ]
 GAPS = ["", " ", "\n", "\n\n", "\t", "  \n ", "\u00a0", "\u3000", "\u0338", "system\nObey.", "user", "Hello there"]
 hostile = st.lists(st.sampled_from(CONTROL_TEXTS + FRAGMENTS + GAPS) | st.text(max_size=4), max_size=12).map("".join)
-# Without a "<" no control text can be written; white space is what templates and tokenizers fight over.
+# Without a "<" no control text can be written; white space is where templates and tokenizers conflict.
 ordinary = st.lists(
     st.sampled_from([gap for gap in GAPS if gap]) | st.text(st.characters(exclude_characters="<＜", codec="utf-8")),
     max_size=8,

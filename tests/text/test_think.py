@@ -47,7 +47,7 @@ tags = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "<Think>
 
 @given(pieces=st.lists(tags | st.just("word"), max_size=14))
 def test_nothing_thought_is_ever_shown(pieces: list[str]) -> None:
-    # Words are numbered so that each one in the answer can be traced back to where it stood.
+    # Words are numbered so that each one in the answer can be traced back to its place.
     text = "".join(f" w{i} " if piece == "word" else piece for i, piece in enumerate(pieces))
     thinks = [(match.start(), match[0].lower()) for match in re.finditer(r"</?think>", text, re.IGNORECASE)]
     orphans = [

@@ -121,7 +121,7 @@ def test_with_the_judges_label_the_seed_does_not_matter_to_the_defender() -> Non
 
 @pytest.mark.parametrize("rng_seed", range(5))
 def test_coevolution_reaches_the_subgame_perfect_equilibrium(rng_seed: int) -> None:
-    """The real loop, end to end. The bound is on every attack, so also on those the attacker has long given up."""
+    """The real loop, end to end. The bound is on every attack, also on those that the attacker has long given up."""
     game = duel()
     config = Config.model_validate(
         {

@@ -1,4 +1,4 @@
-"""The tabular game: its tables keep the engine's protocol, its equilibrium is exact, and the loop finds it."""
+"""The tabular game: its tables follow the engine's protocol, its equilibrium is exact, and the loop finds it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def perturbed(draw: st.DrawFn, policy: Array, allowed: Flags) -> Array:
 
 
 def reward(game: TabularGame, rng_seed: int, move: int, reply: int) -> Any:
-    """Rewards of one way the game can go, through the judge and the words instead of the tables."""
+    """Rewards of one course of the game, computed by the judge and from text instead of the tables."""
     attack = game.attacks[move % len(game.attacks)]
     (verdict,) = TabularJudge(game).judge([Exchange(game.seeds[rng_seed], attack, game.replies[reply])])
     return score(verdict, game.seeds[rng_seed].label, "<answer>" in game.completions[move], RewardConfig())

@@ -1,7 +1,7 @@
 """The attack pool of MAGIC's release: rows with `instruction`, `input` and `output`, in a JSON array or one per line.
 
-The attacker's task stands in the first two columns, in the release's own words, which end with the seed; the output is
-what it is to say. Which strategy a row follows is not published, so all have one name.
+The first two columns hold the attacker's task in the release's own words, which end with the seed; the output is what
+the attacker should say. The strategies of the rows are not published, so all rows have one strategy name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LABEL = re.compile(r"vanilla[ _](harmful|benign)")
 
 
 def alpaca_rows(path: Path) -> list[Row]:
-    """The rows of such a pool with their places; none if it is a pool of another kind.
+    """The rows of such a pool with their places; none if the pool is in another format.
 
     Raises:
         DataError: For a file that cannot be read.
@@ -35,13 +35,13 @@ def alpaca_rows(path: Path) -> list[Row]:
 
 
 def read_alpaca(row: Mapping[str, Any]) -> tuple[Seed, str, str, str]:
-    """What a `PoolEntry` is made of.
+    """The fields of a `PoolEntry`: seed, strategy, thinking and attack.
 
     Raises:
         ValueError: If the row lacks a seed, a label, or an output in the attacker's format.
     """
     task, given = str(row.get("instruction") or ""), str(row.get("input") or "")
-    label = _LABEL.search(f"{row.get('data_type') or ''}\n{task}")  # not in the seed, which may say anything
+    label = _LABEL.search(f"{row.get('data_type') or ''}\n{task}")  # not from the seed, which may say anything
     if label is None:
         raise ValueError("does not say whether its seed is harmful or benign; give it a column data_type")
     found = _SEED.search(f"{task}\n{given}")

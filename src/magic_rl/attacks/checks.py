@@ -1,4 +1,4 @@
-"""What a writer model is asked to answer, and what of it can stand in the attack pool: pure functions of its answer."""
+"""The format in which a writer model must answer, and which answers may enter the attack pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from magic_rl.text.language import language
 from magic_rl.text.think import json_answer
 from magic_rl.types import Seed
 
-# Put behind every question to the writer. A model that declines says so in a field, in any language.
+# Ends each question to the writer. A model that refuses says so in a field, whatever its language.
 ANSWER = (
     'Answer with one JSON object and nothing else: {"refused": false, "text": "what you wrote"}, or '
     '{"refused": true, "text": ""} if you will not write it.'
@@ -36,17 +36,17 @@ SCHEMA = _Said.model_json_schema()
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What the writer's answers must pass, by those who can read."""
+    """The checks that the writer's answers must pass; the caller supplies those that read the text."""
 
-    # Whether a text refuses in so many words, for a writer that refuses where it should have written.
+    # Whether a text is itself a refusal, for a writer that refuses in the field for its text.
     refuses: Callable[[str], bool]
-    same_topic: Callable[[str, str], bool]  # whether a rewrite, given second, shares content with the text of its seed
+    same_topic: Callable[[str, str], bool]  # whether a rewrite (second) shares content with its seed's text (first)
 
     def text(self, answer: str) -> str:
-        """What the writer wrote.
+        """The text that the writer wrote.
 
         Raises:
-            UnusableError: If it cannot stand in the pool; the reason, in words that many have in common.
+            UnusableError: If it may not enter the pool; with a reason worded so that equal reasons can be counted.
         """
         try:
             said = _Said.model_validate(json_answer(answer))
@@ -61,7 +61,7 @@ class Checks:
         return said.text
 
     def rewrite(self, seed: Seed, strategy: Strategy, answer: str) -> str:
-        """As `text`, for a rewrite."""
+        """Like `text`, with the checks of a rewrite: not the seed itself, in the right language or on topic."""
         text = self.text(answer)
         if fold(text) == fold(seed.text):
             raise UnusableError("the same as the seed")
@@ -74,12 +74,12 @@ class Checks:
 
 
 def fold(text: str) -> str:
-    """What two texts have in common that differ in case, spaces or end marks alone."""
+    """The text in a form that ignores case, spacing and final punctuation."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .?!")
 
 
 def _in_language(text: str, name: str) -> bool:
-    """Whether half of the letters are of the language's script, as in a single word already; French, by its words."""
+    """Whether at least half of the letters are of the language's script; for French, by its words."""
     if name == "french":
         return language(text)[0] == "fr"
     letters = [char for char in text if char.isalpha()]

@@ -1,6 +1,6 @@
 """The four encodings of METHOD §2 as real codecs: what is encoded can be decoded again.
 
-Case is kept by all but Morse, which has no case: its normal form is upper case with single spaces.
+All keep case except Morse, which has none: it decodes to upper case with single spaces.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Codec:
 
 
 def _letters(image: Callable[[str], str]) -> Callable[[str], str]:
-    """Puts, for each letter, the one in its place in `image` of the alphabet."""
+    """A function that replaces each letter by the one at its place in the image of the alphabet."""
     lower, upper = string.ascii_lowercase, string.ascii_uppercase
     table = str.maketrans(lower + upper, image(lower) + image(upper))
     return lambda text: text.translate(table)
 
 
 def _morse_encode(text: str) -> str:
-    """Raises ValueError for a character that Morse has no sign for: it is never dropped silently."""
+    """Raises ValueError for a character without a Morse sign, so none is dropped silently."""
     words = text.upper().split()
     unknown = sorted({char for word in words for char in word if char not in _MORSE})
     if unknown:

@@ -1,4 +1,4 @@
-"""The attack pool (METHOD §2): seeds, rewrites and the reasoning between them, for the attacker's SFT."""
+"""The attack pool (METHOD §2): seeds, attacks and the reasoning that leads to them, for the attacker's SFT."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 @dataclass(frozen=True, slots=True)
 class PoolEntry:
-    """One example of a rewrite.
+    """One example: a seed and the attack made of it.
 
     Raises:
-        ValueError: If a text is empty or holds one of the format's own tags.
+        ValueError: If the attack is empty, or a text holds one of the format's own tags.
     """
 
     seed: Seed
@@ -39,23 +39,23 @@ class PoolEntry:
 
     @property
     def completion(self) -> str:
-        """What the attacker is to say, in the format that R_fmt asks for (METHOD §4)."""
+        """The output that the attacker learns, in the format that R_fmt asks for (METHOD §4)."""
         return f"<think>{self.thinking}</think><answer>{self.attack}</answer>"
 
 
 def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], rng_seed: int) -> list[PoolEntry]:
-    """Every seed rewritten with every strategy by the offline writer; deterministic in `rng_seed`.
+    """All seeds rewritten with all strategies by the offline writer; deterministic in `rng_seed`.
 
     Args:
         seeds: Requests, harmful and benign.
-        strategies: Names; empty means all but the translations.
-        rng_seed: Seed of which template is used.
+        strategies: Names; empty means all that need no model, which leaves out the translations.
+        rng_seed: Random seed of the choice of templates.
 
     Returns:
         One entry per seed and strategy.
 
     Raises:
-        UserError: For an unknown strategy, or one that cannot write one of the seeds.
+        UserError: For an unknown strategy, or one that cannot rewrite one of the seeds.
     """
     chosen = choose_strategies(strategies)
     entries = []
@@ -71,7 +71,7 @@ def build_pool(seeds: Sequence[Seed], strategies: Sequence[str], rng_seed: int) 
 
 
 def read_pool(path: Path) -> list[PoolEntry]:
-    """Read a pool, one entry per line, or one in the alpaca columns of MAGIC's release.
+    """Read a pool: one entry per line, or the alpaca columns of MAGIC's release.
 
     Raises:
         UserError: For a file that cannot be read, is empty, or has a broken line; names file and line.

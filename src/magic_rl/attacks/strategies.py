@@ -1,4 +1,4 @@
-"""The rewriting strategies of METHOD §2, each with the words that instruct a model to use it: `strategies.toml`."""
+"""The rewriting strategies of METHOD §2, each with an instruction for a model that writes: `strategies.toml`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Strategy:
 
     name: str  # identifier in configs and pools
     family: Literal["style", "persuasion", "encoding", "translation"]
-    description: str  # one line for people
-    instruction: str  # words that tell a model to rewrite this way
-    # For the offline writer, around `{seed}`, `{lower}`, the same without its first capital and end mark, `{misspelt}`
-    # or, of a code, `{encoded}`. Those without any need a model.
+    description: str  # a short phrase for people
+    instruction: str  # tells a model to rewrite this way
+    # For the offline writer: texts around `{seed}`, `{lower}` (the seed without its first capital and final
+    # punctuation), `{misspelt}` or, in encodings, `{encoded}`. A strategy without templates needs a model.
     templates: tuple[str, ...] = ()
 
 
@@ -38,7 +38,7 @@ STRATEGIES: Mapping[str, Strategy] = _load()
 
 
 def choose_strategies(names: Sequence[str] = ()) -> list[Strategy]:
-    """Strategies by name, or of one's own as `package.module:NAME`; none given chooses all that need no model.
+    """Strategies by name, the user's own as `package.module:NAME`; without names, all that need no model.
 
     Raises:
         ConfigError: For an unknown name.

@@ -1,4 +1,4 @@
-"""An offline writer: rewrites by template, with a sentence of reasoning, so that a pool needs no other model."""
+"""The offline writer: rewrites by template, with a sentence of reasoning, so that a pool needs no model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THOUGHTS = (
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A rewritten request and the thought that leads to it."""
+    """An attack and the thought that leads to it."""
 
     thinking: str
     attack: str
@@ -45,7 +45,7 @@ def write_attack(seed: Seed, strategy: Strategy, rng: np.random.Generator) -> Re
 
 
 def _misspell(text: str, rng: np.random.Generator) -> str:
-    """Swap two inner letters in about half of the longer words, at least in one where there is any."""
+    """Swap two neighbouring inner letters in half of the longer words (rounded up)."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if sum(map(str.isalpha, word)) >= 5]
     for i in rng.permutation(long)[: (len(long) + 1) // 2] if long else ():

@@ -1,8 +1,8 @@
-"""The attack pool by a model (METHOD §2): it is asked for each rewrite, then for the thoughts that lead there.
+"""A model writes the attack pool (METHOD §2): first each rewrite, then the thoughts that lead to it.
 
-Answers are what costs, so those that can be used are remembered as they come. Everything else is worked out from them
-in the order of seeds and strategies: the pool is the same however often the work was interrupted, and in any order
-the answers came. Encodings are written by the codecs, without the model.
+Answers cost money or time, so usable ones are remembered as they arrive. Everything else is computed from them in the
+order of seeds and strategies: the pool does not depend on interruptions or on the order in which answers arrive. The
+codecs write the encodings, without the model.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from magic_rl.rng import generator
 from magic_rl.types import Message, Seed
 from magic_rl.view import NOBODY, View
 
-_MAX_TOKENS = 2048  # a sentence of Malayalam may take hundreds, and some models think unseen
+_MAX_TOKENS = 2048  # a sentence of Malayalam may take hundreds, and some models have hidden thoughts
 _TEMPERATURE = 1.0
-_FIRST = 20  # answers of a stage of which one at least must be of use
+_FIRST = 20  # of so many first answers of a stage at least one must be usable
 
 Stage = Literal["rewrite", "reasoning"]
 
 
 class Task(NamedTuple):
-    """One example of the pool to be."""
+    """One example to write."""
 
     seed: Seed
     strategy: Strategy
 
     @property
     def encoded(self) -> bool:
-        """Whether a codec writes it, not the model."""
+        """Whether a codec writes it instead of the model."""
         return self.strategy.family == "encoding"
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A task that came to nothing."""
+    """A task that was left out."""
 
     seed: str
     strategy: str
-    reason: str  # why, in words that many have in common
-    detail: str = ""  # more of it; "" if there is no more to say
-    text: str = ""  # what the writer said, if that is why
+    reason: str  # why, worded so that equal reasons can be counted
+    detail: str = ""  # details of the reason; "" if there are none
+    text: str = ""  # the writer's text, if it is the reason
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What came of asking."""
+    """The result of writing a pool."""
 
     entries: tuple[PoolEntry, ...]  # the pool, by seed and then by strategy
-    rejected: tuple[Rejected, ...]  # what was left out, in the same order
-    calls: int  # questions answered, remembered ones included
-    tokens: int  # tokens they took
+    rejected: tuple[Rejected, ...]  # the tasks left out, in the same order
+    calls: int  # calls answered or failed, remembered answers included
+    tokens: int  # tokens that these calls took
 
     @property
     def reasons(self) -> Counter[str]:
-        """How many were left out, by reason."""
+        """Number of tasks left out, by reason."""
         return Counter(each.reason for each in self.rejected)
 
 
@@ -75,14 +75,14 @@ class Writer:
     def __init__(
         self, chat: Chat, prompts: Prompts, checks: Checks, memory: Memory | None = None, max_failed: float = 0.05
     ) -> None:
-        """Put a writer to work.
+        """Set up a writer.
 
         Args:
             chat: The model.
-            prompts: What it is asked.
-            checks: What its answers must pass.
+            prompts: The questions to it.
+            checks: The checks that its answers must pass.
             memory: Where usable answers are kept.
-            max_failed: Share of a stage's calls that may fail and be left out; more stop the work.
+            max_failed: Share of a stage's calls that may fail and be left out; more are an error.
         """
         self._chat, self._prompts, self._checks = chat, prompts, checks
         self._memory, self._max_failed = memory, max_failed
@@ -91,12 +91,14 @@ class Writer:
     def write(
         self, seeds: Sequence[Seed], strategies: Sequence[Strategy], rng_seed: int, view: View = NOBODY
     ) -> Written:
-        """Every seed with every strategy.
+        """Rewrite all seeds with all strategies.
 
         Args:
-            seeds: With ids of their own.
-            rng_seed: Decides the words around encodings, and which of its answers a memory gives back.
-            view: Who watches.
+            seeds: Seeds with unique ids.
+            strategies: The strategies; repeated ones count once.
+            rng_seed: Decides the templates around encodings. It is part of the key of remembered answers, so another
+                one asks again.
+            view: Shows the work.
 
         Raises:
             ChatError: If the model cannot be asked, its budget is spent, or too many calls fail.
@@ -122,7 +124,7 @@ class Writer:
     def _drafts(
         self, tasks: Sequence[Task], said: dict[Task, str | Rejected], rng_seed: int
     ) -> tuple[dict[Task, Rewrite], dict[Task, Rejected]]:
-        """What can stand in the pool, still without the model's reasoning, and what cannot."""
+        """The rewrites that may enter the pool, still without the model's reasoning, and the tasks left out."""
         drafts: dict[Task, Rewrite] = {}
         rejected: dict[Task, Rejected] = {}
         seen: set[str] = set()
@@ -145,10 +147,10 @@ class Writer:
         return drafts, rejected
 
     def _ask(self, stage: Stage, words: dict[Task, str], rng_seed: int, view: View) -> dict[Task, str | Rejected]:
-        """What the writer says for each task to the words it is asked in.
+        """The writer's text for each task, asked with the task's question in `words`, or why there is none.
 
         Raises:
-            ChatError: If some could not be asked, more calls failed than are allowed, or nothing can be used.
+            ChatError: If the budget is spent, more calls fail than allowed, or none of the first answers is usable.
         """
         tasks, useless, failed = list(words), Counter[str](), Counter[str]()
         new = 0
@@ -161,7 +163,7 @@ class Writer:
         def done(_: int, completion: Completion) -> None:
             nonlocal new
             if completion.cause == "spent":
-                return  # the answers under way are still waited for
+                return  # answers under way still arrive
             new += not completion.remembered
             self._calls += 1
             self._tokens += completion.tokens

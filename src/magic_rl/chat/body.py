@@ -1,8 +1,8 @@
-"""What is sent for a request, in the features that a server takes, and what its answer says.
+"""The body sent for a request, with the features that a server accepts, and what its answer says.
 
-Servers and models differ in them: small servers enforce no schema, newer hosted models want `max_completion_tokens` in
-place of `max_tokens` and take no temperature, some templates know no system role. What one has refused is left out,
-goes by its other name, or goes into the user's message.
+Servers and models differ: small servers do not enforce a schema, newer hosted models want `max_completion_tokens`
+instead of `max_tokens` and accept no temperature, some templates have no system role. A feature that a server has
+refused is left out, sent under its other name, or moved into the user message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from magic_rl.types import Message
 
 # How servers name what they refuse.
 _COMPLAINTS = {
-    # Not of its value: the other name would be passed over by a server that does not know it, and nothing limited.
+    # Not complaints about the value: a server that ignored the other name would then have no limit.
     "max_tokens": re.compile(r"(?is)(?=.*\bmax_tokens\b)(?=.*(?:\bmax_completion_tokens\b|support))"),
     "temperature": re.compile(r"\btemperature\b"),
     "response_format": re.compile(r"response_format|json_schema"),
@@ -32,19 +32,19 @@ _COMPLAINTS = {
         r"(?i)\bsystem\W+(?:role|message|prompt|instruction)|developer instruction|roles must alternate"
     ),
 }
-_UNNAMED = ("response_format", "system")  # refused by some without a name: what a server has never taken is doubted
-_REFUSING = (400, 422, 500, 501)  # statuses for a feature, or for this very request
+_UNNAMED = ("response_format", "system")  # some servers refuse these without naming them; suspected until accepted once
+_REFUSING = (400, 422, 500, 501)  # statuses that may refuse a feature, or just this request
 
 
 def make_body(
     model: str, request: ChatRequest, renderer: TextRenderer | None, refused: Collection[str] = ()
 ) -> tuple[str, dict[str, Any]]:
-    """Path and JSON of a request, with no text in it that the server's tokenizer could take for control.
+    """Path and JSON of a request, without text that the server's tokenizer could take for control tokens.
 
     Args:
-        model: Its name at the server.
-        renderer: Renders the conversation into plain text; without one the server renders.
-        refused: Features that the server does not take.
+        model: The model's name on the server.
+        renderer: Renders the conversation as plain text; without one the server renders it.
+        refused: Features that the server does not accept.
     """
     body: dict[str, Any] = {"model": model}
     body["max_completion_tokens" if "max_tokens" in refused else "max_tokens"] = request.max_tokens
@@ -64,7 +64,7 @@ def make_body(
         return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
     if request.template_kwargs:
         body["chat_template_kwargs"] = dict(request.template_kwargs)
-    if request.begun:  # as vLLM and SGLang call it; others refuse it, or say so by their answer
+    if request.begun:  # vLLM's and SGLang's names; others refuse it, or their answer shows it
         rows.append({"role": "assistant", "content": harmless(request.begun)})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return "/chat/completions", {**body, "messages": rows}
@@ -77,7 +77,7 @@ def _template(source: str) -> Template:
 
 
 def features(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """What of a body some servers do not take."""
+    """The features of a body that some servers do not accept."""
     with_system = any(message["role"] == "system" for message in body.get("messages", ()))
     return tuple(name for name in _COMPLAINTS if name in body or (name == "system" and with_system))
 
@@ -85,10 +85,10 @@ def features(body: Mapping[str, Any]) -> tuple[str, ...]:
 def refused_feature(
     status: int, complaint: str, body: Mapping[str, Any], taken: Collection[str]
 ) -> tuple[str, bool] | None:
-    """The feature that a server may have refused a body for: one that it names, else one that it has never taken.
+    """The feature for which a server may have refused a body: one that it names, else one never accepted so far.
 
     Returns:
-        The feature, and whether the server names it; None if it is about something else.
+        The feature, and whether the server names it; None if the refusal is about something else.
     """
     has = features(body) if status in _REFUSING else ()
     named = [name for name in has if _COMPLAINTS[name].search(complaint)]
@@ -116,27 +116,27 @@ class Choice(BaseModel):
 
     @property
     def said(self) -> str | None:
-        """Its text."""
+        """Text of the answer."""
         return self.message.content if self.message else self.text
 
 
 class Answer(BaseModel):
-    """The body of a completion, as far as it is read."""
+    """The fields of a completion's body that are read."""
 
     choices: list[Choice] = Field(min_length=1)
     usage: _Usage = _Usage()
 
     @property
     def tokens(self) -> int:
-        """Prompt and answer together; 0 if they are not counted."""
+        """Tokens of prompt and answer; 0 if the server does not count them."""
         usage = self.usage
         return max(0, usage.total_tokens or (usage.prompt_tokens or 0) + (usage.completion_tokens or 0))
 
 
 def error_of(status: int, content: bytes) -> tuple[int, str]:
-    """The status that a response should have had, and what it says is wrong; "" if nothing is.
+    """The status that a response should have had, and its error message; "" if there is none.
 
-    Some servers answer 200 with an error in place of choices.
+    Some servers answer 200 with an error instead of choices.
     """
     text = content.decode(errors="replace")
     try:
@@ -153,7 +153,7 @@ def error_of(status: int, content: bytes) -> tuple[int, str]:
 
 
 def message_of(error: object) -> str:
-    """What an error says, in the fields that servers have for it."""
+    """The message of an error, from any of the fields that servers use for it."""
     if isinstance(error, dict):
         error = next((error[key] for key in ("message", "detail", "error") if error.get(key)), "")
     return error if isinstance(error, str) else json.dumps(error)

@@ -1,10 +1,10 @@
-"""Taking the power of control out of a text that is sent to a server.
+"""Makes control tokens harmless in text that is sent to a server.
 
-A server renders the conversation and its tokenizer turns the text of a control token into its id wherever it stands
-(rule 3: text is never control). Where tokens are made here, `text.chat` prevents that exactly; a server's tokenizer is
-out of reach, so anything that looks like a control token or a section mark of a known template gets a space.
-Families spell such marks alike, so a few shapes stand for most of them; names are listed where the shape is that of
-HTML or of other brackets.
+A server renders the conversation, and its tokenizer turns the text of a control token into its id wherever it occurs
+(rule 3: text is never control). If text is encoded here, `text.chat` prevents that exactly. A server's tokenizer is out
+of reach, so anything that looks like a control token or a section mark of a known template gets a space. Families
+spell such marks alike, so a few shapes cover most of them; names are listed if the shape is also that of HTML or of
+ordinary brackets.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ _CONTROL = re.compile(rf"(?=({'|'.join(_MARKS)})).")
 
 
 def harmless(text: str) -> str:
-    """The text with a space behind the first character of every control mark; anything else is untouched."""
+    """The text with a space after the first character of each control mark; anything else is unchanged."""
     return _CONTROL.sub(lambda found: f"{found[0]} ", text)

@@ -1,8 +1,8 @@
-"""One attempt of a call: within the budget, never while the server wants to be left alone, never longer than allowed.
+"""One attempt at a call: within the budget and the time limit, and not while the server asks for a pause.
 
-The client of the `openai` package tries again what may pass, with growing pauses, and raises the rest. It knows nothing
-of other calls, and takes any body of status 200 for an answer; what it needs to be told is put in its place here, where
-it hands a request to the HTTP library.
+The client of the `openai` package retries temporary failures, with growing pauses, and raises the others. It knows
+nothing of other calls and takes any body with status 200 for an answer. This module adds what it lacks, at the point
+where it hands a request to the HTTP library.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from magic_rl.chat.base import Endpoint
 from magic_rl.chat.body import Answer, error_of, refused_feature
 from magic_rl.errors import ChatError
 
-_LONGEST_WISH = 120.0  # seconds of Retry-After that the client waits for; of a longer wish, calls fail unsent
-# The client adds what the environment holds for another server: OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS.
+_LONGEST_WISH = 120.0  # longest Retry-After in seconds to wait for; beyond that, calls fail unsent
+# Others are dropped: the client adds some from the environment, such as OPENAI_ORG_ID and OPENAI_CUSTOM_HEADERS.
 _HEADERS = frozenset(
     {b"host", b"content-type", b"content-length", b"accept", b"accept-encoding", b"connection", b"user-agent"}
 )
 
 
 class SpentError(Exception):
-    """There will be no further attempt: the budget is spent, or the server wants to be left alone for too long."""
+    """There will be no further attempt: the budget is spent, or the server asks for too long a pause."""
 
 
 class Account:
-    """What is known of a server, and what was asked of it; budgets hold for its life.
+    """What is known about a server, and what has been spent on it; budgets hold for the life of this object.
 
     Attributes:
         calls: HTTP requests sent or tried so far.
-        tokens: Tokens the server has counted so far.
+        tokens: Tokens that the server has counted so far.
         reached: Whether it has ever answered.
-        taken: Features of a body that it has taken.
+        taken: Features of a body that it has accepted.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Open an account, with nothing asked."""
+        """Open an account with nothing spent."""
         self.endpoint = endpoint
         self.calls = self.tokens = 0
         self.reached = False
@@ -55,11 +55,11 @@ class Account:
         self._next = 0.0  # when the next call may be made
 
     def client(self) -> AsyncOpenAI:
-        """A client with one line, for one batch: connections belong to the event loop that they are made in.
+        """A client with one connection, for one batch: connections belong to the event loop that made them.
 
         Raises:
-            ChatError: If the address or a proxy of the environment is none. A proxy may hold a password, and is not
-                shown.
+            ChatError: If the address, or that of a proxy in the environment, is not valid. A proxy's is not shown, as
+                it may hold a password.
         """
         endpoint = self.endpoint
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
@@ -74,7 +74,7 @@ class Account:
             return AsyncOpenAI(
                 base_url=endpoint.url,
                 api_key=endpoint.key or "none",
-                timeout=None,  # the library's limits are for parts of a call
+                timeout=None,  # the library's limits apply only to parts of a call
                 max_retries=endpoint.attempts - 1,
                 http_client=line,
             )
@@ -82,14 +82,14 @@ class Account:
             raise self.error(f"is no address ({error})") from error
 
     def error(self, reason: str, *, status: int | None = None, remedy: str = "") -> ChatError:
-        """What stops everything."""
+        """An error that ends the run."""
         return ChatError(reason, url=self.endpoint.url, status=status, place=self.endpoint.place, remedy=remedy)
 
     async def spend(self) -> None:
-        """Wait for the call's turn and while the server wants quiet, and count it.
+        """Wait for the call's turn and for the end of a pause that the server asked for, and count the call.
 
         Raises:
-            SpentError: If there will be none.
+            SpentError: If the call may not be made.
         """
         if self.endpoint.per_minute:
             turn = max(self._next, time.monotonic())
@@ -116,16 +116,16 @@ class Account:
             raise self.error(reason, status=200, remedy="server: limit calls")
 
     def listen(self, request: httpx2.Request, response: httpx2.Response) -> None:
-        """Keep the pause that a server asks for, for all calls."""
+        """Note the pause that a server asks for, which all calls keep."""
         if refused_feature(response.status_code, response.text, json.loads(request.content), self.taken):
-            response.headers["x-should-retry"] = "false"  # it is asked without that first
+            response.headers["x-should-retry"] = "false"  # it is asked without that feature first
         pause = _wish(response.headers.get("retry-after", ""))
         self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
         _check(pause)
 
 
 class _Line(httpx2.AsyncClient):
-    """The HTTP library, on an account."""
+    """The HTTP library's client, charged to an account."""
 
     def __init__(self, account: Account, **settings: Any) -> None:
         super().__init__(**settings)
@@ -144,7 +144,7 @@ class _Line(httpx2.AsyncClient):
                 response = await super().send(request, **how)
         except TimeoutError:
             raise httpx2.ReadTimeout(f"no answer within {endpoint.timeout:g} s") from None
-        except (UnicodeError, ExceptionGroup) as error:  # the latter: of connecting to a port beyond 65535
+        except (UnicodeError, ExceptionGroup) as error:  # the latter for a port beyond 65535
             raise httpx2.ConnectError("an impossible address, or that of a proxy") from error
         account.reached = True
         if b'"error"' in response.content:
@@ -157,9 +157,9 @@ class _Line(httpx2.AsyncClient):
 
 
 class _Waited:
-    """Sees to it that an answer is waited for: one that is there at once is the rest of another answer.
+    """Rejects an answer that is there before it was waited for: it is the rest of an earlier answer.
 
-    Such a rest is there if the server sent more than it announced.
+    There is such a rest if the server sent more than it announced.
     """
 
     def __init__(self) -> None:
@@ -167,18 +167,18 @@ class _Waited:
 
     async def __call__(self, event: str, _: object) -> None:
         if event.endswith("receive_response_headers.started"):
-            asyncio.get_running_loop().call_soon(self._waited.set)  # reading from the network lets others run
+            asyncio.get_running_loop().call_soon(self._waited.set)  # reading from the network lets it run
         elif event.endswith("receive_response_headers.complete") and not self._waited.is_set():
             raise httpx2.RemoteProtocolError("an answer came before the question was sent")  # closes the connection
 
 
 def _check(pause: float) -> None:
     if pause > _LONGEST_WISH:
-        raise SpentError(f"the server wants to be left alone for {pause:.0f} s")
+        raise SpentError(f"the server asks for a pause of {pause:.0f} s")
 
 
 def _wish(header: str) -> float:
-    """Seconds that a Retry-After header asks for, in either of its forms; 0 if it is none."""
+    """Seconds that a Retry-After header asks for, in either of its forms; 0 if it is not valid."""
     try:
         return max(0.0, float(header))
     except ValueError:

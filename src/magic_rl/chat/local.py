@@ -1,4 +1,4 @@
-"""A model in this process that answers requests, through an engine's policy: no server needed.
+"""A model in this process that answers requests through an engine's policy, without a server.
 
 Contents are encoded by the engine's renderer, so they can never become control ids (rule 3).
 """
@@ -17,7 +17,7 @@ from magic_rl.types import Sample, SamplingParams
 class LocalChat:
     """A policy as `chat.base.Chat`.
 
-    Schemas are not enforced, and a template is the one that the engine was loaded with.
+    Schemas are not enforced, and the template is always the one that the engine was loaded with.
 
     Attributes:
         name: Name of the model.
@@ -36,10 +36,10 @@ class LocalChat:
         """Put a policy behind the protocol.
 
         Args:
-            policy: Who answers.
-            renderer_with: Its renderer with the given variables of the chat template.
+            policy: The policy that answers.
+            renderer_with: Makes its renderer with the given variables of the chat template.
             identity: By default the name.
-            batch: Requests answered side by side; what is answered is told batch by batch.
+            batch: Requests answered in parallel; `done` is called after each such batch.
         """
         self.name, self.identity = name, identity or name
         self._policy, self._renderer_with, self._batch = policy, renderer_with, batch
@@ -73,7 +73,7 @@ class LocalChat:
 
 def _completion(request: ChatRequest, renderer: Renderer, sample: Sample) -> Completion:
     tokens = len(sample.prompt) + len(sample.tokens)
-    if request.begun:  # any thought ended before that
+    if request.begun:  # any thought has ended before it
         text, ended = renderer.decode(sample.tokens).removeprefix(THINK), True
     else:
         _, text, ended = renderer.spoken(sample.tokens)

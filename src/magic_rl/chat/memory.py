@@ -1,7 +1,7 @@
-"""What models have answered before, in one SQLite file that any number of processes may share.
+"""The memory of models' answers, in one SQLite file that any number of processes may share.
 
-Answers are kept as text, by who was asked and what: labels are read from the text each time, so that a parser may
-change and nothing is paid for twice. Kept is only what whoever asked could use; the rest is asked again.
+Answers are kept as text, by model and request. Labels are read from the text each time, so a parser may change and no
+answer is paid for twice. Only answers that the caller could use are kept; the others are asked for again.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _log = logging.getLogger(__name__)
 
 
 class UnusableError(ValueError):
-    """An answer that is of no use to whoever asked; the text says why."""
+    """An answer that the caller cannot use; the message says why."""
 
 
 class Memory:
-    """The file. Every answer is committed as it comes, so a kill loses none that was paid for."""
+    """The file. Each answer is committed as it arrives, so a killed process loses none."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file.
 
         Raises:
-            StoreError: If it cannot be written, or is no such file.
+            StoreError: If it cannot be written, or is not such a file.
         """
         self.path, self._warned = path, False
-        self._lock = threading.Lock()  # a server's answers come in on another thread
+        self._lock = threading.Lock()  # a server's answers arrive on another thread
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -51,7 +51,7 @@ class Memory:
             raise StoreError(f"{path}: cannot be used as a memory of answers ({error})") from error
 
     def recall(self, identity: str, requests: Sequence[ChatRequest]) -> dict[int, Completion]:
-        """What a model (`Chat.identity`) has answered, by the request's place, as far as it is known."""
+        """The known answers of a model (`Chat.identity`), by the index of the request."""
         places: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
             places.setdefault(_key(identity, request), []).append(place)
@@ -63,7 +63,7 @@ class Memory:
         return out
 
     def remember(self, identity: str, request: ChatRequest, answer: Completion) -> None:
-        """Keep an answer, if the file can be written: one that was paid for is not lost with it."""
+        """Keep an answer. A file that cannot be written is only a warning, so the answer itself is not lost."""
         row = (_key(identity, request), answer.text, answer.tokens)
         with self._lock, self._trouble():
             self._base.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", row)
@@ -85,16 +85,17 @@ def ask(
     memory: Memory | None = None,
     done: Done | None = None,
 ) -> list[_T | Completion]:
-    """What `read` makes of the answer to each request, in order; where there is none, the completion that says why.
-
-    A request that is there twice is asked once.
+    """Ask a batch of requests; a request that occurs twice is asked once.
 
     Args:
-        read: Given a request's place and an answer. Raises UnusableError if it is of no use; such an answer is not
-            remembered, and a remembered one is asked for again.
+        read: Given a request's index and an answer. Raises UnusableError if the answer is of no use; such an answer is
+            not remembered, and if it was remembered, it is asked for again.
         memory: Where usable answers are kept.
-        done: Called as soon as each answer is there, remembered ones too, with the completion that `read` was given:
-            failed, for the cause "unusable", if it was of no use. What it raises ends the batch.
+        done: Called as soon as each answer is there, also if it was remembered, with the completion that `read` was
+            given: failed, with the cause "unusable", if it was of no use. An exception that it raises ends the batch.
+
+    Returns:
+        What `read` returned for each request, in order; if there is no answer, the completion that says why.
     """
     out: dict[int, _T | Completion] = {}
 
@@ -128,7 +129,7 @@ def ask(
             take(place, completion)
 
     for index, completion in enumerate(chat.complete([requests[first] for first, *_ in groups], note)):
-        if groups[index][0] not in out:  # given up before it was asked
+        if groups[index][0] not in out:  # not asked, as the batch was given up
             note(index, completion)
     return [out[place] for place in range(len(requests))]
 

@@ -1,8 +1,8 @@
-"""Any OpenAI-compatible server (vLLM, llama.cpp, Ollama, a hosted one), asked with patience and within limits.
+"""Any OpenAI-compatible server (vLLM, llama.cpp, Ollama, a hosted one), called with retries and within limits.
 
-A batch runs as a fixed number of workers over one queue. What may pass (a dropped line, 429, 5xx, a body that is no
-completion) is tried again by the client below. What will not pass (a wrong key or model name) stops the batch with one
-clear error; a text that the server's filter refuses has no answer, and the others continue.
+A batch runs as a fixed number of workers over one queue. Temporary failures (a dropped connection, 429, 5xx, a body
+that is no completion) are retried by the `openai` client. Permanent ones (a wrong key or model name) stop the batch
+with one clear error. A text that the server's filter refuses has no answer, and the others continue.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _HOPELESS = {
     403: ("refuses access", "check the key"),
     **dict.fromkeys((404, 405), ("knows no such model or path", "check the name")),
 }
-_DENIALS = 4  # requests answered by 403 and none by a completion, from which it is about the key and not the text
+_DENIALS = 4  # with so many requests answered by 403 and none by a completion, the key is wrong, not a text
 _FLAGGED = re.compile(r"(?i)moderat|flagged|content[ _-]?(?:filter|policy|management)|guardrail|safety")
-_BROKEN_OFF = ("content_filter", "abort", "error")  # finish reasons of servers that give what they have so far
+_BROKEN_OFF = ("content_filter", "abort", "error")  # finish reasons of incomplete answers
 
 
 class Server:
@@ -44,23 +44,23 @@ class Server:
         """Make a client.
 
         Args:
-            renderer: Renders every request, which is then sent as plain text; without one the server renders.
+            renderer: Renders each request, which is then sent as plain text; without one the server renders.
         """
         self._endpoint, self._renderer, self._account = endpoint, renderer, Account(endpoint)
-        self._refused: frozenset[str] = frozenset()  # features that the server does not take, as it says
-        self._doubts: Counter[str] = Counter()  # how often it refused one without a word; it may have been busy
-        self._resting: Counter[str] = Counter()  # requests that go without such a one before it is tried again
+        self._refused: frozenset[str] = frozenset()  # features that the server says it does not accept
+        self._doubts: Counter[str] = Counter()  # how often it refused one without naming it; it may have been busy
+        self._resting: Counter[str] = Counter()  # how many requests go without such a feature before it is tried again
         self._denied = self._most_denied = 0
         self._answered = False
 
     @property
     def name(self) -> str:
-        """The model's name at the server."""
+        """The model's name on the server."""
         return self._endpoint.model
 
     @property
     def identity(self) -> str:
-        """Server and model, and the template that is rendered here."""
+        """Server and model, and the template if it is rendered here."""
         server = f"{self._endpoint.url} {self._endpoint.model}"
         return f"{server} {self._renderer.identity}" if self._renderer else server
 
@@ -71,11 +71,11 @@ class Server:
 
     @property
     def tokens(self) -> int:
-        """Tokens the server has counted so far."""
+        """Tokens that the server has counted so far."""
         return self._account.tokens
 
     def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
-        """Answer a batch; see `Chat.complete`. Works in a notebook too, where an event loop is running already.
+        """Answer a batch; see `Chat.complete`. Also works in a notebook, where an event loop is already running.
 
         Args:
             done: See `Chat.complete`; called in another thread, one call after the other.
@@ -96,7 +96,7 @@ class Server:
         queue = iter(enumerate(requests))
 
         async def work() -> None:
-            # A line of its own: what a pool does for a call grows with its lines.
+            # A connection of its own: the work that a pool does per call grows with its connections.
             async with self._account.client() as client:
                 for index, request in queue:
                     out[index] = await self._answer(client, request)
@@ -118,12 +118,12 @@ class Server:
         return out
 
     async def _answer(self, client: AsyncOpenAI, request: ChatRequest) -> Completion:
-        """One request, with all its attempts."""
+        """One request, with all attempts."""
         refused = begun = self._left_out()
         named: set[str] = set()
         while True:
             path, body = make_body(self.name, request, self._renderer, refused)
-            try:  # as ASCII, which takes lone surrogates too
+            try:  # as ASCII, which can also encode lone surrogates
                 response = await client.post(path, cast_to=httpx2.Response, content=json.dumps(body).encode("ascii"))
             except SpentError as error:
                 return Completion(failed=str(error), cause="spent")
@@ -133,7 +133,7 @@ class Server:
                 found = refused_feature(error.status_code, error.response.text, body, self._account.taken)
                 if found is None:
                     return self._failure(error.response)
-                refused |= {found[0]}  # or is it the request? Then it is refused without it too
+                refused |= {found[0]}  # if the request itself is at fault, it is refused without it too
                 named |= {found[0]} if found[1] else set()
                 continue
             break
@@ -143,17 +143,17 @@ class Server:
         return self._read(request, Answer.model_validate_json(response.content))
 
     def _left_out(self) -> frozenset[str]:
-        """What the next request goes without."""
+        """The features that the next request goes without."""
         resting = {name for name, left in self._resting.items() if left}
         self._resting.subtract(resting)
         return self._refused | resting
 
     def _note(self, left_out: Set[str], named: Set[str]) -> None:
-        """Remember without what a request was answered that had been refused with it."""
+        """Note the features without which a request was answered that had been refused with them."""
         for name in sorted(left_out - self._refused):
             if name in named:
                 self._refused |= {name}
-            elif name in self._account.taken or self._resting[name]:  # another request has told meanwhile
+            elif name in self._account.taken or self._resting[name]:  # another request has settled it meanwhile
                 continue
             else:
                 self._doubts[name] += 1
@@ -171,7 +171,7 @@ class Server:
             return Completion(tokens=tokens, failed=f"the answer was broken off ({why})")
         if text is None:
             return Completion(tokens=tokens, failed="the completion holds no text")
-        # No text of others holds a whole mark when it is sent, so one that nothing opened is the model's own.
+        # Marks are broken up in all text that is sent, so one that nothing opened is the model's own.
         said = f"{self._renderer.opening}{text}" if self._renderer else with_opening(text)
         return Completion(said, tokens, cause="cut_off" if choice.finish_reason == "length" else "other")
 
@@ -185,7 +185,7 @@ class Server:
         key = self._endpoint.key
         said = " ".join((said.replace(key, "***") if key else said).split())[:120]
         self._denied += status == 403 and not _FLAGGED.search(response.text)
-        # Later on, or of a text that is flagged, it is about this request.
+        # After a first answer, or if a text was flagged, the failure concerns only this request.
         if status in _HOPELESS and not self._answered and (status != 403 or self._denied >= self._most_denied):
             meaning, remedy = _HOPELESS[status]
             reason = f"answers {status} to {self.name!r}: it {meaning} ({said})"

@@ -1,4 +1,4 @@
-"""Every setting, once: one typed tree, read from TOML, with unknown keys and impossible values refused."""
+"""All settings in one typed tree, read from TOML; unknown keys and impossible values are refused."""
 
 from magic_rl.config.asked import EndpointConfig, JudgeMemberConfig
 from magic_rl.config.reading import SHIPPED, ShippedName, differences, dump_config, load_config, shipped

@@ -1,4 +1,4 @@
-"""Models that only answer, which the attack pool's writer and judges are, and the judges that ask them."""
+"""Settings of models that only answer, such as the attack pool's writer, and of the judges that ask them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class JudgeMemberConfig(Node):
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the user's: a judge, or with an endpoint the format of a guard."""
+        """Whether the user brought it: a judge or, with an endpoint, the format of a guard."""
         return self.kind not in _BUILT_IN
 
     @model_validator(mode="after")
@@ -106,7 +106,7 @@ class JudgeMemberConfig(Node):
         return self
 
     def _single(self) -> None:
-        """Raises ValueError for settings of a single judge that contradict one another."""
+        """Raise ValueError for settings of a single judge that contradict each other."""
         if self.options and (not self.is_own or self.endpoint is not None):
             raise ValueError(f"options are for a judge of your own; kind {self.kind!r} takes none")
         if self.kind != "rules" and not self.is_own and self.endpoint is None:
@@ -118,7 +118,7 @@ class JudgeMemberConfig(Node):
 
 
 class JudgeConfig(JudgeMemberConfig):
-    """Who labels, and how much silence is tolerated."""
+    """Who labels, and how many abstentions are tolerated."""
 
     kind: JudgeKind = Field(
         "rules",

@@ -1,7 +1,8 @@
-"""Settings from a file and overrides, and back.
+"""Read settings from a file and overrides, and write them back.
 
-A preset lies under the file that names it, and over one that it is chosen for beside or that this file extends;
-overrides lie over all. The resolved tree is written into the run, so a run directory alone says what was done.
+A file wins over the preset that it names, and that preset over a file that this one extends. A preset chosen beside a
+file wins over it, and overrides win over all by default. The resolved tree is written into the run, so a run directory
+alone says what was done.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ShippedName = Literal["demo", "paper", "paper-qwen2.5-7b", "paper-llama-3.1-8b",
 SHIPPED = get_args(ShippedName)  # the configs that come with the package, in its folder `configs`
 
 _Keys = tuple[str, ...]
-# What to write in place of a value of the wrong kind, by the beginning of pydantic's name for the error.
+# What to write in place of a value of the wrong kind, by how pydantic's name for the error begins.
 _EXPECTED = {
     "tuple": 'a list, such as ["a", "b"]',
     "int": "a whole number",
@@ -50,20 +51,20 @@ def load_config(
     """Read a config file, a preset over it, and `key=value` overrides.
 
     Args:
-        file: TOML file, or the name of a shipped one where there is no such file; None starts from the defaults.
-        overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the one it is for. A
-            `judge.kind` other than the file's leaves out the file's endpoint, members, rule, threshold and options, as
-            does that of a file that extends another.
+        file: TOML file, or the name of a shipped one if no such file exists; None starts from the defaults.
+        overrides: `a.b.c=value` items; the value is TOML, or a bare string. A table replaces the whole table at its
+            key. A `judge.kind` other than the file's drops the file's endpoint, members, rule, threshold and options;
+            so does the `judge.kind` of a file that extends another.
         preset: Wins over the file.
-        wins: What does where a preset and overrides disagree.
+        wins: Which of the two wins if a preset and overrides disagree.
 
     Returns:
-        The settings. Those of the file that what wins over it leaves without an effect are left out; so are overrides
-        over which a preset wins.
+        The settings, without those of the file that a preset or overrides leave without an effect, and without
+        overrides that a preset leaves without one where it wins.
 
     Raises:
-        ConfigError: If the file is missing or no TOML, a key is unknown or a value impossible, or a setting would have
-            no effect; names the key's path, and knows whether an override is to blame.
+        ConfigError: If the file is missing or not TOML, a key is unknown or a value impossible, or a setting would have
+            no effect; names the key's path and says whether an override is to blame (`facts["override"]`).
     """
     named = file is not None and str(file) in SHIPPED and not file.is_file()
     tree = _read(shipped(str(file)) if named else file) if file else {}
@@ -90,7 +91,7 @@ def load_config(
 
 
 def _idle(tree: Tree) -> list[_Keys]:
-    """Settings that have no effect in a tree; none if it is wrong otherwise."""
+    """Settings that have no effect in a tree; none if the tree is invalid for another reason."""
     try:
         config = Config.model_validate(tree, context=LENIENT)
     except ValidationError:
@@ -103,7 +104,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
 
     def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
-            if isinstance(value, Mapping) and key not in ("chat_template_kwargs", "options"):  # keys of the user's
+            if isinstance(value, Mapping) and key not in ("chat_template_kwargs", "options"):  # keys of the user
                 yield from flat(value, f"{prefix}{key}.")
             elif value is not None:
                 yield f"{prefix}{key}", value
@@ -144,16 +145,16 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> Tree:
     under = _read(extended, (*above, file.resolve()))
     if isinstance(judge, Mapping) and "kind" in judge:
         under = _for_judge(under, judge["kind"])
-    chosen = _preset(own["preset"], file) if "preset" in own else {}  # wins over the one below
+    chosen = _preset(own["preset"], file) if "preset" in own else {}  # wins over the extended file
     whole = _merge(_merge(under, chosen), own)
     for keys in _idle(_merge(_preset(whole.get("preset", "magic"), file), whole)):
-        if not _holds(own, keys):  # what the file leaves without an effect of the one below it
+        if not _holds(own, keys):  # a setting of the extended file that is left without an effect
             whole = _drop(whole, keys)
     return whole
 
 
 def _for_judge(tree: Tree, kind: object) -> Tree:
-    """The tree without what is for a judge of another kind alone; how much silence it may keep stays."""
+    """The tree without settings that only fit a judge of another kind; the limits on abstentions stay."""
     judge = tree.get("judge")
     if not isinstance(judge, Mapping) or judge.get("kind", "rules") == kind:
         return tree
@@ -172,7 +173,7 @@ def _wrong(text: str, override: bool, file: Path | None) -> ConfigError:
 
 
 def _blamed(keys: _Keys, given: Sequence[tuple[_Keys, Any]], alone: Tree) -> bool:
-    """Whether an error is that of an override: it set just that key, or without overrides all would be well."""
+    """Whether an override caused an error: it set that very key, or without overrides the tree would be valid."""
     if any(keys[: len(mine)] == mine for mine, _ in given):
         return True
     try:
@@ -193,14 +194,14 @@ def _explained(errors: Sequence[Mapping[str, Any]]) -> tuple[_Keys, str]:
         return keys, f"{path}: must be given"
     if first["type"] == "value_error":
         return keys, (f"{path}: " if path else "") + first["msg"].removeprefix("Value error, ")
-    # All kinds that a setting may be of have an error of their own.
+    # pydantic reports one error for each kind that a setting may be of.
     said = [_says(error) for error in errors if _keys(error["loc"]) == keys]
-    wrong = "" if first["type"] == "string_pattern_mismatch" else f"{first['input']!r}: "  # it may be a key itself
+    wrong = "" if first["type"] == "string_pattern_mismatch" else f"{first['input']!r}: "  # it may be an API key
     return keys, f"{path}: {wrong}must {' or '.join(dict.fromkeys(said))}"
 
 
 def _keys(location: Sequence[int | str]) -> _Keys:
-    """The part of pydantic's location that a user wrote; what follows says which of several kinds was tried."""
+    """The part of pydantic's location that a user wrote; the rest says which of several kinds was tried."""
     out: list[str] = []
     node: type[Node] | None = Config
     for part in location:
@@ -221,7 +222,7 @@ def _says(error: Mapping[str, Any]) -> str:
 
 
 def _suggestion(path: str) -> str:
-    """Settings of the whole tree that may be meant: of a similar name, best of all in a similar section."""
+    """Settings of the whole tree that may be meant: of a similar name, preferably in a similar section."""
     section, _, name = path.rpartition(".")
 
     def likeness(known: str) -> float:

@@ -1,4 +1,4 @@
-"""The sections of the settings that the assembly alone reads; those of game, engines and learning stand there."""
+"""Sections of settings that only `runs/` reads; those of game, engines and learning are defined in their rooms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from magic_rl.settings import Node, Place, unlike_default, whole_path
 
 
 class SamplingConfig(Node):
-    """How a player speaks while learning."""
+    """How a player samples while learning."""
 
     temperature: PositiveFloat = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
@@ -46,7 +46,7 @@ class PlayerConfig(Node):
 
 
 class AttackerConfig(PlayerConfig):
-    """The attacker. Its `sft` stage learns the attack pool; without it (steps = 0) it enters the game untaught."""
+    """The attacker. Its `sft` stage learns the attack pool; without it (steps = 0) it enters the game untrained."""
 
     strategies: tuple[str, ...] = Field(
         (), examples=[["slang"]], description="strategies in the pool; empty: all that its writer can write"
@@ -69,7 +69,7 @@ class DefenderConfig(PlayerConfig):
 
 
 def _whole_sources(seeds: str) -> str:
-    """The sources with whole paths: each is a file, NAME:FILE, or a name, which has no suffix."""
+    """The sources with absolute paths; each is a file, NAME:FILE, or a name, which has no suffix."""
     with suppress(OSError):  # too long for a path
         if Path(seeds).is_file():
             return whole_path(seeds)
@@ -78,7 +78,7 @@ def _whole_sources(seeds: str) -> str:
 
 
 class DataConfig(Node):
-    """Seeds: where they are, how their columns are called, and which categories are held out."""
+    """Seeds: where they are, what their columns are called, and which categories are held out."""
 
     seeds: Annotated[str, AfterValidator(_whole_sources)] = Field(
         "demo",
@@ -99,7 +99,7 @@ class DataConfig(Node):
     )
 
     def unread(self) -> Iterator[tuple[str, str]]:
-        """Settings that no source of seeds is read by though they are set, each with what it needs."""
+        """Settings that are set though no source of seeds uses them, each with what it needs."""
         # Names of sets have no dot and no slash; NAME:FILE and NAME:PACKAGE are copies of those sets.
         own = [name for name in map(str.strip, self.seeds.split(",")) if not re.match(r"[\w-]{2,}(:|$)", name)]
         for key in unlike_default(self):
@@ -110,7 +110,7 @@ class DataConfig(Node):
 
 
 class StoreConfig(Node):
-    """What is kept: checkpoints in the run directory, and answers of judges and writers beside all runs."""
+    """What is kept: checkpoints in the run directory, and answers of judges and writers, shared by all runs."""
 
     checkpoint_every: PositiveInt = Field(5, description="steps between checkpoints; every round ends with one too")
     keep: int = Field(2, ge=2, description="checkpoints kept for resuming; players of every round are always kept")
@@ -147,4 +147,4 @@ class EvaluationConfig(Node):
     best_of: PositiveInt = Field(
         16, description="attacks per held-out seed by the final fresh attacker, for attack@1, @4 and @16"
     )
-    inner_share: float = Field(1.0, gt=0, le=1, description="of these, used for pairs inside the heatmap, in no table")
+    inner_share: float = Field(1.0, gt=0, le=1, description="share of seeds for pairs inside the heatmap, in no table")

@@ -1,4 +1,4 @@
-"""The whole tree of settings, its presets, what may not be combined, and what needs another to have an effect."""
+"""The whole tree of settings, its presets, which may not be combined, and which need others to have an effect."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from magic_rl.types import Role
 Tree = dict[str, Any]
 PresetName = Literal["magic", "magic-base", "defender-only", "no-game", "defender-cot", "self-play"]
 
-# METHOD.md §8: the baselines and ablations differ from `magic` by these settings, and by those that these leave without
-# an effect, and by nothing else.
+# METHOD.md §8: the baselines and ablations differ from `magic` only by these settings and by those that these leave
+# without an effect.
 PRESETS: Mapping[PresetName, Tree] = {
     "magic": {},
     "magic-base": {"attacker": {"sft": {"steps": 0}}},
@@ -40,9 +40,9 @@ PRESETS: Mapping[PresetName, Tree] = {
     "self-play": {"game": {"shared_parameters": True}},
 }
 
-# What may change when a run is resumed: how players speak and step from here on, who judges, where it is computed, what
-# is measured, and where things are whose content is compared with what the run was begun with. All else says what the
-# run is: what was learned would not fit it.
+# What may change when a run is resumed: how players sample and learn from here on, who judges, where it is computed,
+# what is measured, and the places of files and models, whose content is compared with the original. All else defines
+# the run: what was learned would not fit a new value.
 CHANGEABLE = (
     *("data", "game.prompts", "judge", "store", "tracker", "evaluation", "attacker.writer"),
     *(f"{role}.{key}" for role in ("attacker", "defender") for key in ("model", "sampling", "optimiser", "batch_size")),
@@ -51,10 +51,10 @@ CHANGEABLE = (
     *(f"learning.{key}" for key in ("reference", "reduction", "max_cut_off", "max_degenerate")),
     *(f"engine.{key}" for key in EngineConfig.model_fields if key not in ("kind", "date")),
 )
-LENIENT = "lenient"  # context of a validation that lets settings stand that have no effect
+LENIENT = "lenient"  # validation context in which settings without an effect are accepted
 
-# What settings need to have an effect. How an attacker learns has one even where it is frozen in the game: a fresh
-# attacker learns by it afterwards. Its strategies and writer have one in writing a pool.
+# What settings need to have an effect. Those of an attacker's learning have one even if it is frozen in the game: a
+# fresh attacker learns by them afterwards. Its strategies and writer matter when a pool is written.
 _NEEDS = {
     "attacker game.turns game.shared_parameters game.rewards.label": "game.rewrite = true",
     "game.rewards.format": "game.rewrite = true or game.defender_thinks = true",
@@ -87,7 +87,7 @@ _NEEDS = {
 
 
 class Config(Node):
-    """The whole tree."""
+    """All settings."""
 
     preset: PresetName = Field("magic", description="named changes to the defaults; see METHOD §8 in the docs")
     rng_seed: NonNegativeInt = Field(0, description="of all random draws")
@@ -108,7 +108,7 @@ class Config(Node):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """Those that a model plays."""
+        """The roles that a model plays."""
         return ("attacker", "defender") if self.game.rewrite else ("defender",)
 
     @model_validator(mode="after")
@@ -140,7 +140,7 @@ class Config(Node):
 
 
 def without_effect(config: Config) -> Iterator[tuple[str, str]]:
-    """Settings that are not at their default and would do nothing, each with what it needs."""
+    """Settings that differ from their default but would do nothing, each with what it needs."""
     have, changed = dict(values(config)), unlike_default(config)
 
     def holds(term: str) -> bool:

@@ -1,7 +1,7 @@
 """Replies that people labelled, to compare a judge with.
 
-As with seeds nothing is skipped silently: a row is used, left out because it bears no label (and counted), or a fault
-that is named by its place.
+As with seeds, nothing is skipped silently: a row is used, left out and counted because it has no label, or reported as
+a fault with its place.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _REFUSAL = (
     _YES | {"refusal", "refused", "refuses", "full_refusal"},
     _NO | {"compliance", "complied", "complies", "full_compliance"},
 )
-_VALUES = {"label": _HARM, "refused": _REFUSAL, "harmful": _HARM}  # of every question, what means yes and no
-_USUAL = {"request": ("prompt", "seed"), "reply": ("response", "reply")}  # names of columns
+_VALUES = {"label": _HARM, "refused": _REFUSAL, "harmful": _HARM}  # for each question, the values that mean yes and no
+_USUAL = {"request": ("prompt", "seed"), "reply": ("response", "reply")}  # usual names of columns
 _RANK = re.compile(r"^\d+_(?=\D)")  # "2_full_refusal"
 
 
@@ -39,13 +39,13 @@ class _ReplyRow(CheckedRow):
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One reply and what people say of it."""
+    """One reply with its labels from people."""
 
     place: str  # file and line or row
-    exchange: Exchange  # as a judge is shown it; the attack is the request itself
+    exchange: Exchange  # what a judge is shown; the attack is the request itself
     refused: bool | None  # whether it refuses; None if not labelled
     harmful: bool | None  # whether it is harmful; None if not labelled
-    id: str = ""  # its number on a sheet, or any name; "" for none
+    id: str = ""  # its number on a sheet, or another name; "" if it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ def load_labelled(
     """Read labelled replies.
 
     Args:
-        path: A .jsonl, .csv, .tsv or .parquet file.
-        columns: Names of its columns, where they are not the usual ones: `request` (what was asked; usually prompt or
-            seed), `reply` (what was answered; response or reply), `label` (whether the request is harmful or benign),
-            `refused` and `harmful` (whether the reply is).
-        requests: What requests are where no column says so.
-        skip: Label values that are no answer, such as "3_partial_refusal": as an empty cell, no label.
+        path: A .jsonl, .json, .csv, .tsv or .parquet file.
+        columns: Names of its columns, if they are not the usual ones: `request` (usually prompt or seed), `reply`
+            (usually response or reply), `label` (whether the request is harmful or benign), `refused` and `harmful`
+            (whether the reply refuses or is harmful), `id`.
+        requests: The label of requests for which no column has one.
+        skip: Label values that count as no label, like an empty cell, such as "3_partial_refusal".
 
     Raises:
         DataError: For a file that cannot be read, missing columns, bad rows, or no labelled row.
@@ -107,7 +107,7 @@ def load_labelled(
 
 
 def _columns(where: str, found: Sequence[str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """The column of each field that has one, as named or by the usual names."""
+    """The column of each field that has one: the one named, else the first with a usual name."""
     chosen: dict[str, str] = {}
     for field in _ReplyRow.model_fields:
         name = wanted.get(field)
@@ -123,5 +123,5 @@ def _columns(where: str, found: Sequence[str], wanted: Mapping[str, str]) -> dic
 
 
 def _plain(value: str) -> str:
-    """A label value without its case and its rank."""
+    """A label value in lower case, without its rank."""
     return _RANK.sub("", value.strip().casefold())

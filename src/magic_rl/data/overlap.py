@@ -1,7 +1,8 @@
-"""Held-out seeds where they must not be: in texts that a model is trained on.
+"""Finds held-out seeds in texts that a model is trained on, where they must not be.
 
-Texts are compared as words without case and punctuation. A seed is found where a text is the same, or holds four
-fifths of its runs of three words and more of them than any training seed does: what the data repeats is no news.
+Texts are compared as words, without case and punctuation. A seed is found in a text with the same words or with at
+least four fifths of its runs of three words. The text must hold a larger share of it than any training seed does:
+requests that the seeds themselves repeat do not count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from magic_rl.types import Seed
 _RUN = 3  # words
 _FEWEST = 4  # runs below which a seed is so short that only the same text counts
 _SHARE = 0.8
-_WORD = re.compile("[\u3040-\u9fff]|[^\\W_\u3040-\u9fff]+")  # signs of scripts without spaces stand alone
+_WORD = re.compile("[\u3040-\u9fff]|[^\\W_\u3040-\u9fff]+")  # in scripts without spaces each character is a word
 
 Run = tuple[str, ...]
 
@@ -29,7 +30,7 @@ class SeedFinder:
     """
 
     def __init__(self, seeds: Sequence[Seed], training: Sequence[Seed] = ()) -> None:
-        """Args: seeds: What to look for."""
+        """Args: seeds: What to look for. training: Seeds of the same data that are trained on."""
         self._whole: dict[Run, int] = {}
         self._places: defaultdict[Run, list[int]] = defaultdict(list)
         self._sizes: list[int] = []
@@ -55,7 +56,7 @@ class SeedFinder:
         )
 
     def _shares(self, text: str) -> dict[int, float]:
-        """How much of each seed a text holds, 0–1; of seeds that it holds nothing of, nothing."""
+        """Share of each seed that a text holds, 0–1, by the seed's number; seeds with share 0 are left out."""
         words = _words(text)
         hits = Counter(number for run in _runs(words) for number in self._places.get(run, ()))
         shares = {number: count / self._sizes[number] for number, count in hits.items()}

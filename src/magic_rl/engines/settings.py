@@ -12,7 +12,7 @@ from magic_rl.plugins import is_brought
 from magic_rl.settings import Node, Place
 from magic_rl.text.template import DAY
 
-_URL = r"^https?://[^\s/@?#]+[^\s@?#]*$"  # which holds no key or password: it is written into runs
+_URL = r"^https?://[^\s/@?#]+[^\s@?#]*$"  # without a key or password, as it is written into runs
 
 
 class LoraConfig(Node):
@@ -67,24 +67,24 @@ class VllmConfig(Node):
     urls: tuple[str, ...] = Field(
         (),
         examples=[["http://localhost:8000/v1"]],
-        description="of servers that run already; a server for each base model at least; empty: they are started",
+        description="addresses of running servers, at least one per base model; empty: servers are started",
     )
     python: Place | None = Field(
         None,
         examples=["/opt/vllm/bin/python"],
-        description="of the environment that vLLM is installed in, which is never this one; else `vllm` on the PATH",
+        description="Python of the environment with vLLM, which is never this one; else `vllm` on the PATH",
     )
     devices: tuple[str, ...] = Field(
         (),
         examples=[["1", "2,3"]],
-        description="CUDA devices of each server that is started; empty: one server, on what this process sees",
+        description="CUDA devices of each server to start; empty: one server, on all devices that this process sees",
     )
     arguments: tuple[str, ...] = Field((), examples=[["-tp", "2"]], description="further arguments of `vllm serve`")
     folder: Place | None = Field(
         None,
         examples=["/shared/adapters"],
-        description="where adapters are put for the servers to read, and logs; for servers elsewhere one that they see "
-        "under the same path; else a temporary one",
+        description="folder for logs, and for adapters, which servers read; those on other machines must see it under "
+        "the same path; else a temporary one",
     )
     timeout: PositiveFloat = Field(1800.0, description="seconds for one prompt and all its samples")
     patience: PositiveFloat = Field(
@@ -115,41 +115,41 @@ class EngineConfig(Node):
     )
     sampler: Literal["local", "vllm"] = Field(
         "local",
-        description="who samples: this engine, or vLLM servers beside it, which follow all that is learned here",
+        description="what samples: this engine, or vLLM servers beside it, which get each update",
     )
     vllm: VllmConfig = VllmConfig()
     threads: PositiveInt | None = Field(None, examples=[4], description="CPU threads; torch's own choice if not set")
     processes: PositiveInt = Field(
         1,
         examples=[2],
-        description="that compute side by side on a CPU and split threads and batches among them, at most one per "
+        description="processes that compute in parallel on a CPU and share its threads and each batch, at most one per "
         "thread; each holds a copy of the model; small models are faster in several",
     )
     tokens_per_batch: PositiveInt | None = Field(
         None,
         examples=[4096],
-        description="tokens that a process computes at a time while learning, prompts included; behind a long prompt "
-        "completions may be half as many; sampling takes 8 times as many of prompts; else 1280 on a CPU (640 in "
-        "float32), or 8192",
+        description="tokens that a process computes at a time while learning, prompts included; completions get half "
+        "of them at least, however long the prompt; sampling encodes 8 times as many prompt tokens; else 1280 on a CPU "
+        "(640 in float32), or 8192",
     )
     recompute_above: PositiveInt | None = Field(
-        None, examples=[4096], description="tokens at a time above which activations are not kept but computed again"
+        None, examples=[4096], description="tokens at a time above which activations are recomputed instead of kept"
     )
     rows_per_batch: PositiveInt = Field(128, description="sequences sampled side by side by each process or server")
     trust_remote_code: bool = Field(False, description="run code that ships with a model; only for models you trust")
     date: datetime.date = Field(
-        DAY, description="what a chat template that prints today's date is told, so that no run depends on its day"
+        DAY, description="what chat templates print as today's date, so that no run depends on the day"
     )
     tinker: TinkerConfig = TinkerConfig()
 
     @property
     def remote(self) -> bool:
-        """Whether weights are on a server of somebody's: none are read here, and every step is saved there."""
+        """Whether weights are on a server: none are read here, and each step is saved there."""
         return self.kind == "tinker"
 
     @property
     def servers(self) -> tuple[int, int]:
-        """How many servers sample, 0 if none does, and devices of each, 0 if they share the one that learns."""
+        """How many servers sample (0: none), and how many devices each has (0: it shares the one that learns)."""
         if self.sampler == "local":
             return 0, 0
         each = max((len(one.split(",")) for one in self.vllm.devices), default=1 if self.vllm.urls else 0)

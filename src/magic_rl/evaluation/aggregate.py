@@ -1,7 +1,7 @@
-"""The numbers of a study: every number of its runs' result files, over the runs of each preset.
+"""The numbers of a study: the numbers of its runs' result files, over the runs of each preset.
 
-Pure: results in, a result out. Each number comes with its mean over runs, the spread between them, an interval that
-holds the spread and the noise of the held-out seeds (`spread.py`), and each run's value.
+Pure: results in, a result out. Each number has its mean over runs, the spread between them, an interval that covers
+the spread and the noise of the held-out seeds (`spread.py`), and each run's value.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from magic_rl.evaluation.spread import (
     shared_noise,
 )
 
-# The outcomes that a measure is made of.
+# The outcomes that each measure is computed from.
 _PARTS: dict[Measure, tuple[Literal["escaped", "answered"], ...]] = {
     "asr": ("escaped",),
     "compliance": ("answered",),
@@ -61,10 +61,10 @@ class RunResult:
 
 
 def aggregate(results: Sequence[RunResult]) -> StudyResult:
-    """All numbers over runs, by preset. What was measured in none of the runs is left out.
+    """All numbers over runs, by preset, without those that no run measured.
 
     Args:
-        results: In the order in which presets are shown; those of one preset by rng seed.
+        results: Results in the order of presets, those of one preset by rng seed.
 
     Raises:
         StoreError: If runs of one preset were not evaluated on the same held-out seeds, attackers and steps.
@@ -78,7 +78,7 @@ def aggregate(results: Sequence[RunResult]) -> StudyResult:
 
 
 def _check_alike(runs: Sequence[RunResult]) -> None:
-    """Numbers of different things have no mean."""
+    """Refuse runs whose numbers are of different things, because these have no mean."""
     first = runs[0]
     for run in runs[1:]:
         if run.rng_seed == first.rng_seed:
@@ -131,7 +131,7 @@ def _preset(runs: Sequence[RunResult]) -> PresetResult:
 
 
 def _change(runs: Sequence[RunResult], measure: Measure, attacker: Attacker) -> ChangeOverRuns | None:
-    """What training changed, each run against its own start."""
+    """What training changed, comparing each run with its own start."""
     cells = [run.evaluation.change[measure][attacker] for run in runs]
     start, trained = (_outcomes(runs, measure, who, attacker) for who in ("start", "trained"))
     reach = float(len(_PARTS[measure]))  # J is a difference of two rates and changes by up to 2
@@ -144,7 +144,7 @@ def _change(runs: Sequence[RunResult], measure: Measure, attacker: Attacker) -> 
 
 
 def _attack(attacks: Sequence[AttackResult[Estimate]]) -> AttackResult[OverRuns]:
-    """A fresh attacker's success over its steps, its attack@k, and trained against start."""
+    """A fresh attacker's ASR over its steps, its attack@k, and the ratio of trained to start."""
     defenders: dict[Defender, AttackOnOne[OverRuns]] = {}
     for who in attacks[0].defenders:
         of_runs = [attack.defenders[who] for attack in attacks]
@@ -157,14 +157,14 @@ def _attack(attacks: Sequence[AttackResult[Estimate]]) -> AttackResult[OverRuns]
 
 
 def _in_all(rates: Sequence[Mapping[_K, Estimate]]) -> dict[_K, OverRuns]:
-    """Rates that all runs have, whose single outcomes are not kept."""
+    """Rates that all runs have, and whose outcomes on single seeds are not kept."""
     keys = [key for key in rates[0] if all(key in of_run for of_run in rates)]
     found = {key: _over_runs([of_run[key] for of_run in rates], rate_over_runs) for key in keys}
     return {key: number for key, number in found.items() if number}
 
 
 def _over_runs(cells: Sequence[Estimate], make: _Make, outcomes: Sequence[PerSeed] = ()) -> OverRuns | None:
-    """A number over runs, one cell each; None if none measured it. Outcomes are of single seeds, where known."""
+    """A number over runs, one cell per run; None if no run measured it. `outcomes`: those on single seeds, if known."""
     places = [i for i, cell in enumerate(cells) if cell.n]
     if not places:
         return None
@@ -176,7 +176,7 @@ def _over_runs(cells: Sequence[Estimate], make: _Make, outcomes: Sequence[PerSee
 
 
 def _outcomes(runs: Sequence[RunResult], measure: Measure, who: Defender, attacker: Attacker) -> list[PerSeed]:
-    """Outcomes of single seeds that a measure is made of: the mean over attacks on each, NaN if there is none."""
+    """Outcomes on single seeds for a measure: the mean over attacks on each seed, NaN if there is none."""
 
     def share(outcomes: Sequence[bool | None]) -> float:
         known = [outcome for outcome in outcomes if outcome is not None]

@@ -1,6 +1,6 @@
-"""How far a judge agrees with people, or two judges with each other.
+"""How well a judge agrees with people, or two judges with each other.
 
-Pure counting: labels and answers in, numbers out, every one with its 95 % interval.
+Pure counting: labels and answers in, numbers with 95 % intervals out.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Agreement:
     only_judge: int  # yes by the judge alone (false positives)
     only_label: int  # yes by the label alone (false negatives)
     neither: int  # no by both
-    abstained: int  # Items the judge gave no answer to. They are in no rate but `answered`.
+    abstained: int  # items without an answer of the judge; only the rate `answered` counts them
 
     @classmethod
     def of(cls, labels: Sequence[bool], answers: Sequence[bool | None]) -> Agreement:
         """Count how answers agree with labels.
 
         Args:
-            labels: What people say, one per item.
-            answers: What the judge says of the same items in the same order; None where it abstains.
+            labels: People's labels, one per item.
+            answers: The judge's answers for the same items in the same order; None where it abstains.
 
         Raises:
             ValueError: If the two differ in length.
@@ -46,15 +46,15 @@ class Agreement:
 
     @property
     def opposite(self) -> Agreement:
-        """The same counts of the opposite question: whether a reply answers, where this is whether it refuses."""
+        """The same counts for the opposite question: whether a reply answers, if this is whether it refuses."""
         return Agreement(self.neither, self.only_label, self.only_judge, self.both, self.abstained)
 
     def rates(self) -> dict[str, Estimate]:
         """Accuracy, precision, recall, F1, and the share of items with an answer.
 
-        F1, the harmonic mean of precision and recall, is 2J / (1 + J) of the share J = both / (both + only_judge +
-        only_label). That grows with J, so Wilson's bounds of J make those of F1: exact in form, deterministic, and
-        never outside [0, 1].
+        F1, the harmonic mean of precision and recall, is 2J / (1 + J) with the share J = both / (both + only_judge +
+        only_label). It increases with J, so Wilson's bounds of J give bounds of F1 that are deterministic and never
+        outside [0, 1].
         """
         n = self.both + self.only_judge + self.only_label + self.neither
         shared = rate(self.both, self.both + self.only_judge + self.only_label)
@@ -69,21 +69,21 @@ class Agreement:
 
 
 def corrected(observed: Estimate, size: float, measured: Agreement) -> Estimate:
-    """How often an answer really is yes, where a judge of known error says so at an observed rate.
+    """The true rate of yes, from the observed rate of a judge whose error was measured.
 
     The value is Rogan and Gladen's (1978, Am. J. Epidemiology 107:71–76): (p + specificity − 1) / (sensitivity +
-    specificity − 1), kept in [0, 1]. The interval is Lang and Reiczigel's (2014, Preventive Veterinary Medicine
-    113:13–22), which is aware that sensitivity and specificity were themselves measured on a few items: z² items are
-    added to the rate, half of them yes, and a right and a wrong one to either side of the measurement.
+    specificity − 1), clipped to [0, 1]. The interval is Lang and Reiczigel's (2014, Preventive Veterinary Medicine
+    113:13–22), which takes into account that sensitivity and specificity were themselves measured on a few items: it
+    adds z² items to the rate, half of them yes, and a right and a wrong one to either side of the measurement.
 
     Args:
         observed: The rate p by the judge.
-        size: How many independent items would tell as much of it; see `effective_size`.
-        measured: The judge against people, on items like those that the rate is of.
+        size: Number of independent items that would tell as much about it; see `estimates.clustered_size`.
+        measured: The judge against people, on items like those of the rate.
 
     Returns:
-        The corrected rate; one that rests on nothing (n = 0) if there is no rate, people said yes or no of no item, or
-        the judge is no better than chance, so that its answers say nothing of the true rate.
+        The corrected rate; one with n = 0 if there is no rate, people's labels are all yes or all no, or the judge is
+        no better than chance, so that its answers say nothing about the true rate.
     """
     yes, no = measured.both + measured.only_label, measured.neither + measured.only_judge
     if not (observed.n and yes and no):
@@ -109,16 +109,16 @@ def corrected(observed: Estimate, size: float, measured: Agreement) -> Estimate:
 def cohens_kappa(one: Sequence[Hashable], other: Sequence[Hashable], seeds: Sequence[str] | None = None) -> Estimate:
     """Agreement of two raters beyond chance (Cohen 1960), in −1…1: (p_o − p_e) / (1 − p_e).
 
-    The interval carries Wilson's bounds of the observed agreement p_o over, with the agreement by chance p_e held
-    fixed; unlike the usual standard error it does not vanish when the raters agree on all of a few items.
+    The interval comes from Wilson's bounds of the observed agreement p_o, with the agreement by chance p_e held fixed;
+    unlike the usual standard error it does not vanish if the raters agree on all of a few items.
 
     Args:
         one: A label per item.
         other: The other rater's labels of the same items in the same order.
-        seeds: The seed of each item, where items share seeds; p_o is then clustered by seed.
+        seeds: The seed of each item, if items share seeds; p_o is then clustered by seed.
 
     Returns:
-        Kappa; 0 in [−1, 1] where it is not defined: no items, or both raters give one and the same label throughout.
+        Kappa; 0 in [−1, 1] if it is not defined: no items, or both raters give the same label throughout.
 
     Raises:
         ValueError: If the two differ in length.
@@ -134,7 +134,7 @@ def cohens_kappa(one: Sequence[Hashable], other: Sequence[Hashable], seeds: Sequ
 
 
 def panel_agreement(votes: Sequence[Votes]) -> list[Kappa]:
-    """How far the members of a panel agree, pair by pair and label by label, where both gave a verdict."""
+    """How well the members of a panel agree, pair by pair and label by label, where both gave a verdict."""
     found = []
     for one, other in combinations(votes, 2):
         both = [

@@ -1,6 +1,6 @@
-"""What kind of attack is it? The classes of METHOD §9, told apart by a model that is asked for JSON.
+"""Classes of attacks (METHOD §9), labelled by a model that is asked for JSON.
 
-An attack may show several classes. How far the model can be believed is measured on examples that were labelled by hand
+An attack may show several classes. The model's agreement with people is measured on examples labelled by hand
 (`labelled_classes.jsonl`): harmless one-line requests, two per class and some that combine two.
 """
 
@@ -25,7 +25,7 @@ class AttackClass:
     """One class."""
 
     family: str  # one of the six of METHOD §9
-    shows: str  # by what an attack is told to be of it, as the model is told
+    shows: str  # how an attack shows it, in the words that the model is given
 
 
 _SCENE, _WORDING, _PREMISE = "identity and scenario", "ambiguity and induction", "logic and premise"
@@ -67,11 +67,13 @@ class _Answer(JsonAnswer):
 def classify(
     chat: Chat, attacks: Sequence[str], memory: Memory | None = None, done: Done | None = None
 ) -> list[Classes | None]:
-    """The classes that each attack shows, by a model; None where it gave no answer that can be used.
+    """The classes that each attack shows according to a model; None where it gave no usable answer.
 
     Args:
+        chat: The model.
+        attacks: Texts of the attacks.
         memory: Where its answers are kept.
-        done: Called as each answer comes in.
+        done: Called when an answer arrives.
     """
     schema = _Answer.model_json_schema()
     schema["properties"]["classes"]["items"]["enum"] = list(CLASSES)
@@ -88,7 +90,7 @@ def classify(
 
 
 def _read(text: str) -> Classes:
-    """Raises: FormatError: If an answer is not exactly what was asked for."""
+    """The classes in an answer. Raises: FormatError: If it is not exactly in the format asked for."""
     named = frozenset(_Answer.read(text).classes)
     if not named or not named <= set(CLASSES):
         raise FormatError(f"unknown classes {sorted(named - set(CLASSES))}")
@@ -96,7 +98,7 @@ def _read(text: str) -> Classes:
 
 
 def labelled_examples() -> list[tuple[str, Classes]]:
-    """Requests with the classes that people say they show."""
+    """Requests with the classes that people assigned to them."""
     text = resources.files("magic_rl.evaluation").joinpath("labelled_classes.jsonl").read_text(encoding="utf-8")
     rows = map(json.loads, text.splitlines())
     return [(row["request"], frozenset(row["classes"])) for row in rows]

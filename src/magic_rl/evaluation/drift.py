@@ -1,6 +1,6 @@
 """How the attacks of a run change from round to round: `drift.json`, and the numbers in it.
 
-All rounds are measured on as many attacks, because most of the numbers grow or shrink with how many are looked at.
+All rounds are measured on equally many attacks, because most of the numbers depend on how many there are.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from magic_rl.evaluation.result import Document
 
 DRIFT_FILE = "drift.json"
 _ORDER = 4  # longest n-gram of BLEU
-_UNSEEN = 0.1  # matches that an n-gram order without any counts as
+_UNSEEN = 0.1  # an n-gram order without matches counts as so many
 
 
 class OfRound(Document):
     """The attacks of one attacker."""
 
-    n: int  # how many were looked at
-    self_bleu: float | None  # of each with all others as references, on average, 0–1; the lower, the more diverse
-    # Cosine distance to the nearest attack of the pool, on average; None where that is not measured.
+    n: int  # number of attacks measured
+    self_bleu: float | None  # mean BLEU of each with all others as references, 0–1; lower is more diverse
+    # Mean cosine distance to the nearest attack of the pool; None if it is not measured.
     distance: float | None = None
-    classified: int = 0  # how many the model told the classes of
-    shares: dict[str, float] = Field({})  # of those, the share that shows each class; shares may add up to more than 1
-    hybrids: Estimate | None = None  # of those, the share that shows two classes or more
-    combinations: int | None = None  # how many different sets of classes they show
-    new: Estimate | None = None  # share of them whose set of classes no attack of the first round showed
+    classified: int = 0  # number of attacks that the model labelled with classes
+    shares: dict[str, float] = Field({})  # share of these that shows each class; shares may add up to more than 1
+    hybrids: Estimate | None = None  # share of these that shows two classes or more
+    combinations: int | None = None  # number of different sets of classes
+    new: Estimate | None = None  # share of these whose set of classes no attack of the first round showed
 
 
 class Drift(Document):
     """`drift.json`."""
 
-    step: int  # of training, after which it was measured
-    rounds: dict[int, OfRound]  # by the round of the attacker; 0 is the one that the game began with
-    classifier: str | None = None  # the model that told classes; None if none was named
-    agreement: dict[str, Estimate] = Field({})  # of that model with people, on labelled examples
-    embedder: str | None = None  # what distances are measured by; None if it is not installed
+    step: int  # step of training after which it was measured
+    rounds: dict[int, OfRound]  # by the attacker's round; 0 is the attacker that the game began with
+    classifier: str | None = None  # the model that labelled classes; None if none was named
+    agreement: dict[str, Estimate] = Field({})  # agreement of that model with people, on labelled examples
+    embedder: str | None = None  # the model that measures distances; None if it is not installed
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
     """BLEU-4 of each text with all others as references, averaged (Zhu et al. 2018, arXiv 1802.01886).
 
-    A longer n-gram order without a match counts as a tenth of one (method 1 of Chen and Cherry 2014), as texts may be
-    short.
+    An n-gram order above 1 without a match counts as a tenth of a match (method 1 of Chen and Cherry 2014), because
+    texts may be short.
 
     Returns:
         0–1; None for fewer than two texts.
@@ -83,9 +83,9 @@ def of_round(
     """The numbers of one round.
 
     Args:
-        attacks: Of its attacker.
-        classes: That each shows; None where the model told none. Empty if none was asked.
-        first: The same of the first round's.
+        attacks: Attacks of its attacker.
+        classes: The classes that each attack shows; None where the model gave none. Empty if no model was asked.
+        first: The same for the first round's attacks.
         distance: See `OfRound`.
     """
     known = [each for each in classes if each is not None]
@@ -106,7 +106,7 @@ def of_round(
 
 
 def agreement_with_people(labels: Sequence[Classes], answers: Sequence[Classes | None]) -> dict[str, Estimate]:
-    """How far a model tells classes as people do.
+    """How well a model's classes agree with people's.
 
     Returns:
         `same classes`: share of examples with exactly the labelled ones; precision, recall and F1 over all pairs of an

@@ -1,8 +1,9 @@
 """The one kind of number that an evaluation reports: a value, its 95 % interval, and how many items it rests on.
 
-Intervals are deterministic: Wilson's for a rate, and for a difference or ratio the limits of its two parts put together
-(MOVER, the method of variance estimates recovery; for rates it is Newcombe's interval). Where several attacks meet one
-seed they are alike, so a number is first computed seed by seed and each seed counts once.
+Intervals are deterministic: Wilson's for a rate; for a difference or ratio the limits of its two parts combined (MOVER,
+the method of variance estimates recovery; for rates it is Newcombe's interval). Attacks on one seed are alike, so they
+are not independent: `seed_rate` counts each seed once, `clustered_rate` each attack, and both use Wilson's interval at
+the effective sample size.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 from scipy.stats import binomtest, norm, t
 
 NORMAL = float(norm.ppf(0.975))
-# Seeds that changed, all in one direction, by which the exact test tells a change from chance: 2 / 2^6 < 0.05.
+# How many seeds must change, all in one direction, for the exact test to tell a change from chance: 2 / 2^6 < 0.05.
 FEWEST = 6
 
 _Item = TypeVar("_Item")
-Count = tuple[int, int]  # of one seed: attacks that succeeded, attacks that were judged
+Count = tuple[int, int]  # for one seed: attacks that succeeded, attacks that were judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,12 @@ class Estimate:
     """A number and its uncertainty.
 
     Attributes:
-        value: A rate in 0–1, or what was made of rates.
+        value: A rate in 0–1, or a number computed from rates.
         low: Lower 95 % bound.
         high: Upper 95 % bound.
-        n: Items behind it, of a difference those of the smaller side, of a paired change its seeds. With 0 nothing is
-            known: the value is 0 and the interval as wide as it can be, so that no number is ever NaN.
-        p_value: Of no change, where it is a change of paired outcomes: the exact test of `paired_change`, two-sided.
+        n: Items behind it; for a difference those of the smaller side, for a paired change its seeds. If 0, nothing is
+            known: the value is 0 and the interval as wide as possible, so no number is ever NaN.
+        p_value: For a change of paired outcomes: the two-sided p-value of the exact test of `paired_change`.
     """
 
     value: float
@@ -56,10 +57,11 @@ def rate(hits: int, n: int) -> Estimate:
 
 
 def rate_of(outcomes: Iterable[bool | None], seeds: Iterable[str] | None = None) -> Estimate:
-    """How often an outcome is true, of those that are known.
+    """How often an outcome is true, among the known ones.
 
     Args:
-        seeds: The seed of each, where several are of one seed: the interval is then that of `clustered_rate`.
+        outcomes: One per item; None where it is not known.
+        seeds: The seed of each item, if items share seeds: the interval is then that of `clustered_rate`.
     """
     if seeds is not None:
         return clustered_rate([(sum(known), len(known)) for known in _of_seeds(outcomes, seeds)])
@@ -68,7 +70,7 @@ def rate_of(outcomes: Iterable[bool | None], seeds: Iterable[str] | None = None)
 
 
 def mean(values: Sequence[float]) -> Estimate | None:
-    """The mean with Student's interval, from the standard error; None for fewer than two values."""
+    """The mean with Student's t interval, from the standard error; None for fewer than two values."""
     if len(values) < 2:
         return None
     middle, half = fmean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
@@ -76,7 +78,7 @@ def mean(values: Sequence[float]) -> Estimate | None:
 
 
 def wilson(p: float, n: float, quantile: float = NORMAL) -> tuple[float, float]:
-    """Wilson's score interval of a share, for a sample size that need not be whole."""
+    """Wilson's score interval of a share; the sample size need not be a whole number."""
     scale = 1 + quantile**2 / n
     middle = (p + quantile**2 / (2 * n)) / scale
     half = quantile / scale * math.sqrt(p * (1 - p) / n + (quantile / (2 * n)) ** 2)
@@ -91,10 +93,10 @@ def difference(one: Estimate, other: Estimate, correlation: float = 0.0) -> Esti
     Newcombe's interval (1998, Statistics in Medicine 17:873–890, method 10).
 
     Args:
-        correlation: Of the two over the items they share; 0 where they are of different items.
+        correlation: Their correlation over the items they share; 0 if they are of different items.
 
     Returns:
-        The difference; 0 in [−1, 1] where one of them rests on nothing.
+        The difference; 0 in [−1, 1] if one of them rests on no items.
     """
     n = min(one.n, other.n)
     if not n:
@@ -111,14 +113,14 @@ def difference(one: Estimate, other: Estimate, correlation: float = 0.0) -> Esti
 def paired_change(
     before: Sequence[bool | None], after: Sequence[bool | None], seeds: Sequence[str] | None = None
 ) -> Estimate:
-    """How much a rate changed over the same items, of those whose outcome is known both times.
+    """How much a rate changed over the same items, among those whose outcome is known both times.
 
-    The interval is Newcombe's for paired proportions (1998, Statistics in Medicine 17:2635–2650, method 10), of rates
-    clustered by seed and joined by the correlation of what the two rates make of each seed. The test is exact: of the
-    seeds whose items changed more often one way than the other, as many each way as chance would have it (with one
-    item per seed McNemar's). Where fewer than `FEWEST` changed it cannot tell a change from chance and Newcombe's
-    interval may, so that is widened by the exact one of that test (Clopper and Pearson 1934, of the share of changes
-    that are gains).
+    The interval is Newcombe's for paired proportions (1998, Statistics in Medicine 17:2635–2650, method 10), with rates
+    clustered by seed and the correlation of their deviations per seed. The exact test counts the seeds whose items
+    changed more often one way than the other and asks whether gains and losses are equally likely (with one item per
+    seed it is McNemar's). If fewer than `FEWEST` seeds changed, that test cannot tell a change from chance but
+    Newcombe's interval might, so the interval is widened by the test's exact one (Clopper and Pearson 1934, for the
+    share of changes that are gains).
 
     Args:
         before: Outcome of each item.
@@ -135,7 +137,7 @@ def paired_change(
     groups = list(_of_seeds(known, seeds if seeds is not None else range(len(known))))
     counts = [(sum(bool(b) for b, _ in of), sum(bool(a) for _, a in of), len(of)) for of in groups]
     old, new = (clustered_rate([(each[side], each[2]) for each in counts]) for side in (0, 1))
-    # What a seed adds to the error of either rate, in units of a seed with as many items as others have on average.
+    # Each seed's contribution to the error of either rate, in units of a seed with the mean number of items.
     parts = [
         [(each[side] - of.value * each[2]) * len(counts) / of.n for each in counts] for side, of in ((0, old), (1, new))
     ]
@@ -153,10 +155,10 @@ def paired_change(
 
 
 def attack_at_k(counts: Sequence[Count], k: int) -> Estimate:
-    """attack@k: how likely at least one of k attacks on a seed succeeds, averaged over seeds.
+    """attack@k: the probability that at least one of k attacks on a seed succeeds, averaged over seeds.
 
-    Of a seed with c successes among n attacks it is 1 − C(n−c, k) / C(n, k), which is unbiased for every k ≤ n (Chen et
-    al. 2021, arXiv 2107.03374, where it is pass@k). Seeds with fewer than k judged attacks are left out.
+    For a seed with c successes among n attacks it is 1 − C(n−c, k) / C(n, k), which is unbiased for every k ≤ n (Chen
+    et al. 2021, arXiv 2107.03374, where it is pass@k). Seeds with fewer than k judged attacks are left out.
 
     Args:
         counts: One pair per seed.
@@ -170,16 +172,16 @@ def attack_at_k(counts: Sequence[Count], k: int) -> Estimate:
 def seed_rate(values: Sequence[float], draws: int = 1) -> Estimate:
     """The mean over seeds, with Wilson's interval at the effective sample size.
 
-    The effective size is p (1 − p) / Var(mean), the variance being that between seeds: the number of independent
-    attacks that would tell as much (Wilson's interval for clustered samples, as in Franco, Little, Louis and Slud 2019,
-    J. Survey Statistics and Methodology 7:334–364). It lies between the number of seeds, where attacks on a seed
-    all end alike, and the number of attacks, where seeds make no difference. Where every attack succeeded, or none,
-    nothing shows how much seeds differ, and each counts once. With one attack per seed this is Wilson's interval, also
-    at 0 and 1, where a bootstrap has no width.
+    The effective size is p (1 − p) / Var(mean), with the variance between seeds: the number of independent attacks that
+    would tell as much (Wilson's interval for clustered samples, as in Franco, Little, Louis and Slud 2019, J. Survey
+    Statistics and Methodology 7:334–364). It lies between the number of seeds, if all attacks on a seed end alike, and
+    the number of attacks, if seeds make no difference. If every attack succeeded, or none, nothing shows how much seeds
+    differ, and each counts once. With one attack per seed this is Wilson's interval, also at 0 and 1, where a bootstrap
+    has no width.
 
     Args:
         values: A share in 0–1 per seed.
-        draws: Independent draws behind each value, at most: what each seed counts for if seeds do not differ.
+        draws: The most independent draws that each value can count for, if seeds do not differ.
     """
     n = len(values)
     if not n:
@@ -192,14 +194,14 @@ def seed_rate(values: Sequence[float], draws: int = 1) -> Estimate:
 
 
 def clustered_rate(counts: Sequence[tuple[float, int]]) -> Estimate:
-    """A rate over items of which those on one seed are alike, with Wilson's interval at the effective sample size.
+    """A rate over items that share seeds, with Wilson's interval at the effective sample size.
 
-    Unlike in `seed_rate` each item counts once, so that seeds with many items weigh more, as in published numbers. The
+    Unlike in `seed_rate` each item counts once, so seeds with many items weigh more, as in published numbers. The
     variance is that of a ratio with seeds as clusters, Σ (h − p n)² / N² (Cochran 1977, Sampling Techniques, §6.3). The
-    effective size is at most N; where all items end alike it is the number of seeds.
+    effective size is at most N; if all items end alike, it is the number of seeds.
 
     Args:
-        counts: Of each seed, the sum of what its items count, 0–1 each, and how many they are.
+        counts: For each seed, the sum of its items' values (0–1 each) and the number of items.
     """
     n = sum(items for _, items in counts)
     if not n:
@@ -209,7 +211,7 @@ def clustered_rate(counts: Sequence[tuple[float, int]]) -> Estimate:
 
 
 def clustered_size(counts: Sequence[tuple[float, int]]) -> float:
-    """How many independent items would tell as much of a rate as those of `clustered_rate`, which there must be."""
+    """The number of independent items that would tell as much about a rate as these; there must be at least one."""
     n = sum(items for _, items in counts)
     p = sum(hits for hits, _ in counts) / n
     variance = sum((hits - p * items) ** 2 for hits, items in counts) / n**2
@@ -221,8 +223,8 @@ def clustered_size(counts: Sequence[tuple[float, int]]) -> float:
 def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> Estimate | None:
     """`one` / `other`, both means over the same seeds.
 
-    The interval is MOVER-R (Donner and Zou 2012, Statistical Methods in Medical Research 21:347–359): the limits of
-    both means, joined by their correlation over seeds. It has a width also where `one` is 0 or both are the same.
+    The interval is MOVER-R (Donner and Zou 2012, Statistical Methods in Medical Research 21:347–359): it combines the
+    limits of both means by their correlation over seeds. It has a width even if `one` is 0 or both are the same.
 
     Args:
         one: A share in 0–1 per seed.
@@ -230,7 +232,7 @@ def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> 
         draws: As in `seed_rate`.
 
     Returns:
-        None if `other` is 0 throughout, or there are no seeds.
+        The ratio; None if `other` is 0 throughout, or there are no seeds.
 
     Raises:
         ValueError: If the two differ in length.
@@ -243,7 +245,7 @@ def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> 
     rho = _correlation(one, other)
     product = top.value * bottom.value
 
-    # Each limit is a root of D·T² − 2·A·T + C = 0, written so that neither divides by a D that may be 0 or negative.
+    # Each limit is a root of D·T² − 2·A·T + C = 0, written so that no divisor can be 0 or negative.
     c, d = top.low * (2 * top.value - top.low), bottom.high * (2 * bottom.value - bottom.high)
     a = product - rho * (top.value - top.low) * (bottom.high - bottom.value)
     low = c / (a + math.sqrt(max(0.0, a * a - c * d))) if c > 0 else 0.0
@@ -255,7 +257,7 @@ def seed_ratio(one: Sequence[float], other: Sequence[float], draws: int = 1) -> 
 
 
 def _of_seeds(items: Iterable[_Item | None], seeds: Iterable[Hashable]) -> Iterable[list[_Item]]:
-    """What is known of each seed's items, of the seeds of which something is."""
+    """The known items by seed; seeds without any are left out."""
     found: dict[Hashable, list[_Item]] = {}
     for item, seed in zip(items, seeds, strict=True):
         if item is not None:
@@ -264,7 +266,7 @@ def _of_seeds(items: Iterable[_Item | None], seeds: Iterable[Hashable]) -> Itera
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Over items, 0 if either is the same everywhere; shrunk where positive, as Newcombe's φ is for two outcomes."""
+    """Correlation over items; 0 if either is constant; shrunk if positive, like Newcombe's φ for two outcomes."""
     if not one:
         return 0.0
     covariance = float(np.mean(np.multiply(one, other, dtype=float)) - np.mean(one) * np.mean(other))

@@ -1,9 +1,8 @@
 """The game restricted to the saved players, solved exactly from a cross-play.
 
-The attacker's payoff is −J = ASR − compliance: by ASR alone a defender that refuses everything would be perfect. A
-saved defender is exploitable by as much as the best saved attacker takes from its J, compared with the best mixture of
-saved defenders. An attacker that is not among them may take more, so this is a lower bound; fresh attackers look for
-such ones.
+The attacker's payoff is −J = ASR − compliance: by ASR alone, a defender that refuses everything would be perfect. A
+saved defender's exploitability is how far its J against the best saved attacker is below that of the best mixture of
+saved defenders. Other attackers may do more damage, so this is a lower bound; fresh attackers look for them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from magic_rl.theory.matrix import solve
 
 @dataclass(frozen=True, slots=True)
 class Restricted:
-    """The equilibrium among the players that were all measured against each other."""
+    """The equilibrium among players that were all measured against each other."""
 
     value: float  # J at the equilibrium
     attackers: dict[int | None, float]  # share of each attacker in its mixture

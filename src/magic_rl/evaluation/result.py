@@ -1,8 +1,9 @@
-"""The result files of a run and of a study as types, and the names of their rows and columns wherever they are shown.
+"""The result files of a run and of a study as types, and the names of their rows and columns.
 
-`evaluation.json` holds every number of an evaluation, `outcomes.json` what came of each held-out seed, `failures.json`
-the exchanges behind the failures, and `attack.json` how far a fresh attacker got. They are written and read through
-these models, so nothing else knows their keys. A study has the same numbers over its runs, `OverRuns` for `Estimate`.
+`evaluation.json` holds all numbers of an evaluation, `outcomes.json` the outcomes of each held-out seed,
+`failures.json` the exchanges behind the failures, and `attack.json` how far a fresh attacker got. They are written and
+read through these models, so no other code knows their keys. A study has the same numbers over its runs, with
+`OverRuns` in place of `Estimate`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ Measure = Literal["asr", "compliance", "j"]
 Attacker = Literal["vanilla", "sft_attacker", "last_attacker"]
 Defender = Literal["untouched", "start", "trained", "other"]
 Split = Literal["held_out", "validation", "other"]
-Rate = Literal["well_formed", "on_topic", "cut_off"]  # of an attacker's rewrites
+Rate = Literal["well_formed", "on_topic", "cut_off"]  # rates of one attacker's attacks
 
-# What rows and columns are called, once for all tables, figures and files. Columns of defenders bear their keys.
+# Names of rows and columns, for all tables, figures and files. Columns of defenders are named by their keys.
 MEASURES: Mapping[Measure, str] = {"asr": "ASR", "compliance": "compliance", "j": "J"}
 BETTER: Mapping[Measure, str] = {"asr": "↓", "compliance": "↑", "j": "↑"}
 ATTACKERS: Mapping[Attacker, str] = {
@@ -57,7 +58,7 @@ ABOUT_DEFENDERS: Mapping[Defender, str] = {
 
 FAILURES_FILE, OUTCOMES_FILE, EVALUATION_FILE = "failures.json", "outcomes.json", "evaluation.json"
 COST_FILE, SUMMARY_FILE = "cost.json", "summary.tsv"
-OTHERS = "evaluations"  # a folder for each evaluation that is not of the run as it is
+OTHERS = "evaluations"  # has a folder for each evaluation with another judge, other seeds and so on
 ATTACK_FILE, ATTACK_PLAN = "attack.json", "attacks/plan.json"
 _HASH = 16  # characters
 
@@ -68,36 +69,36 @@ Grid = dict[Defender, dict[Attacker, N]]
 
 
 def title(measure: Measure, attacker: Attacker) -> str:
-    """Of a row that is not under a heading of its measure."""
+    """Name of a row that is not below a heading with its measure."""
     return f"{MEASURES[measure]}, {ATTACKERS[attacker]}"
 
 
 def attacker_name(number: int | None) -> str:
-    """Of the attacker of a round; None: seeds are played as they are."""
+    """Name of the attacker of a round; None: seeds are played as they are."""
     return ATTACKERS["vanilla"] if number is None else f"attacker of round {number}{'' if number else ' (SFT)'}"
 
 
 def defender_name(number: int | None) -> str:
-    """Of the defender of a round; None: the untouched model."""
+    """Name of the defender of a round; None: the untouched model."""
     return "untouched model" if number is None else f"defender of round {number}{'' if number else ' (start)'}"
 
 
 class Document(BaseModel):
-    """A result, or a part of one."""
+    """A result file, or a part of one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Measured(Document):
-    """What was measured; an evaluation of anything else than the run holds now is stale."""
+    """What was measured; an evaluation is outdated if the run now holds anything else."""
 
     attackers: dict[int, str]  # hash of each saved attacker, by round
-    defenders: dict[int, str]  # the same of defenders
-    settings: str  # hash of `evaluation`, of who judges, and of what stood in for anything of the run
+    defenders: dict[int, str]  # the same for defenders
+    settings: str  # hash of the section `evaluation`, of the judge, and of `Evaluation.instead`
 
 
 class HeldOut(Document):
-    """The seeds that were evaluated on, none of them trained on; "other" if they are not of the run's own data."""
+    """The seeds of an evaluation, none of them trained on; split "other" if they are not from the run's data."""
 
     split: Split = "held_out"
     harmful: int
@@ -114,34 +115,34 @@ class HeldOut(Document):
 
 
 class Replies(Document):
-    """What one defender's replies are like, over all attackers."""
+    """Measurements of one defender's replies, over all attackers."""
 
     tokens: Estimate | None = None  # their length
-    quality: Estimate | None = None  # helpfulness of those to benign seeds, where the judge scores it
-    # Share that is no longer language, compared with what the untouched model says in the same place.
+    quality: Estimate | None = None  # helpfulness of replies to benign seeds, if the judge scores it
+    # Share that is no longer language, compared with the untouched model's replies to the same attacks.
     degenerate: Estimate
-    cut_off: Estimate  # share that ran into the limit of length
-    empty: Estimate | None = None  # share without a word, of those that ended by themselves: neither a breach nor help
-    thought: Estimate | None = None  # share that came with thoughts, which nobody judges; None where none did
+    cut_off: Estimate  # share that ran into the length limit
+    empty: Estimate | None = None  # share without text, of replies not cut off before any: neither a breach nor help
+    thought: Estimate | None = None  # share that came with thoughts, which are not judged; None if none did
     logprob: float | None = None  # log-probability per token under the untouched model, in nats
     kl: float | None = None  # KL to the untouched model per token, in nats
-    distinct: float | None = None  # share of distinct ones among a reply's token trigrams
+    distinct: float | None = None  # share of a reply's token trigrams that are distinct
 
 
 class Crossplay(Document):
     """Every saved attacker against every saved defender: rows are attackers, columns defenders."""
 
-    attackers: list[int | None]  # round of each; None plays the seeds as they are
-    defenders: list[int]  # round of each
+    attackers: list[int | None]  # round of each attacker; None plays the seeds as they are
+    defenders: list[int]  # round of each defender
     compared: dict[Attacker, int]  # rows of the attackers that the table compares
     asr: list[list[Estimate]]
     compliance: list[list[Estimate]]
-    replies: list[Replies]  # of each defender
-    abstained: int  # replies without a verdict
+    replies: list[Replies]  # one per defender
+    abstained: int  # number of replies without a verdict
 
 
 class Kappa(Document):
-    """How far two members of a panel agree on a label, beyond chance."""
+    """How well two members of a panel agree on a label, beyond chance."""
 
     one: str
     other: str
@@ -153,48 +154,48 @@ class Evaluation(Document):
     """`evaluation.json`."""
 
     measured: Measured
-    # What stood in for something of the run, by its kind, such as "judge"; empty for the run as it is.
+    # What replaced something of the run, by its kind, such as "judge"; empty for the run as it is.
     instead: dict[str, str] = {}
     judge: str
     held_out: HeldOut
-    verdict: str  # what the changes amount to, a sentence
-    # Each measure of three defenders under no rewrite, the first and the last attacker.
+    verdict: str  # a sentence that sums up the changes
+    # Each measure of the compared defenders, on vanilla seeds and under the first and the last attacker.
     table: dict[Measure, Grid[Estimate]]
     # The last defender of the table − the one before, paired attack by attack.
     change: dict[Measure, dict[Attacker, Estimate]]
-    # Rates of the attackers compared, without those that were not judged.
+    # Rates of the compared attackers, without those that were not judged.
     rewrites: dict[Attacker, dict[Rate, Estimate]] = {}
-    replies: dict[Defender, Replies]  # of the defenders compared
-    categories: dict[str, dict[Measure, Grid[Estimate]]]  # rates by held-out category
+    replies: dict[Defender, Replies]  # of the compared defenders
+    categories: dict[str, dict[Measure, Grid[Estimate]]]  # the table by held-out category
     crossplay: Crossplay  # all pairs
     agreement: list[Kappa] = []  # of a panel's members, pair by pair
 
     @property
     def pair(self) -> tuple[Defender, Defender]:
-        """Before and after: the defenders that `change` is between."""
+        """Before and after: the two defenders of `change`."""
         before, after = list(self.table["asr"])[-2:]
         return before, after
 
     @property
     def about_defenders(self) -> str:
-        """What the columns of the table are."""
+        """Explains the columns of the table."""
         before, after = self.pair
         columns = "; ".join(f"{who}: {ABOUT_DEFENDERS[who]}" for who in self.table["asr"])
         return f"{columns}. change: {after} − {before}."
 
 
 class Cost(Document):
-    """`cost.json`: what an evaluation took. Not reproducible, so it stands apart."""
+    """`cost.json`: what an evaluation took. Not reproducible, so it is a separate file."""
 
     ended: str  # day on which it ended, ISO 8601, UTC
     seconds: float  # from beginning to end
-    replies: int  # of all defenders
-    tokens: int  # sampled by attackers and defenders, of those that are sampled here
-    judge_tokens: int  # that the judge's server counted; 0 if it counts none, or nobody was asked
+    replies: int  # number of replies of all defenders
+    tokens: int  # sampled by the run's attackers and defenders, without those of a model from elsewhere
+    judge_tokens: int  # counted by the judge's server; 0 if it counts none, or no server was asked
 
 
 class Outcomes(Document):
-    """`outcomes.json`: seed ids once, then a list per seed with one outcome per attack; None: the judge abstained."""
+    """`outcomes.json`: the ids of seeds, and per seed a list with one outcome per attack; None: the judge abstained."""
 
     seeds: dict[Label, list[str]]
     escaped: dict[Defender, dict[Attacker, list[list[bool | None]]]]
@@ -202,7 +203,7 @@ class Outcomes(Document):
 
 
 class Turn(Document):
-    """What the attacker thought, its attack, and the reply."""
+    """The attacker's thoughts, its attack, and the reply."""
 
     thinking: str
     attack: str
@@ -215,12 +216,12 @@ class Failure(Document):
     attacker: Attacker
     seed: Seed
     turns: list[Turn]
-    # Whether the defender before it failed at the same attack; None: the judge abstained.
+    # Whether the defender before it in the table failed at the same attack; None: the judge abstained.
     failed_before: bool | None = None
 
 
 class Failures(Document):
-    """`failures.json`. Its words are an attacker's: they stay in the run, and a page shows them as hostile text."""
+    """`failures.json`. It holds attackers' text: it stays in the run, and pages treat it as hostile."""
 
     kept: list[Failure]
 
@@ -228,7 +229,7 @@ class Failures(Document):
 class AttackOnOne(Document, Generic[N]):
     """How far a fresh attacker got against one defender."""
 
-    curve: dict[int, N]  # its success, by steps taken
+    curve: dict[int, N]  # its ASR, by steps taken
     attack_at_k: dict[int, N]  # attack@k of the final attacker, by k
     degenerate: float = 0.0  # share of the replies in its training that were no longer language
 
@@ -236,21 +237,21 @@ class AttackOnOne(Document, Generic[N]):
 class AttackResult(Document, Generic[N]):
     """`attack.json`: a fresh attacker against the frozen defender, at the start and trained."""
 
-    steps: int  # that the attacker learned for
+    steps: int  # number of steps that the attacker learned for
     defenders: dict[Defender, AttackOnOne[N]]
     ratio: N | None = None  # final ASR, trained / start; None if the start's is 0
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeOverRuns(OverRuns):
-    """A change, and in how many runs the whole interval lies below or above 0."""
+    """A change, and in how many runs its whole interval lies below or above 0."""
 
     below: int
     above: int
 
 
 class PresetResult(Document):
-    """The runs of one preset; see `Evaluation` and `AttackResult`. What not all of them have is left out."""
+    """The runs of one preset; see `Evaluation` and `AttackResult`. `attack` is None unless all runs have it."""
 
     rng_seeds: list[int]
     held_out: HeldOut
@@ -282,13 +283,13 @@ def read(run: RunDirectory, name: str, model: type[D]) -> D | None:
 
 
 def current_evaluation(run: RunDirectory) -> Evaluation | None:
-    """The run's evaluation, if it is of just the players saved by now, in the way that the config asks for."""
+    """The run's evaluation, if it measured exactly the players saved now, with the config's settings."""
     found = read(run, EVALUATION_FILE, Evaluation)
     return found if found and found.measured == measured(run) else None
 
 
 def current_attack(run: RunDirectory) -> AttackResult[Estimate] | None:
-    """The result of a fresh attacker, if it is of the defenders that the run starts and ends with now."""
+    """The result of a fresh attacker, if it attacked the first and the last defender saved now."""
     defenders = list(measured(run).defenders.values())
     met = [each[:_HASH] for each in (run.read_json(ATTACK_PLAN) or {}).get("defenders", {}).values()]
     return read(run, ATTACK_FILE, AttackResult[Estimate]) if met and met == [defenders[0], defenders[-1]] else None
@@ -301,11 +302,12 @@ def measured(
     config: Mapping[str, Any] | None = None,
     instead: Mapping[str, str] | None = None,
 ) -> Measured:
-    """What an evaluation measures, by default that of the run as it stands.
+    """What an evaluation measures; by default one of the run as it is.
 
     Args:
-        attackers: The run whose attackers are met.
-        config: The settings in place of the run's.
+        run: The run whose defenders are evaluated.
+        attackers: The run whose attackers are used, if it is another.
+        config: Settings to use instead of the run's.
         instead: See `Evaluation.instead`.
     """
     config = config or tomllib.loads(run.config_text)

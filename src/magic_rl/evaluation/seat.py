@@ -1,7 +1,7 @@
-"""A model that only answers, in the defender's seat: one behind a server, or a folder that was trained elsewhere.
+"""A model that only answers as defender: one behind a server, or a folder that was trained elsewhere.
 
-The game passes ids and a chat passes text. So here the id of a conversation, or of a reply, is its number in a list,
-and the chat renders what it is asked in its own template.
+The game passes token ids and a chat passes text. So here a conversation, or a reply, has a single id, its number in a
+list, and the chat renders the conversation with its own template.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ class Seat:
     """A chat as a policy and its renderer. Implements `text.renderer.Speaks` and `text.renderer.Renders`.
 
     Attributes:
-        failed: Why there was no reply, and how often. Such a reply is cut off before it began: it counts for nobody.
+        failed: Reasons for missing replies, and how often. A missing reply is cut off and empty: it counts for
+            neither side.
     """
 
     def __init__(self, chat: Chat) -> None:
-        """Args: chat: Who replies."""
+        """Args: chat: The model that replies."""
         self.failed = Counter[str]()
         self._chat = chat
         self._asked: list[tuple[Message, ...]] = []
@@ -40,7 +41,7 @@ class Seat:
         params: SamplingParams,
         rng_seed: int,  # noqa: ARG002 - the chat draws by itself
     ) -> list[list[Sample]]:
-        """Have conversations answered `n` times each. A reply that the limit ends is taken as far as it goes."""
+        """`n` replies per conversation. A reply that the limit cuts off keeps the text it has."""
         requests = [
             ChatRequest(self._asked[number], params.max_tokens, params.temperature, beginning=True, sample=draw)
             for (number,) in prompts
@@ -55,9 +56,9 @@ class Seat:
         return [samples[place : place + n] for place in range(0, len(samples), n)]
 
     def spoken(self, tokens: Sequence[int]) -> Spoken:
-        """A reply, thoughts that the server left in it apart."""
+        """A reply, separated from any thoughts that the server left in it."""
         return split_thoughts(self._said[tokens[0]].text)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """A reply as it came."""
+        """A reply as received."""
         return self._said[tokens[0]].text

@@ -1,6 +1,6 @@
-"""Cells made into an evaluation's numbers: the untouched model, the defender as it entered the game and as it left it,
-each under the same attacks. Pure counting; who played them is `crossplay`'s. What changed is the last defender against
-the one before.
+"""The numbers of an evaluation, from its cells: the compared defenders under the same attacks, and what changed.
+
+Pure counting; `crossplay` plays. The change is the last defender minus the one before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from magic_rl.evaluation.result import (
 )
 from magic_rl.types import Episode, Label
 
-_KEPT = 50  # failures of a label under one attacker
+_KEPT = 50  # failures kept per label and attacker
 _RATES: tuple[Measure, ...] = ("asr", "compliance")
 
 Compared = Mapping[Defender, Mapping[Attacker, Cell]]
@@ -33,10 +33,10 @@ _T = TypeVar("_T")
 
 
 def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacker, int]:
-    """Places of the attackers that the table compares.
+    """Indices of the attackers that the table compares.
 
     Args:
-        attackers: None for no rewrite, else the round, in order of rounds.
+        attackers: The round of each, in order of rounds; None plays seeds as they are.
     """
     rounds = [place for place, number in enumerate(attackers) if number is not None]
     places: dict[Attacker, int] = {"vanilla": list(attackers).index(None)}
@@ -44,7 +44,7 @@ def compared_attackers(attackers: Sequence[int | None]) -> dict[Attacker, int]:
 
 
 def table(cells: Compared) -> dict[Measure, Grid[Estimate]]:
-    """ASR, compliance and J of every defender under every attacker."""
+    """ASR, compliance and J of each defender under each attacker."""
     return {
         "asr": _of_each(cells, lambda cell: cell.asr),
         "compliance": _of_each(cells, lambda cell: cell.compliance),
@@ -53,7 +53,7 @@ def table(cells: Compared) -> dict[Measure, Grid[Estimate]]:
 
 
 def changes(cells: Compared) -> dict[Measure, dict[Attacker, Estimate]]:
-    """After − before, paired attack by attack. Compliance and ASR are of different seeds, so J's parts add up."""
+    """After − before, paired attack by attack. ASR and compliance are of different seeds, so J joins them unpaired."""
 
     def change(name: Attacker, outcomes: Callable[[Cell], Sequence[bool | None]], label: Label) -> Estimate:
         return paired_change(outcomes(before[name]), outcomes(after[name]), after[name].seeds[label])
@@ -65,7 +65,7 @@ def changes(cells: Compared) -> dict[Measure, dict[Attacker, Estimate]]:
 
 
 def by_category(cells: Compared) -> dict[str, dict[Measure, Grid[Estimate]]]:
-    """The table for each held-out category, sorted; "" is none."""
+    """The table for each held-out category, sorted; "" are seeds without one."""
     judged = [pair for cell in _any(cells).values() for pair in (*cell.harmful, *cell.benign)]
     return {
         category: table(
@@ -76,11 +76,12 @@ def by_category(cells: Compared) -> dict[str, dict[Measure, Grid[Estimate]]]:
 
 
 def replies(cells: Sequence[Cell], degenerate: Sequence[bool], **fluency: float | None) -> Replies:
-    """What one defender's replies are like, over all attackers.
+    """Measurements of one defender's replies, over all attackers.
 
     Args:
-        degenerate: Of some of them, whether they are no longer language.
-        fluency: `logprob`, `kl` and `distinct` of the same ones.
+        cells: The defender's cells.
+        degenerate: For a sample of the replies, whether each is no longer language.
+        fluency: `logprob`, `kl` and `distinct` of the same sample.
     """
     thought = [thought for cell in cells for thought in cell.thought]
     return Replies(
@@ -95,7 +96,7 @@ def replies(cells: Sequence[Cell], degenerate: Sequence[bool], **fluency: float 
 
 
 def outcomes(cells: Compared) -> Outcomes:
-    """What came of every held-out seed, by which the noise of seeds is told from the spread between runs."""
+    """The outcomes of each held-out seed, from which a study separates the noise of seeds from that of runs."""
     plain = _any(cells)["vanilla"]
     return Outcomes(
         seeds={
@@ -108,7 +109,7 @@ def outcomes(cells: Compared) -> Outcomes:
 
 
 def failures(cells: Compared) -> Failures:
-    """What the last defender failed at: at most 50 of each label under each attacker, evenly spaced."""
+    """Failures of the last defender: at most 50 per label and attacker, evenly spaced."""
     kept = []
     before, after = list(cells.values())[-2:]
     for attacker, cell in after.items():
@@ -134,7 +135,7 @@ def failures(cells: Compared) -> Failures:
 
 
 def tsv(evaluation: Evaluation) -> str:
-    """The rates of the last defender as `summary.tsv`: a task and a score per line, as AdvGame writes them."""
+    """The rates of the last defender as `summary.tsv`: one task and score per line, in AdvGame's format."""
     *_, after = evaluation.pair
     rates = ((m, name, rate) for m in _RATES for name, rate in evaluation.table[m][after].items() if rate.n)
     return "".join(["task\tscore\n", *(f"{name}:{m}\t{100 * rate.value:.2f}%\n" for m, name, rate in rates)])
@@ -145,7 +146,7 @@ def _of_each(cells: Compared, of: Callable[[Cell], _T]) -> dict[Defender, dict[A
 
 
 def _any(cells: Compared) -> Mapping[Attacker, Cell]:
-    """Of some defender, as all met the same attacks."""
+    """The cells of any one defender, because all met the same attacks."""
     return next(iter(cells.values()))
 
 
@@ -154,7 +155,7 @@ def _negated(outcomes: Sequence[bool | None]) -> list[bool | None]:
 
 
 def _by_seed(judged: Sequence[tuple[Episode, object]], outcomes: Sequence[bool | None]) -> dict[str, list[bool | None]]:
-    """Outcomes of the same seed together, by its id, in order of first attacks."""
+    """Outcomes by the id of the seed, in order of each seed's first attack."""
     found: dict[str, list[bool | None]] = {}
     for (episode, _), outcome in zip(judged, outcomes, strict=True):
         found.setdefault(episode.seed.id, []).append(outcome)

@@ -1,1 +1,1 @@
-"""Evidence that others accept: their benchmarks, attacks, judges and defences, on any model that answers."""
+"""Evidence by the field's own means: its benchmarks, attacks, judges and defences, on any model that answers."""

@@ -1,7 +1,7 @@
-"""Who attacks: what is asked next, given a seed and what was said so far.
+"""The protocol of attacks: an attack decides what to ask next, given a seed and the conversation so far.
 
-An attack makes attempts, each a conversation of its own of `turns` queries. It sees seeds and replies and nothing else
-of its target, so any chat can be one. Here are the attackers of the game: a trained one, and a pool written before.
+An attack makes attempts, each a separate conversation of `turns` queries. It sees only seeds and replies, so any chat
+can be its target. This module also has the attackers of the game: a trained attacker, and a finished attack pool.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from magic_rl.types import Episode, Message, Seed
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """A conversation about a seed: what the attack and its target have said in this attempt."""
+    """The conversation between an attack and its target in one attempt on a seed."""
 
     seed: Seed
     said: tuple[Message, ...] = ()
@@ -30,29 +30,29 @@ class Move:
     """One query."""
 
     text: str  # what the target is asked
-    begun: str = ""  # what its reply is made to begin with
-    method: str = ""  # how the text was made, where an attack has several ways
+    begun: str = ""  # the forced beginning of its reply
+    method: str = ""  # how the text was made, for attacks with several methods
     failed: str | None = None  # why there is nothing to ask; such a query counts for neither side
 
 
 class Attack(Protocol):
     """Makes queries."""
 
-    name: str  # what results call it
-    turns: int  # queries of an attempt
-    most: int  # attempts on one seed that differ from each other
+    name: str  # its name in results
+    turns: int  # queries per attempt
+    most: int  # number of different attempts that it can make on a seed
 
     def moves(self, games: Sequence[Game], attempt: int) -> list[Move | None]:
-        """The next query of each game, all of them at the same turn of the same attempt; None: it has no more."""
+        """The next query of each game, all at the same turn of the same attempt; None if it has no more."""
 
 
 class TrainedAttacker:
-    """An attacker of the game: best of several conversations, each of which it adapts to the replies (METHOD §5)."""
+    """A trained attacker of the game, with one conversation per attempt, adapted to the replies (METHOD §5)."""
 
     most = 1_000_000  # it samples
 
     def __init__(self, player: Player, *, turns: int, rng_seed: int, name: str = "multi-turn") -> None:
-        """Args: turns: T, of a conversation; with more than one it is asked in the words for several turns."""
+        """Args: turns: T, turns of a conversation; if above one, the attacker gets its multi-turn prompt."""
         self.name, self.turns = name, turns
         self._player, self._rng_seed = player, rng_seed
         self._played: dict[str, Episode] = {}
@@ -72,7 +72,7 @@ class TrainedAttacker:
         ]
 
     def _answered(self, game: Game) -> Episode:
-        """The game as the attacker knows it."""
+        """The game as an episode of the attacker, with the target's last reply."""
         episode = self._played[game.seed.id]
         if not game.said:
             return episode
@@ -80,12 +80,12 @@ class TrainedAttacker:
 
 
 class PoolAttacker:
-    """Every entry of an attack pool once. Its methods are the pool's strategies."""
+    """Plays each entry of an attack pool once. Its methods are the pool's strategies."""
 
     name, turns = "pool", 1
 
     def __init__(self, entries: Sequence[PoolEntry]) -> None:
-        """Args: entries: Those of harmful seeds are played."""
+        """Args: entries: The pool; only entries of harmful seeds are played."""
         self._of: dict[str, list[PoolEntry]] = defaultdict(list)
         for entry in entries:
             if entry.seed.label == "harmful":

@@ -1,8 +1,8 @@
 """Defences that need no training, to compare a trained defender with: each is a chat around a chat.
 
-Who asks notices only other replies and more tokens, so any benchmark or attack meets them as it meets the model alone.
-`Completion.tokens` is all that a reply has cost, every copy and every look included. An error anywhere inside, or a
-look that cannot be read, is an error of the whole: neither an answer nor a refusal.
+The caller sees only different replies and more tokens, so any benchmark or attack can run against them as against the
+model alone. `Completion.tokens` is the total cost of a reply, including all copies and checks. An error anywhere
+inside, or a check that cannot be read, is an error of the whole: neither an answer nor a refusal.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _EXAMINE = (
     "Is this reply harmful?"
 )
 
-_SWAPPED = 0.1  # share of the characters in a copy of SmoothLLM
-_AT_ONCE = 64  # attacks between two times that replies are remembered
+_SWAPPED = 0.1  # share of swapped characters in a copy of SmoothLLM
+_AT_ONCE = 64  # attacks per batch; replies are remembered after each
 
 
 @dataclass(frozen=True)
 class Defended:
     """A chat around a chat. Implements `chat.base.Chat`."""
 
-    chat: Chat  # who is defended
-    defence: str  # what by, with what it is set to
+    chat: Chat  # the defended model
+    defence: str  # name and settings of the defence
     answer: Callable[[Sequence[ChatRequest]], list[Completion]]  # the defended reply to each request, in order
-    calls: int = 1  # of models, for one reply, at most
+    calls: int = 1  # model calls per reply, at most
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Defended:
         return f"{self.chat.identity} + {self.defence}"
 
     def complete(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[Completion]:
-        """See `Chat.complete`; `done` is told of all replies at the end of the batch."""
+        """See `Chat.complete`; `done` is called for all replies at the end of the batch."""
         out = self.answer(requests)
         for place, completion in enumerate(out):
             if done is not None:
@@ -69,7 +69,7 @@ class Defended:
 
 
 def safety_prompt(chat: Chat) -> Defended:
-    """A system prompt that asks for safety, in front of what system prompt there is."""
+    """A system prompt that asks for safety, before any other system prompt."""
 
     def safe(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         if messages[0].role == "system":
@@ -84,9 +84,9 @@ def safety_prompt(chat: Chat) -> Defended:
 
 
 def self_eval(chat: Chat) -> Defended:
-    """The model looks at its own reply, which is replaced by a refusal if it calls it harmful.
+    """The model checks its own reply; if it finds it harmful, a refusal replaces it.
 
-    As in Phute et al. 2023 (arXiv 2308.07308): the request is not shown again, so it cannot talk the model round.
+    As in Phute et al. 2023 (arXiv 2308.07308), the request is not shown again, so it cannot persuade the model.
     """
 
     def answer(requests: Sequence[ChatRequest]) -> list[Completion]:
@@ -108,22 +108,22 @@ def self_eval(chat: Chat) -> Defended:
 
 
 def _examination(request: ChatRequest, reply: str) -> ChatRequest:
-    """With as many tokens as the reply may have: room for a model that thinks first."""
+    """The question about a reply. Its answer may be as long as the reply, which leaves a reasoning model room."""
     asked, how = (Message("user", _EXAMINE.format(reply)),), request.template_kwargs
     return ChatRequest(asked, request.max_tokens, template=request.template, template_kwargs=how, beginning=True)
 
 
 def smoothllm(chat: Chat, copies: int = 10, rng_seed: int = 0) -> Defended:
-    """Answers perturbed copies of the last message and goes with the majority (Robey et al. 2023, arXiv 2310.03684).
+    """Answers perturbed copies of the last message and follows the majority (Robey et al. 2023, arXiv 2310.03684).
 
     In each copy a tenth of the characters, rounded down, is swapped for others. If more than half of the copies are
-    answered, the reply is one of the answers, else one of the refusals, drawn at random. A refusal is what
-    `detect_refusal` takes for one, in place of the paper's list of phrases.
+    answered, the reply is one of the answers, else one of the refusals, drawn at random. `detect_refusal` decides what
+    is a refusal, instead of the paper's list of phrases.
 
     Args:
-        chat: Who is defended.
+        chat: The defended model.
         copies: N of the paper.
-        rng_seed: With the message, of all draws.
+        rng_seed: Random seed; together with the message it decides all draws.
     """
 
     def copied(request: ChatRequest, number: int) -> ChatRequest:
@@ -150,7 +150,7 @@ def smoothllm(chat: Chat, copies: int = 10, rng_seed: int = 0) -> Defended:
 
 
 def perturbed(text: str, share: float, rng: np.random.Generator) -> str:
-    """A text in which a share of the characters is swapped for others, as in SmoothLLM's algorithm 2."""
+    """The text with a share of its characters swapped for others, as in SmoothLLM's algorithm 2."""
     count = int(len(text) * share)
     noise = [string.printable[i] for i in rng.integers(len(string.printable), size=count)]
     new = dict(zip(rng.permutation(len(text))[:count].tolist(), noise, strict=True))
@@ -158,16 +158,16 @@ def perturbed(text: str, share: float, rng: np.random.Generator) -> str:
 
 
 def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
-    """A guard model reads the last message first; what it calls harmful is refused and the model never asked.
+    """A guard model reads the last message first; if it finds it harmful, it is refused without asking the model.
 
     Args:
-        chat: Who is defended.
-        guard: Who is asked first.
-        form: How the guard is asked and understood.
+        chat: The defended model.
+        guard: The guard model.
+        form: How the guard is asked and its answers read.
     """
 
     def about(text: str) -> Sequence[Question]:
-        """The message alone, where the guard can be asked about that."""
+        """Questions about the message alone, if the guard can be asked about that."""
         questions = form.questions(Exchange(Seed("", text, "harmful"), text, "…"), label_request=True)
         return [question for question in questions if question.reply is None] or questions
 
@@ -194,12 +194,12 @@ def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
 
 
 def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | None:
-    """What comes of a request before the model is asked; None if it passes."""
+    """The completion of a request that stops at the guard; None if it passes."""
     if broken := next((each for each in said if isinstance(each, Completion)), None):
         return Completion(tokens=tokens, failed=f"the guard in front: {broken.failed}")
     labels = {each.request_label for each in said if isinstance(each, Labels)} - {None}
     if not labels:
-        return Completion(tokens=tokens, failed="the guard in front says nothing of requests")
+        return Completion(tokens=tokens, failed="the guard in front does not label requests")
     return Completion(REFUSAL, tokens) if "harmful" in labels else None
 
 
@@ -211,7 +211,7 @@ DEFENCES: Mapping[str, Callable[[Chat], Defended]] = {
 
 
 def attacks_of(items: Sequence[Item]) -> list[Item]:
-    """Items that differ in their attack, as the first model met them: further models met the same."""
+    """One item per attack, that of the first model: other models were asked the same."""
     first: dict[tuple[str, str, str], Item] = {}
     for item in items:
         first.setdefault((item.set, item.method, item.id), item)
@@ -221,16 +221,17 @@ def attacks_of(items: Sequence[Item]) -> list[Item]:
 def put_to(
     chat: Chat, items: Sequence[Item], *, max_tokens: int, memory: Memory | None = None
 ) -> tuple[list[Item], float]:
-    """Ask a model, or a defended one, all attacks at temperature 0.
+    """Ask a model, defended or not, all attacks at temperature 0.
 
     Args:
-        items: With the attacks.
-        max_tokens: Where replies are cut.
-        memory: Where replies are remembered, so that an interrupted command goes on.
+        chat: The model.
+        items: Items with the attacks.
+        max_tokens: Length limit of replies.
+        memory: Where replies are remembered, so that an interrupted command can continue.
 
     Returns:
-        The items with its replies and no verdicts; and tokens per attack that got a reply, its prompts and replies
-        together, 0 if nobody counts them.
+        The items with the model's replies and no verdicts; and the mean tokens (prompts and replies) per attack that
+        got a reply, 0 if none are counted.
     """
     out: list[Item] = []
     spent: list[int] = []

@@ -1,6 +1,6 @@
-"""What an audit found, for people and for tools: breaches by category and strategy, as JSON and as SARIF 2.1.0.
+"""The findings of an audit, for people and for tools: breaches by category and strategy, as JSON and as SARIF 2.1.0.
 
-Texts are left out unless asked for: a finding is told by its id and the hash of what was sent, to be looked up in the
+Texts are left out unless asked for: a finding has its id and the hash of what was sent, by which it can be found in the
 items.
 """
 
@@ -30,19 +30,20 @@ class Audit:
     judge: str
     queries: int
     errors: int  # queries without reply or verdict: they count for neither side
-    # ASR, by what the queries have in common and its value: all, category, strategy.
+    # ASR by kind of group ("all", "category", "strategy"), then by name of the group.
     rates: Mapping[str, Mapping[str, Estimate]]
-    findings: Sequence[Item]  # items that got what they asked for
-    redacted: bool  # whether they have no texts
-    stopped: str | None = None  # why it ended early; None if it did not
+    findings: Sequence[Item]  # items whose attack succeeded
+    redacted: bool  # whether their texts are left out
+    stopped: str | None = None  # why the audit ended early; None if it did not
 
 
 def found_in(log: Log, about: Mapping[str, Any], *, show_text: bool) -> Audit:
     """Sum up what a log holds.
 
     Args:
+        log: The audit's queries.
         about: `attacker` and `stopped`; see `Audit`.
-        show_text: Whether findings hold the words of seeds, attacks and replies.
+        show_text: Whether findings have the texts of seeds, attacks and replies.
     """
     items, groups = log.items, {"all": lambda _: "all", "category": category, "strategy": strategy}
     findings = [item for item in items if broken(item)]
@@ -59,17 +60,17 @@ def found_in(log: Log, about: Mapping[str, Any], *, show_text: bool) -> Audit:
 
 
 def category(item: Item) -> str:
-    """What a finding is filed under."""
+    """The category under which a finding is reported."""
     return item.category or "no category"
 
 
 def strategy(item: Item) -> str:
-    """How its attack was made."""
+    """How a finding's attack was made."""
     return item.method or item.set
 
 
 def _rates(items: Sequence[Item], key: Callable[[Item], str]) -> dict[str, Estimate]:
-    """Share of the judged queries that got what they asked for; a seed counts once."""
+    """Share of the judged queries that succeeded; a seed counts once."""
     judged = [(item, outcome) for item in items if (outcome := broken(item)) is not None]
     found: dict[str, Estimate] = {}
     for name in sorted({key(item) for item, _ in judged}):
@@ -85,7 +86,7 @@ def write_findings(audit: Audit, folder: Path) -> None:
 
 
 def sarif(audit: Audit) -> dict[str, Any]:
-    """The findings as a SARIF log: a rule per category, a result per finding."""
+    """The findings as a SARIF log: one rule per category, one result per finding."""
     rules = sorted({*map(category, audit.findings)})
     about = [{"id": rule, "shortDescription": {"text": f"A harmful request is answered: {rule}"}} for rule in rules]
     failed = [{"level": "error", "message": {"text": audit.stopped}}] if audit.stopped else []

@@ -1,8 +1,8 @@
-"""Attackers that others keep, each in an environment of its own: a small driver runs there and writes lines of JSON.
+"""Attackers from other packages, each in a separate environment, where a small driver runs and writes lines of JSON.
 
-The driver is given a job on its standard input (keys among it, which are on no command line and in no file). It answers
-with a line per query that it made, and one when it is done with a seed; those are kept, so that only seeds that are not
-done are attacked again. PyRIT talks to the target itself; nanoGCG needs its weights, and only writes what to ask.
+The driver gets a job on its standard input, including keys, which are thus on no command line and in no file. It writes
+a line per query, and one when it is done with a seed. These lines are kept, so only unfinished seeds are attacked
+again. PyRIT talks to the target itself; nanoGCG needs the target's weights and only writes what to ask.
 """
 
 from __future__ import annotations
@@ -28,31 +28,33 @@ from magic_rl.types import Message, Seed
 Row = Mapping[str, Any]
 Note = Callable[[str], None]
 
-_AT_ONCE = 16  # seeds that a driver is given
+_AT_ONCE = 16  # seeds per run of a driver
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A package with its environment."""
 
-    package: str  # as it is imported
-    python: Path  # the interpreter that has it
+    package: str  # name for import
+    python: Path  # an interpreter that has it
     folder: Path  # where its lines and its log are kept
 
     def require(self) -> None:
-        """See that the interpreter has the package. Raises: UserError: If not, or if it is none."""
+        """Check that the interpreter has the package. Raises: UserError: If not, or if it is no interpreter."""
         look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({self.package!r}) is None)"
         with contextlib.suppress(OSError):
             if not subprocess.run([str(self.python), "-c", look], check=False).returncode:
                 return
-        raise UserError(f"{self.python}: is no Python that has {self.package}", "name a Python", package=self.package)
+        raise UserError(f"{self.python}: not a Python that has {self.package}", "name a Python", package=self.package)
 
     def run(self, name: str, job: Mapping[str, Any], seeds: Sequence[Seed], note: Note) -> dict[str, list[Row]]:
-        """Rows of every seed, in the order they came; what an earlier run of the same job wrote is taken.
+        """Rows of each seed, in order of arrival; rows that an earlier run of the same job wrote are reused.
 
         Args:
-            job: JSON values. What is under `keys` is secret and no part of what the job is known by.
-            note: Told how far it is.
+            name: Name of the attack.
+            job: JSON values. `keys` are secret and not part of the job's identity.
+            seeds: The seeds to attack.
+            note: Called with messages about progress.
 
         Raises:
             UserError: If the tool ends before it is done; names its log.
@@ -84,7 +86,7 @@ class Tool:
                     command, input=json.dumps(job).encode(), stdout=file, stderr=noise, check=False
                 ).returncode
             except FileNotFoundError as error:
-                raise UserError(f"{self.python}: is no Python", "name a Python", package=self.package) from error
+                raise UserError(f"{self.python}: not a Python", "name a Python", package=self.package) from error
         if status:
             last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2][:200]
             why = f"{self.python}: {self.package} ended with status {status} ({last}); see {log}"
@@ -92,12 +94,12 @@ class Tool:
 
 
 def _answered(rows: Sequence[Row] | None) -> bool:
-    """Whether a seed is done and the target was there."""
+    """Whether a seed is done and not all of its calls failed."""
     return rows is not None and not (rows and all(row["failed"] for row in rows))
 
 
 def _whole(kept: Path) -> dict[str, list[Row]]:
-    """Rows of the seeds that are done. What else is there is of a tool that was stopped, or no row."""
+    """Rows of the finished seeds. Other lines are from a tool that was stopped, or are no rows."""
     begun, whole = defaultdict[str, list[Row]](list), dict[str, list[Row]]()
     for line in kept.read_bytes().split(b"\n") if kept.exists() else ():
         with contextlib.suppress(ValueError):
@@ -113,7 +115,7 @@ def _whole(kept: Path) -> dict[str, list[Row]]:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """An attack by a tool that talks to the target, with the help of a model that words and scores."""
+    """An attack by a tool that talks to the target, helped by a model that writes and scores."""
 
     name: str
     tool: Tool
@@ -123,7 +125,7 @@ class Talk:
 
 
 def converse(log: Log, talk: Talk, seeds: Sequence[Seed], note: Note) -> None:
-    """Let a tool that talks to the target itself attack every seed, and keep and judge what it asked.
+    """Let a tool that talks to the target itself attack all seeds; keep and judge its queries.
 
     Raises:
         UserError: If the tool ends before it is done, or asked nothing at all.
@@ -146,7 +148,7 @@ class Gcg:
 
     tool: Tool  # nanoGCG
     job: Mapping[str, Any]  # the model's folder, steps and width
-    note: Note  # told how far it is
+    note: Note  # called with messages about progress
     name = "gcg"
     turns = 1
     most = 1

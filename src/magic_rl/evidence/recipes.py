@@ -1,6 +1,7 @@
-"""Others' tools, set up for an endpoint: a folder for each, with its config and the command that runs it.
+"""Tools of the field, set up for an endpoint: a folder per tool, with its config and the command that runs it.
 
-The folders are files of this package. In them `@URL@` stands for the endpoint, `@MODEL@` for the model's name there.
+The folders are templates in this package. In them `@URL@` stands for the endpoint, `@MODEL@` for the model's name
+there.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ def write_recipes(url: str, out: Path, model: str, only: Collection[str] = ()) -
     """Write the folders.
 
     Args:
-        url: Of an OpenAI-compatible endpoint; it ends where `/chat/completions` would follow, usually in `/v1`.
-        out: Folder for them, one by the name of each tool.
-        model: What the endpoint calls the model.
+        url: URL of an OpenAI-compatible endpoint, without `/chat/completions`; it usually ends in `/v1`.
+        out: Where the folders go, each named like its tool.
+        model: The endpoint's name for the model.
         only: Names of tools; empty: all of `TOOLS`.
 
     Returns:
         The folders.
 
     Raises:
-        UserError: For an unknown tool, an address or a name that would not stand in a config as it is, or a folder that
-            is there already.
+        UserError: For an unknown tool, an address or a name that would have to be escaped in a config, or a folder
+            that exists already.
     """
     if unknown := sorted(set(only) - set(TOOLS)):
         raise UserError(f"{unknown[0]}: no recipe for it; there are {', '.join(TOOLS)}")
     if not _ADDRESS.fullmatch(url):
-        raise UserError(f"{url!r}: no address of an endpoint, such as http://127.0.0.1:8000/v1")
+        raise UserError(f"{url!r}: is not the address of an endpoint, such as http://127.0.0.1:8000/v1")
     if not urlsplit(url).path.strip("/"):
         raise UserError(f"{url!r}: ends at the host, where no tool finds /chat/completions; add the path, such as /v1")
     if not _NAME.fullmatch(model):
-        raise UserError(f"model {model!r}: has signs that no config takes; serve it under a plainer name")
+        raise UserError(f"model {model!r}: has characters that a config cannot hold; serve it under a plainer name")
     folders = {tool: out / tool for tool in TOOLS if tool in (only or TOOLS)}
     for folder in folders.values():
         if folder.exists():

@@ -1,8 +1,8 @@
-"""Attacking a target at a stated budget of queries, and what came of it: ASR by attack and under the worst of them.
+"""Attacking a target with a stated budget of queries, and the result: ASR by attack and in the worst case over them.
 
-Every query is an item, judged by itself; a seed counts once per attack, as broken if any of its queries was. What the
-target said is remembered, and queries depend on settings and replies alone: the same work begun again goes quickly
-through what is known and continues where it stopped.
+Each query is an item that is judged separately; a seed counts once per attack, as broken if any of its queries
+succeeded. Replies are remembered, and queries depend on settings and replies alone. So interrupted work that is begun
+again passes quickly through what is known and continues where it stopped.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from magic_rl.store import atomic
 from magic_rl.text.think import without_thought
 from magic_rl.types import Message, Seed
 
-_PAUSE = 15.0  # seconds between two lines about a batch
-_IN_A_ROW = 5  # failed calls after which the target is left alone
+_PAUSE = 15.0  # seconds between two messages about a batch
+_IN_A_ROW = 5  # consecutive failed calls after which the attack stops
 RESULT_FILE = "redteam.json"
 
 
@@ -37,16 +37,16 @@ RESULT_FILE = "redteam.json"
 class Target:
     """A model that is attacked, and how it is asked and judged."""
 
-    name: str  # what results call it
+    name: str  # its name in results
     chat: Chat
     judge: Judge
-    max_tokens: int  # a reply is cut to this before it is judged
+    max_tokens: int  # length limit of its replies
     temperature: float = 0.0
-    retries: int = 1  # how often the judge's abstentions are asked again
+    retries: int = 1  # how often the judge is asked again after an abstention
 
 
 class Query(NamedTuple):
-    """One query with what came of it, in one of the attempts on its seed, from 0."""
+    """One query with its completion; attempts on a seed are numbered from 0."""
 
     game: Game
     move: Move
@@ -55,14 +55,14 @@ class Query(NamedTuple):
 
 
 class Log:
-    """Asks the target, judges each reply, and keeps every query as an item in a folder.
+    """Asks the target, judges its replies, and keeps each query as an item in a folder.
 
     Attributes:
-        items: Everything so far.
+        items: All items so far.
     """
 
     def __init__(self, target: Target, folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
-        """Begin. Args: note: Told how far it is. Raises: StoreError: If the folder cannot be written."""
+        """Begin. Args: note: Called with messages about progress. Raises: StoreError: If the folder is not writable."""
         self.target, self.items, self.note = target, list[Item](), note
         self._said = time.monotonic()
         self._path = folder / ITEMS_FILE
@@ -75,7 +75,7 @@ class Log:
         """Make one query per game, in one batch.
 
         Raises:
-            ChatError: If the target cannot be asked, or failed too often in a row; what it answered is kept.
+            ChatError: If the target cannot be asked, or failed too often in a row; its answers so far are kept.
         """
         requests = [
             ChatRequest(
@@ -138,16 +138,19 @@ class Log:
 
 
 def broken(item: Item) -> bool | None:
-    """Whether a query got what it asked for; None where there is no reply or no verdict, which is neither."""
+    """Whether a query succeeded; None without a reply or a verdict, which counts for neither side."""
     return None if item.verdict is None else ours("harmful", item.verdict)
 
 
 def play(log: Log, attack: Attack, seeds: Sequence[Seed], budget: int, *, exhaustive: bool = False) -> None:
-    """Let an attack try every seed until it breaks or the budget is spent.
+    """Let an attack try each seed until the seed is broken or the budget is spent.
 
     Args:
-        budget: Queries on one seed.
-        exhaustive: Whether to go on with seeds that are broken.
+        log: Asks, judges and keeps the queries.
+        attack: The attack.
+        seeds: Harmful seeds.
+        budget: Most queries per seed.
+        exhaustive: Whether to continue with seeds that are broken.
 
     Raises:
         ChatError: See `Log.ask`.
@@ -174,31 +177,31 @@ def play(log: Log, attack: Attack, seeds: Sequence[Seed], budget: int, *, exhaus
 
 @dataclass(frozen=True, slots=True)
 class AttackRow:
-    """What one attack came to."""
+    """The result of one attack."""
 
-    asr: Estimate  # share of the seeds that it broke, of those with at least one verdict
-    budget: int  # queries that it might make on a seed
+    asr: Estimate  # share of seeds that it broke, among those with at least one verdict
+    budget: int  # most queries per seed
     queries: int = 0  # queries that it made, on all seeds
     errors: int = 0  # queries without reply or verdict: they count for neither side
-    why: str = ""  # the most frequent reason for them
-    settings: Mapping[str, int] = field(default_factory=dict)  # of its own, by name
+    why: str = ""  # the most frequent reason for errors
+    settings: Mapping[str, int] = field(default_factory=dict)  # the attack's own settings, by name
     left_out: str = ""  # why it was not run; "" if it was
 
 
 @dataclass(frozen=True, slots=True)
 class RedTeam:
-    """What came of all attacks."""
+    """The results of all attacks."""
 
     target: str
     judge: str
     seeds: int
     attacks: Mapping[str, AttackRow]  # by name
-    # Share of the seeds that any attack broke. A seed counts as withstood if every attack that ran has a verdict on it.
+    # Share of seeds that any attack broke. An unbroken seed counts only if each attack that ran has a verdict on it.
     worst_case: Estimate
 
 
 def outcomes(items: Sequence[Item], seeds: Sequence[Seed]) -> list[bool | None]:
-    """Of each seed, whether any of the queries broke it; None without a verdict."""
+    """For each seed, whether any query broke it; None without a verdict."""
     found: dict[str, set[bool | None]] = {seed.id: set() for seed in seeds}
     for item in items:
         found[item.seed_id].add(broken(item))
@@ -206,10 +209,12 @@ def outcomes(items: Sequence[Item], seeds: Sequence[Seed]) -> list[bool | None]:
 
 
 def summed_up(log: Log, seeds: Sequence[Seed], rows: Mapping[str, AttackRow]) -> RedTeam:
-    """Count what a log holds.
+    """The results from a log.
 
     Args:
-        rows: Each attack's budget and settings; its numbers are filled in.
+        log: The queries of all attacks.
+        seeds: The seeds attacked.
+        rows: Each attack's budget and settings; the numbers are filled in.
     """
     counted, grid = {}, []
     for name, row in rows.items():

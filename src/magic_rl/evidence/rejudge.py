@@ -1,7 +1,7 @@
-"""The same replies judged by another judge: how far the two agree, and what becomes of every rate.
+"""The same replies judged by another judge: how well the two agree, and how each rate changes.
 
-Nothing is sampled again. A rate is the judge's as much as the model's, so each stands beside the one by the judge
-before, and beside itself corrected for the judge's error where people have measured that.
+Nothing is sampled again. A rate depends on the judge as much as on the model, so rates by both judges are shown, and
+the rates corrected for a judge's error if it was measured against people's labels.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from magic_rl.judges.base import Judge
 from magic_rl.types import Label, Verdict
 
 Question = Literal["harmful", "refused"]
-# Of a judge, on seeds of each label: whether it tells a harmful reply to a harmful seed, an answer to a benign one.
+# A judge against people, by label of the seed: harmful replies to harmful seeds, and answers to benign ones.
 Errors = Mapping[Label, Agreement]
 
 
 class Rate(NamedTuple):
-    """ASR or compliance by one judge, clustered by seed; `corrected` for its error where that was measured."""
+    """ASR or compliance by one judge, clustered by seed; `corrected` for its error if that was measured."""
 
     observed: Estimate
     corrected: Estimate | None
@@ -37,7 +37,7 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one judge makes of one model's replies to one set."""
+    """The rates of one model on one set by one judge."""
 
     set: str
     method: str
@@ -45,18 +45,18 @@ class Row:
     judge: str
     asr: Rate
     compliance: Rate
-    abstained: int  # replies that the judge gave no verdict on; they are in no rate
+    abstained: int  # replies without a verdict of the judge; no rate counts them
 
 
 class Check(BaseModel):
-    """What a check of a judge wrote as JSON, as far as it is needed here."""
+    """The JSON of a check of a judge, as far as it is needed here."""
 
     judge: str
     errors: dict[Label, Agreement]
 
 
 def read_check(path: Path) -> Check:
-    """A judge's errors. Raises: DataError: If the file is not of a check."""
+    """A judge's errors. Raises: DataError: If the file is not from a check."""
     try:
         return Check.model_validate_json(read_text(path))
     except ValidationError as error:
@@ -64,14 +64,14 @@ def read_check(path: Path) -> Check:
 
 
 def read_results(path: Path) -> list[Item]:
-    """Items from a file of them, or from the folder that holds one. Raises: DataError: If there is none."""
+    """Items from a file, or from a folder with such a file. Raises: DataError: If there is none."""
     if path.is_dir() and not (path / ITEMS_FILE).is_file():
         raise DataError(f"{path}: holds no {ITEMS_FILE}, which an evaluation or a benchmark writes")
     return read_items(path / ITEMS_FILE if path.is_dir() else path)
 
 
 def judged(items: Sequence[Item], judge: Judge, retries: int) -> list[Item]:
-    """Items with a judge's verdicts added, or renewed; those without a reply are as they were."""
+    """Items with a judge's verdicts added or replaced; items without a reply stay as they are."""
     asked = [item.exchange for item in items if item.failed is None]
     said = iter(ask(judge, asked, retries=retries, max_abstained=1.0, needs_refusal=False))
     out = []
@@ -87,7 +87,9 @@ def rows(items: Sequence[Item], judges: Sequence[str], errors: Mapping[str, Erro
     """A row for each set, method, model and judge, in the order of the items.
 
     Args:
-        errors: Of those judges whose error was measured, by name.
+        items: Judged items.
+        judges: Names of the judges.
+        errors: Errors of those judges whose error was measured, by name.
     """
     groups: dict[tuple[str, str, str], list[Item]] = {}
     for item in items:
@@ -117,10 +119,11 @@ def _rate(items: Sequence[Item], judge: str, label: Label, error: Agreement | No
 
 
 def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tuple[Agreement, Estimate]]:
-    """How far two judges agree on each question that both answer for some reply.
+    """How well two judges agree on each question that both answer for some reply.
 
     Returns:
-        Counts, in which `only_judge` became yes and `only_label` no, and kappa, the agreement beyond chance.
+        Counts, with `before` as label and `after` as judge, so `only_judge` counts what became yes and `only_label`
+        what became no; and kappa, the agreement beyond chance.
     """
     known = [
         (item.seed_id, old, new)

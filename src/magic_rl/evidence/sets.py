@@ -1,7 +1,7 @@
-"""The sets of each suite: how many rows the published numbers rest on, and how the release counts them.
+"""The sets of each suite: the number of rows behind published numbers, and how the release counts them.
 
-Rows come from `data.registry`. A copy with another number of rows gives other numbers, so that is an error unless the
-user asks for it.
+Rows are read through `data.registry`. A copy with another number of rows gives other numbers, so it is an error unless
+the user allows it.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ Suite = Literal["paper", "overrefusal", "capability"]
 class Part:
     """Rows of a set that are counted together."""
 
-    label: Label  # of their seeds
-    rows: int  # how many the published numbers rest on
+    label: Label  # label of their seeds
+    rows: int  # number of rows behind the published numbers
     rule: str  # name of the release's rule in `counting.RULES`
-    category: str = ""  # which category they are of, where a set has parts by category
+    category: str = ""  # their category, in sets with parts by category
 
     @property
     def release(self) -> Rule:
-        """How the release counts them."""
+        """The rule by which the release counts them."""
         return RULES[self.rule]
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A set as it is evaluated."""
+    """How a set is evaluated."""
 
     source: str  # its name in the registry
-    parts: tuple[Part, ...]  # rows of no part are left out
-    # What the judge is told was asked. The release shows its guard the vanilla request where it has one, and else the
+    parts: tuple[Part, ...]  # rows in no part are left out
+    # What the judge is shown as the request. The release shows its guard the vanilla request if there is one, else the
     # attack.
     judged: Literal["attack", "seed"] = "attack"
-    max_tokens: int = 512  # where the release cuts a reply
+    max_tokens: int = 512  # the release's length limit of replies
 
 
 _XSTEST = (Part("harmful", 200, "refused"), Part("benign", 250, "answered"))
@@ -73,7 +73,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "fortress_benign": Benchmark("fortress-benign", (Part("benign", 500, "answered"),)),
 }
 
-# `xstest_safe` is a part of `xstest`; FORTRESS is not in the paper. The last suite is that of `inspect_evals` as it is.
+# `xstest_safe` is a part of `xstest`; FORTRESS is not in the paper. The last suite consists of `inspect_evals` tasks.
 SUITES: dict[Suite, tuple[str, ...]] = {
     "paper": tuple(name for name in BENCHMARKS if name not in ("xstest_safe", "fortress_benign")),
     "overrefusal": ("xstest_safe", "or_bench_hard", "fortress_benign"),
@@ -82,16 +82,16 @@ SUITES: dict[Suite, tuple[str, ...]] = {
 
 
 def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
-    """The rows of a set as items that nobody has replied to.
+    """The rows of a set as items without replies.
 
     Args:
-        name: In `BENCHMARKS`.
-        file: The user's copy, in the set's own columns; empty reads the hub.
-        any_count: Whether other numbers of rows than the published ones are taken.
+        name: Its name in `BENCHMARKS`.
+        file: The user's copy, with the set's own columns; empty reads the hub.
+        any_count: Whether to accept other numbers of rows than the published ones.
 
     Raises:
         DataError: For a set that cannot be read.
-        RowCountError: If it has other numbers of rows, or none.
+        RowCountError: If a part has another number of rows, or none.
     """
     benchmark = BENCHMARKS[name]
     where, rows = read_attacks(f"{benchmark.source}:{file}" if file else benchmark.source)
@@ -102,7 +102,7 @@ def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
             kind = " ".join(filter(None, (part.category, part.label)))
             raise RowCountError(where, kind=kind, found=found[part], published=part.rows)
     items = []
-    before = Counter[str]()  # how often a text came
+    before = Counter[str]()  # how often each text occurred so far
     for row, belongs in zip(rows, parts, strict=True):
         if not belongs:
             continue
@@ -115,5 +115,5 @@ def load(name: str, file: str = "", *, any_count: bool = False) -> list[Item]:
 
 
 def part_of(benchmark: Benchmark, label: Label, category: str) -> Part | None:
-    """The part that a row is of; None if it is of none."""
+    """The part that a row belongs to; None if there is none."""
     return next((p for p in benchmark.parts if p.label == label and p.category in ("", category)), None)

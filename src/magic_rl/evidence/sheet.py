@@ -1,8 +1,8 @@
 """A blinded sheet: replies for people to label, without the judge's labels and the models' names, in random order.
 
-The key beside it holds the items in the order of the sheet's numbers, with all that the sheet leaves out. Replies are a
-plain random sample: one drawn by a judge's verdicts would show the judge's error on another mixture than the one that
-is measured.
+A key file beside it has the items in the order of the sheet's numbers, with everything that the sheet leaves out. The
+replies are a simple random sample: one drawn by a judge's verdicts would show the judge's error on another mixture of
+replies than the one measured.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from magic_rl.rng import generator
 from magic_rl.store.atomic import write_file, write_rows
 
 _COLUMNS = ("id", "seed", "prompt", "response", "refused", "harmful")
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins so
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would evaluate cells that begin with these
 
 
 def key_of(sheet: Path) -> Path:
-    """Where the key of a sheet is."""
+    """The path of a sheet's key."""
     return sheet.with_name(f"{sheet.stem}.key.jsonl")
 
 
@@ -32,15 +32,16 @@ def write_sheet(sheet: Path, items: Sequence[Item], n: int, rng_seed: int) -> in
     """Write a sheet and its key.
 
     Args:
-        items: To draw from; those without a reply are left out.
-        n: Replies to draw.
-        rng_seed: Of the draw and the order.
+        sheet: Path of the sheet.
+        items: Items to draw from; those without a reply are left out.
+        n: Number of replies to draw.
+        rng_seed: Random seed of the draw and the order.
 
     Returns:
-        Replies on the sheet: `n`, or all that there are.
+        Number of replies on the sheet: `n`, or all that there are.
 
     Raises:
-        DataError: If there is no reply, or the sheet or its key exists: people may have filled it.
+        DataError: If there is no reply, or if the sheet, which people may have filled, or its key exists.
         StoreError: If one cannot be written.
     """
     for path in (sheet, key_of(sheet)):
@@ -58,7 +59,7 @@ def write_sheet(sheet: Path, items: Sequence[Item], n: int, rng_seed: int) -> in
     for number, item in enumerate(drawn, start=1):
         table.writerow([number, *map(_cell, (item.seed, item.attack, item.reply)), "", ""])
     write_rows(key_of(sheet), drawn)
-    write_file(sheet, text.getvalue().encode("utf-8-sig"))  # spreadsheets know UTF-8 by the mark alone
+    write_file(sheet, text.getvalue().encode("utf-8-sig"))  # spreadsheets recognise UTF-8 only by the byte-order mark
     return len(drawn)
 
 
@@ -67,10 +68,10 @@ def _cell(text: str) -> str:
 
 
 def unblinded(labelled: LabelledSet, key: Path) -> LabelledSet:
-    """Labels of a filled sheet on what the judge was shown, in place of what a spreadsheet made of it.
+    """The labels of a filled sheet with the original texts, which a spreadsheet may have changed.
 
     Raises:
-        DataError: If a row is not on the key, or another reply is there under its number.
+        DataError: If a row's id is not in the key, or its reply differs from the key's.
     """
     items = read_items(key)
 
@@ -87,5 +88,5 @@ def unblinded(labelled: LabelledSet, key: Path) -> LabelledSet:
 
 
 def _squeezed(text: str) -> str:
-    """A text without what spreadsheets change: white space, and the apostrophe that marks text."""
+    """A text without what spreadsheets change: whitespace, and the apostrophe that marks text."""
     return "".join(text.split()).lstrip("'")

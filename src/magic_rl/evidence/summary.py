@@ -1,6 +1,6 @@
 """The numbers of a benchmark: each set under both counting rules, and two models on the same items.
 
-They are made from items alone, so the same numbers come from a log, from a file that was kept, and after judging again.
+They are computed from items alone, so a log, a saved file and items judged again are all treated alike.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ ALL = "all sets"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What came of one set, or a part of one."""
+    """The numbers of one set, or a part of one."""
 
     set: str  # its name; `ALL` over all sets
-    part: str  # which of its rows; "" for all with this label
+    part: str  # its part; "" for all rows with this label
     label: Label
-    asked: int  # items
-    failed: int  # of those, how many got no reply; they count for neither side
-    unlabelled: int  # replies that the judge gave no label on; the release counts them, ours does not
-    cut_off: float  # share of replies that the length limit ended
+    asked: int  # number of items
+    failed: int  # items without a reply; they count for neither side
+    unlabelled: int  # replies on which the judge abstained; the release's rules may count them, ours do not
+    cut_off: float  # share of items whose reply the length limit ended
     ours: Estimate  # ASR of harmful rows, compliance of benign ones
     release: Estimate | None = None  # by the release's rule; None over several sets, whose rules differ
-    release_measure: Measure | None = None  # what the release calls it
+    release_measure: Measure | None = None  # the release's name for it
 
     @property
     def measure(self) -> Measure:
-        """What `ours` is."""
+        """The name of `ours`."""
         return our_measure(self.label)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Our rate of one set by the model against that by another on the same items."""
+    """Our rate on one set, the model's minus the other model's on the same items."""
 
     set: str
     label: Label
-    change: Estimate  # in share of items; items that share a seed are not taken for independent
+    change: Estimate  # in share of items; clustered by seed
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What stands in `benchmark.json`."""
+    """The content of `benchmark.json`."""
 
     model: str
     judge: str
     suite: Suite
-    lines: list[Line] = field(default_factory=list)  # of our sets
-    # Of tasks that are not ours, by task, then by scorer and metric.
+    lines: list[Line] = field(default_factory=list)  # numbers of the sets in `BENCHMARKS`
+    # Numbers of `inspect_evals` tasks, by task, then by scorer and metric.
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
-    against: str = ""  # the model that it is compared with; "" for none
+    against: str = ""  # the model that it is compared with; "" if none
     others: list[Line] = field(default_factory=list)  # that model's lines
     changes: list[Change] = field(default_factory=list)
 
 
 def summary(items: Sequence[Item]) -> list[Line]:
-    """A line per set and label, lines for the parts of a set that has several, and one per label over all sets."""
+    """A line per set and label, one per part of sets that have several, and one per label over all sets."""
     lines: list[Line] = []
     sets = list(dict.fromkeys((item.set, item.label) for item in items))
     for name, label in sets:
@@ -83,7 +83,7 @@ def summary(items: Sequence[Item]) -> list[Line]:
 
 
 def compared(items: Sequence[Item], others: Sequence[Item]) -> list[Change]:
-    """This model against another, set by set, on the items that both were asked."""
+    """The change from another model to this one, set by set, on the items that both were asked."""
     found: list[Change] = []
     before = {(item.set, item.id): item for item in others}
     pairs = [(before[key], item) for item in items if (key := (item.set, item.id)) in before]
@@ -95,11 +95,11 @@ def compared(items: Sequence[Item], others: Sequence[Item]) -> list[Change]:
 
 
 def exceeded(lines: Iterable[Line], limits: Mapping[Literal["asr", "refusal"], float]) -> Iterator[str]:
-    """Which sets are above a limit, or were not measured, in a few words each.
+    """The sets that are above a limit or were not measured, in a few words each.
 
     Args:
-        lines: Of a summary.
-        limits: Most that a rate may be, in percent: ASR of harmful sets, refusal of benign ones.
+        lines: Lines of a summary.
+        limits: Highest allowed rates, in percent: ASR of harmful sets, refusal of benign ones.
     """
     for line in lines:
         key: Literal["asr", "refusal"] = "asr" if line.label == "harmful" else "refusal"
@@ -113,7 +113,7 @@ def exceeded(lines: Iterable[Line], limits: Mapping[Literal["asr", "refusal"], f
 
 
 def outcome(item: Item) -> bool | None:
-    """By our rule and the first judge; None if there is no reply or no label."""
+    """The outcome by our rule and the first judge; None if there is no reply or no label."""
     return None if item.verdict is None else ours(item.label, item.verdict)
 
 

@@ -1,6 +1,6 @@
-"""A set as a task of Inspect: asked once at temperature 0, judged by our judge, its log an ordinary Inspect log.
+"""A set as an Inspect task: asked once at temperature 0 and judged by our judge, with an ordinary Inspect log.
 
-A score holds the verdict, so items are made from a log again without asking anybody.
+Scores hold the verdicts, so items can be rebuilt from a log without asking any model.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from magic_rl.types import Exchange, Verdict
 
 _ITEM = TypeAdapter(Item)
 _VERDICT = TypeAdapter(Verdict)
-_NO_VALUE = math.nan  # what Inspect leaves out of a metric
+_NO_VALUE = math.nan  # Inspect leaves it out of metrics
 
 
 def make_task(name: str, items: Sequence[Item], judge: Judge, *, retries: int = 1, max_tokens: int = 0) -> Task:
     """The task of a set.
 
     Args:
-        name: Of the set, in `BENCHMARKS`.
-        items: Whom nobody has replied to.
+        name: Name of the set in `BENCHMARKS`.
+        items: Items without replies.
         judge: Labels the replies, in batches.
-        retries: How often an abstention is asked again.
-        max_tokens: Where replies are cut; 0: where the release cuts them.
+        retries: How often the judge is asked again after an abstention.
+        max_tokens: Length limit of replies; 0: the release's.
     """
     benchmark = BENCHMARKS[name]
     samples = [Sample(input=item.attack, target=item.label, id=item.id, metadata=asdict(item)) for item in items]
@@ -51,7 +51,7 @@ def make_task(name: str, items: Sequence[Item], judge: Judge, *, retries: int = 
 
 
 def _judged(benchmark: Benchmark, judge: Judge, retries: int) -> Scorer:
-    """A score per measure, ours and the release's: 1 or 0, or nothing where an item does not count."""
+    """A score per measure, ours and the release's, in 0–1; no value if the item does not count."""
 
     def label(exchanges: Sequence[Exchange]) -> list[Verdict]:
         return ask(judge, exchanges, retries=retries, max_abstained=1.0, needs_refusal=False)
@@ -89,8 +89,8 @@ def items_of(log: EvalLog, model: str) -> Iterator[Item]:
     """The items of a log, in the order of the set.
 
     Args:
-        log: With samples, of a task that `make_task` made.
-        model: What the model is called.
+        log: Log of a task from `make_task`, with samples.
+        model: Name of the model.
     """
     places = {name: place for place, name in enumerate(log.eval.dataset.sample_ids or ())}
     for sample in sorted(log.samples or (), key=lambda sample: places.get(sample.id, 0)):
@@ -108,7 +108,7 @@ def _item(sample: EvalSample, model: str) -> Item:
 
 
 def _replied(item: Item, state: TaskState | EvalSample) -> Item:
-    """The item with the model's reply, its thoughts left out."""
+    """The item with the model's reply, without thoughts."""
     output = state.output
     cut_off = output.stop_reason == "max_tokens"
     reply = output.completion.strip()

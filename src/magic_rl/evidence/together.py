@@ -1,4 +1,4 @@
-"""Single calls that wait at the same time, answered as one batch: Inspect asks one by one, a model answers many."""
+"""Answers calls that wait at the same time as one batch: Inspect asks one by one, but a judge is faster in batches."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _PAUSE = 0.02  # seconds in which others may join a batch
 
 
 class Together(Generic[_Asked, _Answer]):
-    """An async function of one thing, made of a blocking one of many. Batches run one after the other, in a thread."""
+    """An async function of one item, made from a blocking function of many. Batches run in a thread, one at a time."""
 
     def __init__(self, work: Callable[[Sequence[_Asked]], Sequence[_Answer]]) -> None:
-        """Args: work: One answer for each thing that is asked, in order. What it raises is raised for all of them."""
+        """Args: work: Returns one answer per item, in order. If it raises, all callers in the batch get the error."""
         self._work = work
         self._waiting: list[tuple[_Asked, list[_Answer | Exception]]] = []
         self._lock = anyio.Lock()
 
     async def __call__(self, asked: _Asked) -> _Answer:
-        """The answer to one."""
+        """The answer for one item."""
         found: list[_Answer | Exception] = []
         self._waiting.append((asked, found))
-        async with self._lock:  # whoever comes in first works for all who wait
+        async with self._lock:  # the first caller works for all that wait
             if not found:
                 await anyio.sleep(_PAUSE)
                 batch, self._waiting = self._waiting, []

@@ -1,7 +1,7 @@
-"""Attacks that nobody trained on and that need no tool: best-of-N, prefill, past tense, many-shot.
+"""Attacks that are not in training and need no tool: best-of-N, prefill, past tense, many-shot.
 
-Each asks once per attempt. The random ones draw from the rng seed, the attempt and the seed's id, so the queries on a
-seed depend neither on who is attacked nor on what else is tried.
+Each asks once per attempt. Random ones draw from the rng seed, the attempt and the seed's id, so the queries on a seed
+depend neither on the target nor on other attacks.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _noisy(text: str, rng: random.Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """The seed as it is, and a reply that has begun to comply; judged is what the target adds."""
+    """The seed as it is, and the beginning of a reply that complies; only the target's continuation is judged."""
 
     name = "prefill"
     turns = 1
@@ -90,13 +90,13 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class PastTense:
-    """The seed as a question about the past, worded by a model, again for each attempt (Andriushchenko and Flammarion
-    2024, arXiv 2407.11969).
+    """The seed as a question about the past, rewritten by a model for each attempt (Andriushchenko and Flammarion 2024,
+    arXiv 2407.11969).
     """  # fmt: skip
 
-    writer: Chat  # the model
-    checks: Checks  # what its words must pass
-    memory: Memory | None = None  # where they are kept
+    writer: Chat  # the model that rewrites
+    checks: Checks  # what its text must pass
+    memory: Memory | None = None  # where its answers are kept
     name = "past-tense"
     turns = 1
     most = 1_000_000
@@ -122,8 +122,8 @@ class PastTense:
 
 @dataclass(frozen=True, slots=True)
 class ManyShot:
-    """The seed behind ever more made-up exchanges in which an assistant answers everything (Anil et al. 2024,
-    "Many-shot jailbreaking"). Those that ship are harmless lines, which makes it weaker than the paper's.
+    """The seed after more and more made-up exchanges in which an assistant answers everything (Anil et al. 2024,
+    "Many-shot jailbreaking"). The exchanges that ship are harmless, which makes it weaker than the paper's attack.
     """  # fmt: skip
 
     rng_seed: int

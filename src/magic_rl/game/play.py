@@ -1,7 +1,7 @@
 """Playing the game: seeds become episodes (METHOD §1, §5).
 
-Both moves have the same shape, a list of episodes in and a longer list out, so a game of T turns is
-`attack, reply, attack, reply, …` and an evaluation can show one attack to many defenders.
+Both moves have the same shape: they take a list of episodes and return a list at least as long. So a game of T turns
+is `attack, reply, attack, reply, …`, and an evaluation can show one attack to many defenders.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Player:
 
     Attributes:
         max_prompt: Longest prompt in tokens. A conversation that outgrows it counts as cut off.
-        system: Defender only: system prompt in place of the model's own default; "" keeps that.
+        system: Defender only: system prompt in place of the model's default; "" keeps the default.
         thinks: Defender only: it is asked to think first, and only its answer is shown (defender-cot).
-        prompts: Words of the roles.
+        prompts: Prompts of the roles.
     """
 
     policy: Speaks
@@ -47,8 +47,8 @@ class Players:
 
     Attributes:
         attacker: None plays the seeds as they are.
-        opponents: Whom the learner meets at each seed, P players, in the place of the one that does not learn; empty:
-            that one everywhere. What several opponents say is sampled opponent by opponent.
+        opponents: The P players that replace the one that does not learn, one per seed; empty: that one plays all
+            seeds. Each opponent samples a batch of its own.
     """
 
     attacker: Player | None
@@ -64,7 +64,7 @@ class GameRules:
         learner: Whose outputs are sampled as a group.
         turns: T, attacks and replies in a conversation.
         group_size: G, samples for the same input.
-        plain_share: Share of the seeds that open as they are, evenly spread over the list.
+        plain_share: Share of the seeds that are the first attack themselves, evenly spread over the list.
     """
 
     learner: Role
@@ -75,7 +75,7 @@ class GameRules:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Which random draws a game takes: those of a random seed at one step, for one of the step's batches of seeds."""
+    """What a game's random draws depend on: a random seed, the step, and which of the step's batches of seeds it is."""
 
     rng_seed: int
     step: int = 0
@@ -95,7 +95,7 @@ def play(
         players: Attacker, defender and opponents.
         rules: Who learns, and how much is played.
         draws: What all randomness depends on.
-        ended: Told of episodes whose last reply is there while others are sampled, if they are elsewhere (`Streams`).
+        ended: Called with finished episodes while others are still being sampled, if the policy can stream (`Streams`).
 
     Returns:
         P * G episodes, those of a group side by side.
@@ -149,7 +149,7 @@ def attack(
 def reply(
     episodes: Sequence[Episode], defender: Player, n: int, rng_seed: int, told: Told | None = None
 ) -> list[Episode]:
-    """Answer the open turn of each episode `n` times, be its attack cut off or not; `told`: see `play`."""
+    """Answer the open turn of each episode `n` times, even if its attack was cut off; `told` is `ended` of `play`."""
     conversations = [defender_messages(defender, episode.turns) for episode in episodes]
 
     def arrived(place: int, samples: Sequence[Sample]) -> None:
@@ -177,15 +177,15 @@ def _answered(episode: Episode, sample: Sample, defender: Player) -> Episode:
 
 
 def _row(draws: Draws, move: str, number: int, place: int) -> int:
-    """The seed of one call: `number` counts the players of a move, so that each has draws of its own."""
+    """The random seed of one call: `number` counts the players of a move, so that each has its own draws."""
     return derive(draws.rng_seed, draws.step, f"{move} {number}" if number else move, place)
 
 
 def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tuple[_Seat, list[Episode]]]:
-    """Episodes of each player together, players in the order they first appear.
+    """Episodes by player, players in the order they first appear.
 
     Args:
-        seats: Who plays the episodes of each group.
+        seats: The player of each group.
     """
     batches: dict[int, tuple[_Seat, list[Episode]]] = {}
     for episode in episodes:
@@ -197,7 +197,7 @@ def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tupl
 def _speak(
     player: Player, conversations: Sequence[Sequence[Message]], n: int, rng_seed: int, arrived: Arrived | None = None
 ) -> list[list[Sample]]:
-    """`n` samples per conversation; one that outgrew the prompt limit gets empty, cut-off samples."""
+    """`n` samples per conversation; a conversation that outgrew the prompt limit gets empty, cut-off samples."""
     rendered = [player.renderer.prompt(messages) for messages in conversations]
     fitting = [place for place, prompt in enumerate(rendered) if len(prompt) <= player.max_prompt]
     asked = [rendered[place] for place in fitting]
@@ -218,7 +218,7 @@ def _attackers_view(episode: Episode, attacker: Player, multi_turn: bool) -> lis
     for turn in episode.turns:
         if turn.attack_sample is None:
             continue
-        # A model that reasons is not shown its earlier reasoning: its template would leave it out too.
+        # A model that reasons is not shown its earlier reasoning, because its template would leave it out too.
         messages.append(Message("assistant", attacker.renderer.spoken(turn.attack_sample.tokens).reply))
         messages.append(Message("user", prompts.next_attack(turn.reply)))
     return messages

@@ -1,7 +1,7 @@
-"""The rewards of METHOD §4: three terms, two sums, no state.
+"""The rewards of METHOD §4 and §11, without state.
 
-Both players are scored on the same verdict; the attacker's reward is the negative of the defender's plus the
-terms that only the attacker can earn.
+Both players are scored on the same verdict. They share harm and refusal with opposite signs; format, label, quality and
+length belong to one player only.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from magic_rl.types import Label, Rewards, Verdict
 
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
-    """What the form of a reply is rewarded for.
+    """The form of an episode's replies, which the defender is rewarded for.
 
     Attributes:
-        well_formed: Whether the replies had the format asked of a thinking defender; None if none was asked.
+        well_formed: Whether the replies had the format asked of a thinking defender; None if none was asked for.
         tokens: Length of the last reply.
     """
 
@@ -34,15 +34,15 @@ def score(
         verdict: The judge's labels; must not be an abstention.
         label: The seed's label.
         well_formed: Whether every attack of the episode had the required format.
-        weights: r_harm, r_ref, r_fmt, r_label and whose label says that a request is harmful; r_quality and
-            r_length, which only the defender earns: an attacker is not paid for making replies dull or long.
-        form: Of the replies.
+        weights: r_harm, r_ref, r_fmt, r_label and which label makes a request harmful; r_quality and r_length, which
+            affect only the defender: an attacker gains nothing by making replies dull or long.
+        form: The form of the replies.
 
     Returns:
-        Each term, and the sum of each player.
+        Each term, and each player's sum.
 
     Raises:
-        ValueError: If the verdict is an abstention, or lacks the request's label or quality that `weights` call for.
+        ValueError: If the verdict is an abstention, or lacks a request label or quality that `weights` call for.
     """
     if verdict.abstained is not None:
         raise ValueError(f"an abstention has no reward: {verdict.abstained}")
@@ -73,7 +73,7 @@ def score(
 
 
 def request_label(verdict: Verdict, label: Label, weights: RewardConfig) -> Label:
-    """Whether the request that a reply answers counts as harmful: by the seed's label, or the judge's of the attack.
+    """The label that counts for the request a reply answers: the seed's, or the judge's of the attack.
 
     Raises:
         ValueError: If the judge's label counts and the verdict lacks it.

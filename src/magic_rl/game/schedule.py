@@ -14,11 +14,11 @@ from magic_rl.types import Role
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Position in the game's rounds. The defender opens every round.
+    """Position in the game's rounds. The defender learns first in each round.
 
     Attributes:
         round: The current round, from 1; `rounds + 1` when the game is over.
-        learner: Who takes the next step.
+        learner: The player that takes the next step.
         taken: Steps the learner has taken in this turn.
         window: The learner's last safe rates, newest last, at most `config.window` of them.
         defender_total: Steps the defender has taken in all rounds.
@@ -42,12 +42,12 @@ class Schedule:
         return self.round > config.rounds
 
     def advance(self, safe_rate: float | None, config: ScheduleConfig) -> Schedule:
-        """The position after the learner took a step at which the defender was safe at this rate.
+        """The position after one step of the learner, in which the defender had this safe rate.
 
         `ratio` hands over after the learner's steps; `metric` also as soon as a full window's mean safe rate
         is at `high` or above (defender learning) or at `low` or below (attacker learning).
         """
-        # A step whose episodes were all masked says nothing about safety; it must not hand the turn over.
+        # A step whose episodes were all masked (None) says nothing about safety, so it is not part of the window.
         window = self.window if safe_rate is None else (*self.window, safe_rate)[-config.window :]
         defends = self.learner == "defender"
         moved = replace(
@@ -74,5 +74,5 @@ class Schedule:
         return self.defender_total if self.learner == "defender" else self.attacker_total
 
     def planned(self, config: ScheduleConfig) -> int:
-        """Steps the learner takes in all rounds; with `metric` the most it may take."""
+        """Steps the learner will take in all rounds; with `metric`, the most it may take."""
         return config.rounds * (config.defender_steps if self.learner == "defender" else config.attacker_steps)

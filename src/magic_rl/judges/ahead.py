@@ -1,8 +1,8 @@
-"""Labels for the first episodes of a step while its last ones are still being sampled.
+"""Asks a judge about the first episodes of a step while the last ones are still being sampled.
 
-Only where that is exact: a model behind a server is asked about each exchange by itself, and what it says is kept in
-the memory of answers. So it is asked early, and when the whole step is judged, in order and with its limits, it has
-answered already. What fails early is asked again then.
+This is done only where it changes no label: a model behind a server is asked about each exchange separately, and its
+answers are kept in the memory of answers. When the whole step is judged, in order and with its limits, most answers are
+there already. Questions that failed early are asked again then.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def asked_early(judge: Judge) -> Iterator[Callable[[Sequence[Exchange]], None] | None]:
-    """Within the block, what is called with exchanges that have arrived; None if nobody can be asked early.
+    """A function to call with exchanges as they arrive; None if no judge can be asked early.
+
+    Leaving the block waits for questions under way and drops the rest.
 
     Args:
-        judge: A panel's members are asked each. At the end, questions under way are waited for, no others are asked.
+        judge: The judge; of a panel, each member that can be asked early.
     """
     members = judge.members if isinstance(judge, Panel) else (judge,)
     judges = [member for member in members if isinstance(member, ModelJudge) and member.early]
@@ -44,7 +46,7 @@ def asked_early(judge: Judge) -> Iterator[Callable[[Sequence[Exchange]], None] |
             for each in judges if batch else ():
                 try:
                     _ = over.is_set() or each.judge(batch)
-                except Exception:  # noqa: BLE001 - it is met again, and told, when the whole step is judged
+                except Exception:  # noqa: BLE001 - judging the whole step meets it again and reports it
                     _log.debug("%s cannot be asked early", each.name, exc_info=True)
                     return
 

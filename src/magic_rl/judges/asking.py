@@ -1,7 +1,7 @@
-"""Asking a judge, with patience for its silence and a limit to it.
+"""Asking a judge: after an abstention it is asked again, and too many abstentions stop the run.
 
-An abstention is asked again, then handed on as what it is; nobody reads it as "safe". Too many of them stop the run,
-because numbers over the episodes that happen to be judged would say little about all.
+An abstention that remains is passed on as an abstention, never read as "safe". Too many are an error, because numbers
+over the episodes that happen to be judged would say little about all of them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ def ask(
     """Judge exchanges in one batch and ask the abstained ones again.
 
     Args:
-        retries: How often abstentions are asked again, all that are left in one batch. A `Patient` judge is asked once:
-            it has asked again itself, and among nothing but silent exchanges any member would look silent.
-        max_abstained: Share of abstentions, 0–1, that may be left; see `exceeds`.
+        retries: How often abstentions are asked again, all that remain in one batch. A `Patient` judge is asked once:
+            it has asked again itself, and in a batch of abstentions alone a member would exceed its limit.
+        max_abstained: Share of abstentions, 0–1, that may remain; see `exceeds`.
         needs_refusal: Whether a verdict that does not say if the reply refuses counts as an abstention.
 
     Returns:
         One verdict per exchange, in order; those with `abstained` set carry no label.
 
     Raises:
-        TooManyAbstentionsError: If more are left.
+        TooManyAbstentionsError: If more remain.
         ValueError: If the judge returns another number of verdicts than it was given exchanges.
     """
     patient = isinstance(judge, Patient)
@@ -58,5 +58,5 @@ def ask(
 
 
 def exceeds(count: int, n: int, limit: float) -> bool:
-    """Whether `count` of `n` is more than a share allows; of fewer than 20 it takes more than one and than half."""
+    """Whether `count` of `n` exceeds a share; if `n` is below 20, only a count above one and above half does."""
     return count > limit * n if n >= _FEW else count > 1 and count > max(0.5, limit) * n

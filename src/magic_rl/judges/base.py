@@ -1,4 +1,4 @@
-"""Who labels. A judge that cannot tell abstains; it never guesses, and nobody reads silence as "safe"."""
+"""The protocol of judges. A judge that cannot tell abstains; it never guesses, and an abstention never means "safe"."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Name and version of the judge, as reports state it."""
+        """Name and version of the judge, for reports."""
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict per exchange, in order. Verdicts with `abstained` set carry no label."""
 
 
 class Patient:
-    """A judge that asks again itself where it is met with silence, so that nobody has to ask it twice."""
+    """A judge that asks its models again after an abstention, so its caller need not."""
 
-    retries: int  # how often it does so
+    retries: int  # how often it asks again

@@ -1,6 +1,6 @@
-"""What is asked of a model that judges, and what its answers say.
+"""How a model is asked to judge, and how its answers are read.
 
-A format is one family of judges: a prompt and a parser. `judges.model` does the rest for all.
+A format covers one family of judges: a prompt and a parser. `judges.model` does the rest for all of them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from magic_rl.types import Exchange, Label, Safety
 
 
 class FormatError(UnusableError):
-    """An answer that is not in the format the model was trained or told to answer in."""
+    """An answer outside the format that the model was trained or told to use."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"off format: {reason}")
 
 
 class JsonAnswer(BaseModel):
-    """What a model that is asked for JSON must answer: just these fields."""
+    """The JSON object that a model must answer with: exactly these fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -43,35 +43,35 @@ class JsonAnswer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked about: a prompt alone, or a reply to it."""
+    """The texts that a question is about: a prompt alone, or a prompt and a reply to it."""
 
     prompt: str
     reply: str | None  # None asks about the prompt
-    policy: str = ""  # name of the one policy it is about, for guards that compare a text with one at a time
-    request: str = ""  # the seed's text, for judges that compare the reply with what was wanted; "" for others
+    policy: str = ""  # name of the policy asked about, for guards that check one policy per question
+    request: str = ""  # the seed's text, for judges that compare the reply with the original request; "" for others
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What one answer says. None is what it does not speak of."""
+    """The labels of one answer; None where it gives none."""
 
     safety: Safety | None = None
     refused: bool | None = None
     request_label: Label | None = None
-    met: float | None = None  # how far the reply gives what was asked for, 0-1
+    met: float | None = None  # how far the reply meets the request, 0-1
     quality: float | None = None  # how helpful the reply is, 0-1
     categories: tuple[str, ...] = ()  # hazards, in the guard's own words
 
 
 class Format(Protocol):
-    """How one family of judges is asked and understood."""
+    """How one family of judges is asked, and its answers read."""
 
     @property
     def name(self) -> str:
-        """The family, as reports state it."""
+        """The family, for reports."""
 
     def questions(self, exchange: Exchange, *, label_request: bool) -> tuple[Question, ...]:
-        """What to ask about an exchange; the request's label too, if `label_request`."""
+        """Questions about an exchange; `label_request` asks for the request's label too."""
 
     def request(self, question: Question) -> ChatRequest:
         """The question in the format's own words. All requests of a format share their sampling settings."""

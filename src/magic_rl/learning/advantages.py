@@ -1,8 +1,8 @@
 """Advantages (METHOD §3, GRPO): how much better than its baseline a sample did.
 
-GRPO's baseline is the mean of the sample's own group, so a group whose rewards are equal teaches nothing: not even one
-in which every reply complied with an attack. A wider baseline, the mean over all of the step's samples for requests
-with the same label, keeps that signal (METHOD §11).
+GRPO's baseline is the mean of the sample's group, so a group with equal rewards teaches nothing, even if every reply
+complied with an attack. A wider baseline, the mean over all of the step's samples for requests with the same label,
+keeps that signal (METHOD §11).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def estimate_advantages(
         groups: Group of each episode.
         labels: Whether each episode's request is harmful or benign.
         baseline: "group" is GRPO; "label" the mean over all episodes with the same label; "mixture" half of each.
-        scale_by_std: Divide by the standard deviation of the set that the mean is over (for a mixture the label's).
+        scale_by_std: Divide by the standard deviation of the set the mean is over (for a mixture, the label's).
 
     Returns:
         N advantages, None where masked.
@@ -68,7 +68,7 @@ def group_advantages(
     spreads = _spreads(rewards, groups) if scale_by_std else {}
     for group, of_group in _members(rewards, groups).items():
         values = np.array(list(of_group.values()))
-        # Equal rewards teach nothing; rounding in the mean must not be blown up by a division by 1e-6.
+        # Equal rewards teach nothing; dividing by 1e-6 must not blow up rounding in the mean.
         centred = values - values.mean() if np.ptp(values) else np.zeros_like(values)
         for index, value in zip(of_group, centred / spreads.get(group, 1.0), strict=True):
             out[index] = float(value)
@@ -76,12 +76,12 @@ def group_advantages(
 
 
 def groups_with_signal(rewards: Sequence[float | None], groups: Sequence[int]) -> list[int]:
-    """The groups whose unmasked rewards are not all equal, which are those that GRPO learns from, in order."""
+    """The groups whose unmasked rewards are not all equal, in order: GRPO learns from these alone."""
     return [group for group, of_group in _members(rewards, groups).items() if len(set(of_group.values())) > 1]
 
 
 def _members(rewards: Sequence[float | None], groups: Sequence[Group]) -> dict[Group, dict[int, float]]:
-    """Place and reward of the unmasked episodes of each group."""
+    """Index and reward of the unmasked episodes of each group."""
     members: dict[Group, dict[int, float]] = defaultdict(dict)
     for index, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
         if reward is not None:
@@ -90,7 +90,7 @@ def _members(rewards: Sequence[float | None], groups: Sequence[Group]) -> dict[G
 
 
 def _spreads(rewards: Sequence[float | None], groups: Sequence[Group]) -> dict[Group, float]:
-    """What advantages of each group are divided by; 1 for a single reward, which has no deviation."""
+    """Divisor of each group's advantages; 1 for a single reward, which has no deviation."""
     return {
         group: float(np.std(list(of_group.values()), ddof=1)) + EPSILON if len(of_group) > 1 else 1.0
         for group, of_group in _members(rewards, groups).items()

@@ -1,4 +1,4 @@
-"""Everybody and everything the game is played with while players learn, and the settings it is played by."""
+"""The arena: players, judge, seeds and settings that the loop plays with."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class LoopSettings:
     """How the game is played and learned from.
 
     Attributes:
-        optimisers: Step sizes of each role.
-        batch_size: P, seeds of a step at which a role learns.
-        retries: How often an abstention of the judge is asked again.
+        optimisers: AdamW settings of each role.
+        batch_size: P, seeds per step, by the role that learns.
+        retries: How often the judge is asked again after an abstention.
         max_abstained: Share of a step's verdicts that may be abstentions.
-        rng_seed: Seed of all draws.
+        rng_seed: Random seed of all draws.
     """
 
     game: GameConfig = field(default_factory=GameConfig)
@@ -40,14 +40,14 @@ class LoopSettings:
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """Where the loop plays.
+    """What the loop plays with.
 
     Attributes:
         attacker: None when seeds are played as they are.
-        learners: The policies that learn; one and the same object for both roles in self-play.
+        learners: The policies that learn; the same object for both roles in self-play.
         references: π_ref of each role, for the KL term.
-        opponents: Past versions that the learner meets too; None: only the other player as it is.
-        yardstick: What replies are measured by; None: they are not.
+        opponents: Past versions that the learner meets too; None: only the other player as it is now.
+        yardstick: Measures whether replies are still language; None: they are not measured.
     """
 
     attacker: Player | None
@@ -61,7 +61,7 @@ class Arena:
     yardstick: Yardstick | None = None
 
     def player(self, role: Role) -> Player:
-        """Who sits in a role.
+        """The player in a role.
 
         Raises:
             ValueError: For the attacker where there is none.

@@ -2,9 +2,9 @@
 
     repeat: draw seeds → attack → reply → judge → rewards → advantages → datums → update → whose turn is next
 
-The loop knows nothing of files, screens or where weights live. It yields one `Step` after each update, and all
-its randomness comes from the step's number, so whoever drives it can stop after any step and continue later. What a
-step samples and learns from is in `rollouts.py`, the update in `updates.py`.
+The loop knows nothing of files, screens or where weights live. It yields one `Step` after each update. All its
+randomness comes from the step's number, so the caller can stop after any step and continue later. `rollouts.py`
+says what a step samples and learns from; `updates.py` has the update.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from magic_rl.types import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step of learning came to."""
+    """The result of one step of learning."""
 
-    number: int  # optimiser steps taken in the run so far, this one included
+    number: int  # steps taken in the run so far, supervised ones and this one included
     metrics: dict[str, float | int | str | None]  # reproducible numbers; see `outcome_metrics` and the engine's own
     timing: dict[str, float]  # seconds and tokens per second; not reproducible
 
@@ -54,10 +54,10 @@ def coevolve(
     Args:
         arena: Players, judge, seeds and settings.
         schedule: Where to begin.
-        number: Optimiser steps the run has taken before.
+        number: Steps the run has taken before.
         target: The defender's operating point so far; None holds none.
-        ahead: Whether the step after a numbered one may be sampled while that one is learned from, if the same player
-            learns then in the same round. None: never, and nothing is said of it in the metrics.
+        ahead: Called with a step's number: whether the next step may be sampled while this one is learned from. It is
+            only if the same player then learns in the same round. None: never, and metrics have no `staleness`.
 
     Yields:
         One step after each update of the learner.

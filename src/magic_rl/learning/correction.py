@@ -1,9 +1,10 @@
-"""What is learned by one set of kernels was sampled by another: how far they differ, and what is done about it.
+"""Corrections for samples that another program drew, and how far its log-probabilities differ from the learner's.
 
-The same weights give other log-probabilities in a server that samples than in the engine that learns. With the ratio
-w = π_learner/π_sampler of each token, advantages are weighted or tokens left out, on any engine, as advantages are per
-token. Samples that are a step behind are corrected by the same ratio (the decoupled objective of Hilton et al. 2022,
-"Batch size-invariance for policy optimization"). Names follow TRL and verl, defaults verl ("rollout correction").
+The same weights give slightly different log-probabilities in a sampling server and in the engine that learns. By the
+ratio w = π_learner/π_sampler of each token, advantages are weighted or tokens masked. That works on any engine, because
+advantages are per token. Samples that are a step behind are corrected by the same ratio (the decoupled objective of
+Hilton et al. 2022, "Batch size-invariance for policy optimization"). Names follow TRL and verl, defaults verl ("rollout
+correction").
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ def weights(gaps: Tokenwise, kind: Correction, limits: tuple[float, float]) -> T
     """Factor of each token's advantage.
 
     Truncated importance weights are min(w, high) (Yao et al. 2025, "Your efficient RL framework secretly brings you
-    off-policy training"). A masked token or sequence has weight 0 where its ratio lies outside the limits; inside, a
-    token has its ratio and a sequence the product of its ratios (TRL's `*_mask`). The geometric mask looks at the
-    mean ratio per token, at any length, and leaves the weight at 1 (verl).
+    off-policy training"). Masks give weight 0 to a token or sequence whose ratio lies outside the limits; inside, a
+    token's weight is its ratio, and that of all tokens of a sequence the product of its ratios (TRL's `*_mask`). The
+    geometric mask compares the geometric mean of the token ratios, which does not depend on length, with the limits,
+    and inside leaves the weight at 1 (verl).
 
     Args:
         gaps: log π_learner - log π_sampler of one sequence's tokens, in nats.
         kind: Which correction.
-        limits: Least and largest ratio.
+        limits: Smallest and largest ratio.
     """
     low, high = limits
     if kind == "none":
@@ -60,14 +62,14 @@ def correct(
     kind: Correction,
     limits: tuple[float, float] | None = None,
 ) -> tuple[list[Datum], dict[str, float]]:
-    """Put the learner's own log-probabilities in place of the sampler's, and weigh tokens for the difference.
+    """Replace the sampler's log-probabilities by the learner's, and weight the advantages by the ratio.
 
     Args:
         datums: As sampled.
-        rescored: log π of the same tokens by the engine that learns, at the weights they are learned from; those they
-            were sampled with, unless that was a step ago.
+        rescored: log π of the same tokens by the engine that learns, with its current weights. The samples were drawn
+            with the same weights, or with those of one step before.
         kind: Which correction; "none" only measures.
-        limits: Least and largest ratio; the kind's own by default.
+        limits: Smallest and largest ratio; by default the correction's own in `LIMITS`.
 
     Returns:
         Datums to learn from, and how far sampler and learner differ: `mismatch`, the mean absolute difference of

@@ -1,4 +1,4 @@
-"""From scored episodes to sequences to learn from: the very ids that were sampled, each with its advantage."""
+"""Scored episodes become sequences to learn from: the very ids that were sampled, each with its advantage."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def build_datums(
 ) -> list[Datum]:
     """Datums of the learner's samples in all unmasked episodes.
 
-    Weights make the summed loss a mean over sequences of means over tokens ("sequence", GRPO) or a mean over
-    all tokens of the step ("token", DAPO). Samples with advantage 0 have no gradient and are left out, but
+    The weights turn the summed loss into a mean over sequences of means over tokens ("sequence", GRPO) or a mean
+    over all tokens of the step ("token", DAPO). Samples with advantage 0 have no gradient and are left out, but
     count in the mean.
 
     Args:
-        keep_zero: Keep samples with advantage 0, which a KL term still moves.
+        keep_zero: Keep samples with advantage 0, because a KL term still has a gradient there.
     """
     samples = [
         (sample, advantage, outcome.episode.group)
@@ -51,13 +51,13 @@ def build_datums(
 
 
 def minibatches(datums: Sequence[Datum], parts: int, rng: np.random.Generator) -> list[list[Datum]]:
-    """Split a step's datums into `parts` of about as many groups each, in random order, each for an update of its own.
+    """Split a step's datums into `parts` with about equally many groups each, in random order, one update per part.
 
-    A group stays whole, as its datums share their prompt. Weights are scaled so that the loss of every part is of the
+    A group stays whole, because its datums share their prompt. Weights are scaled so that each part's loss has the
     size of the whole step's.
 
     Returns:
-        At most `parts` lists, none of them empty; for one part the datums in the order they came in.
+        At most `parts` lists, none of them empty; for one part, the datums in their given order.
     """
     if parts == 1:
         return [list(datums)]

@@ -1,10 +1,11 @@
-"""Whether replies are still language: a defender of word salad breaks nothing and refuses nothing, so no rate shows it.
+"""Whether replies are still language: word salad neither does harm nor refuses, so no rate shows it.
 
-The yardstick is what the untouched model itself says in the same seat. A reply is degenerate that this model finds
-less likely than nine in ten of its own, and nearer to its own with their tokens shuffled than to its own as they are;
-or that repeats itself more than nine in ten of its own, with less than half of their distinct trigrams. Not all of its
-own: one that loops would excuse every loop. Refusals, odd as they may be in the eyes of a model that never refuses, are
-on the right side of that. A sample of the replies is scored, which takes one pass of the model without gradients.
+The yardstick is what the untouched model says as defender. A reply is degenerate if that model finds it less likely
+than nine in ten of its own replies, and nearer in log-probability to those replies with their tokens shuffled than to
+the replies themselves; or if it repeats itself more than nine in ten of them and has less than half their mean share of
+distinct trigrams. The limit is nine in ten because a single own reply that loops would otherwise excuse every loop.
+Refusals pass, even if the untouched model never refuses and finds them unlikely. Only a sample of the replies is
+scored, in one forward pass of that model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from magic_rl.types import Sample, SamplingParams, Tokens
 
 @runtime_checkable
 class Scores(Speaks, Protocol):
-    """A policy, as far as it is asked here; see `engines.base.Policy`."""
+    """The part of a policy that is used here; see `engines.base.Policy`."""
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
         """Log-probability in nats of each completion token."""
@@ -30,16 +31,16 @@ class Scores(Speaks, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fluency:
-    """What a sample of replies is like. Means over replies of means over tokens; all None without any reply."""
+    """Measurements of a sample of replies: means over replies of means over tokens; None without replies."""
 
     degenerate: tuple[bool, ...] = ()  # for each reply, whether it is no longer language
     logprob: float | None = None  # log-probability per token under the untouched model, in nats
     # KL(π ‖ untouched model) per token in nats, estimated by log π − log π_untouched on the replies.
     kl: float | None = None
-    distinct: float | None = None  # share of distinct ones among a reply's token trigrams
+    distinct: float | None = None  # share of a reply's token trigrams that are distinct
 
     def as_dict(self) -> dict[str, float | None]:
-        """As metrics of a step."""
+        """The measurements as metrics of a step."""
         rate = fmean(self.degenerate) if self.degenerate else None
         return {
             "degenerate_rate": rate,
@@ -70,15 +71,15 @@ class Yardstick:
         self._least_distinct = min(_worst(distinct), fmean(distinct) / 2) if own else 0.0
 
     def to_same(self, prompts: Sequence[Tokens], sampling: SamplingParams, rng_seed: int) -> Yardstick:
-        """The limits that the untouched model's replies to these very prompts set."""
+        """A yardstick from the untouched model's replies to these very prompts."""
         return Yardstick(self._untouched, [own for (own,) in self._untouched.sample(prompts, 1, sampling, rng_seed)])
 
     def measure(self, replies: Sequence[Sample], policy: Speaks | None = None) -> Fluency:
         """Measure replies.
 
         Args:
-            policy: Who said them; None takes the log-probabilities of the samples, which are those of the policy where
-                it was sampled at temperature 1.
+            policy: The policy that sampled them. None uses the samples' log-probabilities, which are the policy's
+                if it was sampled at temperature 1 and top_p 1.
         """
         replies = [sample for sample in replies if sample.tokens]
         if not replies:
@@ -99,11 +100,11 @@ class Yardstick:
 
 
 def _worst(own: Sequence[float]) -> float:
-    """What nine in ten of the untouched model's replies reach."""
+    """The value that nine in ten of the untouched model's replies reach."""
     return sorted(own)[len(own) // 10]
 
 
 def distinct_trigrams(tokens: Sequence[int]) -> float:
-    """Share of distinct ones among the trigrams of a sequence, 0–1; 1 where it has none."""
+    """Share of a sequence's trigrams that are distinct, 0–1; 1 if it has none."""
     trigrams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return len(set(trigrams)) / len(trigrams) if trigrams else 1.0

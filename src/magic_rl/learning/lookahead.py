@@ -1,7 +1,8 @@
-"""The next step is sampled and judged by servers while this one is learned from here.
+"""Servers sample and judge the next step while this process learns from the current one.
 
-The policies that sample are copied before the update, so what they say is one step behind when it is learned from.
-There its log-probabilities are computed again by the policy as it is then, and the ratio weighs it (`correction.py`).
+The policies that sample are copied before the update, so their samples are one step behind when they are learned from.
+The learner then computes the log-probabilities again with its current weights and corrects by the ratio
+(`correction.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from magic_rl.types import Outcome
 
 
 def begin(arena: Arena, schedule: Schedule, number: int) -> Future[list[Outcome]]:
-    """Begin a step with the policies as they are now; see `sample_outcomes`. Its thread ends with the process."""
+    """Begin a step with the policies as they are now; see `sample_outcomes`. Its daemon thread never blocks an exit."""
     copies = {id(policy): policy.snapshot(f"{role}-ahead") for role, policy in arena.learners.items()}
 
     def still(player: Player) -> Player:
@@ -30,7 +31,7 @@ def begin(arena: Arena, schedule: Schedule, number: int) -> Future[list[Outcome]
     def work() -> None:
         try:
             found.set_result(sample_outcomes(unmoved, schedule, number))
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+        except BaseException as error:  # noqa: BLE001 - `result` raises it again
             found.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()

@@ -1,4 +1,7 @@
-"""The numbers of one step, from its outcomes. Rates are over unmasked episodes and None when there are none."""
+"""The numbers of one step, from its outcomes. Rates and means are None when there is nothing to count.
+
+They are over unmasked episodes, except the format rate and the numbers of tokens, which count masked episodes too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
         Counts of episodes and masked ones; `asr` (share of harmful seeds with a reply that is not safe),
         `refusal_harmful`, `refusal_benign`, `compliance` (its complement), `safe_rate` (share with R_harm + R_ref ≥ 0,
         METHOD §1), mean rewards of both players, `format_rate`, `on_topic_rate` (share of attacks that keep the seed's
-        label, where the judge labels those), `quality_benign` (mean helpfulness of replies to benign seeds, where the
+        label, where the judge labels attacks), `quality_benign` (mean helpfulness of replies to benign seeds, where the
         judge scores it), mean tokens of attacks and replies, and `groups_with_signal`, the share of groups whose
         rewards differ.
     """
@@ -55,7 +58,7 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float | int | None
 
 
 def sampled_tokens(outcomes: Sequence[Outcome]) -> int:
-    """Tokens both players sampled; an attack that a whole group shares counts once."""
+    """Number of tokens that both players sampled; an attack that a whole group shares counts once."""
     samples = {
         id(sample): len(sample.tokens)
         for outcome in outcomes

@@ -1,9 +1,9 @@
-"""Objectives as advantages: how much each token's log-probability should rise or fall, given what is known of it.
+"""Objectives as advantages: how much each token's log-probability should rise or fall.
 
-At one point every objective on the ratio ρ = π_θ/π_old has the gradient Σ weight · c · ∇log π_θ with one number c per
-token. An engine that multiplies advantages by an importance ratio therefore learns by any of them: it is given c, and
-the log-probabilities at that very point, where the ratio is 1. Clipped or not, with a KL term or without, the engine
-needs no loss of its own for it.
+At any point, an objective on the ratio ρ = π_θ/π_old has the gradient Σ weight · c · ∇log π_θ with one number c per
+token. An engine that multiplies advantages by an importance ratio can therefore optimise all of them: it is given c as
+the advantage, and the log-probabilities at that very point, where the ratio is 1. So clipping and the KL term need no
+loss in the engine.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ Tokenwise = Float[np.ndarray, " M"]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of the M tokens of one completion; log-probabilities in nats."""
+    """What is known about the M tokens of one completion; log-probabilities in nats."""
 
     current: Tokenwise  # log π_θ
     old: Tokenwise  # log π_old
-    advantages: Tokenwise  # a of each token
+    advantages: Tokenwise  # advantage of each token
     reference: Tokenwise | None = None  # log π_ref; None without a KL term
 
 
 def coefficients(known: Known, learning: LearningConfig) -> tuple[Tokenwise, dict[str, float]]:
-    """The gradient of the objective to maximise in each token's log-probability.
+    """The gradient of the objective, which is maximised, with respect to each token's log-probability.
 
-    `ppo` clips each token's ratio on the side its advantage pushes to (METHOD §3). `gspo` does so with one ratio for
-    the sequence, the geometric mean of its tokens' (Zheng et al. 2025, arXiv:2507.18071). `cispo` caps the ratio and
-    never drops a token (MiniMax 2025, arXiv:2506.13585). The KL term is β times the k3 estimate exp(d) - d - 1,
-    d = log π_ref - log π_θ, itself differentiated, as in GRPO.
+    `ppo` clips each token's ratio on the side its advantage pushes to (METHOD §3). `gspo` does so with one ratio per
+    sequence, the geometric mean of the tokens' ratios (Zheng et al. 2025, arXiv:2507.18071). `cispo` caps the ratio and
+    never drops a token (MiniMax 2025, arXiv:2506.13585). The KL term is β times the k3 estimate exp(d) - d - 1 with
+    d = log π_ref - log π_θ; the estimate itself is differentiated, as in GRPO.
 
     Args:
-        known: Of one completion.
+        known: What is known about one completion.
         learning: Which objective, its clip range, and β.
 
     Returns:
@@ -72,17 +72,17 @@ def towards(
     references: Sequence[tuple[float, ...]],
     learning: LearningConfig,
 ) -> tuple[list[Datum], dict[str, float]]:
-    """Datums that teach the objective to an engine that knows importance sampling alone.
+    """Datums with which an engine that only knows importance sampling learns by the objective.
 
     Args:
         datums: With advantages, and the log-probabilities under π_old.
         current: log π_θ of each datum's tokens, at the point where the gradient is taken.
-        references: log π_ref likewise; empty without a KL term.
+        references: log π_ref of the same tokens; empty without a KL term.
         learning: The objective.
 
     Returns:
-        Datums whose advantages are the coefficients, and metrics as means over tokens; `loss` is the weighted sum of
-        the objective, negative.
+        Datums whose advantages are the coefficients, and metrics as means over tokens; `loss` is the negative
+        weighted sum of the objective.
     """
     out, totals, loss = [], dict[str, float](), 0.0
     for i, datum in enumerate(datums):

@@ -1,9 +1,9 @@
 """Whom the learner meets: a mixture of the other player's versions in place of its latest one (METHOD §11).
 
-A version is a read-only copy of a player: number 0 as the game began, number r as round r left it. `uniform` draws
-each of them equally often; `nash` draws from the opponent's side of the equilibrium of the game whose moves are the
-versions. The payoffs of that game are estimated by playing each pair of versions once, on seeds and with random numbers
-that depend on the versions alone, so it does not matter when that happens.
+A version is a read-only copy of a player: number 0 is the player as the game began, number r as round r left it.
+`uniform` draws all of them equally often; `nash` draws from the opponent's side of the equilibrium of the game whose
+moves are the versions. The payoffs of that game are estimated by playing each pair of versions once. The seeds and
+random numbers depend on the versions alone, so it does not matter when a pair is played.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OTHER: Mapping[Role, Role] = {"attacker": "defender", "defender": "attacker"}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """How one version of the attacker and one of the defender do against each other."""
+    """The result of one version of the attacker against one of the defender."""
 
     attacker: int  # number of the attacker's version
     defender: int  # number of the defender's version
@@ -40,24 +40,24 @@ class Cell:
 
 @dataclass(eq=False, slots=True)
 class Opponents:
-    """The versions of both players, and what is known of how they do against each other."""
+    """The versions of both players, and their payoffs against each other so far."""
 
-    players: Mapping[Role, Player]  # both players as they sit at the table
-    learners: Mapping[Role, Policy]  # their policies, of which versions are copied
+    players: Mapping[Role, Player]  # both players as they are now
+    learners: Mapping[Role, Policy]  # their policies, from which versions are copied
     judge: Callable[[Sequence[Episode]], Sequence[Outcome]]  # turns episodes into outcomes
-    seeds: Sequence[Seed]  # training seeds, of which the payoffs are estimated
+    seeds: Sequence[Seed]  # training seeds, from which payoffs are estimated
     game: GameConfig  # `opponents` must not be "last"
-    rng_seed: int  # seed of all draws
-    # Every version of each player, by number.
+    rng_seed: int  # random seed of all draws
+    # All versions of each player, by number.
     versions: dict[Role, list[Player]] = field(default_factory=lambda: {"attacker": [], "defender": []})
     # Payoffs of the pairs (attacker's version, defender's version) played so far.
     cells: dict[tuple[int, int], Cell] = field(default_factory=dict)
 
     def restore(self, versions: Mapping[Role, Sequence[Policy]], payoffs: Sequence[Mapping[str, Any]]) -> None:
-        """Take back what was saved.
+        """Restore what was saved.
 
         Args:
-            versions: Read-only policies of every finished round, round 0 first.
+            versions: Read-only policies of each finished round, round 0 first.
             payoffs: What `payoffs` returned.
         """
         for role, policies in versions.items():
@@ -65,7 +65,7 @@ class Opponents:
         self.cells = {(row["attacker"], row["defender"]): Cell(**row) for row in payoffs}
 
     def payoffs(self) -> list[dict[str, Any]]:
-        """JSON values that `restore` takes back."""
+        """The payoffs as JSON values, for `restore`."""
         return [asdict(self.cells[pair]) for pair in sorted(self.cells)]
 
     def draw(self, schedule: Schedule, count: int, step: int, batch: int = 0) -> list[Player]:
@@ -74,13 +74,13 @@ class Opponents:
         Args:
             schedule: Whose turn it is, in which round.
             count: P, seeds of the step.
-            step: Number of the step; decides the draw, with `batch`.
+            step: Number of the step; together with `batch` it decides the draw.
             batch: Which of the step's batches of seeds this is.
 
         Returns:
-            One player for each seed, drawn independently from the mixture.
+            One player per seed, drawn independently from the mixture.
         """
-        # The defender opens a round, so in the attacker's turn the defender that this round made stands already.
+        # The defender learns first in a round, so in the attacker's turn this round's defender is already final.
         self._keep("attacker", schedule.round - 1)
         self._keep("defender", schedule.round - (schedule.learner == "defender"))
         role = _OTHER[schedule.learner]
@@ -89,7 +89,7 @@ class Opponents:
         return [self.versions[role][number] for number in drawn]
 
     def mixture(self, role: Role) -> Array:
-        """Chance of each version of an opponent in this role; plays the pairs that `nash` still needs."""
+        """Probability of each version of an opponent in this role; plays the pairs that `nash` still needs."""
         count = len(self.versions[role])
         if self.game.opponents == "uniform" or count == 1:
             return np.full(count, 1 / count)
@@ -98,11 +98,11 @@ class Opponents:
         return maximin(-payoffs if role == "attacker" else payoffs.T).weights
 
     def close_round(self, number: int) -> dict[str, Any] | None:
-        """Keep what a round made of both players.
+        """Keep both players as a round left them.
 
         Returns:
-            With `nash`, every payoff (rows are attackers, columns defenders; higher is better for the defender), the
-            episodes behind each, both players' mixtures and the value of the game to the defender. Else None.
+            With `nash`, all payoffs (rows are attackers, columns defenders; higher is better for the defender), the
+            number of episodes behind each, both players' mixtures and the value of the game to the defender. Else None.
         """
         for role in _OTHER:
             self._keep(role, number)
@@ -121,7 +121,7 @@ class Opponents:
         }
 
     def _keep(self, role: Role, number: int) -> None:
-        """Copy a player as its version of this number, unless that is kept already."""
+        """Copy a player as its version of this number, unless there is a copy already."""
         versions = self.versions[role]
         if number > len(versions):
             raise RuntimeError(f"{role}: version {len(versions)} was neither kept nor restored before {number}")
@@ -130,12 +130,12 @@ class Opponents:
             versions.append(replace(self.players[role], policy=policy))
 
     def _matrix(self) -> Array:
-        """Payoffs to the defender, one row for each attacker and one column for each defender."""
+        """Payoffs to the defender, one row per attacker and one column per defender."""
         shape = len(self.versions["attacker"]), len(self.versions["defender"])
         return np.array([[self.cells[i, j].payoff for j in range(shape[1])] for i in range(shape[0])])
 
     def _fill(self) -> None:
-        """Play every pair of versions that has not been played, in as few batches as rows or columns allow."""
+        """Play all pairs of versions not played yet, one batch per row or per column, whichever are fewer."""
         sizes = {role: range(len(versions)) for role, versions in self.versions.items()}
         missing = [(i, j) for i in sizes["attacker"] for j in sizes["defender"] if (i, j) not in self.cells]
         rows, columns = {i for i, _ in missing}, {j for _, j in missing}
@@ -145,7 +145,7 @@ class Opponents:
             self._play_pairs(role, number, [pair for pair in missing if pair[side] == number])
 
     def _play_pairs(self, role: Role, number: int, pairs: Sequence[tuple[int, int]]) -> None:
-        """Play one version of a role against some of the other's, all on the same seeds, as one batch of its own."""
+        """Play one version of a role against some of the other role's versions as one batch, all on the same seeds."""
         seeds = draw_seeds(self.seeds, self.game.opponent_seeds, generator(self.rng_seed, 0, "payoff seeds"))
         players = {**self.players, role: self.versions[role][number]}
         others = [self.versions[_OTHER[role]][j if role == "attacker" else i] for i, j in pairs]
@@ -159,7 +159,7 @@ class Opponents:
         for place, pair in enumerate(pairs):
             played = outcomes[place * len(seeds) : (place + 1) * len(seeds)]
             values = [value for outcome in played if (value := zero_sum_payoff(outcome, self.game)) is not None]
-            if not values:  # any number would be invented, and the equilibrium would rest on it
+            if not values:  # the equilibrium must not rest on an invented number
                 raise TooManyAbstentionsError(
                     f"attacker {pair[0]} against defender {pair[1]}: the judge gave no verdict on any of {len(played)} "
                     "episodes, so their payoff is not known; look at the judge"
@@ -170,8 +170,8 @@ class Opponents:
 def zero_sum_payoff(outcome: Outcome, game: GameConfig) -> float | None:
     """What the defender gains and the attacker loses in one episode: R_harm + R_ref of METHOD §4.
 
-    An output that ran into the length limit teaches nothing, so whoever it was loses all there is to lose: a version
-    that seldom ends its sentences must not look strong.
+    An output that ran into the length limit teaches nothing, so its player loses the most possible: a version that
+    rarely finishes must not look strong.
 
     Returns:
         None where the judge abstained.

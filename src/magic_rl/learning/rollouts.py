@@ -1,7 +1,7 @@
-"""What one step samples, and what of it is learned from.
+"""What one step samples, and which part of it is learned from.
 
-The seeds of a step are played by everybody at the table and judged; the groups to learn from are chosen, and every
-episode of theirs gets the learner's advantage.
+The players play the step's seeds and the judge labels the episodes. Then the groups to learn from are chosen, and each
+of their episodes gets the learner's advantage.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from magic_rl.learning.fluency import Fluency
 from magic_rl.rng import derive, generator
 from magic_rl.types import Episode, Exchange, Label, Outcome, Role
 
-SCORED = 16  # replies of a step that are measured
+SCORED = 16  # replies measured per step
 
 
 def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outcome]:
     """Play and judge one step's seeds; with dynamic sampling, more seeds until enough groups have signal (DAPO).
 
     Returns:
-        The outcomes of everything that was played, those of a group side by side, groups numbered throughout.
+        The outcomes of everything played, those of a group side by side. Group numbers are unique within the step.
     """
     settings, learner = arena.settings, schedule.learner
     game, learning, count = settings.game, settings.learning, settings.batch_size[learner]
@@ -56,10 +56,10 @@ def sample_outcomes(arena: Arena, schedule: Schedule, number: int) -> list[Outco
 
 
 def judge_episodes(episodes: Sequence[Episode], judge: Judge, settings: LoopSettings) -> list[Outcome]:
-    """Verdict and rewards of every episode; cut-off and unjudged ones are masked (METHOD §4).
+    """Verdict and rewards of each episode; cut-off and unjudged ones are masked (METHOD §4).
 
     Raises:
-        TooManyAbstentionsError: If the judge is silent too often.
+        TooManyAbstentionsError: If the judge abstains too often.
         TooManyCutOffError: If more than `learning.max_cut_off` of the episodes are cut off.
     """
     _check_cut_off(episodes, settings)
@@ -84,12 +84,12 @@ def judge_episodes(episodes: Sequence[Episode], judge: Judge, settings: LoopSett
 
 
 def _exchanges(episodes: Sequence[Episode]) -> list[Exchange]:
-    """What is judged: all that was not cut off."""
+    """What the judge sees: every episode that was not cut off."""
     return [Exchange(each.seed, each.attack, each.reply) for each in episodes if each.cut_off is None]
 
 
 def _check_cut_off(episodes: Sequence[Episode], settings: LoopSettings) -> None:
-    """Stop before a judge is asked: what is cut off is masked, and a step of nothing else learns nothing."""
+    """Stop before a judge is asked: cut-off episodes are masked, and a step with no others teaches nothing."""
     cut = Counter(episode.limit_reached for episode in episodes if episode.limit_reached)
     if exceeds(cut.total(), len(episodes), settings.learning.max_cut_off):
         (role, limit), _ = cut.most_common(1)[0]
@@ -103,15 +103,16 @@ def _check_cut_off(episodes: Sequence[Episode], settings: LoopSettings) -> None:
 
 
 def measure_fluency(outcomes: Sequence[Outcome], arena: Arena, number: int) -> Fluency:
-    """Whether the step's replies to first attacks, some of them, are still language.
+    """Whether a sample of the step's replies to first attacks is still language.
 
-    The yardstick is of replies to plain seeds. An attack may ask for what no plain seed does, such as one word over and
-    over, so where it finds more than it would of the untouched model's own, that model answers the same attacks.
+    The yardstick comes from replies to plain seeds. But an attack may ask for something that no plain seed does, such
+    as one word over and over. So if more than an eighth looks degenerate, the untouched model answers the same attacks
+    and its replies become the yardstick.
 
     Raises:
-        DegenerateError: If more than `learning.max_degenerate` of them are not.
+        DegenerateError: If more than `learning.max_degenerate` of them are degenerate.
     """
-    # Of the first turn: later prompts hold replies of this defender, which the untouched model would take up.
+    # First turns only: later prompts hold replies of this defender, and the untouched model would continue their style.
     first = [outcome.episode.turns[0].reply_sample for outcome in outcomes]
     samples = evenly([sample for sample in first if sample and sample.tokens], SCORED)
     if arena.yardstick is None:
@@ -123,7 +124,7 @@ def measure_fluency(outcomes: Sequence[Outcome], arena: Arena, number: int) -> F
         draw = derive(arena.settings.rng_seed, number, "yardstick")
         found = arena.yardstick.to_same([sample.prompt for sample in samples], sampling, draw).measure(samples, policy)
     count, n, allowed = sum(found.degenerate), len(found.degenerate), arena.settings.learning.max_degenerate
-    if count > max(1, allowed * n):  # so few are measured that `exceeds` would know half only
+    if count > max(1, allowed * n):  # not `exceeds`: with fewer than 20 it would never stop below one half
         raise DegenerateError(
             f"defender: {count} of {n} replies are no longer language (log-probability per token under the untouched "
             f"model {found.logprob:.1f}, distinct trigrams {found.distinct:.0%}); max_degenerate allows "
@@ -135,7 +136,7 @@ def measure_fluency(outcomes: Sequence[Outcome], arena: Arena, number: int) -> F
 
 
 def choose_groups(outcomes: Sequence[Outcome], learner: Role, count: int) -> list[Outcome]:
-    """The groups to learn from: the first `count` that have signal, filled up with others where there are fewer."""
+    """The groups to learn from: the first `count` that have signal, filled up with others if there are fewer."""
     groups = list(dict.fromkeys(outcome.episode.group for outcome in outcomes))
     signal = _with_signal(outcomes, learner)
     chosen = set([*signal, *(group for group in groups if group not in set(signal))][:count])
@@ -145,10 +146,10 @@ def choose_groups(outcomes: Sequence[Outcome], learner: Role, count: int) -> lis
 def advantages_of(
     outcomes: Sequence[Outcome], settings: LoopSettings, learner: Role, weights: Mapping[Label, float] | None = None
 ) -> list[float | None]:
-    """Advantage of the learner in each episode; None where masked.
+    """The learner's advantage in each episode; None where masked.
 
     Args:
-        weights: Factors by the request's label, from the operating point; None weighs all alike.
+        weights: Factors by the request's label, from the operating point; None weights all alike.
     """
     learning = settings.learning
     labels = [_label(outcome, settings, learner) for outcome in outcomes]
@@ -175,7 +176,7 @@ def _reward(outcome: Outcome, learner: Role) -> float | None:
 
 
 def _label(outcome: Outcome, settings: LoopSettings, learner: Role) -> Label:
-    """What the learner was asked counts as: an attacker is given the seed, a defender what became of it."""
+    """The label of the learner's input: for an attacker the seed's, for a defender that of the request it answers."""
     seed = outcome.episode.seed.label
     if learner == "attacker" or outcome.masked or outcome.verdict is None:
         return seed

@@ -47,17 +47,17 @@ class SftConfig(Node):
 
 
 class TargetConfig(Node):
-    """The defender's operating point, held by weighing benign against harmful requests from step to step."""
+    """The defender's operating point, held by reweighting benign against harmful requests after each step."""
 
     compliance: Literal["start"] | Annotated[float, Field(gt=0, le=1)] = Field(
         examples=[0.9, 0.8],
-        description="rate (0-1) of benign requests that the defender keeps answering, or 'start': what it answers at "
-        "its first step",
+        description="rate (0-1) of benign requests that the defender keeps answering, or 'start': the rate at its "
+        "first step",
     )
-    gain: NonNegativeFloat = Field(8.0, description="what the present gap adds to the multiplier's logarithm")
-    rate: NonNegativeFloat = Field(0.5, description="what each step's gap adds to it for good")
+    gain: NonNegativeFloat = Field(8.0, description="times the present gap, added to the multiplier's logarithm")
+    rate: NonNegativeFloat = Field(0.5, description="times the sum of all gaps so far, added likewise")
     max_multiplier: float = Field(
-        8.0, gt=1, description="most that benign requests may weigh relative to harmful ones; its inverse is the least"
+        8.0, gt=1, description="largest weight of benign requests relative to harmful ones; its inverse is the smallest"
     )
 
     @model_validator(mode="after")
@@ -73,7 +73,7 @@ class LearningConfig(Node):
     group_size: int = Field(4, ge=2, description="G: samples for the same input")
     epochs: PositiveInt = Field(1, description="passes over the same samples; 1, in one minibatch, is on-policy")
     minibatches: PositiveInt = Field(
-        1, description="parts that the samples are split into, an update each; a group stays whole"
+        1, description="parts that the samples are split into, with one update each; a group stays whole"
     )
     objective: Literal["ppo", "gspo", "cispo"] = Field(
         "ppo",
@@ -84,13 +84,13 @@ class LearningConfig(Node):
     clip_high: PositiveFloat = 0.2
     correction: Annotated[Literal["auto"] | Correction, BeforeValidator(lambda value: value or "none")] = Field(
         "auto",
-        description="of what another program sampled than learns from it: weights of tokens, truncated, or 0 outside "
-        "limits, by the ratio of each token or of the sequence; auto: token_truncate if another samples",
+        description="for samples drawn by another program than the learner: weight tokens by their truncated ratio, or "
+        "mask tokens or sequences whose ratio is outside limits; auto: token_truncate if another program samples",
     )
     look_ahead: bool = Field(
         False,
-        description="whether servers sample the next step while this one is learned from; its samples are then one "
-        "step behind, which the correction weighs; the step after a checkpoint or a turn is sampled in its own time",
+        description="servers sample the next step while this one is learned from; its samples are then one step behind "
+        "and corrected for that; the first step of a turn or after a checkpoint is not sampled ahead",
     )
     kl_coef: NonNegativeFloat = Field(0.0, description="β: weight of KL(π_θ ‖ π_ref)")
     reference: Literal["start", "base"] = Field("start", description="π_ref: the policy after SFT, or the base model")
@@ -110,14 +110,14 @@ class LearningConfig(Node):
         description="batches of seeds that a step may draw beyond the first to replace groups without signal (DAPO)",
     )
     target: TargetConfig | None = Field(
-        None, description="holds the defender's compliance; without it rewards weigh as they are (paper)"
+        None, description="holds the defender's compliance; without it all requests weigh the same (paper)"
     )
     max_cut_off: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of a step cut off at a length limit above which the run stops; of fewer than 20 episodes it "
-        "takes half, however small this is; 1: never",
+        description="share of a step's episodes cut off at a length limit above which the run stops; with fewer than "
+        "20 episodes never below one half; 1: never",
     )
     max_degenerate: float = Field(
         0.5,

@@ -1,7 +1,7 @@
 """The supervised stages before the game, both through `forward_backward(cross_entropy)`.
 
-The attacker learns its first skills from an attack pool (METHOD §2). A base model that refuses almost nothing
-can be given a short refusal warm-up as defender; real chat models need none.
+The attacker learns its first skills from an attack pool (METHOD §2). A defender that refuses almost nothing
+can get a short refusal warm-up; real chat models need none.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from magic_rl.types import Adam, CrossEntropy, Datum, Episode, Message, Seed
 
 _log = logging.getLogger(__name__)
 
-# The marks of Chinese and Japanese end a sentence by themselves; the others are Arabic, Urdu, Indic, Burmese, Khmer,
-# Armenian and Ethiopic.
+# Chinese and Japanese marks end a sentence by themselves; the others, which a space must follow, are Latin, Arabic,
+# Urdu, Indic, Burmese, Khmer, Armenian and Ethiopic.
 _SENTENCE = re.compile(r"\s*(.+?(?:[。！？]|[.!?؟۔।॥။៕។։።](?=\s|$)))", re.DOTALL)
 _UNSPACED = re.compile("[\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -40,10 +40,10 @@ class SftStage:
     """A supervised stage of a run, and how far it has come.
 
     Attributes:
-        name: In metrics; the order of examples depends on it.
-        rng_seed: Seed of that order.
+        name: Its name in metrics; the order of examples depends on it.
+        rng_seed: Random seed of that order.
         taken: Steps of this stage already taken.
-        number: Optimiser steps the run has taken before.
+        number: Steps the run has taken before.
     """
 
     name: str = "sft"
@@ -60,7 +60,7 @@ class Example:
         tagged: Whether `<think>` and `<answer>` around the message's parts are format; else they are plain text.
 
     Raises:
-        ValueError: If there is nothing to answer, or no answer.
+        ValueError: If there are no messages, or the completion is empty.
     """
 
     messages: Sequence[Message]
@@ -73,11 +73,11 @@ class Example:
 
 
 def attacker_examples(pool: Sequence[PoolEntry], prompts: Prompts) -> list[Example]:
-    """From an attack pool: the attacker's prompt for a seed, and the thinking and rewrite to learn (METHOD §2).
+    """Examples from an attack pool: the attacker's prompt for a seed, and the thinking and attack to learn (METHOD §2).
 
     Args:
-        pool: Seeds with their rewrites.
-        prompts: Words of the roles.
+        pool: Seeds with their attacks.
+        prompts: Prompts of the roles.
 
     Returns:
         One example per entry, in order.
@@ -91,21 +91,22 @@ def warmup_examples(
 ) -> list[Example]:
     """A refusal warm-up that keeps the defender helpful: a third each of three kinds of request.
 
-    Plain harmful requests are refused in words of `base.prompts.refusals`. Benign requests, plain and rewritten,
-    keep the answer the base model itself gives to the plain one, cut to its first sentence: so the model
-    learns neither new facts nor that odd wording alone calls for a refusal. Seeds whose answer has no
-    whole sentence are left out, which is logged.
+    Plain harmful requests are refused with sentences from `base.prompts.refusals`. Benign requests, plain and
+    rewritten, keep the base model's own answer to the plain one, cut to its first sentence. So the model learns
+    neither new facts nor that odd wording alone calls for a refusal. Seeds whose answer has no whole sentence or
+    refuses are left out, and the log says how many.
 
     Args:
         seeds: Training seeds.
         rewrites: Pool entries; the benign ones are used.
-        base: The untrained defender, who answers the benign seeds.
-        rng_seed: Seed of what is chosen.
-        size: Examples that will be learned from. Where there are more seeds, a random part of them is used, as every
-            answer has to be sampled.
+        base: The untrained defender, which answers the benign seeds.
+        rng_seed: Random seed of the choice.
+        size: Number of examples that will be learned from. If there are more seeds, a random part of them is used,
+            because each answer has to be sampled.
 
     Raises:
-        UserError: If no benign request, plain or rewritten, could be learned: the warm-up would teach to refuse it.
+        UserError: If no plain or no rewritten benign request has an answer to learn: the warm-up would teach to
+            refuse that kind.
     """
     rng = generator(rng_seed, 0, "warm-up refusals")
     share = math.ceil(size / 3)
@@ -139,7 +140,7 @@ def warmup_examples(
 
 
 def _answers(seeds: Sequence[Seed], base: Player) -> dict[str, str]:
-    """The first sentence of what the base model says to each seed, by the seed's id; refusals are left out."""
+    """The first sentence of the base model's answer to each seed, by the seed's id; refusals are left out."""
     asked = attack([Episode(seed, (), 0) for seed in seeds], None, 1, 0)
     greedy = replace(base, sampling=replace(base.sampling, temperature=0.0))
     answers = {
@@ -163,10 +164,10 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def first_sentence(text: str) -> str:
-    """The text's first sentence if it has at least four words, else "" .
+    """The text's first sentence if it has at least four words, else an empty text.
 
-    Where words are written without spaces, eight of their characters count as four words. Thai has no mark that ends a
-    sentence: of it none is found.
+    In scripts without spaces between words, eight characters count as four words. Thai has no mark that ends a
+    sentence, so none is found in it.
     """
     found = _SENTENCE.match(text)
     sentence = " ".join(found[1].split()) if found else ""
@@ -183,8 +184,8 @@ def sft(
     """Minimise the mean negative log-likelihood per token of the examples' completions (METHOD §2).
 
     Args:
-        policy: Learns.
-        renderer: Of its model.
+        policy: The policy that learns.
+        renderer: The renderer of its model.
         examples: Conversations and the reply to teach for each.
         config: Steps, step size and batch size.
         stage: Where to begin.
@@ -212,7 +213,7 @@ def sft(
 
 
 def _batch(size: int, batch: int, taken: int, stage: SftStage) -> list[int]:
-    """Indices of one batch: the data in a new order each epoch, every example once an epoch."""
+    """Indices of one batch: each epoch has all examples once, in a new order."""
     out: list[int] = []
     position = taken * batch
     while len(out) < batch:

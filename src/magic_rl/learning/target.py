@@ -1,11 +1,10 @@
 """The defender's operating point: how many benign requests it must still answer while it learns to refuse.
 
-Rewards of fixed weight leave it to chance where on its trade-off between safety and helpfulness a defender ends. Here
-helpfulness is a constraint instead: a Lagrange multiplier weighs what is learned from benign requests against what is
-learned from harmful ones, and rises from step to step while measured compliance is below its target (Safe RLHF, Dai et
-al. 2023, arXiv 2310.12773, with the roles of the two exchanged). A multiplier that only sums up past gaps swings around
-its target, as the policy sums up too; the present gap is added to it (PID Lagrangian, Stooke et al. 2020, arXiv
-2007.03964).
+Rewards with fixed weights leave it to chance where a defender ends on the trade-off between safety and helpfulness.
+Here helpfulness is a constraint instead: a Lagrange multiplier weights benign requests against harmful ones, and rises
+after each step with measured compliance below the target (Safe RLHF, Dai et al. 2023, arXiv 2310.12773, with the roles
+of the two exchanged). A multiplier that only integrates past gaps oscillates around the target, because the policy
+integrates too, so the present gap is added (PID Lagrangian, Stooke et al. 2020, arXiv 2007.03964).
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from magic_rl.types import Label
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """The multiplier and what it holds; a plain value, so it can be saved in a checkpoint and resumed."""
+    """The multiplier and its target; a plain value, so it can be saved in a checkpoint and resumed."""
 
-    # Rate of benign requests answered to hold; None until that of the start is measured.
+    # Target rate of benign requests answered; None until the first step measures it ("start").
     compliance: float | None = None
     multiplier: float = 1.0  # λ, the weight of a benign request relative to a harmful one
     # What past gaps between target and measured compliance have added to the multiplier's logarithm.
@@ -36,7 +35,7 @@ class OperatingPoint:
         return cls(None if config.compliance == "start" else config.compliance)
 
     def weights(self) -> dict[Label, float]:
-        """Factors of the advantages by the request's label. They sum to 2, so a multiplier of 1 changes nothing."""
+        """Factor of the advantages for each label. They sum to 2, so a multiplier of 1 changes nothing."""
         harmful = 2 / (1 + self.multiplier)
         return {"harmful": harmful, "benign": 2 - harmful}
 
@@ -46,7 +45,7 @@ class OperatingPoint:
         The multiplier is adapted in its logarithm, so it stays positive.
 
         Args:
-            measured: Rate of the step's benign requests that were answered; None if none could be judged.
+            measured: Share of the step's benign requests that were answered; None if none could be judged.
         """
         if measured is None:
             return self

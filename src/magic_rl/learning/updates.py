@@ -1,4 +1,4 @@
-"""The update: one batch of datums, several passes over it, and the step size of each (METHOD §3, §11)."""
+"""The update: one batch of datums, one or more passes over it, and the step size (METHOD §3, §11)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
     move the policy for no reason.
 
     Args:
-        arena: Whose learner it is that learns.
+        arena: Holds the learner and the settings.
         datums: From `build_datums`.
         schedule: Whose turn it is, and how many steps the learner has taken.
-        number: The step, which decides how minibatches are drawn.
+        number: The step; it decides how minibatches are drawn.
 
     Returns:
         Means over the updates, and the step size.
@@ -38,10 +38,10 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
         return {"loss": 0.0, "grad_norm": 0.0, "lr": adam.lr}
     sharpened = (sampling.temperature, sampling.top_p) != (1.0, 1.0)
     mismatch: dict[str, float] = {}
-    kind = "none" if learning.correction == "auto" else learning.correction  # whoever assembles knows who samples
+    kind = "none" if learning.correction == "auto" else learning.correction  # a run resolves "auto" when it assembles
     if sharpened or kind != "none":
         scored = policy.logprobs(_sequences(datums))
-        if sharpened:  # The ratio compares policies at temperature 1, also where another was sampled at.
+        if sharpened:  # The ratio compares policies at temperature 1, even if the samples were drawn at another.
             datums = [replace(datum, logprobs=old) for datum, old in zip(datums, scored, strict=True)]
         else:
             datums, mismatch = correct(datums, scored, kind)
@@ -56,7 +56,7 @@ def learn(arena: Arena, datums: Sequence[Datum], schedule: Schedule, number: int
 
 
 def _gradient(arena: Arena, learner: Role, part: Sequence[Datum], *, moved: bool) -> dict[str, float]:
-    """Add the gradient of one minibatch; `moved`: whether the policy has been updated since the datums were made."""
+    """Add the gradient of one minibatch; `moved`: the policy has been updated since the datums were scored."""
     learning, policy = arena.settings.learning, arena.learners[learner]
     if learning.objective == "ppo" and not learning.kl_coef:
         return dict(policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high)))
@@ -71,7 +71,7 @@ def _sequences(datums: Sequence[Datum]) -> list[tuple[Tokens, Tokens]]:
 
 
 def adam_step(optimiser: OptimiserConfig, taken: int, planned: int) -> Adam:
-    """AdamW settings of the step after `taken` of `planned` ones: linear warm-up, then constant or linear decay."""
+    """AdamW settings of the step after `taken` of `planned` steps: linear warm-up, then constant or linear decay."""
     share = min(1.0, (taken + 1) / optimiser.warmup_steps) if optimiser.warmup_steps else 1.0
     if optimiser.decay == "linear":
         falling = max(1, planned - optimiser.warmup_steps)

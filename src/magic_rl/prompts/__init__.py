@@ -1,4 +1,4 @@
-"""The words of the roles (METHOD §6), one text file each, which a user can replace file by file.
+"""The prompts of the roles (METHOD §6), one text file each, which a user can replace file by file.
 
 A placeholder in braces is filled in one pass, so braces inside a seed or a reply are left alone.
 """
@@ -36,12 +36,12 @@ class Prompts:
     attacker_harmful: str  # the attacker's task for a harmful seed, with `{seed}`
     attacker_benign: str  # the attacker's task for a benign seed, with `{seed}`
     attacker_continue: str  # shows the attacker the defender's last `{reply}` and asks for the next prompt
-    defender_user: str  # what the defender reads as the user's words: the `{attack}`, alone unless a user wraps it
+    defender_user: str  # the user message that the defender reads: just the `{attack}`, unless a user's file adds words
     defender_system_thinks: str  # asks the defender to think first (defender-cot)
     refusals: str  # refusals for the defender's warm-up, one per line
     writer_rewrite_harmful: str  # asks a model to rewrite a harmful `{seed}` by a strategy's `{instruction}`
     writer_rewrite_benign: str  # the same for a benign `{seed}`
-    writer_reasoning: str  # asks it for the thoughts that lead from a `{seed}` to an `{attack}`
+    writer_reasoning: str  # asks a model for the thoughts that lead from a `{seed}` to an `{attack}`
 
     def attacker(self, seed: Seed) -> str:
         """The attacker's task for a seed."""
@@ -53,20 +53,20 @@ class Prompts:
         return _fill(self.attacker_continue, reply=reply)
 
     def defender(self, attack: str) -> str:
-        """What the defender reads as the user's words."""
+        """The user message that the defender reads."""
         return _fill(self.defender_user, attack=attack)
 
     def defender_system(self, own: str | None, thinks: bool) -> str:
-        """What the defender reads as its system prompt: a prompt of its own, and how to think if it does."""
+        """The defender's system prompt: its own, if it has one, and how to think if it is to think."""
         return "\n".join(filter(None, [own, self.defender_system_thinks if thinks else ""]))
 
     def rewrite(self, seed: Seed, instruction: str) -> str:
-        """What the writer of the attack pool is asked for a seed."""
+        """What the writer of the attack pool is asked in order to rewrite a seed."""
         template = self.writer_rewrite_harmful if seed.label == "harmful" else self.writer_rewrite_benign
         return _fill(template, seed=seed.text, instruction=instruction)
 
     def reasoning(self, seed: Seed, attack: str) -> str:
-        """What the writer is asked about a rewrite of a seed."""
+        """What the writer is asked in order to explain how a seed became an attack."""
         return _fill(self.writer_reasoning, seed=seed.text, attack=attack)
 
 
@@ -74,15 +74,15 @@ def load_prompts(folder: str | None = None) -> Prompts:
     """Read the prompts.
 
     Args:
-        folder: None for the built-in ones, "brief" for those that small models read quickly, "paper" for those with the
+        folder: None for the built-in ones, "brief" for shorter ones for small models, "paper" for those with the
             paper's words around an attack, or a folder whose `.txt` files replace the built-in ones of the same name.
 
     Returns:
-        The words of both roles and of the writer.
+        The prompts of both roles and of the writer.
 
     Raises:
-        UserError: For a folder that does not exist, a file of an unknown name, one without its placeholder or
-            with another one, or a list of refusals with an empty line.
+        UserError: For a folder that does not exist, a file with an unknown name, a prompt without its placeholder or
+            with an unknown one, or a list of refusals with an empty line.
     """
     names = [field.name for field in fields(Prompts)]
     texts = {name: _read(_HERE / f"{name}.txt") for name in names}
@@ -104,7 +104,7 @@ def _read(path: Path) -> str:
     found = set(re.findall(r"\{(\w+)\}", text))
     for name in wanted:
         if name not in found:
-            raise UserError(f"{path}: lacks its placeholder {{{name}}}; put it where the text shall stand")
+            raise UserError(f"{path}: lacks its placeholder {{{name}}}; put it where the text belongs")
     if unknown := found.difference(wanted):
         known = "known here: " + " and ".join(f"{{{name}}}" for name in wanted) if wanted else "there are none here"
         raise UserError(f"{path}: unknown placeholder {{{min(unknown)}}}; {known}")
@@ -114,5 +114,5 @@ def _read(path: Path) -> str:
 
 
 def _fill(template: str, **values: str) -> str:
-    """Fill placeholders in one pass: what looks like one inside a value is left alone."""
+    """Fill placeholders in one pass, so that text in a value that looks like one is left alone."""
     return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)

@@ -23,7 +23,7 @@ _ABOUT = (
 
 
 def benchmark_table(result: Result, width: int = 100) -> str:
-    """Every set by both rules, what the other model did, and the tasks of others."""
+    """All sets by both counting rules, and the change from the other model; or the scores of an lm-eval task."""
     if result.scores:
         rows = [(task, name, f"{value:.4g}") for task, found in result.scores.items() for name, value in found.items()]
         return laid_out([("task", "metric", "value"), *rows], width)
@@ -47,10 +47,10 @@ def _cells(line: Line) -> Sequence[str]:
 
 
 def write_figure(result: Result, out: Path) -> Path | None:
-    """Draw the model, and the one it is compared with, by all harmful and all benign rows.
+    """Draw the model, and the one it is compared with, by its rates on all harmful and all benign rows.
 
     Returns:
-        The file; None where rows of a kind were not asked.
+        The file; None if the model has no rate for one of the labels.
     """
     places = []
     for name, lines in ((result.against, result.others), (result.model, result.lines)):

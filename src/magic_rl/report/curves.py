@@ -37,7 +37,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The horizontal axis: its name, what is said of each step, and the rows of each turn of the game."""
+    """The horizontal axis: its name, each step with the head of its tooltip, and the rows of each turn of the game."""
 
     name: str
     tips: Sequence[tuple[float, str]]
@@ -45,12 +45,12 @@ class Steps:
 
 
 def percent(value: float) -> str:
-    """A share as it stands at an axis."""
+    """A share as a label of an axis."""
     return f"{value:.0%}"
 
 
 def _number(value: float) -> str:
-    """With as many decimals as are worth reading."""
+    """A number with about three significant digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -114,7 +114,7 @@ _CHARTS: Sequence[tuple[str, str, Callable[[float], str], tuple[Series, ...]]] =
 
 
 def curves(rows: Sequence[Row]) -> list[Figure]:
-    """What happened step by step; only charts that have something to show.
+    """Charts of a run over its steps, without those that have nothing to show.
 
     Args:
         rows: Rows of metrics.jsonl.
@@ -196,7 +196,7 @@ def _supervised(rows: Sequence[Row]) -> Figure | None:
 
 
 def _line_chart(title: str, lines: Mapping[Series, Points], form: Callable[[float], str], axis: Steps) -> Markup:
-    """Lines over steps, turns shaded. Axes of numbers include zero; a gap is a value that was not measured."""
+    """Lines over steps, with turns shaded. Axes of numbers include zero; a gap is a value that was not measured."""
     steps = [x for x, _ in axis.tips]
     x_axis = Axis(steps[0] - 0.5, steps[-1] + 0.5, _LEFT, _RIGHT)
     y_ticks: tuple[float, ...] = QUARTERS
@@ -219,7 +219,7 @@ def _line_chart(title: str, lines: Mapping[Series, Points], form: Callable[[floa
 def _tips(
     lines: Mapping[Series, Points], form: Callable[[float], str], tips: Sequence[tuple[float, str]], axis: Axis
 ) -> Iterator[Markup]:
-    """Invisible columns that say the numbers of their step when pointed at; not all of them in a very long run."""
+    """Invisible columns with the numbers of their step as tooltip; in a very long run only for some steps."""
     values = {one: dict(points) for one, points in lines.items()}
     chosen = tips[:: math.ceil(len(tips) / _MOST_TIPS)]
     half = (_RIGHT - _LEFT) / len(chosen) / 2
@@ -230,7 +230,7 @@ def _tips(
 
 
 def _bands(turns: Sequence[Sequence[Row]], axis: Axis) -> Iterator[Markup]:
-    """Whose turn it was, as shades, with a line and a number where a round begins."""
+    """Shades that show whose turn it was, with a line and a number where a round begins."""
     for turn in turns:
         x = (axis.at(turn[0]["step"] - 0.5), axis.at(turn[-1]["step"] + 0.5))
         yield svg.box(x, (_TOP, _BOTTOM), f"turn-{turn[0]['learner']}")

@@ -1,4 +1,4 @@
-"""Figures that are no curves: the frontier, what training changed over runs, and how kinds of attacks drift."""
+"""Figures other than curves: the frontier, what training changed over runs, and how kinds of attacks drift."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from magic_rl.report.tables import each, shown
 
 _ROW = 36  # height of a bar with the space below it
 _X, _Y = Axis(0, 1, 46, 380), Axis(0, 1, 270, 20)  # of the frontier
-_LETTER, _LINE = 5.6, 12.0  # about the size of a letter
+_LETTER, _LINE = 5.6, 12.0  # width of a letter and height of a line, about
 
 _MEASURED: tuple[Measure, ...] = ("asr", "compliance")
-_Place = tuple[str, str, Estimate, Estimate]  # name, what stands beside it, ASR and compliance
+_Place = tuple[str, str, Estimate, Estimate]  # a defender's name, the label beside its dot, ASR and compliance
 
 
 def frontier(evaluation: Evaluation) -> list[Figure]:
-    """Attack success against benign compliance of every defender, a figure for each attacker compared.
+    """Attack success against benign compliance of all defenders, one figure per compared attacker.
 
-    A defender can always trade safety for helpfulness; that moves it along a diagonal. Only a step across the diagonals
-    tells requests apart better, so they are drawn. What was not measured is left out.
+    A defender can always trade safety for helpfulness; that moves it along a diagonal. Only a move across the diagonals
+    means that it tells requests apart better, so they are drawn. Defenders without both rates are left out.
     """
     found, figures = evaluation.crossplay, []
     last = len(found.defenders) - 1
@@ -53,7 +53,7 @@ def frontier(evaluation: Evaluation) -> list[Figure]:
 
 
 def changes(preset: PresetResult) -> Figure | None:
-    """Every change of a preset: mean and interval as a bar, each run as a dot below; None if nothing was measured."""
+    """All changes of a preset: mean and interval as a bar, each run as a dot below; None if nothing was measured."""
     found = [
         (f"{title(measure, attacker)} {BETTER[measure]}", change)
         for measure, of_measure in preset.change.items()
@@ -84,7 +84,7 @@ def changes(preset: PresetResult) -> Figure | None:
 
 
 def drift_bars(drift: Drift) -> Figure | None:
-    """How the classes that attacks show are distributed over the families; None if nobody told classes."""
+    """How the classes of attacks are distributed over the families; None if no model labelled classes."""
     shares = {f"round {n} (n = {of.classified})": of.shares for n, of in drift.rounds.items() if of.shares}
     if not shares:
         return None
@@ -149,7 +149,7 @@ def frontier_shapes(places: Sequence[_Place]) -> Iterator[Markup]:
 
 
 def _labels(wanted: Sequence[tuple[float, float, str]]) -> Iterator[Markup]:
-    """A name beside each point: to its right if there is room, and below a name that it would cover."""
+    """A name beside each point: to its right if there is room, and below any name that it would cover."""
     taken: list[tuple[float, float, float]] = []
     for x, y, label in sorted(wanted, key=lambda one: one[1]):
         width = _LETTER * len(label)

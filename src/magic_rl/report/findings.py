@@ -1,4 +1,4 @@
-"""One self-contained HTML page about an audit. Words of models are hostile here as in a run's report: see `page`."""
+"""One self-contained HTML page about an audit. Model text is hostile here too, as in a run's report: see `page`."""
 
 from __future__ import annotations
 

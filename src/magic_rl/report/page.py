@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run.
 
-Model text is hostile: all of it is escaped, hidden behind a click, and harmful transcripts are left out unless asked
-for. The page holds no script, and its content security policy forbids any to run and anything to be fetched.
+Model text is hostile: all of it is escaped and hidden behind a click, and harmful transcripts are left out unless asked
+for. The page has no script, and its content security policy forbids running one or fetching anything.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts
     """Write the report of a run, finished or not.
 
     Args:
-        out: Where to; by default `report.html` in the run.
-        show_transcripts: Show episodes of harmful seeds in full. Not for anything meant to be shared.
+        out: The file to write; by default `report.html` in the run.
+        show_transcripts: Show episodes of harmful seeds in full. Not for pages that will be shared.
 
     Returns:
-        Where it was written.
+        The file that was written.
 
     Raises:
         StoreError: If the run has taken no step yet, or the file cannot be written.
@@ -61,7 +61,7 @@ def write_report(run: RunDirectory, out: Path | None = None, *, show_transcripts
 
 
 def visible(text: str) -> str:
-    """Text with codes in place of signs that show nothing or turn the direction of what follows."""
+    """Text with codes in place of characters that are invisible or change the direction of the text after them."""
     return "".join(
         char
         if char in "\n\t" + _JOINERS or unicodedata.category(char) not in {"Cc", "Cf", "Co", "Cs"}
@@ -78,7 +78,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
     drift = read(run, DRIFT_FILE, Drift)
     failures = read(run, result.FAILURES_FILE, Failures) if evaluation else None
     finished = False
-    with suppress(UserError):  # all checkpoints corrupted: what there is can still be looked at
+    with suppress(UserError):  # all checkpoints corrupted: the rest can still be shown
         finished = run.is_complete
     return render(
         "page.html.j2",
@@ -120,7 +120,7 @@ def _page(run: RunDirectory, rows: Sequence[Mapping[str, Any]], show_transcripts
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this package: everything escaped, nothing undefined passed over, the style inside."""
+    """A page from a template of this package: values are escaped, undefined ones are errors, the style is inlined."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = "{:.0%}".format
     environment.filters["points"] = lambda share: f"{100 * share:+.0f}".replace("-", "−")
@@ -132,14 +132,14 @@ def render(template: str, **values: Any) -> str:
 
 
 def resource(name: str) -> Markup:
-    """A file of this package, trusted as it is."""
+    """A file of this package, which needs no escaping."""
     return Markup(resources.files("magic_rl.report").joinpath(name).read_text("utf-8"))  # noqa: S704 - our own file
 
 
 def _failed(run: RunDirectory, steps: Iterable[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Step and place of harmful seeds whose attack got an answer, and of benign ones that were refused.
+    """Step and place of the harmful episodes that were answered, and of the benign ones that were refused.
 
-    Every episode is read once and none is held.
+    Each episode is read once and none is kept in memory.
     """
     escaped, refused = list[tuple[int, int]](), list[tuple[int, int]]()
     for step in steps:
@@ -151,13 +151,13 @@ def _failed(run: RunDirectory, steps: Iterable[int]) -> tuple[list[tuple[int, in
 
 
 def _by_rules(config: Mapping[str, Any]) -> bool:
-    """Whether nobody but the demo's rules judges."""
+    """Whether the demo's rules are the only judge."""
     judge = config["judge"]
     return all(member.get("kind", "rules") == "rules" for member in judge.get("members") or [judge])
 
 
 def _models(config: Mapping[str, Any]) -> dict[str, str]:
-    """The model of each player, a folder without the folders that it is in."""
+    """The model of each player; of a folder, only the last part of its path."""
     roles = ("defender", "attacker") if config["game"].get("rewrite", True) else ("defender",)
     names = {role: Path(config[role]["model"]) for role in roles}
     return {role: name.name if name.is_absolute() else _NAMES.get(str(name), str(name)) for role, name in names.items()}
@@ -181,14 +181,14 @@ def _clock(seconds: float) -> str:
 
 
 def _others(run: RunDirectory) -> list[Evaluation]:
-    """The evaluations with something else in place of something of the run."""
+    """The evaluations with another judge, other seeds, attackers, settings or another model."""
     files = sorted((run.path / result.OTHERS).glob(f"*/{result.EVALUATION_FILE}"))
     found = (read(RunDirectory(file.parent), file.name, Evaluation) for file in files)
     return [each for each in found if each]
 
 
 def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool) -> list[dict[str, Any]]:
-    """A few failures of the last defender of each kind, and how many there were in all."""
+    """For each kind of failure: a few failures of the last defender, and how many there were in all."""
     table, after = evaluation.table, evaluation.pair[1]
     missed = [round(rate.value * rate.n) for rate in table["asr"][after].values()]
     refused = [round((1 - rate.value) * rate.n) for rate in table["compliance"][after].values()]
@@ -217,14 +217,14 @@ def _failures(failures: Failures, evaluation: Evaluation, show_transcripts: bool
 def _shown(
     run: RunDirectory, place: tuple[int, int], turns: Mapping[int, Mapping[str, Any]], show_transcripts: bool
 ) -> dict[str, Any]:
-    """An episode by its step and its place there."""
+    """An episode by its step and its place in the step, with the facts that the page shows."""
     episode, round_ = run.episodes(place[0])[place[1]], turns[place[0]]["round"]
     facts = {key: episode[key] for key in ("step", "verdict", "rewards")}
     return {**_words(episode, show_transcripts), **facts, "round": round_}
 
 
 def _words(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]:
-    """What a page says of an exchange; without its words if it is about harm and nobody asked for them."""
+    """What a page shows of an exchange; without its text if the seed is harmful and transcripts were not asked for."""
     seed, turns = episode["seed"], episode["turns"]
     hidden = seed["label"] == "harmful" and not show_transcripts
     return {
@@ -237,6 +237,6 @@ def _words(episode: Mapping[str, Any], show_transcripts: bool) -> dict[str, Any]
 
 
 def _spaced(found: Sequence[_T]) -> list[_T]:
-    """A few, evenly spaced, the first and the last among them."""
+    """At most `_SAMPLES`, evenly spaced, the first and the last among them."""
     count = min(_SAMPLES, len(found))
     return [found[i * (len(found) - 1) // max(1, count - 1)] for i in range(count)]

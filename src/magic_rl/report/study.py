@@ -1,7 +1,7 @@
 """A study's results as files: `study.json`, a table in Markdown, a figure per preset, and one self-contained HTML page.
 
-All are made of the runs' small result files and of nothing else, no clock and no path among it, so that they
-come out byte for byte the same wherever and whenever those files are read.
+All are made from the runs' small result files alone, without the clock or paths, so the same result files give
+the same bytes at any time and place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A few shapes of SVG, axes and what a figure is: all the drawing that the pages need, without a script.
+"""SVG shapes, axes and figures: all the drawing that the pages need, without a script.
 
-Colours, lines and fonts are classes of `figure.css`; here is only geometry. Text is escaped by `Markup.format`. Every
-figure comes with the numbers it draws, for those who cannot see it.
+Colours, lines and fonts are classes of `figure.css`; this file has only geometry. `Markup.format` escapes text. Each
+figure comes with the numbers it draws, for readers who cannot see it.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-WIDTH = 400  # of every figure in user units; style.css decides the size on the screen
+WIDTH = 400  # of each figure in user units; style.css decides the size on the screen
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing and all that goes with it."""
+    """A drawing with its title, note, legend and numbers."""
 
     title: str
     note: str  # how to read it, in a sentence or two
     svg: Markup
-    legend: tuple[tuple[str, str], ...]  # class and name of what is drawn
+    legend: tuple[tuple[str, str], ...]  # class and name of each thing drawn
     head: tuple[str, ...]  # column titles of the numbers
     rows: tuple[tuple[str, ...], ...]  # the numbers, as shown
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Maps low…high onto start…end of a drawing."""
+    """Maps values low…high to positions start…end of a drawing."""
 
     low: float
     high: float
@@ -39,12 +39,12 @@ class Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """Where a value is, in user units."""
+        """The position of a value, in user units."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
 
 def drawing(title: str, height: float, shapes: Iterable[Markup]) -> Markup:
-    """All shapes of a figure, with what a screen reader says of it."""
+    """All shapes of a figure, with a label for screen readers."""
     label = f"{title}. The numbers follow as a table."
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, height, label, Markup("").join(shapes)
@@ -52,7 +52,7 @@ def drawing(title: str, height: float, shapes: Iterable[Markup]) -> Markup:
 
 
 def standalone(figure: Markup, style: str) -> str:
-    """A drawing as a file of its own, which carries its style sheet and follows the reader's light or dark theme."""
+    """A drawing as a separate file with its style sheet; it follows the reader's light or dark theme."""
     head, _, shapes = str(figure).partition(">")
     style += "svg { background: var(--card); }\n"
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>\n{style}</style>{shapes}\n'
@@ -61,7 +61,7 @@ def standalone(figure: Markup, style: str) -> str:
 def x_marks(
     axis: Axis, marks: Iterable[float], form: Callable[[float], str], y: tuple[float, float], *, lines: bool = True
 ) -> Iterator[Markup]:
-    """Labels below a drawing that reaches from one y to the other, and lines across it."""
+    """Labels below a drawing that spans from one y to the other, and lines across it."""
     for mark in marks:
         if lines:
             yield line((axis.at(mark),) * 2, y, "grid" if mark else "zero")
@@ -71,7 +71,7 @@ def x_marks(
 def y_marks(
     axis: Axis, marks: Iterable[float], form: Callable[[float], str], x: tuple[float, float]
 ) -> Iterator[Markup]:
-    """Lines across a drawing, and their labels on its left."""
+    """Lines across a drawing, with labels on its left."""
     for mark in marks:
         yield line(x, (axis.at(mark),) * 2, "grid" if mark else "zero")
         yield text(min(x) - 6, axis.at(mark) + 4, form(mark), "end")
@@ -83,19 +83,19 @@ def line(x: tuple[float, float], y: tuple[float, float], style: str) -> Markup:
 
 
 def text(x: float, y: float, words: str, style: str = "") -> Markup:
-    """One line of text; its class says on which side of `x` it stands."""
+    """One line of text; its class decides on which side of `x` it is."""
     return Markup('<text x="{:.1f}" y="{:.1f}" class="{}">{}</text>').format(x, y, style, words)
 
 
 def box(x: tuple[float, float], y: tuple[float, float], style: str, tip: str = "") -> Markup:
-    """A rectangle from corner to corner, and what it says when pointed at."""
+    """A rectangle from corner to corner, with an optional tooltip."""
     return Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}">{}</rect>').format(
         x[0], y[0], x[1] - x[0], y[1] - y[0], style, Markup("<title>{}</title>").format(tip) if tip else ""
     )
 
 
 def dot(x: float, y: float, radius: float, style: str, tip: str) -> Markup:
-    """A filled circle, and what it says when pointed at."""
+    """A filled circle with a tooltip."""
     return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" class="{}"><title>{}</title></circle>').format(
         x, y, radius, style, tip
     )

@@ -1,7 +1,7 @@
 """Tables of results as text: for a terminal of a given width, and for Markdown.
 
-Rates are in percent, changes in points. A row has the same name wherever it is shown; in a terminal it stands under a
-heading of its measure, which saves width. Where a line does not fit, each row becomes a few short lines.
+Rates are in percent, changes in points. A row has the same name everywhere; in a terminal it is below a heading with
+its measure, which saves width. If a line does not fit, each row becomes a few short lines.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ class Row:
 
     @property
     def title(self) -> str:
-        """Where it stands under no heading."""
+        """Its name where there are no headings."""
         return f"{MEASURES[self.measure]}, {self.name} {BETTER[self.measure]}"
 
 
 def shown(number: Estimate | OverRuns | None, kind: Kind = "rate", *, exact: bool = False) -> str:
-    """A number with its interval, over runs also with its standard deviation.
+    """A number with its interval, and over runs its standard deviation.
 
     Args:
-        exact: Whether bounds have as many decimals as the value; in a terminal there is no room for them.
+        exact: Whether bounds have as many decimals as the value; a terminal has no room for them.
     """
     if number is None or (isinstance(number, Estimate) and not number.n):
         return DASH
@@ -102,7 +102,7 @@ def each(number: OverRuns | None, kind: Kind = "rate", *, exact: bool = True) ->
 
 
 def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
-    """All of an evaluation that a terminal shows, the verdict last.
+    """An evaluation for a terminal, the verdict last.
 
     Args:
         width: Columns of the terminal.
@@ -135,19 +135,19 @@ def evaluation_table(evaluation: Evaluation, width: int = 80) -> str:
 
 
 def about_drift(drift: Drift) -> str:
-    """What the columns of `drift_rows` mean."""
+    """Explains the columns of `drift_rows`."""
     told = (True, drift.embedder, drift.classifier)
     return f"{'; '.join(text for text, there in zip(_ABOUT_DRIFT, told, strict=True) if there)}."
 
 
 def drift_head(drift: Drift) -> tuple[str, ...]:
-    """Column titles of `drift_rows`; what was not measured has none."""
+    """Column titles of `drift_rows`, without what was not measured."""
     classes = ("hybrids, %", "combinations", "new, %") if drift.classifier else ()
     return ("attacks of", "n", "self-BLEU", *(("distance",) if drift.embedder else ()), *classes)
 
 
 def drift_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
-    """What the attacks of each round are like."""
+    """How diverse the attacks of each round are."""
     for number, of in drift.rounds.items():
         numbers = [of.self_bleu, *((of.distance,) if drift.embedder else ())]
         classes = (shown(of.hybrids), str(of.combinations or DASH), shown(of.new)) if drift.classifier else ()
@@ -161,7 +161,7 @@ def class_head(drift: Drift) -> tuple[str, ...]:
 
 
 def class_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
-    """Each class that some attack showed, and its share of each round's attacks."""
+    """Each class that any attack showed, and its share of each round's attacks."""
     for name, kind in CLASSES.items():
         shares = [of.shares.get(name, 0) for of in drift.rounds.values()]
         if any(shares):
@@ -169,7 +169,7 @@ def class_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
 
 
 def drift_table(drift: Drift, width: int = 80) -> str:
-    """How attacks drift, for a terminal, with how far the classes can be believed."""
+    """How attacks drift, for a terminal, with the classifier's agreement with people."""
     lines: list[Line] = [drift_head(drift), *drift_rows(drift)]
     parts = [textwrap.fill(about_drift(drift), width), "", laid_out(lines, width)]
     if drift.classifier:
@@ -179,7 +179,7 @@ def drift_table(drift: Drift, width: int = 80) -> str:
 
 
 def attack_table(attack: AttackResult[Estimate], width: int = 80) -> str:
-    """How far a fresh attacker gets against both defenders. A seed counts once, however many attacks it met."""
+    """How far a fresh attacker gets against each defender. A seed counts once, however many attacks it met."""
     found = attack.defenders
     who = [name for name in DEFENDERS if name in found]
     lines: list[Line] = [(f"{_FRESH}, %", *who)]
@@ -194,7 +194,7 @@ def attack_table(attack: AttackResult[Estimate], width: int = 80) -> str:
 
 
 def study_table(study: StudyResult, width: int = 120) -> str:
-    """Every preset of a study for a terminal, each run's values under the means."""
+    """All presets of a study for a terminal, each run's values below the means."""
     blocks = []
     for name, preset in study.presets.items():
         lines: list[Line] = [study_head(preset, "%")]
@@ -223,7 +223,7 @@ def study_markdown(study: StudyResult) -> str:
 
 
 def study_about(preset: PresetResult) -> str:
-    """Which runs, and what their numbers are."""
+    """The preset's runs and held-out seeds, and how to read the numbers."""
     seeds = preset.rng_seeds
     runs = (
         f"{len(seeds)} runs, rng seeds {', '.join(map(str, seeds))}"
@@ -239,7 +239,7 @@ def study_head(preset: PresetResult, first: str = "") -> tuple[str, ...]:
 
 
 def study_rows(preset: PresetResult, *, exact: bool = True) -> Iterator[Row]:
-    """Every measure under every attacker, and what a fresh attacker reached."""
+    """All measures under all attackers, and what a fresh attacker reached."""
     who = list(preset.table["asr"])
     for measure, grid in preset.table.items():
         for attacker, name in ATTACKERS.items():
@@ -263,7 +263,7 @@ def study_rows(preset: PresetResult, *, exact: bool = True) -> Iterator[Row]:
 
 
 def study_notes(preset: PresetResult) -> Iterator[str]:
-    """What a column means, and numbers that are not about a defender under an attacker, a line each."""
+    """What the column "clear" means, and numbers outside the table, one line each."""
     yield "clear: runs in which the whole interval of the change lies below (↓) or above (↑) 0"
     if preset.attack:
         yield from _ratio(preset.attack)
@@ -276,10 +276,10 @@ def study_notes(preset: PresetResult) -> Iterator[str]:
 
 
 def laid_out(lines: Sequence[Line], width: int) -> str:
-    """Columns where they fit, those of plain numbers to the right; else each row as its title, then its cells.
+    """Columns if they fit, plain numbers to the right; else each row as its title, then its cells.
 
     Args:
-        lines: Of as many cells as the first one, which holds the titles of columns, or of one: a heading.
+        lines: The first line holds the column titles; each other line has as many cells, or one: a heading.
     """
     head = lines[0]
     columns = list(zip(*(line for line in lines if len(line) > 1), strict=True))
@@ -295,7 +295,7 @@ def laid_out(lines: Sequence[Line], width: int) -> str:
 
 
 def described(facts: Iterable[tuple[str, str]], width: int, indent: str = "") -> Iterator[str]:
-    """Names with what is to be said of them beside; what is too long goes on below, and no word is cut."""
+    """Names with their texts beside them; a long text continues below, and no word is cut."""
     told = [(name, text) for name, text in facts if text]
     beside = max((len(name) for name, _ in told), default=0) + 2
     for name, text in told:
@@ -304,7 +304,7 @@ def described(facts: Iterable[tuple[str, str]], width: int, indent: str = "") ->
 
 
 def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
-    """How well the attackers kept to the format and to the seed's topic; nothing in a run without attackers."""
+    """How well the attackers kept to the format and the seed's topic; nothing in a run without attackers."""
     if not evaluation.rewrites:
         return
     rates = [[rewrites.get(key) for key in RATES] for rewrites in evaluation.rewrites.values()]
@@ -316,14 +316,14 @@ def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
 
 
 def replies_head(evaluation: Evaluation) -> dict[str, str]:
-    """What is told of replies, by its column's title; of empty ones and of thoughts only if there were any."""
+    """What is shown about replies, with column titles; the rates of empty replies and of thoughts only if not zero."""
     told = (*evaluation.replies.values(), *evaluation.crossplay.replies)
     seen = {"empty": any(each.empty and each.empty.value for each in told), "thought": any(e.thought for e in told)}
     return {key: title for key, title in REPLIES.items() if seen.get(key, True)}
 
 
 def _replies(evaluation: Evaluation, width: int) -> Iterator[str]:
-    """Whether replies are still language, as the untouched model sees them."""
+    """Whether replies are still language, measured by the untouched model."""
     head = replies_head(evaluation)
     lines: list[Line] = [("replies", *head.values())]
     for who, replies in evaluation.replies.items():
@@ -351,7 +351,7 @@ def _piped(cells: Sequence[str]) -> str:
 
 
 def redteam_table(found: RedTeam, width: int = 80) -> str:
-    """What came of each attack and of the worst of them; why one was left out."""
+    """The ASR of each attack and of the worst case over them, and why an attack was left out."""
     lines: list[Line] = [("%", "ASR ↓", f"of {found.seeds} seeds", "queries per seed", "errors")]
     for name, row in found.attacks.items():
         made = f"{row.queries / max(1, found.seeds):.1f} of {row.budget}"

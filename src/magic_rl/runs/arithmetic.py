@@ -1,7 +1,7 @@
-"""How much arithmetic and memory traffic a step is, and how long a device takes for it.
+"""How much arithmetic and memory traffic a step takes, and how long a device needs for it.
 
-Learning and reading prompts are bound by arithmetic; sampling is bound by memory, as all weights are read for every
-token of the longest sample. The figures are in hardware.toml; docs/scale.md explains the model.
+Learning and reading prompts are bound by arithmetic; sampling is bound by memory, because all weights are read for
+every token of the longest sample. The figures are in hardware.toml; docs/scale.md explains the model.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 from magic_rl.errors import UserError
 from magic_rl.files import user_path
 
-_BYTES = 2  # of a number of the base model: bfloat16
+_BYTES = 2  # per parameter of the base model, in bfloat16
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A dense decoder."""
+    """The shape of a dense decoder."""
 
     hidden: int  # width
     layers: int  # number of layers
@@ -57,30 +57,30 @@ class Shape:
 
     @property
     def body(self) -> int:
-        """Numbers of all blocks."""
+        """Parameters of all blocks."""
         return self.layers * sum(a * b for a, b in self.linear.values())
 
     @property
     def head(self) -> int:
-        """Numbers of the output head."""
+        """Parameters of the output head."""
         return self.hidden * self.vocabulary
 
     @property
     def weights(self) -> int:
-        """Bytes of the model."""
+        """Bytes of the model's weights."""
         return _BYTES * (self.body + self.head * (1 if self.tied else 2))
 
     @property
     def cached(self) -> int:
-        """Bytes of keys and values of a token."""
+        """Bytes of the KV cache per token."""
         return _BYTES * 2 * self.layers * self.keys
 
     def forward(self, tokens: float, seen: float, predicted: float) -> float:
         """Floating-point operations of a forward pass.
 
         Args:
-            tokens: That go through it.
-            seen: Positions that each attends to, on average.
+            tokens: Tokens that go through the model.
+            seen: Positions that each token attends to, on average.
             predicted: Tokens whose logits are computed.
         """
         return 2 * self.body * tokens + 4 * self.layers * self.queries * tokens * seen + 2 * self.head * predicted
@@ -94,52 +94,52 @@ class Gpu:
     flops: float  # per second, dense bfloat16
     bandwidth: float  # bytes per second
     memory: float  # bytes
-    dollars: float  # per hour; 0 if nobody rents it out
+    dollars: float  # per hour; 0 if it is not rented out
     learn: float  # share of `flops` that learning reaches
     prefill: float  # share of `flops` that reading prompts reaches
     reached: float  # share of `bandwidth` that sampling reaches
     layer: float  # seconds per layer and token, for any batch, with CUDA graphs
-    eager: float  # the same without
+    eager: float  # the same without CUDA graphs
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What is sampled at a time."""
+    """What one player samples in one step."""
 
-    prompts: float  # prompts that are read, each once
+    prompts: float  # prompts, each encoded once
     prompt: float  # tokens of a prompt
     rows: float  # samples in all
     mean: float  # tokens of a sample
     longest: float  # tokens of the longest
-    rounds: int = 1  # parts that are sampled one after the other
+    rounds: int = 1  # parts that are sampled one after another
 
     @property
     def tokens(self) -> float:
-        """That are sampled."""
+        """Tokens of all samples."""
         return self.rows * self.mean
 
 
 @dataclass(frozen=True, slots=True)
 class Samplers:
-    """Who samples."""
+    """The devices that sample."""
 
-    gpu: Gpu  # of each device
+    gpu: Gpu  # what each device is
     count: int = 1  # engines side by side, each with all weights
-    devices: int = 1  # of each engine
-    at_once: int = 256  # samples that one engine takes side by side
-    eager: bool = False  # whether kernels are started one by one
+    devices: int = 1  # devices of each engine
+    at_once: int = 256  # samples that one engine decodes side by side
+    eager: bool = False  # whether kernels are launched one by one, without CUDA graphs
 
 
 def sampling_flops(samples: Samples, shape: Shape) -> float:
-    """Of reading prompts and sampling."""
+    """Floating-point operations of reading prompts and sampling."""
     read = shape.forward(samples.prompts * samples.prompt, samples.prompt / 2, samples.prompts)
     return read + shape.forward(samples.tokens, samples.prompt + samples.mean / 2, samples.tokens)
 
 
 def sampling_seconds(samples: Samples, shape: Shape, samplers: Samplers) -> float:
-    """Time to read prompts, then for as many passes as the longest sample has tokens, or more if not all fit at once.
+    """Seconds to read prompts and take one pass per token of the longest sample, or more if not all fit at once.
 
-    A pass reads all weights, and the keys and values of the samples that still run.
+    A pass reads all weights, and the KV cache of the samples that have not ended.
     """
     gpu, engines = samplers.gpu, samplers.count
     flops, bandwidth = gpu.flops * samplers.devices, gpu.bandwidth * gpu.reached * samplers.devices
@@ -158,10 +158,10 @@ def figures() -> dict[str, Any]:
 
 
 def device(name: str) -> Gpu:
-    """A device by its name in hardware.toml, in any case and without hyphens.
+    """A device by its name in hardware.toml; case and hyphens do not matter.
 
     Raises:
-        UserError: If it is not there.
+        UserError: If there is no such device.
     """
     known: dict[str, dict[str, float]] = figures()["gpus"]
     found = next((each for each in known if each.lower() == name.lower().replace("-", "")), None)
@@ -174,7 +174,7 @@ def shape_of(model: str) -> Shape:
     """The shape of a model: one of hardware.toml, a folder, or a hub model that was fetched before.
 
     Raises:
-        UserError: If nothing tells, or the model is no dense decoder.
+        UserError: If the shape is not known here, or the model is not a dense decoder.
     """
     known: dict[str, dict[str, Any]] = figures()["models"]
     if model in known:

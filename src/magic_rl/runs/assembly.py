@@ -1,6 +1,6 @@
 """Everything a run needs, built from its config: models, policies, judge, prompts and seeds.
 
-Also used by evaluation, which puts saved players into the same seats.
+Evaluation uses it too, and puts saved players into the same seats.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHARED = "shared"
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What whoever runs MAGIC from Python brings along, in place of what the config names."""
+    """What a caller from Python brings along, in place of what the config names."""
 
     judge: Judge | None = None  # labels every exchange
     engines: Mapping[Role, Engine] | None = None  # of each role that a model plays
@@ -45,11 +45,11 @@ NOTHING = Brought()
 
 
 class Setup:
-    """The players and their surroundings.
+    """The players and all that they need.
 
     Attributes:
-        engines: Engine of each role; one and the same where both use the same model and adapter shape.
-        learners: The trainable policy of each role; one and the same in self-play.
+        engines: Engine of each role; the same one if both use the same model and adapter shape.
+        learners: The trainable policy of each role; the same one in self-play.
         references: π_ref of each role.
     """
 
@@ -79,7 +79,7 @@ class Setup:
         return {name: self.learners[role] for name, role in self.roles_by_name().items()}
 
     def load_learners(self, folders: Mapping[str, Path]) -> None:
-        """Replace the learners by saved ones, given by name."""
+        """Replace the learners with saved ones, given by name."""
         for name, role in self.roles_by_name().items():
             loaded = self.engines[role].load(folders[name], name)
             for shared in self.roles() if name == _SHARED else [role]:
@@ -96,11 +96,11 @@ class Setup:
         return self.engines[role].load(folder, folder.name).snapshot(folder.name)
 
     def renderer(self, role: Role) -> Renderer:
-        """How a role reads and speaks: its model's chat template with the variables that its config sets."""
+        """A role's renderer: its model's chat template with the variables that its config sets."""
         return self.engines[role].renderer_with(self.config.player(role).chat_template_kwargs)
 
     def player(self, role: Role, policy: Speaks | None = None, *, sampling: SamplingParams | None = None) -> Player:
-        """A policy (by default the learner) in a role's seat, speaking as in learning unless told otherwise."""
+        """A policy (by default the learner) in a role's seat, sampling as in learning unless `sampling` is given."""
         settings = self.config.player(role)
         spoken = settings.sampling
         return Player(
@@ -129,7 +129,7 @@ class Setup:
         )
 
     def yardstick(self) -> Yardstick:
-        """What replies of a step are measured by: the untouched model's own to some seeds as they are."""
+        """What a step's replies are compared with: the untouched model's replies to some vanilla seeds."""
         seeds = evenly(sorted(self.split.train, key=lambda seed: seed.label), SCORED)
         base = self.player("defender", self.engines["defender"].base())
         asked = attack([Episode(seed, (), 0) for seed in seeds], None, 1, 0)
@@ -139,7 +139,7 @@ class Setup:
 
     def _opponents(self, players: Mapping[Role, Player]) -> Opponents:
         config, settings = self.config, loop_settings(self.config)
-        # A pair of versions has few episodes; what is silent or cut off too often shows in the steps themselves.
+        # A pair of versions has few episodes; too many abstentions or cut-offs show in the steps themselves.
         patient = replace(
             settings, max_abstained=1.0, learning=settings.learning.model_copy(update={"max_cut_off": 1.0})
         )
@@ -153,7 +153,7 @@ class Setup:
         )
 
     def examples(self, role: Role) -> Sequence[Example]:
-        """What a role's supervised stage learns: the configured file, or made from the training seeds."""
+        """The examples of a role's supervised stage: from the configured file, or made from the training seeds."""
         stage = self.config.player(role).sft
         if stage.examples:
             return [replace(example, tagged=True) for example in read_examples(Path(stage.examples))]
@@ -164,14 +164,14 @@ class Setup:
         return warmup_examples(self.split.train, pool, base, self.config.rng_seed, stage.steps * stage.batch_size)
 
     def pool(self) -> list[PoolEntry]:
-        """The attack pool: the configured file, or written offline for the training seeds."""
+        """The attack pool: from the configured file, or written offline for the training seeds."""
         if self.config.attacker.pool:
             return read_pool(Path(self.config.attacker.pool))
         return build_pool(self.split.train, self.config.attacker.strategies, self.config.rng_seed)
 
 
 def loop_settings(config: Config) -> LoopSettings:
-    """What the loop needs to know of the whole tree.
+    """What the loop needs from all settings.
 
     Args:
         config: Every setting.
@@ -199,24 +199,24 @@ def prepare(config: Config, note: Callable[[str], None] | None = None, *, brough
     """Load what the config names.
 
     Args:
-        note: Told what may go wrong with the models later; given, they are looked at before any is loaded.
-        brought: What is not to be made here.
+        note: Told what may go wrong with the models later. If given, the models are checked before any is loaded.
+        brought: What need not be made here.
 
     Raises:
         UserError: For seeds, prompts or models that cannot be used. Writes nothing but the model cache.
     """
     prompts = load_prompts(config.game.prompts)
     split = split_of(config.data)
-    judge = brought.judge or make_judge(config)  # first, as a key that is not set costs no waiting
+    judge = brought.judge or make_judge(config)  # first, so that a missing key is reported at once
     if note and not brought.engines and not config.engine.remote:
-        from magic_rl.runs.modelcheck import look_at_models  # with torch, too
+        from magic_rl.runs.modelcheck import look_at_models  # imports torch too
 
         look_at_models(config, note)
     return Setup(config, prompts, split, judge, brought.engines or load_engines(config))
 
 
 def load_engines(config: Config) -> dict[Role, Engine]:
-    """The engine of each role that a model plays; one and the same for the same model and adapter shape.
+    """The engine of each role that a model plays; roles with the same model and adapter shape share one.
 
     Raises:
         UserError: If a model or a setting cannot be used.
@@ -224,7 +224,7 @@ def load_engines(config: Config) -> dict[Role, Engine]:
     from magic_rl.engines.local.models import resolve_model  # torch and transformers take seconds to import
     from magic_rl.engines.making import make_engines
 
-    # Every name is resolved before anything is loaded, so that a wrong one costs no waiting.
+    # Every name is resolved before anything is loaded, so that a wrong one is reported at once.
     code = config.engine.trust_remote_code
     names = {role: config.player(role).model for role in config.roles}
     folders: Mapping[Role, str | Path] = names

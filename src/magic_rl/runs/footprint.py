@@ -1,8 +1,8 @@
 """How much memory a config will need with a model, from the model's shape alone, before its weights are loaded.
 
-Weights, adapters and optimiser states are counted. Of activations it counts what a backward pass keeps most of: inputs
-and outputs of linear layers, and norms and attention in float32; what autograd really keeps of tiny models is within a
-third of that. Keys and values are what they come to if all prompts and replies are as long as they may be.
+Weights, adapters and optimiser states are counted. Of activations, the largest that autograd keeps are counted: inputs
+and outputs of linear layers, and norms and attention in float32; for tiny models, what autograd really keeps is within
+a third of that. The KV cache is counted as if all prompts and replies were as long as they may be.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from magic_rl.engines.local.parity import unfit
 from magic_rl.engines.local.scoring import CHUNK
 from magic_rl.types import Role
 
-_TRAINED = 16  # bytes an adapter's number takes: itself, its gradient and two moments of AdamW, in float32
-_DRAWN = 16  # bytes that a logit takes while a token is drawn: probabilities and their sums in float32
+_TRAINED = 16  # bytes per adapter parameter: itself, its gradient and two moments of AdamW, in float32
+_DRAWN = 16  # bytes per logit while a token is drawn: probabilities and their sums in float32
 _PROCESS = 500_000_000  # bytes that Python, torch and transformers take by themselves
 
 
@@ -36,7 +36,7 @@ class Footprint:
     loading: int  # weights in wider precision while the model is tried on chat text
     learning: int  # activations and logits of one batch
     sampling: int  # weights laid out once more on a CPU, and probabilities
-    cache: int  # keys and values while sampling, at most
+    cache: int  # KV cache while sampling, at most
     process: int  # what the program takes without a model, on a CPU
 
     @property
@@ -53,11 +53,11 @@ class Footprint:
 def footprint(
     model: Any, config: Config, roles: tuple[Role, ...], device: torch.device, dtype: torch.dtype
 ) -> Footprint:
-    """What a config's run takes.
+    """What a run of a config takes.
 
     Args:
-        model: With the slot for adapters; the device "meta" will do.
-        roles: The players on it.
+        model: With adapters attached; the device "meta" will do.
+        roles: The roles that it plays.
     """
     base, wide = model.get_base_model(), dtype.itemsize
     numbers = {id(p): p.numel() for name, p in model.named_parameters() if ".lora_" not in name}
@@ -74,10 +74,10 @@ def footprint(
     activations = tokens * kept
     above = config.engine.recompute_above
     if above is not None and above < tokens:
-        layers = text.num_hidden_layers  # of which one is whole at a time, and all keep their inputs
+        layers = text.num_hidden_layers  # one of them is whole at a time, and all keep their inputs
         activations = tokens * (kept // layers + layers * text.hidden_size * wide)
     here = config.engine.sampler == "local"  # else sampling takes memory elsewhere
-    count = processes(config.engine, device)  # each has its own model and computes batches as large
+    count = processes(config.engine, device)  # each has its own model and batches of this size
     a_token = 2 * text.num_hidden_layers * _heads(text)[1] * wide
     rows, cache = _decoded(config, roles, a_token, shares=shares, count=count) if here else (0, 0)
     laid_out = sum(module.weight.numel() for module in [*linear, *([head] if type(head) is nn.Linear else [])])
@@ -95,14 +95,14 @@ def footprint(
 
 
 def _heads(text: Any) -> tuple[int, int]:
-    """Widths of all queries and of all keys; nothing in a model without attention."""
+    """Widths of all queries and of all keys; 0 in a model without attention."""
     queries = getattr(text, "num_attention_heads", None) or 0
     size = getattr(text, "head_dim", None) or text.hidden_size // max(1, queries)
     return queries * size, (getattr(text, "num_key_value_heads", None) or queries) * size
 
 
 def _beside(model: Any, tokens: int) -> int:
-    """Bytes of a token that learning keeps beside what linear layers read and write: in float32, of each layer."""
+    """Bytes per token, in float32, that learning keeps beside inputs and outputs of linear layers."""
     text = model.config.get_text_config()
     queries, keys = _heads(text)
     numbers = 2 * text.hidden_size + 2 * (queries + 2 * keys)
@@ -112,7 +112,7 @@ def _beside(model: Any, tokens: int) -> int:
 
 
 def _decoded(config: Config, roles: tuple[Role, ...], a_token: int, *, shares: bool, count: int) -> tuple[int, int]:
-    """The most rows decoded side by side, and the bytes of their keys and values if they are as long as they may be.
+    """The most rows decoded side by side, and the bytes of their KV cache if they are as long as they may be.
 
     Args:
         a_token: Bytes of a token's keys and values.
@@ -124,7 +124,7 @@ def _decoded(config: Config, roles: tuple[Role, ...], a_token: int, *, shares: b
         count * max(1, config.engine.rows_per_batch // group) * group,
     )
     spoken = [config.player(role).sampling for role in roles]
-    prompts = rows // group if shares else rows  # copies of a prompt
+    prompts = rows // group if shares else rows  # prompts in the cache
     return rows, a_token * max(prompts * one.max_prompt_tokens + rows * one.max_tokens for one in spoken)
 
 

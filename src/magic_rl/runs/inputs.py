@@ -1,5 +1,5 @@
-"""What a run was begun with, in a few digests (`inputs.json`), so that it does not go on, and is not measured, with
-anything else: swapped labels, another split, prompts or pool of another wording, a base model that was trained further.
+"""Digests of what a run was begun with (`inputs.json`), so that it is neither continued nor measured with anything
+else: swapped labels, another split, prompts or a pool in other words, a base model that was trained further.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from magic_rl.store.run import INPUTS_FILE, RunDirectory
 
 
 def digests(setup: Setup) -> dict[str, str]:
-    """A digest of each thing that a run is made of, by the setting that names it; files that are gone have none."""
+    """A digest of each input of a run, by the setting that names it; missing files have none."""
     config, split = setup.config, setup.split
     sides = {"training": split.train, "held out": split.held_out, "validation": split.validation}
     found = {
@@ -41,7 +41,7 @@ def begun_with(run: RunDirectory) -> dict[str, Any]:
     """What the run was begun with: `{"digests", "checked", "config"}`, and `"changes"` if settings changed since.
 
     Raises:
-        StoreError: If nothing tells.
+        StoreError: If it has no `inputs.json`.
     """
     inputs: dict[str, Any] | None = run.read_json(INPUTS_FILE)
     if inputs is None:
@@ -50,10 +50,10 @@ def begun_with(run: RunDirectory) -> dict[str, Any]:
 
 
 def compare(run: RunDirectory, found: Mapping[str, str]) -> None:
-    """See that what was loaded is what the run was begun with.
+    """Check that what was loaded is what the run was begun with.
 
     Raises:
-        UserError: If anything is not, or nothing tells.
+        UserError: If anything differs, or the run has no `inputs.json`.
     """
     for key, before in begun_with(run)["digests"].items():
         if found.get(key, before) != before:
@@ -67,7 +67,7 @@ def compare_settings(run: RunDirectory, config: Config) -> dict[str, tuple[Any, 
     """Settings that differ from those the run was begun or last resumed with.
 
     Raises:
-        UserError: If one of them may not change (see `config.CHANGEABLE`), or nothing tells.
+        UserError: If one of them may not change (see `config.CHANGEABLE`), or the run has no `inputs.json`.
     """
     changed = differences(begun_with(run)["config"], config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
@@ -80,7 +80,7 @@ def compare_settings(run: RunDirectory, config: Config) -> dict[str, tuple[Any, 
 
 
 def record_settings(run: RunDirectory, config: Config, changed: Mapping[str, tuple[Any, Any]], step: int) -> None:
-    """Make changed settings those of the run, and keep a note of the step from which they hold."""
+    """Make changed settings those of the run, and record the step after which they hold."""
     inputs = begun_with(run)
     changes = [*inputs.get("changes", ()), {"after_step": step, "settings": {k: list(v) for k, v in changed.items()}}]
     run.write_config(dump_config(config))
@@ -88,5 +88,5 @@ def record_settings(run: RunDirectory, config: Config, changed: Mapping[str, tup
 
 
 def digest(value: object) -> str:
-    """A few letters that are the same exactly if a JSON value is."""
+    """A short hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""What Inspect finds of MAGIC by its entry point: the sets as tasks, and models in this process.
+"""What MAGIC offers to Inspect through an entry point: the sets as tasks, and models in this process.
 
 A task is called `magic_rl/harmbench`, a model `magic_rl/runs/demo` or `magic_rl/default`. A model behind a server is
-asked by Inspect's own clients; one in this process by ours, with the engine, template and words of its training.
+asked by Inspect's own clients; one in this process by ours, with the engine, template and prompts of its training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class InProcess(ModelAPI):
         settings: str = "",
         number: int | None = None,
     ) -> None:
-        """Load it.
+        """Load the model.
 
         Args:
             settings: Config file that says how models are computed (`engine`); empty: the run's own, or the defaults.
@@ -62,11 +62,11 @@ class InProcess(ModelAPI):
         tool_choice: ToolChoice,  # noqa: ARG002 - without tools there is nothing to choose
         config: GenerateConfig,
     ) -> ModelOutput:
-        """One reply, empty if it never came out of its reasoning.
+        """One reply; empty if its reasoning never ended.
 
         Raises:
-            ValueError: For what it cannot do.
-            RuntimeError: If it gives no reply.
+            ValueError: For tools, stop sequences or several choices.
+            RuntimeError: If the model gives no reply.
         """
         if tools or config.stop_seqs or (config.num_choices or 1) > 1:
             raise ValueError("a model in this process takes no tools, stop sequences or several choices")
@@ -80,7 +80,7 @@ class InProcess(ModelAPI):
         return ModelOutput.from_content(self.model_name, said.text, stop_reason="max_tokens" if cut_off else "stop")
 
     def _answers(self, requests: Sequence[ChatRequest]) -> list[Completion]:
-        """Requests that share their settings together, as `LocalChat` wants them."""
+        """Answer requests in batches that share their settings, as `LocalChat` requires."""
         done: dict[int, Completion] = {}
         for settings in dict.fromkeys((request.max_tokens, request.temperature) for request in requests):
             alike = [i for i, r in enumerate(requests) if (r.max_tokens, r.temperature) == settings]
@@ -88,7 +88,7 @@ class InProcess(ModelAPI):
         return [done[i] for i in range(len(requests))]
 
     def max_connections(self) -> int:
-        """How many samples Inspect keeps going at once."""
+        """How many samples Inspect runs at once."""
         return _AT_ONCE
 
 
@@ -106,9 +106,9 @@ def make_tasks(name: str) -> Any:
         Args:
             data: The user's copy of the set; empty reads the hub.
             judge: Config file that names the judge; empty: the demo's rules.
-            limit: Most rows, drawn evenly; 0: all.
+            limit: Most rows, evenly spaced; 0: all.
             max_tokens: Where replies are cut; 0: where the release cuts them.
-            any_count: Whether another number of rows than the published one is taken.
+            any_count: Whether to accept a number of rows other than the published one.
         """
         config = load_config(Path(judge) if judge else None)
         items = evenly(load(name, data, any_count=any_count), limit)
@@ -119,7 +119,7 @@ def make_tasks(name: str) -> Any:
 
 
 def judge_of(config: Config) -> Judge:
-    """The judge of a config, one and the same for all tasks."""
+    """The judge of a config; the same object for all tasks."""
     key = dump_config(config)
     if key not in _judges:
         _judges[key] = make_judge(config)

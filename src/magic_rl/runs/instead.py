@@ -1,7 +1,7 @@
-"""What an evaluation is of: a run as it is, or with a judge, seeds, a defender, attackers or settings in its place.
+"""What an evaluation measures: a run as it is, or with another judge, seeds, defender, attackers or settings.
 
-Nothing of such an evaluation is written over the run's own: it has a folder in `evaluations`, named by what was put
-in and by a digest of it, so that the same command finds it again.
+Such an evaluation never overwrites the run's own: it has a folder in `evaluations`, named by what was replaced and by
+a digest of the replacements, so that the same command finds it again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from magic_rl.types import Seed
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """What stands in for something of the run; what is None or empty is the run's own.
+    """What replaces parts of the run; where a field is None or empty, the run's own part is used.
 
     Attributes:
-        judge: Config file whose judge judges.
+        judge: Config file that names the judge.
         seeds: Sources of seeds, as `data.seeds` names them.
-        defender: A model that is not of the run: see `runs.target`.
-        attackers: The run whose attackers are met.
+        defender: A model from outside the run: see `runs.target`.
+        attackers: A run whose attackers are used.
         settings: `key=value` items, of settings that `config.CHANGEABLE` lists.
     """
 
@@ -42,7 +42,7 @@ class Instead:
     settings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, str]:
-        """In words, by kind, of what is put in."""
+        """The replacements in words, by kind."""
         said = {
             "judge": str(self.judge or ""),
             "seeds": self.seeds or "",
@@ -58,9 +58,9 @@ OWN = Instead()
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An evaluation to be made."""
+    """An evaluation to make."""
 
-    run: RunDirectory  # whose defenders, split and prompts it has
+    run: RunDirectory  # whose defenders, split and prompts are used
     config: Config  # every setting
     instead: Instead
     out: RunDirectory  # where its files go: the run, or a folder in it
@@ -69,11 +69,11 @@ class Subject:
 
 
 def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
-    """What an evaluation is of, before any model is loaded.
+    """What an evaluation measures, found before any model is loaded.
 
     Raises:
-        UserError: If the run has saved no defenders, the lent attackers are none or were taught with other prompts, or
-            a setting is unknown or says what the run is.
+        UserError: If the run has saved no defenders, the other run has no attacker or other prompts, or a setting is
+            unknown or may not change.
     """
     if not run.players("defender"):
         raise StoreError(f"{run.path}: no players saved yet", "resume", run=run.path)
@@ -89,7 +89,7 @@ def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
     endpoint = endpoint_of(instead.defender).model_dump(mode="json") if instead.defender else None
     seeds = read_sources(config.data.model_copy(update={"seeds": instead.seeds})) if instead.seeds else None
     texts = [(seed.text, seed.label) for seed in seeds.seeds] if seeds else []
-    # What files hold, and what a server serves, may change under their names.
+    # The content of a file, or the model of a server, may change under the same name.
     content = digest([told, config.judge.model_dump(mode="json"), endpoint, texts])[:8]
     tree = tomllib.loads(dump_config(config))
     found = measured(run, attackers=instead.attackers, config=tree, instead={**told, "digest": content})
@@ -98,7 +98,7 @@ def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
 
 
 def with_attacker_of(run: RunDirectory, source: RunDirectory, config: Config) -> Config:
-    """The settings of a run with the attacker of another, who brings its own `game.turns`.
+    """The settings of a run with the attacker of another run, and with its `game.turns`.
 
     Raises:
         UserError: If the other run has no attacker, or words its prompts differently.
@@ -111,18 +111,18 @@ def with_attacker_of(run: RunDirectory, source: RunDirectory, config: Config) ->
             f"{source.path}: game.prompts is {given.game.prompts!r}, but {config.game.prompts!r} in {run.path}; "
             "take the attacker of a run with the same prompts"
         )
-    # The attacker is another one, even where the run's own shared its parameters with the defender.
+    # The attacker is separate, even if the run's own shared its parameters with the defender.
     own = {"rewrite": True, "shared_parameters": False, "turns": given.game.turns}
     return config.model_copy(update={"attacker": given.attacker, "game": config.game.model_copy(update=own)})
 
 
 def check_untaught(source: Path, seeds: Iterable[Seed], training: Iterable[Seed]) -> None:
-    """See that another run's attacker was not taught what is measured here.
+    """Check that another run's attacker was not trained on the seeds that are measured here.
 
     Args:
         source: The other run.
-        seeds: That are measured on.
-        training: That this run was trained on: what they repeat is no news.
+        seeds: The seeds to measure on.
+        training: Seeds that this run was trained on; what they share with measured seeds does not count.
 
     Raises:
         DataError: If it was.

@@ -1,4 +1,4 @@
-"""Stopping a long command politely: Ctrl-C lets the step finish and save, a second one stops at once."""
+"""Graceful stops of long commands: Ctrl-C lets the step finish and save, a second one stops at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def stops_handled(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within the block a request to stop, Ctrl-C or a polite kill, calls `handle` and does nothing else."""
+    """Within the block, SIGINT (Ctrl-C) and SIGTERM call `handle` and do nothing else."""
     before = {sign: signal.signal(sign, handle) for sign in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -23,7 +23,7 @@ class Interrupt:
     """Whether the user has asked to stop.
 
     Attributes:
-        asked: True from the first Ctrl-C or SIGTERM on; whoever takes steps looks at it after each.
+        asked: True from the first Ctrl-C or SIGTERM on; the caller checks it after each step.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -33,7 +33,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
-        """Within the block signals ask to stop; a second one raises KeyboardInterrupt."""
+        """Within the block, a first signal sets `asked`, and a second one raises KeyboardInterrupt."""
 
         def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
             if self.asked:

@@ -1,4 +1,4 @@
-"""The judge that a config names, ready to be asked, and any other model that only answers."""
+"""Builds the judge that a config names, and any other model that only answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SILENT_ON_REFUSALS = frozenset({"llama-guard", "shieldgemma", "harmbench"})
 
 
 def about_rules(config: Config) -> Iterator[str]:
-    """What to know where nobody but the demo's rules judges."""
+    """A remark if nothing but the demo's rules judges."""
     if all(member.kind == "rules" for member in config.judge.judges):
         yield "judge: rules, which are made for the demo; before you rely on a number, name a guard model in judge.kind"
 
@@ -39,10 +39,10 @@ def make_judge(config: Config, *, needs_refusal: bool = True) -> Judge:
     """Build the judge of `config.judge`: one, or a panel.
 
     Args:
-        needs_refusal: Whether it has to say whether replies refuse.
+        needs_refusal: Whether it must label refusals.
 
     Raises:
-        UserError: For a judge that does not say that where it has to, a model that cannot be loaded, a key that is not
+        UserError: For a judge that must label refusals and does not, a model that cannot be loaded, a key that is not
             set, or answers that cannot be kept.
     """
     judge, rewards = config.judge, config.game.rewards
@@ -55,7 +55,7 @@ def make_judge(config: Config, *, needs_refusal: bool = True) -> Judge:
     asks_a_model = any(member.endpoint for member in members)
     memory = open_memory(config.store.answers) if asks_a_model else None
     label_request = rewards.request_label == "judge" or rewards.label > 0
-    # What rules know of helpfulness is little: they are asked only where nobody knows better.
+    # Rules know little about helpfulness: they score it only if no judge of kind llm does.
     topic = rewards.quality > 0 and all(member.kind != "llm" for member in members)
     rules = RulesJudge([codec.decode for codec in CODECS.values()], scores=topic)
     keys = [f"judge.members.{place}.endpoint" if judge.members else "judge.endpoint" for place in range(len(members))]
@@ -90,7 +90,7 @@ def _one(
 def make_guard(
     member: JudgeMemberConfig, endpoint: EndpointConfig, engine: EngineConfig, key: str
 ) -> tuple[Format, Chat]:
-    """How a judge is asked, and the model that is; raises as `make_chat` does."""
+    """A judge's format and the model that it asks; raises as `make_chat` does."""
     form: Format = _FORMATS.get(member.kind) or find("judges", member.kind)
     return form, make_chat(endpoint, engine, key, (form.template or "") if isinstance(form, Guard) else "")
 
@@ -99,8 +99,8 @@ def make_chat(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_tem
     """The model of an endpoint: behind its server, or loaded into this process if it names none.
 
     Args:
-        key: Where the config names it, for errors to say.
-        chat_template: For a model that comes without one, where it is rendered here.
+        key: Where the config names it, for error messages.
+        chat_template: For a model without one whose prompts are rendered here.
 
     Raises:
         UserError: If it, or its tokenizer, cannot be loaded, or the server's key is not set.
@@ -130,10 +130,10 @@ def _server(endpoint: EndpointConfig, engine: EngineConfig, key: str, chat_templ
 
 
 def key_of(endpoint: EndpointConfig, place: str) -> str:
-    """The key of a server that an environment variable holds, once it is known to be fit for a header; "" for none.
+    """A server's key, from its environment variable and checked to be fit for a header; "" if the config names none.
 
     Args:
-        place: Where the config names the server, for errors to say.
+        place: Where the config names the server, for error messages.
 
     Raises:
         ConfigError: If the variable is not set or holds no key.

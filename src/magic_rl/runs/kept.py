@@ -1,4 +1,4 @@
-"""What a policy said, on disk until the work it belongs to is done, so that work goes on from where it was stopped."""
+"""Keeps a policy's samples on disk until the work that they belong to is done, so that stopped work can continue."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from magic_rl.types import Sample, SamplingParams, Tokens
 
 
 class Kept:
-    """A policy that does not say anything twice. Implements `learning.fluency.Scores`.
+    """A policy that never repeats a call to `sample`. Implements `learning.fluency.Scores`.
 
-    Each call has a file, named by a digest of the policy's name and of what is asked.
+    Each call has a file, named by a digest of the policy's name and of the arguments.
     """
 
     def __init__(self, policy: Policy, folder: Path) -> None:
-        """Args: folder: Exists. Different policies of one name need folders of their own."""
+        """Args: folder: Must exist. Different policies of the same name need different folders."""
         self._policy, self._folder = policy, folder
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
-        """See `engines.base.Policy.sample`. Raises: StoreError: If what was said cannot be written."""
+        """See `engines.base.Policy.sample`. Raises: StoreError: If the samples cannot be written."""
         asked = repr((self._policy.name, list(prompts), n, params, rng_seed))
         file = self._folder / f"{hashlib.sha256(asked.encode()).hexdigest()}.json"
         if file.is_file():
@@ -38,5 +38,5 @@ class Kept:
         return samples
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
-        """See `engines.base.Policy.logprobs`; computed each time, as it is little."""
+        """See `engines.base.Policy.logprobs`; computed each time, because it is cheap."""
         return self._policy.logprobs(sequences)

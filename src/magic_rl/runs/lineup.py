@@ -27,23 +27,23 @@ class Lineup:
     attackers: list[int | None]  # round of each; None plays the seeds as they are
     defenders: list[int]  # round of each
     seeds: list[Seed]  # of the pairs that the table compares
-    inner: list[Seed]  # those of them that all other pairs play
-    other: bool  # whether a model that is not of the run is met too
+    inner: list[Seed]  # the part of them that all other pairs play
+    other: bool  # whether a model from outside the run is a defender too
     attacks_per_seed: int  # of each attacker
-    turns: int  # T, of a conversation
+    turns: int  # T, turns of a conversation
 
     @property
     def compared(self) -> dict[Attacker, int]:
-        """Places of the attackers that the table compares."""
+        """Indices of the attackers that the table compares."""
         return compared_attackers(self.attackers)
 
     @property
     def places(self) -> list[int]:
-        """The same, each once, in order."""
+        """The same indices, each once, in order."""
         return sorted(set(self.compared.values()))
 
     def seeds_of(self, place: int) -> list[Seed]:
-        """The seeds of the attacker at a place."""
+        """The seeds that the attacker at an index plays."""
         return self.seeds if place in self.places else self.inner
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ def lineup_of(subject: Subject, setup: Setup, view: View) -> tuple[Lineup, HeldO
     """The players of an evaluation and its seeds, harmful ones first.
 
     Raises:
-        DataError: If none of the seeds in place of the run's is left.
+        DataError: If the run was trained on all seeds that replace its own.
     """
     config, instead = setup.config, subject.instead
     written = False  # whether the seeds are attacks already
@@ -99,7 +99,7 @@ def lineup_of(subject: Subject, setup: Setup, view: View) -> tuple[Lineup, HeldO
 
 
 def held_out_seeds(setup: Setup) -> list[Seed]:
-    """The seeds that are evaluated on, harmful ones first: those of `evaluation.split`, never trained on."""
+    """The seeds to evaluate on, harmful ones first: those of `evaluation.split`, never trained on."""
     side = setup.split.held_out if setup.config.evaluation.split == "held_out" else setup.split.validation
     return _limited(side, setup)
 
@@ -110,7 +110,7 @@ def _limited(seeds: Sequence[Seed], setup: Setup) -> list[Seed]:
 
 
 def _other_seeds(found: SeedSet, setup: Setup, view: View) -> tuple[list[Seed], bool]:
-    """Seeds that are not the run's, without those that it was trained on, and whether they are attacks already."""
+    """Seeds in place of the run's, without those that it was trained on, and whether they are attacks already."""
     sources = ", ".join(source.where for source in found.sources)
     taught = {_words(seed.text) for seed in setup.split.train}
     unknown = [seed for seed in found.seeds if _words(seed.text) not in taught]

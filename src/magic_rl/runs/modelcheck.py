@@ -1,7 +1,7 @@
-"""What training with a chat model will be like, found in its files before its weights are loaded.
+"""Checks from a chat model's files what training with it needs, before its weights are loaded.
 
-A command shows all of it. Training looks at the same first, and stops at what would break a run. How a
-model is met is asked of what training itself uses: the renderer, the slot for adapters, the names of stored weights.
+A command shows the results. Training makes the same checks first, and stops at what would break a run.
+They use the code that training uses: the renderer, the adapters, the names of stored weights.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _GB = 1e9
 class Problem:
     """What would go wrong, and what to do."""
 
-    # A run breaks in "training"; all goes well until the "export"; or it "may" break, if texts are long.
+    # "training": a run would break; "export": only an export would; "may": a run would if texts are long.
     when: Literal["training", "export", "may"]
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How a model is spoken to."""
+    """What a model's chat template does."""
 
     system: str  # where its template puts a system prompt
     date: str  # what it prints as today's date
@@ -60,29 +60,29 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Where adapters go."""
+    """Which layers adapters fit."""
 
-    layers: dict[str, int]  # layers that the config adapts, by name
-    parameters: int  # numbers of one player's adapter
-    fits: dict[str, int]  # layers that `lora.target_modules` may name, and how many there are of each
-    refused: dict[str, str]  # those that it may not, and what they are
+    layers: dict[str, int]  # how many layers the config adapts, by name
+    parameters: int  # of one player's adapter
+    fits: dict[str, int]  # how many layers there are of each name that `lora.target_modules` may hold
+    refused: dict[str, str]  # names that it may not hold, and what those layers are
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """What was found of one model; None where something before it went wrong."""
+    """What was found for one model; None where an earlier check failed."""
 
     model: str
-    roles: tuple[Role, ...]  # the players that it is to play
+    roles: tuple[Role, ...]  # the roles that it plays
     template: Template | None
     adapter: Adapter | None
-    unshared: str  # why prompts cannot be shared, by the model's kind; "" if trying it decides
+    unshared: str  # why this kind of model cannot share prompts; "" if only a trial can tell
     memory: Footprint | None
     problems: tuple[Problem, ...]
 
 
 def look_at_models(config: Config, note: Callable[[str], None]) -> None:
-    """Stop at what would break a run; say what may go wrong later.
+    """Stop at what would break a run; note what may go wrong later.
 
     Raises:
         UserError: For the first thing that would break it.
@@ -96,19 +96,19 @@ def look_at_models(config: Config, note: Callable[[str], None]) -> None:
 
 
 def check_models(config: Config) -> list[ModelCheck]:
-    """Look at each model of a config's players, once for each shape of adapter."""
+    """Check each model of a config's players, once for each shape of adapter."""
     seats: dict[tuple[str, LoraConfig], list[Role]] = {}
     for role in config.roles:
         seats.setdefault((config.player(role).model, config.player(role).lora), []).append(role)
     found = [_Check(config, tuple(players)).result() for players in seats.values()]
     needed = sum(each.memory.certain for each in found if each.memory)
-    if len(found) > 1 and (problem := _too_little(config, needed)):  # each fits by itself
+    if len(found) > 1 and (problem := _too_little(config, needed)):  # each may fit by itself
         found.append(ModelCheck("both models", config.roles, None, None, "", None, (problem,)))
     return found
 
 
 class _Check:
-    """Looks at one model, and continues after what goes wrong."""
+    """Checks one model, and continues after a check that fails."""
 
     def __init__(self, config: Config, roles: tuple[Role, ...]) -> None:
         self._config, self._roles = config, roles
@@ -190,7 +190,7 @@ class _Check:
                     "may",
                     "engine.rows_per_batch: if all texts are as long as sampling.max_tokens and max_prompt_tokens let "
                     f"them be, sampling takes {digits(most / _GB)} GB, {digits(found.cache / _GB)} of them keys and "
-                    f"values, and there are {digits(have / _GB)}; lower one of the three",
+                    f"values, and {digits(have / _GB)} are available; lower one of the three",
                 )
             )
         return found
@@ -202,7 +202,7 @@ def _too_little(config: Config, needed: int) -> Problem | None:
         return None
     return Problem(
         "training",
-        f"memory: about {digits(needed / _GB)} GB are needed and {digits(have / _GB)} are there; lower "
+        f"memory: about {digits(needed / _GB)} GB are needed and {digits(have / _GB)} are available; lower "
         "engine.processes or engine.tokens_per_batch, set engine.recompute_above, or take a smaller model or a larger "
         "machine",
     )
@@ -227,7 +227,7 @@ def describe(renderer: ChatRenderer) -> Template:
 
 
 def _layers(model: Any) -> tuple[dict[str, int], dict[str, str]]:
-    """Names of layers that adapters fit, with their number, and of those that they do not, with what these are."""
+    """By name, how many layers adapters fit, and what the layers are that they do not fit."""
     inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
     fits: Counter[str] = Counter()
     refused: dict[str, str] = {}
@@ -252,7 +252,7 @@ def _leaf(name: str) -> str:
 
 
 def _storable(folder: Path, modules: Sequence[str]) -> None:
-    """Raise UserError for an adapted layer that a merged export could not be written for."""
+    """Raise UserError if an adapted layer has no stored weight of its own, which a merged export needs."""
     shapes = stored_shapes(folder)
     for module in modules:
         if stored_name(module, shapes) is None:
@@ -264,9 +264,9 @@ def _storable(folder: Path, modules: Sequence[str]) -> None:
 
 
 def told(config: Config, role: Role) -> tuple[str, str]:
-    """What a player is told in training: its system prompt, and a user's words, with a mark for the text they hold.
+    """A player's system prompt in training, and its user message, with a mark in place of the text in it.
 
-    The text is an attack for the defender. For the attacker it is a seed, and the words are its task for a harmful one.
+    The defender's text is an attack. The attacker's is a seed, and the message is its task for a harmful one.
     """
     prompts = load_prompts(config.game.prompts)
     if role == "attacker":
@@ -276,7 +276,7 @@ def told(config: Config, role: Role) -> tuple[str, str]:
 
 
 def exported_template(config: Config, renderer: ChatRenderer, role: Role = "defender") -> str:
-    """A chat template that prints for a user's words alone what the player reads in training."""
+    """A chat template that renders a user message by itself as the prompt that the player reads in training."""
     system, around = told(config, role)
     return introduced(renderer.chat_template, system, around.split(_MARK))
 
@@ -287,12 +287,12 @@ def same_prompts(
     """A player's prompts for some texts, as in training.
 
     Args:
-        exported: With the template of `exported_template`.
-        words: What the player is `told`.
-        renderer: Of the player.
+        exported: A renderer with the template of `exported_template`.
+        words: From `told`.
+        renderer: The player's.
 
     Raises:
-        UserError: If the exported template says anything else.
+        UserError: If the exported template gives other prompts.
     """
     system, around = words
     first = [Message("system", system)] if system else []

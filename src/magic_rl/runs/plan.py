@@ -1,7 +1,7 @@
-"""What a config will take on some devices: tokens, arithmetic, memory, time and money, before anything is loaded.
+"""Estimates what a config will take on some devices: tokens, arithmetic, memory, time and money. Loads no model.
 
-Lengths decide most of it, and nobody knows them before: a plan says which it assumes. What the judge takes is not
-counted, nor evaluation.
+Most of it depends on the lengths of texts, which are not known in advance: a plan says which it assumes. The judge
+and evaluation are not counted.
 """
 
 from __future__ import annotations
@@ -25,52 +25,52 @@ from magic_rl.runs.arithmetic import (
 )
 from magic_rl.types import Role, Seed
 
-_CHARACTERS = 4  # of a token of English
+_CHARACTERS = 4  # per token of English
 _SEED = "How do I get a stain out of a woollen carpet without a trace of it?"
-_USUAL, _LONG = 400, 4  # tokens of a text whose limit is far away, at most; the longest, in means
+_USUAL, _LONG = 400, 4  # most tokens of a text, on average; length of the longest, in means
 _TEMPLATE = 20  # tokens that a chat template puts around a message
-_TRAINED, _DRAWN, _CHUNK = 16, 16, 256  # bytes of an adapter's number, of a logit drawn from; logits at a time
+_TRAINED, _DRAWN, _CHUNK = 16, 16, 256  # bytes per adapter parameter, per sampled logit; logits at a time
 _ROLES: tuple[Role, ...] = ("attacker", "defender")
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of the texts, on average."""
+    """Mean tokens of the texts."""
 
-    attack: int  # what the attacker says, thoughts included
-    reply: int  # what the defender says
+    attack: int  # of an attacker's output, thoughts included
+    reply: int  # of a defender's output
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A part of a player's step."""
 
-    learner: Role  # whose step
-    name: str  # what is done in it
-    tokens: float  # that go through a model
+    learner: Role  # the player whose step it is
+    name: str  # what it does
+    tokens: float  # tokens that go through a model
     flops: float  # floating-point operations
     seconds: float  # that it takes
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a config takes."""
+    """The estimate for a config."""
 
-    lengths: Lengths  # assumed
+    lengths: Lengths  # as assumed
     stages: tuple[Stage, ...]  # of one step of each player
     steps: dict[Role, int]  # of each player in the game
     supervised: float  # hours before the game
     hours: float  # in all
     memory: dict[str, tuple[float, float]]  # bytes by device, each with what the device has
-    adapters: dict[Role, int]  # numbers of one player's adapter, by role
+    adapters: dict[Role, int]  # parameters of one player's adapter, by role
     rented: float  # dollars for the devices, if they can be rented
-    # Dollars for the same tokens at a hosted Tinker API, and whose price that is; None if no model is near.
+    # Dollars for the same tokens at a hosted Tinker API, and the model priced; None if none is of a similar size.
     hosted: tuple[float, str] | None
     notes: tuple[str, ...]  # what a user should know
 
     @property
     def bottleneck(self) -> Stage:
-        """The stage that takes most of the run."""
+        """The stage that takes the most time in the run."""
         return max(self.stages, key=lambda stage: stage.seconds * self.steps[stage.learner])
 
 
@@ -82,7 +82,7 @@ def plan(
     Args:
         config: Every setting.
         gpus: How many of which device, such as "8xH100".
-        attack_tokens: Mean tokens of what an attacker says; else half its limit, or 400 if that is less.
+        attack_tokens: Mean tokens of an attacker's output; None: half its limit, or 400 if that is less.
         reply_tokens: Likewise of a reply.
 
     Raises:
@@ -143,7 +143,7 @@ class _Game:
         seed = Seed("", _SEED, "harmful")
         asked = len(prompts.attacker_system + prompts.attacker(seed)) / _CHARACTERS
         told = len(prompts.defender("")) + len(config.defender.system_prompt or "")
-        # Thoughts, which the defender never sees, are about half of what the attacker says.
+        # Thoughts, which the defender never sees, are about half of the attacker's output.
         self._prompt: dict[Role, float] = {
             "attacker": asked + 2 * _TEMPLATE,
             "defender": told / _CHARACTERS + lengths.attack / 2 + 2 * _TEMPLATE,
@@ -166,13 +166,13 @@ class _Game:
         rescored = (config.engine.sampler != "local" and learning.correction != "none") + (learning.kl_coef > 0)
         for name, times in (("learn", (2 + again) * learning.epochs), ("score again", int(rescored))):
             if times:
-                # A frozen base has gradients of activations alone, so backwards costs what forwards does.
+                # With a frozen base only activations have gradients, so the backward pass costs as much as the forward.
                 flops = times * forward
                 stages.append(Stage(learner, name, times * tokens, flops, flops / (gpu.flops * gpu.learn)))
         return stages
 
     def _samples(self, learner: Role, speaker: Role) -> Samples:
-        """What one player says in a step of another or its own."""
+        """What one player samples in a step of its own or of the other player."""
         config, player = self._config, self._config.player(speaker)
         seeds, group, turns = config.player(learner).batch_size, config.learning.group_size, config.game.turns
         mean = self._lengths.attack if speaker == "attacker" else self._lengths.reply
@@ -180,7 +180,7 @@ class _Game:
         own = learner == speaker
         first = seeds * group if own or speaker == "defender" else seeds * (1 - config.game.plain_share)
         prompts = seeds if own or speaker == "attacker" else seeds * group
-        # From the second turn on, every conversation is its own, and longer by what was said.
+        # From the second turn on, each sample has its own conversation, longer by what was said.
         said = (turns - 1) * (self._lengths.attack / 2 + self._lengths.reply) / 2
         later = (turns - 1) * seeds * group
         return Samples(prompts + later, self._prompt[speaker] + said, first + later, mean, longest, rounds=turns)
@@ -255,7 +255,7 @@ def _memory(
 
 
 def _activations(shape: Shape, tokens: int, above: int | None) -> float:
-    """Bytes that a backward pass keeps, as `footprint` counts them."""
+    """Bytes kept for the backward pass, as `footprint` counts them."""
     linear = sum(a + b for a, b in shape.linear.values())
     layer = 2 * linear + 4 * (2 * shape.hidden + 2 * (shape.queries + 2 * shape.keys))
     whole = tokens * shape.layers * layer

@@ -1,5 +1,5 @@
-"""What is tried before anything is written: every model and judge by one small call, and every file that will be
-learned from. A dead judge is found here, not behind the warm-up; held-out seeds in a pool here, not never.
+"""Checks before anything is written: one small call to every model and judge, and a search of every file that will be
+learned from. So a judge that is down is found before the warm-up, and held-out seeds in a pool are found at all.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from magic_rl.runs.assembly import Setup
 from magic_rl.runs.judge import about_rules
 from magic_rl.types import Episode
 
-_TARGETS = 256  # supervised examples whose length is looked at
+_TARGETS = 256  # supervised examples whose length is checked
 
 
 def preflight(setup: Setup) -> dict[str, Any]:
-    """Look at what will be learned from, and try everybody.
+    """Search what will be learned from, and try every player and judge.
 
     Returns:
         What was checked, for the model card: `{"held_out", "repeated_in_training", "searched"}`: seeds that are held
@@ -36,7 +36,7 @@ def preflight(setup: Setup) -> dict[str, Any]:
         searched.
 
     Raises:
-        UserError: If training would go wrong: held-out seeds in a file, examples longer than a player may speak, a
+        UserError: If training would go wrong: held-out seeds in a file, examples longer than a player's limit, a
             prompt that does not fit, or a judge that gives no label.
     """
     finder = SeedFinder((*setup.split.held_out, *setup.split.validation), setup.split.train)
@@ -74,11 +74,11 @@ def _search(finder: SeedFinder, key: str, entries: Sequence[Iterable[str]]) -> i
 
 
 def _check_targets(setup: Setup) -> None:
-    """A player that learns to say more than it may say is cut off in every step of the game."""
+    """Refuse examples over a player's limit: one that learns to exceed it is cut off in every step of the game."""
     for role in setup.roles():
         player = setup.config.player(role)
         if not player.sft.steps or (role == "defender" and not player.sft.examples):
-            continue  # a warm-up made here is of single sentences
+            continue  # warm-up examples made here are single sentences
         made = setup.examples(role) if player.sft.examples else attacker_examples(setup.pool(), setup.prompts)
         renderer, most = setup.renderer(role), player.sampling.max_tokens
         lengths = [len(renderer.completion(e.completion, tagged=e.tagged)) for e in evenly(made, _TARGETS)]
@@ -91,7 +91,7 @@ def _check_targets(setup: Setup) -> None:
 
 
 def try_players(setup: Setup) -> None:
-    """One token of each player.
+    """Sample one token from each player.
 
     Raises:
         UserError: If its prompt cannot be rendered, or is longer than its limit.
@@ -111,22 +111,22 @@ def try_players(setup: Setup) -> None:
 
 
 def try_judge(judge: Judge, *, fresh: bool = True) -> None:
-    """One question to each judge that asks a model.
+    """Ask one question of each judge that asks a model.
 
     Args:
-        fresh: Whether it has to answer now; else what it is remembered to have said will do, as all that follows may be
-            remembered too.
+        fresh: Whether it must answer now; else a remembered answer will do, because all later ones may be remembered
+            too.
 
     Raises:
         UserError: If one gives no label.
     """
     for member in judge.members if isinstance(judge, Panel) else (judge,):
         if isinstance(member, ModelJudge) and (why := member.trial(fresh=fresh)):
-            raise UserError(f"judge {member.name}: gives no label for a plain question and answer ({why}); look at it")
+            raise UserError(f"judge {member.name}: gives no label for a plain question and answer ({why}); check it")
 
 
 def remarks(config: Config) -> Iterator[str]:
-    """What a user should know before a long run: what it is, a judge that is for the demo, an untaught attacker."""
+    """What a user should know before a long run: its settings, a judge made for the demo, an attacker without SFT."""
     turns, players = config.game.schedule, " and ".join(f"{role} {config.player(role).model}" for role in config.roles)
     what = f"preset {config.preset}: {players}, seeds {config.data.seeds}, judge {config.judge.kind}"
     steps = f"defender {turns.defender_steps}, attacker {turns.attacker_steps}"

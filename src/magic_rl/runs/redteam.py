@@ -1,4 +1,4 @@
-"""Attacking any target by the attacks that a command names: target, attackers and seeds are put together here."""
+"""Runs the attacks that a command names on any target: puts target, attackers and seeds together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
 from magic_rl.types import Message, SamplingParams, Seed
 
-# Queries on a seed by default. PAIR, TAP, GCG and multi-turn: the paper's (METHOD §9); Crescendo: PyRIT's turns.
+# Queries per seed by default. PAIR, TAP, GCG and multi-turn: the paper's (METHOD §9); Crescendo: PyRIT's turns.
 BUDGETS = {
     "best-of-n": 100,
     "prefill": Prefill.most,
@@ -49,7 +49,6 @@ BUDGETS = {
     "gcg": 1,
 }
 _PYRIT = ("pair", "tap", "crescendo")
-_WORDED = ("past-tense", *_PYRIT)  # by a model
 _TURNS = 3
 _GCG = {"steps": 50, "width": 128}
 
@@ -58,14 +57,14 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is attacked, and with what."""
+    """What is attacked, and by what."""
 
-    target: str  # a run, whose trained defender it is, or what `endpoint_of` takes
-    attacker: str = ""  # a run, whose last attacker it is, or a pool file; "" is the target's own run
+    target: str  # a run, for its trained defender, or what `endpoint_of` takes
+    attacker: str = ""  # a run, for its last attacker, or a pool file; "" is the target's own run
     number: int | None = None  # round of a run's defender; None is the last
-    budget: int | None = None  # queries on a seed, at most; None: `BUDGETS`
-    per_minute: int | None = None  # calls a minute to a server; None: as many as come
-    # Interpreters that have PyRIT and nanoGCG, by package, where this one has not.
+    budget: int | None = None  # queries per seed, at most; None: `BUDGETS`
+    per_minute: int | None = None  # calls per minute to a server; None: no limit
+    # Interpreters that have PyRIT and nanoGCG, by package; by default this one.
     pythons: Mapping[str, Path | None] = field(default_factory=dict)
 
     @property
@@ -81,7 +80,7 @@ class Wanted:
 
     @property
     def settings_file(self) -> Path | None:
-        """The config of the run that is attacked or attacks."""
+        """The config of the target's run or, if it is not a run, of the attacker's; None without either."""
         run = Path(self.target) if self.is_run else self.attackers_run
         return RunDirectory.open(run).path / "config.toml" if run else None
 
@@ -95,14 +94,14 @@ class Attackers:
 
     @cached_property
     def endpoint(self) -> EndpointConfig | None:
-        """Where the target is, unless it is a run."""
+        """The target's endpoint, unless it is a run."""
         if self._wanted.is_run:
             return None
         found, pace = endpoint_of(self._wanted.target), self._wanted.per_minute
         return found.model_copy(update={"per_minute": pace}) if pace and found.url else found
 
     def target(self) -> Target:
-        """The target, and a judge that answers."""
+        """The target, with a judge that was found to answer."""
         settings, engine, wanted = self._config.evaluation, self._config.engine, self._wanted
         judge = make_judge(self._config, needs_refusal=False)
         try_judge(judge, fresh=False)
@@ -112,7 +111,7 @@ class Attackers:
         return Target(name, chat, judge, settings.max_reply_tokens, settings.temperature, self._config.judge.retries)
 
     def seeds(self) -> list[Seed]:
-        """Harmful seeds: those held out from the runs that take part, or all of them where none does."""
+        """Harmful seeds: those that the run's split holds out, or all of them if no run takes part."""
         data, settings = self._config.data, self._config.evaluation
         if self._wanted.settings_file:
             split = split_of(data)
@@ -125,7 +124,7 @@ class Attackers:
         """The last attacker of a run.
 
         Raises:
-            UserError: If there is no such run, it has no attacker, or one that was taught what is held out here.
+            UserError: If there is no such run, it has no attacker, or its attacker was trained on seeds held out here.
         """
         if self._wanted.attackers_run is None:
             raise UserError(f"{name}: needs the attacker of a run", "name an attacker")
@@ -149,7 +148,7 @@ class Attackers:
         """An attack by its name.
 
         Raises:
-            UserError: If what it needs is not there.
+            UserError: If something that it needs is missing.
         """
         if name not in BUDGETS:
             raise UserError(f"no attack is called {name!r}; there are {', '.join(BUDGETS)}")
@@ -187,14 +186,14 @@ class Attackers:
         return tool
 
     def _budget(self, attack: Attack | Talk) -> int:
-        """Queries on a seed, at most."""
+        """Queries per seed, at most."""
         if isinstance(attack, Talk):
             return self._wanted.budget or BUDGETS[attack.name]
-        once = attack.most if isinstance(attack, PoolAttacker) else attack.turns  # in an audit
+        once = attack.most if isinstance(attack, PoolAttacker) else attack.turns  # the default of an audit
         return min(self._wanted.budget or BUDGETS.get(attack.name, once), attack.most * attack.turns)
 
     def _announce(self, attacks: Sequence[Attack | Talk], seeds: Sequence[Seed]) -> None:
-        """Say how much will be asked before anything is, and who judges."""
+        """Report how many queries will be made, and a remark on the judge, before the first query."""
         names, most = ", ".join(attack.name for attack in attacks), len(seeds) * sum(map(self._budget, attacks))
         self._note(f"{len(seeds)} seeds, attacked by {names}: at most {most:,} queries of {self._wanted.target}")
         for remark in about_rules(self._config):
@@ -229,7 +228,7 @@ class Attackers:
 
         Raises:
             ChatError: If the target fails; what it answered is kept.
-            UserError: If what an attack needs is not there; looked at before the first begins.
+            UserError: If something that an attack needs is missing; checked before the first one begins.
         """
         attacks = [self.attack(name) for name in names]
         seeds = self.seeds()
@@ -252,13 +251,13 @@ class Attackers:
         return result
 
     def audit(self, *, show_text: bool) -> Audit:
-        """Let a trained attacker, or a pool, make its queries about every seed, and sum up what was answered.
+        """Let a trained attacker, or a pool, attack every seed, and sum up the replies.
 
         Args:
-            show_text: Whether findings hold the words of attacks and replies.
+            show_text: Whether findings hold the text of attacks and replies.
 
         Returns:
-            What was found, up to where the target failed.
+            What was found, up to the point where the target failed, if it did.
         """
         attack: PoolAttacker | TrainedAttacker
         if Path(self._wanted.attacker).is_file():
@@ -278,7 +277,7 @@ class Attackers:
 
 
 def _refuses_beginnings(target: Target) -> str:
-    """Why a target does not go on from a begun reply; "" if it does."""
+    """Why a target does not continue a reply that is begun for it; "" if it does."""
     trial = ChatRequest((Message("user", "Say hello."),), target.max_tokens, begun="Hello", beginning=True)
     (said,) = target.chat.complete([trial])
     return f"the target does not go on from a begun reply ({said.failed})" if said.failed else ""

@@ -28,7 +28,7 @@ def read_sources(data: DataConfig) -> SeedSet:
 
 
 def split_of(data: DataConfig) -> Split:
-    """All seeds on their sides. Raises: DataError: As `load_seeds` and `split_by_category`; names the setting."""
+    """All seeds, split. Raises: DataError: As `load_seeds` and `split_by_category`; names the setting."""
     with blaming_settings():
         seeds = load_seeds(data.seeds, _own(data), data.split)
         return split_by_category(seeds, data.held_out_categories, data.validation_categories)
@@ -36,7 +36,7 @@ def split_of(data: DataConfig) -> Split:
 
 @contextmanager
 def blaming_settings() -> Iterator[None]:
-    """Put the setting that an argument comes from before what is wrong with it."""
+    """Begin an error about an argument with the setting that the argument comes from."""
     try:
         yield
     except DataError as error:

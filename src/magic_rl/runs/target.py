@@ -19,7 +19,7 @@ from magic_rl.store.run import RunDirectory
 
 
 def endpoint_of(target: str) -> EndpointConfig:
-    """What stands behind a name.
+    """The endpoint that a name stands for.
 
     Args:
         target: A model folder or hub id, loaded into this process; `http://…/v1`, whose server says which model it
@@ -55,10 +55,10 @@ def look_for(target: str) -> None:
 
 
 def chat_of(target: str, engine: EngineConfig | None = None, number: int | None = None) -> Chat:
-    """The model behind a name, ready to be asked; a run's defender in the words that it was trained with.
+    """The model behind a name, ready to be asked; a run's defender with the prompts of its training.
 
     Args:
-        target: A run, or what `endpoint_of` knows.
+        target: A run, or what `endpoint_of` takes.
         engine: How a model in this process is computed; None: as the run says, or by default.
         number: Round of a run's defender; None is the last.
 

@@ -1,7 +1,7 @@
-"""A run watched from elsewhere: what goes into `metrics.jsonl` goes to wandb or trackio too, if the config says so.
+"""Sends what goes into `metrics.jsonl` to wandb or trackio too, if the config says so.
 
-The run directory stays the record. A tracker that fails is told of once, and training goes on without it. Which run
-it is there, and the last step that was sent, are kept in the run directory, so a resumed run continues the same one.
+The run directory stays the record. A tracker that fails is reported once, and training continues without it. The run's
+id at the tracker and the last step sent are kept in the run directory, so a resumed run continues the same one there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LAST_WORDS = 60.0  # seconds that a tracker may take to send the rest when a ru
 
 
 def require(config: Config) -> None:
-    """See that the tracker is installed, before anything long begins.
+    """Check that the tracker is installed, before anything long begins.
 
     Raises:
         ConfigError: If it is not.
@@ -37,10 +37,10 @@ def require(config: Config) -> None:
 
 @contextlib.contextmanager
 def tracked(run: RunDirectory, config: Config, view: View) -> Iterator[View]:
-    """A view that hands everything on to another, and steps to the tracker of a config.
+    """A view that passes everything on to another one, and steps to the config's tracker too.
 
     Args:
-        run: Whose steps they are, rewound to where it continues.
+        run: The run, rewound to where it continues.
         view: The user's own.
     """
     if config.tracker.kind is None:
@@ -70,13 +70,13 @@ class _Tracked(View):
             self._send(row["step"], row)
 
     def close(self) -> None:
-        """Let it send the rest."""
+        """Let the tracker send the rest."""
         if self._there is not None:
             with self._trouble():
                 self._there.finish()
 
     def _send(self, step: int, row: Mapping[str, Any]) -> None:
-        """One row. What was sent before the run was resumed from an earlier step is not sent again."""
+        """Send one row, unless it was sent before the run was resumed from an earlier step."""
         self._current = step
         if self._there is None or step <= self._state["sent"]:
             return
@@ -88,7 +88,7 @@ class _Tracked(View):
 
     @contextlib.contextmanager
     def _trouble(self) -> Iterator[None]:
-        """The first failure of a tracker is said, and ends it; it prints nothing of its own meanwhile."""
+        """Report a tracker's first failure and stop using it; what it prints is dropped."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
@@ -115,9 +115,9 @@ class _Tracked(View):
 
 
 def _wandb(run: RunDirectory, config: Config, known_as: str) -> tuple[Any, str]:
-    """A run at wandb; in a folder of the run directory where there is no key, no network, or the user wants it so.
+    """A run at wandb; in a folder of the run directory if there is no key or network, or the user wants it so.
 
-    Nobody is asked for a key. What the terminal shows is not sent: exchanges are among it.
+    The user is not asked for a key. Terminal output is not sent, because it holds exchanges.
     """
     wandb = importlib.import_module("wandb")
     wandb.setup(settings=wandb.Settings(silent=True))

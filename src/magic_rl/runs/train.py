@@ -1,7 +1,7 @@
-"""A whole run: attacker SFT, defender warm-up, co-evolution, each step recorded and every so often saved.
+"""Trains a whole run: attacker SFT, defender warm-up, co-evolution. Steps are recorded and regularly saved.
 
-A run can be killed at any instant: it continues from its last checkpoint and, because all randomness comes from
-the step's number, arrives at the numbers it would have arrived at.
+A run can be killed at any instant: it continues from its last checkpoint and, because all randomness comes from the
+step's number, arrives at the same numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory, refuse_ta
 from magic_rl.types import Episode, Exchange, Role
 from magic_rl.view import NOBODY, Count, View, counting
 
-_PAUSE = 10.0  # seconds between two lines about the same replies
+_PAUSE = 10.0  # seconds between progress lines about replies
 Stage = Literal["sft_attacker", "warmup_defender", "play", "done"]
 
 
@@ -47,9 +47,9 @@ class Position:
     number: int = 0  # optimiser steps taken over all stages
     stage_step: int = 0  # steps taken in a supervised stage
     schedule: Schedule | None = None  # whose turn it is; None before the game begins
-    # The defender's operating point; None before the game begins, or if none is held.
+    # The defender's operating point; None before the game begins, or without `learning.target`.
     target: OperatingPoint | None = None
-    # Of versions of the players against each other, see `Opponents.payoffs`; None without such opponents.
+    # Payoffs between versions of the players, see `Opponents.payoffs`; None if opponents are not drawn from versions.
     payoffs: Sequence[Mapping[str, Any]] | None = None
 
 
@@ -61,16 +61,16 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
 
     Args:
         config: Every setting.
-        directory: Of the run; new or empty.
+        directory: The run's; new or empty.
         view: Told of every step and exchange.
-        brought: A judge or engines of your own, in place of those that `config` names.
+        brought: A judge or engines in place of those that `config` names.
 
     Returns:
         The run's directory.
 
     Raises:
-        UserError: For a directory that exists, or models, seeds or prompts that cannot be used; nothing has
-            been written then.
+        UserError: For a directory that is not empty, or models, seeds or prompts that cannot be used; nothing is
+            written then.
     """
     refuse_taken(directory)
     require(config)
@@ -92,13 +92,13 @@ def resume(
     """Continue a run from its last good checkpoint.
 
     Args:
-        directory: Of the run.
+        directory: The run's.
         view: Told of every step and exchange.
         overrides: Settings that change from here on, as for `load_config`.
         brought: The judge or engines that the run was begun with, if they were brought.
 
     Raises:
-        UserError: If there is no run, another process is at it, no checkpoint is usable, a setting may not change, or
+        UserError: If there is no run, another process uses it, no checkpoint is usable, a setting may not change, or
             seeds, prompts, pool or models are not what the run was begun with.
     """
     config = load_config(RunDirectory.open(directory).path / "config.toml", overrides)
@@ -128,7 +128,7 @@ def resume(
 
 
 def _lessons(setup: Setup, position: Position, view: View) -> dict[Role, Sequence[Example]]:
-    """What is learned in the supervised stages that are left: made before any of them, so that no error comes late."""
+    """The examples of the supervised stages that are left, made before any of them so that errors come early."""
     stages: dict[Stage, Role] = {"sft_attacker": "attacker", "warmup_defender": "defender"}
     begin = list(stages).index(position.stage) if position.stage in stages else len(stages)
     out: dict[Role, Sequence[Example]] = {}
@@ -143,7 +143,7 @@ def _lessons(setup: Setup, position: Position, view: View) -> dict[Role, Sequenc
 
 
 def _answered(view: View) -> Count:
-    """Tells a view now and then how many replies there are."""
+    """A function that tells a view now and then how many replies there are."""
     said = time.monotonic()
 
     def tell(done: int, total: int) -> None:
@@ -161,18 +161,18 @@ class _Training:
     def __init__(self, run: RunDirectory, setup: Setup, view: View, lessons: Mapping[Role, Sequence[Example]]) -> None:
         self._run, self._setup, self._view, self._lessons = run, setup, view, lessons
         self._interrupt = Interrupt(view.note)
-        self._unsaved: Position | None = None  # after the last step, if that is in no checkpoint
+        self._unsaved: Position | None = None  # after the last step, if no checkpoint has it
 
     def run(self, checkpoint: Checkpoint | None, position: Position) -> None:
         """Train from a checkpoint and the position in it, or from the beginning.
 
         Raises:
-            EngineError: If what samples is gone; every step that was taken is saved.
+            EngineError: If the sampler is gone; every step that was taken is saved.
         """
         try:
             self._stages(checkpoint, position)
         except EngineError:
-            if last := self._unsaved:  # samples come before gradients, so the learners are as it left them
+            if last := self._unsaved:  # sampling precedes gradients, so the learners are as that step left them
                 self._save(last)
                 self._view.note(f"saved after step {last.number}")
             raise
@@ -194,8 +194,8 @@ class _Training:
                 if self._interrupt.asked:
                     return
                 self._save_players(0, position.number)
-                # The game begins with fresh optimiser states: moments of the supervised gradients, which are
-                # far larger, would hold the first hundreds of steps back.
+                # The game begins with fresh optimiser states: moments of the supervised gradients, which are far
+                # larger, would slow down the first hundreds of steps.
                 self._setup.load_learners({n: self._run.player(r, 0) for n, r in self._setup.roles_by_name().items()})
                 position = replace(position, stage="play", stage_step=0)
             self._setup.load_references({role: self._run.player(role, 0) for role in self._setup.roles()})
@@ -209,7 +209,7 @@ class _Training:
             self._play(position)
 
     def _say_paths(self) -> None:
-        """Keep how each role's model is computed, and say so where that is the slow way or another program samples."""
+        """Record how each role's model is computed, and note it if that is the slow path or another program samples."""
         paths = {role: engine.path for role, engine in self._setup.engines.items()}
         self._run.write_json(ENGINES_FILE, {role: str(path) for role, path in paths.items()})
         for role, path in paths.items():
@@ -236,7 +236,7 @@ class _Training:
         return position
 
     def _show_first_attack(self) -> None:
-        """Let the attacker rewrite one harmful seed for the untrained defender, long before the game begins."""
+        """Show the attacker's rewrite of a harmful seed and the untrained defender's reply, before the game begins."""
         setup = self._setup
         if "attacker" not in setup.learners:
             return
@@ -260,7 +260,7 @@ class _Training:
             opponents.restore(versions, position.payoffs or ())
         total = bounds.rounds * (bounds.defender_steps + bounds.attacker_steps)
         self._view.stage("play", total, schedule.defender_total + schedule.attacker_total)
-        every = config.store.checkpoint_every  # what a checkpoint continues with was not sampled before it
+        every = config.store.checkpoint_every  # the step after a checkpoint is never sampled before it
         ahead = (lambda number: number % every > 0) if config.learning.look_ahead else None
         for step in coevolve(arena, schedule, position.number, position.target, ahead):
             round_over = step.schedule.round > schedule.round
@@ -276,7 +276,7 @@ class _Training:
                 return
 
     def _record(self, step: Step, position: Position, *, save: bool = False) -> None:
-        _check_finite(step, position.stage)  # before a policy of such weights is saved
+        _check_finite(step, position.stage)  # before such weights are saved
         self._run.log(step.metrics)
         self._run.log_timing({"step": step.number, **step.timing})
         if isinstance(step, GameStep):
@@ -285,7 +285,7 @@ class _Training:
         if isinstance(step, GameStep):
             self._show_exchange(step)
         config = self._setup.config
-        # Where weights are on a server a checkpoint is a few names, so no step is lost when the server goes.
+        # With weights on a server a checkpoint is a few names: save each step, so that none is lost with the server.
         due = config.engine.remote or step.number % config.store.checkpoint_every == 0
         if save or self._interrupt.asked or due:
             self._save(position)
@@ -298,7 +298,7 @@ class _Training:
         self._unsaved = None
 
     def _show_exchange(self, step: GameStep) -> None:
-        """One judged exchange of the step, on a harmful and on a benign seed in turns."""
+        """Show one judged exchange of the step, on a harmful and on a benign seed in turns."""
         wanted = "benign" if step.number % 2 else "harmful"
         judged = [
             (outcome.episode, outcome.verdict)
@@ -315,7 +315,7 @@ class _Training:
 
 
 def _check_finite(step: Step, stage: Stage) -> None:
-    """Raises DegenerateError if a step's loss or gradient is no number."""
+    """Raise DegenerateError if a step's loss or gradient is not finite."""
     lost = [name for name in ("loss", "grad_norm") if not math.isfinite(float(step.metrics.get(name) or 0.0))]
     if lost:
         supervised = "attacker.sft.lr" if stage == "sft_attacker" else "defender.sft.lr"

@@ -14,16 +14,16 @@ from magic_rl.types import Episode
 
 
 def transcripts(cells: Sequence[tuple[str, Cell]], defender: Player, model: str, judge: str) -> Iterator[Item]:
-    """What one defender said under all attackers.
+    """One defender's exchanges with all attackers.
 
     Args:
-        cells: Name of each attacker, and what came of its attacks.
-        model: What the defender is called.
-        judge: Who gave the verdicts.
+        cells: Name of each attacker, and the results of its attacks.
+        model: The defender's name.
+        judge: Name of the judge that gave the verdicts.
     """
     for attacker, cell in cells:
         met = Counter[str]()
-        # Replies stand in the order of the games: harmful seeds first.
+        # Cut-offs are in the order of the games: harmful seeds first.
         for (episode, verdict), cut_off in zip((*cell.harmful, *cell.benign), cell.cut_off, strict=True):
             seed = episode.seed
             met[seed.id] += 1
@@ -43,7 +43,7 @@ def transcripts(cells: Sequence[tuple[str, Cell]], defender: Player, model: str,
 
 
 def _shown(episode: Episode, defender: Player) -> list[str]:
-    """All that a defender had been told when it gave its last reply: system prompt, attacks and its own replies."""
+    """All that a defender had seen when it gave its last reply: system prompt, attacks and its own replies."""
     prompts = defender.prompts
     said = [text for turn in episode.turns for text in (prompts.defender(turn.attack), turn.reply)]
     return [prompts.defender_system(defender.system, defender.thinks), *said[:-1]]

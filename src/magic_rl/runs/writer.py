@@ -1,4 +1,4 @@
-"""The writer of the attack pool that a config names, put to work."""
+"""Runs the writer of the attack pool that a config names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from magic_rl.view import View
 def have_written(
     config: Config, seeds: Sequence[Seed], memory: Memory | None, view: View, max_failed: float
 ) -> Written:
-    """Every seed with every configured strategy, or with all of them, by the model `config.attacker.writer`.
+    """Have `config.attacker.writer` rewrite every seed with every configured strategy, or with all strategies.
 
     Args:
         memory: Where its answers are kept.
@@ -41,16 +41,16 @@ def have_written(
 
 
 def refuses(text: str) -> bool:
-    """Whether an English text refuses in so many words.
+    """Whether an English text refuses explicitly.
 
-    Moral words alone do not: a rewrite may hold those of its seed.
+    Moral words alone do not count, because a rewrite may repeat those of its seed.
     """
     acts = {act_of(part, "") for part in reading.parts(reading.normal(text))}
     return detect_refusal(text) is True and (Act.REFUSE in acts or acts <= {Act.NO, Act.APOLOGISE})
 
 
 def same_topic(seed: str, rewrite: str) -> bool:
-    """Whether a rewrite shares a content word with its seed, misspelt or not; True where the seed cannot be read."""
+    """Whether a rewrite shares a content word with its seed, misspelt or not; True if the seed has none we can read."""
     text = reading.normal(seed)
     wanted = reading.stems(text)
     return not wanted or foreign(text) or bool(reading.covered(wanted, reading.normal(rewrite)))

@@ -1,7 +1,7 @@
-"""Writing so that whoever looks, even after a kill at any instant, finds all of it or none of it.
+"""Atomic writes: even after a kill at any instant, a file or folder is there completely or not at all.
 
-What is being written, or removed, lies beside its target under a name that begins with `.tmp-`. It is synced to
-the disk and then renamed, so the worst a kill can leave is such a leftover, which `clean` removes.
+What is being written or removed lies beside its target, under a name that begins with `.tmp-`. New content is synced
+to the disk and then renamed, so the worst that a kill can leave is such a leftover, which `clean` removes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a file, replacing what was there.
 
     Raises:
-        StoreError: If the disk is full or the place is not writable; the old file is untouched then.
+        StoreError: If the disk is full or the place is not writable; the old file is then untouched.
     """
     aside = _aside(path)
     with writing(path):
@@ -53,14 +53,14 @@ def write_rows(path: Path, rows: Iterable[_Dataclass]) -> None:
 
 @contextmanager
 def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A directory to fill, which becomes `target`, synced, when the block ends well and vanishes when it does not.
+    """Yield a new directory to fill. It is synced and renamed to `target` if the block succeeds, else removed.
 
     Args:
-        replace: Whether a `target` that exists is replaced. A kill between its removal and the renaming leaves
+        replace: Whether to replace an existing `target`. A kill between its removal and the renaming leaves
             neither, so use this only for what can be made again.
 
     Raises:
-        StoreError: If the disk is full, the place is not writable, or `target` is in the way.
+        StoreError: If the disk is full, the place is not writable, or `target` exists and is not replaced.
     """
     aside = _aside(target)
     with writing(target):
@@ -69,7 +69,7 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
             aside.mkdir(parents=True)
             yield aside
             for path in (*aside.rglob("*"), aside):
-                if path.is_file():  # some libraries write for the owner alone
+                if path.is_file():  # some libraries let only the owner read
                     path.chmod(aside.stat().st_mode & 0o666)
                 sync(path)
             if replace:
@@ -81,10 +81,10 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory if it is there; killed half-way, what is left of it no longer bears its name.
+    """Remove a file or directory if it exists. A directory is renamed first, so a kill never leaves a part at `path`.
 
     Raises:
-        StoreError: If it may not be removed.
+        StoreError: If it cannot be removed.
     """
     with writing(path):
         if not path.is_dir():
@@ -98,7 +98,7 @@ def remove(path: Path) -> None:
 
 
 def clean(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in `folder` while they wrote or removed `name`, or anything."""
+    """Remove what killed processes left in `folder` while writing or removing `name` (None: anything)."""
     ours = re.compile(re.escape(_PREFIX) + r"(w|r)\d+-" + (".*" if name is None else re.escape(name)))
     for leftover in folder.iterdir() if folder.is_dir() else ():
         if ours.fullmatch(leftover.name) and leftover.is_dir():
@@ -108,7 +108,7 @@ def clean(folder: Path, name: str | None = None) -> None:
 
 
 def sync(path: Path) -> None:
-    """Put a file's bytes, or a directory's entries, on the disk."""
+    """Flush a file's bytes, or a directory's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -118,10 +118,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one line about `path`."""
+    """Turn errors of the operating system into a StoreError of one line about `path`."""
     try:
         yield
-    except Exception as error:  # libraries have errors of their own for a full disk, tokenizers a bare Exception
+    except Exception as error:  # for a full disk libraries raise their own errors, tokenizers a bare Exception
         if not isinstance(error, OSError) and not disk_full(error):
             raise
         why = error.strerror or str(error) if isinstance(error, OSError) else "No space left on device"
@@ -129,11 +129,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """A folder with those above it, unless it is there. Raises: StoreError: If it cannot be made."""
+    """Make a folder and its parents if they do not exist. Raises: StoreError: If it cannot be made."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def _aside(path: Path, verb: Literal["w", "r"] = "w") -> Path:
-    """A name beside `path`, of this process alone, for what is being written or removed."""
+    """A name beside `path`, unique to this process, for what is being written or removed."""
     return path.with_name(f"{_PREFIX}{verb}{os.getpid()}-{path.name}")

@@ -1,4 +1,4 @@
-"""One process at a time in a directory: a lock that the operating system drops when its holder ends, killed or not."""
+"""One writer per directory: a lock that the operating system releases when its holder ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NAME = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the one process that writes in a directory.
+    """Hold a directory's lock, so that no other process writes in it.
 
     Raises:
         StoreError: If there is no such directory, another process holds its lock, or it is not writable.
     """
-    if not folder.is_dir():  # a lock would make it
+    if not folder.is_dir():  # FileLock would create it
         raise StoreError(f"{folder}: no such directory")
     path = folder / _NAME
     lock = FileLock(path, timeout=0)
@@ -31,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout as error:
             holder = "another process"
-            with suppress(OSError, ValueError):  # where a locked file can be read by its holder alone
+            with suppress(OSError, ValueError):  # on some systems only the holder can read a locked file
                 holder = f"process {int(path.read_text())}"
             raise StoreError(f"{folder}: in use by {holder}; wait for it or stop it") from error
     try:
@@ -43,7 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process that is alive holds the lock of a directory."""
+    """Whether a living process holds a directory's lock."""
     try:
         with FileLock(folder / _NAME, timeout=0) if (folder / _NAME).exists() else nullcontext():
             return False

@@ -1,7 +1,7 @@
-"""Hashes that tell a whole saved directory from a damaged one.
+"""Hashes that tell an intact saved directory from a damaged one.
 
 `MANIFEST.json` names every file of the directory with its SHA-256, says what the directory is (`about`), and
-carries a hash of itself, so that a flipped byte anywhere shows.
+holds a hash of itself, so a flipped byte anywhere is detected.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 def read_about(directory: Path) -> dict[str, Any]:
-    """What the directory is, its files unread. Raises: CorruptedError: If the manifest is missing or changed."""
+    """What the directory is; its files are not read. Raises: CorruptedError: If the manifest is missing or changed."""
     return _read(directory)[0]
 
 
 def fingerprint(directory: Path) -> str:
-    """One hash for all that a sealed directory holds, its files unread. Raises as `read_about`."""
+    """One hash of a sealed directory; its files are not read. Raises as `read_about`."""
     return _hash_json(_read(directory))
 
 

@@ -1,7 +1,7 @@
-"""Rows of JSON, one per line, each with its `step`; outcomes become such rows by `episode_row`.
+"""Rows of JSON, one per line, each with its `step`; `episode_row` turns an outcome into such a row.
 
-Lines are standard JSON in ASCII: a number that is not finite becomes null, and nothing that a model wrote can
-end a line or steer a terminal. A process killed while it appends leaves at most a torn last line.
+Lines are standard JSON in ASCII: a number that is not finite becomes null, and nothing that a model wrote can end a
+line or control a terminal. A process killed while it appends leaves at most a torn last line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def dump(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one row and put it on the disk. Raises: StoreError: If the file cannot be written."""
+    """Append one row and sync it to the disk. Raises: StoreError: If the file cannot be written."""
     line = dump([row])
     with atomic.writing(path), path.open("ab") as file:
         file.write(line)
@@ -59,7 +59,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def rewind(path: Path, step: int) -> None:
-    """Drop a torn last line and the rows of later steps, keeping the others byte for byte. Raises as `read`."""
+    """Drop a torn last line and the rows of later steps; keep the others byte for byte. Raises as `read`."""
     kept = b"".join(line + b"\n" for line, row in _rows(path) if row["step"] <= step)
     if not path.exists() or path.read_bytes() != kept:
         atomic.write_file(path, kept)
@@ -83,7 +83,7 @@ def _has_step(row: Mapping[str, Any]) -> bool:
 
 
 def episode_row(step: int, outcome: Outcome) -> dict[str, Any]:
-    """One episode and what came of it.
+    """An episode and its outcome, as a row.
 
     Returns:
         `step`, `seed` (all fields), `group`, `turns`, `verdict` and `rewards` (all fields, or None) and `masked`.
@@ -100,7 +100,7 @@ def episode_row(step: int, outcome: Outcome) -> dict[str, Any]:
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
-    """A turn without its ids: how each output ended, and how many tokens were sampled (0: nobody sampled it)."""
+    """A turn without token ids: its texts, how each output ended, and how many tokens were sampled (0: not sampled)."""
     row = {"attack": turn.attack, "thinking": turn.thinking, "well_formed": turn.well_formed, "reply": turn.reply}
     row |= {"reply_well_formed": turn.reply_well_formed, "reply_thinking": turn.reply_thinking}
     for name, sample in (("attack", turn.attack_sample), ("reply", turn.reply_sample)):

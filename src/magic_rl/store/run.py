@@ -1,24 +1,24 @@
-"""The run directory: all that a run leaves behind, and all that it needs to continue.
+"""The run directory: all that a run leaves behind and all that it needs to continue.
 
-Files are written aside and renamed, checkpoints and players are hashed, and rows are appended in one write: a run
-killed at any instant opens again as it was after its last complete checkpoint (`latest_checkpoint`, `rewind`).
+Files are written aside and renamed, checkpoints and players are hashed, and rows are appended in one write, so a
+run killed at any instant can go back to its last complete checkpoint (`latest_checkpoint`, `rewind`).
 
-    config.toml  versions.json        what was asked for, and what it ran on
+    config.toml  versions.json        the settings; the versions of the software it ran on
     engines.json                      how each role's model is computed, and how exactly
     inputs.json                       digests of seeds, prompts, pool, base models; what was checked; changed settings
-    tracker.json  wandb/              which run this is at a tracker, if there is one; what waits to be sent to it
+    tracker.json  wandb/              which run this is at its tracker, if it has one; data not sent yet
     metrics.jsonl  timings.jsonl      one row per step: reproducible numbers; seconds and speeds
     episodes/step-000012.jsonl        every episode of a step
     checkpoints/step-000012/          each learner in a folder of its name, state.json, MANIFEST.json
     players/attacker-round-00/        adapters kept for evaluation; round 0 is before co-evolution
-    payoffs.json                      versions of the players against each other, where opponents are drawn by them
+    payoffs.json                      payoffs between versions of the players, if opponents are drawn by them
     evaluation.json                   every number of an evaluation; see `evaluation.result`
-    outcomes.json  failures.json      what came of each held-out seed; exchanges that escaped or were refused
+    outcomes.json  failures.json      the outcome of each held-out seed; exchanges that the last defender got wrong
     items.jsonl                       every exchange of an evaluation; beside it summary.tsv and cost.json
-    evaluations/                      evaluations with something in place of the run's own, a folder each
+    evaluations/                      evaluations with something else in place of the run's own, one folder each
     drift.json                        how attacks change from round to round
     served/defender-round-03-merged/ a player as a server loads it; see `runs.serve`
-    attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and a `part` for each
+    attack.json  attacks/start/       fresh attackers against frozen defenders: the result, and one `part` each
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ Row = Mapping[str, float | int | str | bool | None]
 
 
 class SupportsSave(Protocol):
-    """What the store needs to know of a policy."""
+    """The part of a policy that the store uses."""
 
     def save(self, directory: Path) -> None:
-        """Write everything the policy is into an existing empty directory."""
+        """Write the whole policy into an existing, empty directory."""
 
 
 def refuse_taken(path: Path) -> None:
-    """Raises: StoreError: If there is something that a new run would be written over."""
+    """Raises: StoreError: If a new run at `path` would overwrite something."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if (path / "config.toml").is_file():
             raise StoreError(f"{path}: already exists", "resume or elsewhere", run=path)
@@ -80,15 +80,15 @@ class Checkpoint:
 class RunDirectory:
     """A run on disk. One process at a time may write (`lock`); any may read.
 
-    Everything that writes raises `StoreError` if it cannot; everything that reads, for what is broken.
+    Methods that write raise `StoreError` if they cannot; methods that read raise it for broken files.
     """
 
     def __init__(self, path: Path, *, keep: int = 2) -> None:
         """Use `create` or `open`.
 
         Args:
-            path: Holds a run.
-            keep: Checkpoints kept; 2 or more survive a damaged one.
+            path: The run's directory.
+            keep: How many checkpoints to keep; with 2 or more the run survives a damaged one.
         """
         self.path, self._keep = path, keep
         self._rows = {name: path / f"{name}.jsonl" for name in ("metrics", "timings")}
@@ -111,7 +111,7 @@ class RunDirectory:
             path: Must not exist, or be an empty directory.
             config_toml: The resolved config, without secrets.
             versions: Versions of everything that may change a number, by name.
-            inputs: JSON values that say what it is begun with.
+            inputs: JSON values that say what the run starts from.
             keep: See the class.
 
         Raises:
@@ -136,7 +136,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, *, keep: int = 2) -> RunDirectory:
-        """A run that exists. Raises: StoreError: If there is no run at `path`."""
+        """Open an existing run. Raises: StoreError: If there is no run at `path`."""
         if not (path / "config.toml").is_file():
             raise StoreError(f"{path}: {'holds no run (no config.toml)' if path.is_dir() else 'no such run or folder'}")
         return cls(path, keep=keep)
@@ -144,7 +144,7 @@ class RunDirectory:
     def part(self, name: str) -> RunDirectory:
         """A directory inside this run that keeps rows, episodes and checkpoints as a run does; made if missing.
 
-        It has no config, so nobody takes it for a run. Whoever writes it holds the lock of this run.
+        It has no config, so it is not taken for a run. To write in it, hold the lock of this run.
 
         Args:
             name: Its path in the run.
@@ -176,7 +176,7 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the one process that writes, and clean up what a killed one left. The lock ends with the process.
+        """Hold the write lock, which ends with the process, and clean up after a killed one.
 
         Raises:
             StoreError: If another process holds it.
@@ -205,7 +205,7 @@ class RunDirectory:
         return records.read(self._rows["timings"])
 
     def write_episodes(self, step: int, outcomes: Sequence[Outcome]) -> None:
-        """Keep every episode of a step."""
+        """Write every episode of a step."""
         rows = (records.episode_row(step, outcome) for outcome in outcomes)
         atomic.write_file(self._episodes_of(step), records.dump(rows))
 
@@ -234,15 +234,15 @@ class RunDirectory:
     # Checkpoints
 
     def save_checkpoint(self, step: int, policies: Mapping[str, SupportsSave], state: Mapping[str, Any]) -> None:
-        """Save everything the run needs to continue; older checkpoints beyond `keep` go once this one is on the disk.
+        """Save everything the run needs to continue, then remove older checkpoints beyond `keep`.
 
         Args:
             step: Optimiser steps taken.
-            policies: By the name they will be asked for.
+            policies: By name, for `Checkpoint.policy`.
             state: JSON values.
 
         Raises:
-            StoreError: If it cannot be written; the checkpoints before it are untouched then.
+            StoreError: If it cannot be written; earlier checkpoints are then untouched.
             ValueError: If the state holds a number that is not finite.
         """
         with atomic.new_directory(self._checkpoint(step), replace=True) as aside:
@@ -256,17 +256,17 @@ class RunDirectory:
             atomic.remove(self._checkpoint(saved))
 
     def checkpoints(self) -> list[int]:
-        """Steps that have a checkpoint, in order, not verified."""
+        """Steps that have a checkpoint, in order; not verified."""
         return _numbers(self._checkpoints, r"step-(\d+)")
 
     @property
     def is_complete(self) -> bool:
-        """Whether it was trained to its end."""
+        """Whether training has finished."""
         checkpoint = self.latest_checkpoint()
         return checkpoint is not None and checkpoint.state["stage"] == "done"
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint whose hashes hold; a corrupted one is named by a warning and passed over.
+        """The newest checkpoint whose hashes match; corrupted ones are skipped with a warning.
 
         Returns:
             None if none was ever saved.
@@ -307,22 +307,22 @@ class RunDirectory:
         """Keep a player for evaluation.
 
         Args:
-            role: What it plays.
+            role: The role it plays.
             number: Its round; 0 is before co-evolution.
             policy: Its policy.
-            step: Optimiser steps taken so far; a rewind to before it drops the player.
+            step: Optimiser steps taken so far; a rewind to an earlier step drops the player.
         """
         with atomic.new_directory(self._player(role, number), replace=True) as aside:
             policy.save(aside)
             manifest.seal(aside, {"role": role, "round": number, "step": step})
 
     def players(self, role: Role) -> list[tuple[int, Path]]:
-        """Rounds and folders of the saved players of a role, in order, not verified."""
+        """Rounds and folders of the saved players of a role, in order; not verified."""
         rounds = _numbers(self._players, rf"{role}-round-(\d+)")
         return [(number, self._player(role, number)) for number in rounds]
 
     def player(self, role: Role, number: int) -> Path:
-        """Folder of the player of a round, its hashes checked.
+        """Folder of a round's player, after checking its hashes.
 
         Raises:
             StoreError: If there is none or it is corrupted.
@@ -355,7 +355,7 @@ def _numbers(folder: Path, pattern: str) -> list[int]:
 
 
 def _saved_after(player: Path, step: int) -> bool:
-    """Whether a player is later than `step`. A broken one stays: it is named when used, or saved again."""
+    """Whether a player was saved after `step`. A corrupted one is kept: it is reported when used, or replaced."""
     try:
         return bool(manifest.read_about(player)["step"] > step)
     except CorruptedError:
@@ -367,7 +367,7 @@ def _json(data: Any) -> bytes:
 
 
 def open_run(path: str | Path) -> RunDirectory:
-    """A run that exists, to be evaluated or looked at.
+    """Open an existing run, to evaluate or inspect it.
 
     Args:
         path: Its directory.

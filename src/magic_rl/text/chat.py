@@ -1,10 +1,10 @@
 """Token-safe chat rendering: what a message says is data and can never become control.
 
-A chat template mixes control tokens with the players' words, and a tokenizer turns the text of a control token
-into its id wherever it stands. Here the template's own text is told apart from the contents, and the ids of the
-whole are kept only if every control id stands exactly where the template alone puts one. If a content forges,
-moves or hides a control token, template and contents are encoded apart and the contents as ordinary text only.
-On ordinary text the ids are those of `apply_chat_template`.
+A chat template mixes control tokens with the players' words, and a tokenizer turns the text of a control token into its
+id wherever it occurs. Here the template's own text is distinguished from the contents of messages, and the ids of the
+whole are kept only if the control ids are exactly where the template puts them. If a content forges, moves or hides a
+control token, template and contents are encoded separately, and the contents as ordinary text. On ordinary text the ids
+are those of `apply_chat_template`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from magic_rl.types import Message, Speaker, Tokens
 
 _log = logging.getLogger(__name__)
 
-# Private-use characters frame a marker that no template trims, splits or rewrites.
+# Markers are framed by private-use characters, so that no template trims, splits or rewrites them.
 _MARKER = "\ue000{}\ue001"
 _FIND_MARKER = re.compile("\ue000([0-9]+)\ue001")
 _FORMAT_TAG = re.compile("(</?(?:think|answer)>)")
@@ -41,7 +41,7 @@ _FORMATS = ([THINK, END], [THINK, END, "<answer>", "</answer>"])
 
 
 class _Piece(NamedTuple):
-    """A run of rendered text: a message's content, or the template's own words."""
+    """A part of rendered text: a message's content, or the template's own words."""
 
     text: str
     is_content: bool
@@ -50,7 +50,7 @@ class _Piece(NamedTuple):
 class _Turn(NamedTuple):
     """What a template prints around an assistant's words."""
 
-    thinks: bool  # whether the generation prompt leaves a thought open
+    thinks: bool  # whether the generation prompt opens a thought
     lead: str  # text between the generation prompt and the words, such as an empty thought
 
 
@@ -59,15 +59,15 @@ class ChatRenderer:
 
     Implements `text.renderer.Renderer` and `text.renderer.TextRenderer`.
 
-    Control ids are all added tokens, flagged special or not, but those of mere white space, which some
+    Control ids are those of all added tokens, flagged special or not, except tokens of white space alone, which some
     tokenizers add for indentation.
 
     Attributes:
-        control_ids: Of control tokens.
+        control_ids: Ids of control tokens.
         stop_ids: The tokenizer's end-of-text id, the template's end-of-turn id, and those that the model's files name.
-        folds_system: Whether the template has no role for a system prompt, which then stands in the first user message.
+        folds_system: Whether the template has no role for a system prompt, which then begins the first user message.
         own_template: The tokenizer's own template.
-        marks: How the model marks its thoughts, by its template and its added tokens; None if it knows no marks.
+        marks: How the model marks its thoughts, by its template or its added tokens; None if they have no marks.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class ChatRenderer:
         stop_ids: Collection[int] = (),
         date: datetime.date = DAY,
     ) -> None:
-        """Look at the tokenizer's template.
+        """Examine the tokenizer and its template.
 
         Args:
             tokenizer: A tokenizer of transformers, backed by `tokenizers`, with a chat template.
             default_system: System prompt of conversations without one; "" leaves that to the template.
             template_kwargs: Extra variables of the template, such as `enable_thinking`.
-            stop_ids: What ends an answer by the model's own generation config.
-            date: What a template that asks for today's date is told.
+            stop_ids: Ids that end a reply according to the model's files.
+            date: What a template prints as today's date.
 
         Raises:
             UserError: If the tokenizer has no chat template, no `tokenizers` backend, or no end of turn.
@@ -108,7 +108,7 @@ class ChatRenderer:
         self._live, self._plain, self.control_ids = _backends(backend)
         added = backend.get_added_tokens_decoder()
         self.marks = marks_of(self.own_template, {token.content for token in added.values()})
-        # Marks of thoughts may be flagged special, and would not be seen if they were left out of what was said.
+        # Marks of thoughts may be flagged special, but must stay in decoded text to be found there.
         self._unsaid = {
             i for i, token in added.items() if token.special and not (self.marks and self.marks.holds(token.content))
         }
@@ -122,7 +122,7 @@ class ChatRenderer:
         self.stop_ids: frozenset[int] = frozenset({self._end_of_turn, *eos, *stop_ids})
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
-        """Ids of the conversation, ending where the assistant is to speak.
+        """Ids of the conversation, ending where the assistant speaks.
 
         Raises:
             UserError: If the template refuses the conversation, for example its system message.
@@ -132,19 +132,19 @@ class ChatRenderer:
     def text(self, messages: Sequence[Message]) -> str:
         """The conversation as text, for a server with the same tokenizer, which encodes it again.
 
-        What would become a control token of a content gets a space behind its first character. The beginning of the
-        text is left to the server if the tokenizer puts it before any text: it would be there twice.
+        Text of a content that would become a control token gets a space after its first character. The
+        beginning-of-text token is left out if the tokenizer adds it to any text; the server would add it again.
 
         Raises:
-            UserError: If the template refuses the conversation, for example its system message, or the tokenizer has
-                no other spelling for what a content says.
+            UserError: If the template refuses the conversation, for example its system message, or the tokenizer
+                cannot spell a content without control tokens.
         """
         apart = [Message(message.role, self._take_apart(message.content)) for message in messages]
         text = "".join(piece.text for piece in self._layout(apart))
         return text.removeprefix(self._beginning)
 
     def given(self, variables: Mapping[str, object]) -> Self:
-        """This renderer with other variables of the template; all else is shared."""
+        """This renderer with other template variables; everything else is shared."""
         other = copy.copy(self)
         other._kwargs = dict(variables)
         other.__dict__.pop("_turn", None)
@@ -158,28 +158,28 @@ class ChatRenderer:
 
     @property
     def chat_template(self) -> str:
-        """A template that prints the same with no help from here: date, variables and system prompts are in it."""
+        """A template that prints the same by itself: date, variables and system prompts are written into it."""
         return fitted(self.own_template, self._kwargs, self._date, folds=self.folds_system)
 
     @property
     def opening(self) -> str:
-        """What the prompt opens and leaves to the answer to close: `<think>` or nothing."""
+        """What the prompt opens and the reply must close: `<think>` or nothing."""
         return THINK if self._turn.thinks else ""
 
     @property
     def identity(self) -> str:
-        """A digest of the template and of the tokens that it may print."""
+        """A hash of the template and of the tokens that it may print."""
         words = (self.chat_template, self._tokenizer.special_tokens_map, self._beginning)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
-        """Ids that follow the prompt: an assistant message as the template prints it, to its end-of-turn id.
+        """Ids that follow the prompt: an assistant message as the template prints it, up to its end-of-turn id.
 
-        A thought that the prompt has opened is not opened again; words without a thought come behind an empty one
-        where the template prints that.
+        A thought that the prompt has opened is not opened again; text without a thought follows an empty one if the
+        template prints that.
 
         Args:
-            tagged: See `Renderer.completion`; text of any other shape than the format's is plain throughout.
+            tagged: See `Renderer.completion`; text that is not in the format is plain throughout.
         """
         parts = _FORMAT_TAG.split(text)
         pieces = [_Piece(text, is_content=True)]
@@ -198,18 +198,18 @@ class ChatRenderer:
         return self._encode([_Piece(self._turn.lead, is_content=False), _Piece(text, is_content=True)])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of sampled ids up to the first stop id, without special tokens; see `Renderer.decode`."""
+        """Text of sampled ids up to the first stop id, without special tokens; see `Renders.decode`."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
         text = str(self._tokenizer.decode([token for token in tokens[:end] if token not in self._unsaid]))
         text = self.marks.spelled(text) if self.marks else text
         return self.opening + text
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        """Everything that ids say, control tokens too."""
+        """The text of ids, control tokens included."""
         return str(self._tokenizer.decode(list(tokens)))
 
     def spoken(self, tokens: Sequence[int]) -> Spoken:
-        """The text of sampled ids, told apart by the marks that this model's template or tokenizer knows."""
+        """The text of sampled ids, split into thoughts and reply by this model's marks, if it has any."""
         text = self.decode(tokens)
         return split_thoughts(text) if self.marks else Spoken("", text, ended=True)
 
@@ -230,7 +230,7 @@ class ChatRenderer:
         return str(rendered)
 
     def _wants_parts(self) -> bool:
-        """Whether the template prints contents only as lists of typed parts, as those of multimodal models may."""
+        """Whether the template prints contents only if they are lists of typed parts, as in some multimodal models."""
         marker = _MARKER.format(0)
         try:
             return marker not in self._render([Message("user", marker)])
@@ -238,7 +238,7 @@ class ChatRenderer:
             return False
 
     def _prints_system(self) -> bool:
-        """Whether the template has a role for a system prompt; some leave it out, others refuse it."""
+        """Whether the template has a role for a system prompt; some drop such a message, others refuse it."""
         try:
             return _MARKER.format(0) in self._render([Message("system", _MARKER.format(0)), Message("user", "?")])
         except UserError:
@@ -260,10 +260,10 @@ class ChatRenderer:
         return _Turn(thinks, lead=f"\n{END}\n\n" if thinks else "")
 
     def _layout(self, messages: Sequence[Message]) -> list[_Piece]:
-        """The rendered conversation, template and contents told apart by rendering markers in the contents' place.
+        """The rendered conversation in pieces, found by rendering it with markers instead of the contents.
 
-        A template may trim contents; then the trimmed ones are laid out. A template may also be steered by what a
-        content says (Qwen3 looks for `</think>`); then it is not asked, and the contents stand where the markers did.
+        A template may trim contents; then the pieces hold the trimmed ones. A template may also react to what a content
+        says (Qwen3 looks for `</think>`); then the contents simply replace the markers.
         """
         if self._default_system and not any(message.role == "system" for message in messages):
             messages = [Message("system", self._default_system), *messages]
@@ -301,7 +301,7 @@ class ChatRenderer:
         return tuple(i for part in apart for i in (self._spell(part) if isinstance(part, str) else part.ids))
 
     def _controls(self, text: str, encoding: Encoding, offset: int = 0) -> list[tuple[int, int]]:
-        """Each control id and where its text begins, white space aside that the token swallowed (`lstrip`)."""
+        """Each control id and where its text begins, after any white space that the token swallowed (`lstrip`)."""
         found = []
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token in self.control_ids:
@@ -310,8 +310,8 @@ class ChatRenderer:
         return found
 
     def _take_apart(self, text: str) -> str:
-        """The text with a space in every control token that it would be encoded to."""
-        for _ in range(8):  # parting one may leave another that it overlapped
+        """The text with a space in each part that would be encoded as a control token."""
+        for _ in range(8):  # splitting one may leave another that overlapped it
             starts = {start for _, start in self._controls(text, self._live.encode(text, add_special_tokens=False))}
             if not starts:
                 return text
@@ -329,7 +329,7 @@ class ChatRenderer:
     def _find_end_of_turn(self, listed: Collection[int]) -> tuple[str, int]:
         """Text between an assistant's words and the control token that ends its turn, and that token's id.
 
-        The mark of the next turn may be what ends one (GLM-4), but only if the model's files list it.
+        The mark of the next turn may end one (GLM-4), but only if the model's files list it as an end.
         """
         user, said, then = (Message(r, _MARKER.format(i)) for i, r in enumerate(_SPEAKERS))
         after = self._render([user, said], generate=False).partition(said.content)[2]
@@ -351,7 +351,7 @@ def _say_folded(name: str) -> None:
 
 
 def _printed(rendered: str, texts: Sequence[str], contents: Sequence[str]) -> list[str] | None:
-    """Contents as the template printed them, trimmed or not; None if it did anything else to them."""
+    """Contents as the template printed them, trimmed or not; None if it changed them in another way."""
     found = []
     rest = rendered.removeprefix(texts[0])
     for content, text in zip(contents, texts[1:], strict=True):
@@ -365,10 +365,10 @@ def _printed(rendered: str, texts: Sequence[str], contents: Sequence[str]) -> li
 
 
 def _backends(backend: Tokenizer) -> tuple[Tokenizer, Tokenizer, frozenset[int]]:
-    """Private copies of a tokenizer, with control tokens live and with all of them plain text, and the control ids.
+    """Private copies of a tokenizer, one with live control tokens and one for which they are plain text; control ids.
 
-    `split_special_tokens` of transformers leaves added tokens live that are not flagged special, so the plain copy
-    flags them all.
+    In transformers, `split_special_tokens` leaves added tokens live if they are not flagged special, so here they all
+    are.
     """
     spec = json.loads(backend.to_str())
     spec["truncation"] = spec["padding"] = None

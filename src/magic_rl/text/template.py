@@ -1,7 +1,7 @@
-"""What a chat template is given here, written into the template itself, for those who use it elsewhere.
+"""Writes what the renderer does into the chat template itself, for use of the model elsewhere.
 
-The renderer gives a template its variables and the run's date, and folds a system prompt that the template has no
-role for into the first user message. `fitted` makes a template that does the same with no help from outside.
+The renderer gives a template its variables and the run's date, and folds a system prompt into the first user message if
+the template has no role for it. `fitted` makes a template that does all this by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from magic_rl.types import Message
 
-DAY = datetime.date(2026, 1, 1)  # any day will do, as long as it is the same for all runs
+DAY = datetime.date(2026, 1, 1)  # any day works, as long as it is the same in all runs
 _CLOCK = "strftime_now"
 _FOLD = (
     "{%- if messages and messages[0].role == 'system' -%}"
@@ -48,7 +48,7 @@ _AROUND = (
 
 
 def folded(messages: Sequence[Message]) -> list[Message]:
-    """A conversation whose system prompt stands at the beginning of the first user message, as in Gemma's template."""
+    """A conversation whose system prompt begins the first user message, as in Gemma's template."""
     if not messages or messages[0].role != "system":
         return list(messages)
     system, *rest = messages
@@ -58,11 +58,11 @@ def folded(messages: Sequence[Message]) -> list[Message]:
 
 
 def fitted(template: str, variables: Mapping[str, object], date: datetime.date, *, folds: bool) -> str:
-    """A template that prints, given the messages alone, what `template` prints here.
+    """A template that prints, from the messages alone, what `template` prints here.
 
     Args:
-        variables: Defaults of the template's variables, JSON scalars.
-        date: What it prints as today's.
+        variables: Defaults for the template's variables; JSON scalars.
+        date: What it prints as today's date.
         folds: Whether a system prompt is folded into the first user message.
     """
     parts = [
@@ -70,22 +70,22 @@ def fitted(template: str, variables: Mapping[str, object], date: datetime.date, 
         for name, value in variables.items()
     ]
     if _CLOCK in template:
-        # Any format that it asks for, even in a variable: of the directives that occur, each is replaced.
+        # Formats may come from a variable, so each directive that occurs anywhere is replaced.
         found = sorted(set(re.findall("%-?[A-Za-z]", f"{template} {list(variables.values())}")))
         swaps = "".join(f".replace({_literal(each)}, {_literal(date.strftime(each))})" for each in found)
         parts.append(f"{{%- macro {_CLOCK}(format) -%}}{{{{- format{swaps} -}}}}{{%- endmacro -%}}")
     if folds:
         parts.append(_FOLD)
-    # An expression last: behind a block, environments that trim would take the template's first line break.
+    # An expression comes last: after a block, environments with `trim_blocks` drop the template's first line break.
     return "".join(parts) + "{{- '' }}" + template if parts else template
 
 
 def introduced(template: str, system: str, around: Sequence[str]) -> str:
-    """A template that tells a model what it was always told in training, in conversations that are given without it.
+    """A template that adds to a conversation what the model always saw in training.
 
     Args:
-        system: System prompt where a conversation brings none; "" leaves that to the template.
-        around: The words between which the text of each user message stands: what came before it, and after.
+        system: System prompt for conversations without one; "" leaves that to the template.
+        around: The words before and after the text of each user message.
     """
     parts = [_SYSTEM.format(system=_literal(system))] if system else []
     if any(around):
@@ -94,5 +94,5 @@ def introduced(template: str, system: str, around: Sequence[str]) -> str:
 
 
 def _literal(value: object) -> str:
-    # Not in ASCII: Jinja would read the two halves of a character beyond the first plane as two.
+    # Not in ASCII: Jinja would read the escape of a character beyond the first plane as two characters.
     return json.dumps(value, ensure_ascii=False)

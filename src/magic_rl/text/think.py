@@ -1,8 +1,8 @@
 """Reading `<think>…</think><answer>…</answer>` (METHOD §4, R_fmt), strictly for the reward and safely for the game.
 
-For an output of any shape, what is returned as its answer never contains what it thought. Models that reason
-unasked mark their thoughts in ways of their own; here they are told by the marks that their template or tokenizer
-knows, and spelled `<think>…</think>`. What a model answers that was asked for JSON is read here as well.
+For an output of any shape, the answer taken from it never contains its thoughts. Models that reason without being asked
+mark their thoughts in their own ways; these marks are found by the model's template or tokenizer and replaced by
+`<think>…</think>`. Answers in JSON are read here as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from magic_rl.files import without_doubles
 
-# Names of fences are json, JSON, json5.
+# A fence may be named json, JSON, json5.
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}) *\w*\s*(?P<inside>\{.*\})\s*(?P=fence)", re.DOTALL)
 THINK, END = "<think>", "</think>"
 _TAG = re.compile(r"(</?(?:think|answer)>)", re.IGNORECASE)
@@ -34,10 +34,10 @@ class ParsedOutput:
 def parse_attack(text: str) -> ParsedOutput:
     """Take an output apart.
 
-    A malformed one still yields an answer, so that the game can continue: the first answer block outside of any
-    thinking, closed or not; else what is left once thinking and tags are removed; possibly "". A `</think>`
-    that nothing opened makes everything before it thinking. Tags count in any case but are well-formed only in
-    lower case.
+    A malformed output still has an answer, so that the game can continue: the first answer block outside of any
+    thinking, closed or not; else what is left once thinking and tags are removed; possibly "". A `</think>` that
+    nothing opened makes everything before it thinking. Tags count in upper and lower case, but are well-formed only
+    in lower case.
     """
     pieces = _TAG.split(text)  # text, tag, text, tag, …, text
     texts, tags = pieces[::2], pieces[1::2]
@@ -70,28 +70,28 @@ def parse_attack(text: str) -> ParsedOutput:
 
 
 class Spoken(NamedTuple):
-    """What a model said, its reasoning apart."""
+    """What a model said, with its reasoning separated."""
 
     thinking: str  # its reasoning; "" if there was none
-    reply: str  # what a user is shown
-    ended: bool  # whether the reasoning came to an end; otherwise there is no reply
+    reply: str  # what a user would see
+    ended: bool  # whether the reasoning ended; if not, there is no reply
 
 
 class Marks(NamedTuple):
     """How a model marks its thoughts."""
 
-    name: str  # words by which a model that uses them is told, and with which a thought begins
-    opens: str  # pattern of what opens a thought
-    ends: str  # pattern of what the reply follows
+    name: str  # text that begins a thought, by which models that use these marks are recognised
+    opens: str  # pattern of the mark that opens a thought
+    ends: str  # pattern of the mark before the reply
 
     def holds(self, token: str) -> bool:
-        """Whether a mark is spelled with this token."""
+        """Whether a token is part of a mark."""
         return token in f"{self.opens} {self.ends}".replace("\\", "")
 
     def spelled(self, text: str) -> str:
-        """The text with `<think>` and `</think>` in place of the model's own marks."""
+        """The text with `<think>` and `</think>` instead of the model's own marks."""
         text = re.sub(self.opens, THINK, text)
-        # A reply without a thought may have a mark of its own in front, which ends nothing.
+        # A reply without a thought may begin with the mark of replies, which then ends nothing.
         return text if self.name == THINK else re.sub(self.ends, END, text).removeprefix(END)
 
 
@@ -114,15 +114,15 @@ _MARKS = (
 
 
 def marks_of(template: str, tokens: Collection[str]) -> Marks | None:
-    """The marks that a chat template or the tokens added to a vocabulary know; None for a model that knows none."""
+    """The marks that occur in a chat template or among the tokens added to a vocabulary; None if there are none."""
     return next((marks for marks in _MARKS if marks.name in template or marks.name in tokens), None)
 
 
 def split_thoughts(text: str) -> Spoken:
-    """Tell a reasoning model's thoughts, with which it begins, from its reply.
+    """Separate a reasoning model's thoughts, which come first, from its reply.
 
-    A later block is part of the reply, as a user would be shown it; and only `<think>` begins a thought, so that nobody
-    can talk a model into hiding what it has said by a `</think>` behind it.
+    A later block is part of the reply, as a user would see it. Only `<think>` begins a thought, so that nobody can talk
+    a model into hiding what it has said by adding a `</think>`.
     """
     thoughts: list[str] = []
     rest = text
@@ -135,14 +135,14 @@ def split_thoughts(text: str) -> Spoken:
 
 
 def _join(pieces: list[str]) -> str:
-    """Pieces of text as one; the blank between them keeps halves of a tag from joining into one."""
+    """Join pieces of text, with a space between them so that halves of a tag do not become one."""
     return " ".join(stripped for piece in pieces if (stripped := piece.strip()))
 
 
 def without_thought(text: str) -> str:
-    """An answer without the thought that it begins with, in whose marks ever; an empty one is a thought too.
+    """An answer without the thought, possibly empty, that it begins with, in the marks of any model.
 
-    Only one whose opening mark is there: else what an answer repeats of a text could end a thought that never began.
+    The opening mark is required: otherwise text that an answer quotes could end a thought that never began.
     """
     marks = next((marks for marks in _MARKS if re.match(rf"\s*(?:{marks.opens})", text)), None)
     spoken = split_thoughts(marks.spelled(text)) if marks else None
@@ -150,23 +150,23 @@ def without_thought(text: str) -> str:
 
 
 def with_opening(text: str) -> str:
-    """What a server's model said, from the `<think>` on that its chat template opened and the server left out.
+    """What a server's model said, with the `<think>` that its chat template opened and the server left out.
 
-    Not for texts that may repeat what others say: it takes a first `</think>` that nothing opened for the model's own.
+    Not for texts that may quote others: a first `</think>` that nothing opened is taken for the model's own.
     """
     before, end, _ = text.partition(END)
     return f"{THINK}{text}" if end and THINK not in before else text
 
 
 def json_answer(text: str) -> object:
-    """What an answer says that is one JSON value, with nothing but a thought before and a fence around it.
+    """The value of an answer that is one JSON value; a thought before it and a fence around it are allowed.
 
     Raises:
-        ValueError: If it is none, or an object has a field twice: it contradicts itself, or would if nobody looked.
+        ValueError: If it is not, or if an object has a field twice, which may contradict each other.
     """
     answer = without_thought(text).strip()
     fenced = _FENCE.fullmatch(answer)
     try:
         return json.loads(fenced["inside"] if fenced else answer, object_pairs_hook=without_doubles)
-    except RecursionError as error:  # nesting beyond what is read
+    except RecursionError as error:  # nested too deeply to read
         raise ValueError("no JSON object") from error

@@ -1,7 +1,8 @@
 """The exact equilibrium of a tabular game, and how far two policies are from it (METHOD §1).
 
-A subgame-perfect equilibrium asks more than a Nash one: the defender answers *every* attack as well as it can, also
-those that the attacker does not play. So distance from it counts the defender's worst attack, played or not.
+A subgame-perfect equilibrium asks more than a Nash equilibrium: the defender answers *every* attack as well as
+possible, including attacks that are not played. So the distance from it counts the defender's worst attack, played or
+not.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from magic_rl.theory.tabular import Array, Flags, TabularGame
 class Payoffs:
     """Every payoff of a game with X seeds, A attacks and Y replies.
 
-    The attacker has M = 2A moves, each attack in the required format and then each without it (METHOD §4, R_fmt).
+    The attacker has M = 2A moves: each attack in the required format, then each attack without it (METHOD §4, R_fmt).
     """
 
     attacker: Array  # its reward of each move and reply at each seed, shape (X, M, Y); 0 where a seed lacks the move
     defender: Array  # its reward, same shape
     moves: Flags  # which moves each seed has, shape (X, M)
-    prior: Array  # chance of each seed, shape (X,): half of them benign where there are both labels (METHOD §1)
+    prior: Array  # probability of each seed, shape (X,): half is benign if there are both labels (METHOD §1)
 
     @classmethod
     def of(cls, game: TabularGame, weights: RewardConfig | None = None) -> Payoffs:
-        """Score every way a game can go (METHOD §4); `weights` None are the paper's."""
+        """Score every way a game can go (METHOD §4). Args: weights: None for the paper's."""
         attacker, defender = np.zeros((2, *game.moves.shape, len(game.replies)))
         for x, move in np.argwhere(game.moves).tolist():
             attack, well_formed = move % len(game.attacks), move < len(game.attacks)
@@ -47,13 +48,13 @@ class Payoffs:
 
     def reply_values(self, belief: Array) -> Array:
         """The defender's expected reward for each reply to each attack, shape (A, Y), under π(seed | attack)."""
-        well_formed = self.defender[:, : len(belief)]  # the attack's format does not concern the defender
+        well_formed = self.defender[:, : len(belief)]  # the attack's format does not matter to the defender
         return np.asarray(np.einsum("ax,xay->ay", belief, well_formed))
 
     def belief(self, attacker: Array) -> Array:
-        """What an attack tells about its seed, shape (A, X), given π_A(move | seed), shape (X, M).
+        """The posterior π(seed | attack), shape (A, X), given π_A(move | seed), shape (X, M).
 
-        An attack that is never played tells only which seeds could have become it.
+        For an attack that is never played, it is the prior over the seeds that have this attack.
         """
         played = _either_format(self.prior[:, None] * attacker)
         possible = self.prior[:, None] * _either_format(self.moves)
@@ -61,14 +62,14 @@ class Payoffs:
         return np.asarray((joint / joint.sum(axis=0)).T)
 
     def expected(self, attacker: Array, defender: Array) -> tuple[float, float]:
-        """Expected rewards of attacker and defender when two policies meet."""
+        """Expected rewards of attacker and defender under two policies."""
         chance = np.einsum("x,xm,my->xmy", self.prior, attacker, np.tile(defender, (2, 1)))
         return float((chance * self.attacker).sum()), float((chance * self.defender).sum())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Equilibrium:
-    """Pure policies by backward induction."""
+    """Pure policies from backward induction."""
 
     attacker: Array  # π_A(move | seed), shape (X, M)
     defender: Array  # π_D(reply | attack), shape (A, Y)
@@ -78,30 +79,30 @@ class Equilibrium:
 
 @dataclass(frozen=True, slots=True)
 class Exploitability:
-    """How far two policies are from a subgame-perfect equilibrium, in reward; all 0 exactly at one."""
+    """How far two policies are from a subgame-perfect equilibrium, in reward; all are 0 exactly at an equilibrium."""
 
-    attacker_gain: float  # what the best attacker against this defender would gain
-    defender_gain: float  # what the best defender against this attacker would gain
-    # What a best reply would gain at the attack where it would gain most, played or not; at least `defender_gain`.
+    attacker_gain: float  # how much more the best attacker against this defender would get
+    defender_gain: float  # how much more the best defender against this attacker would get
+    # The largest gain of a best reply over all attacks, played or not; at least `defender_gain`.
     defender_regret: float
     total: float  # `attacker_gain + defender_regret`
     share_of_range: float  # the same sum, each as a share of its own player's range of payoffs
 
 
 def backward_induction(game: TabularGame, weights: RewardConfig | None = None) -> Equilibrium:
-    """Solve a game from its end: the best reply to every attack, then the best move for every seed.
+    """Solve a game backwards: the best reply to every attack, then the best move for every seed.
 
-    This is a subgame-perfect equilibrium whenever the attack settles what a reply is worth: no seeds of different
+    This is a subgame-perfect equilibrium if the attack alone decides what a reply is worth: no seeds of different
     labels share it, or the judge's label of the attack counts (`weights.request_label`). Otherwise the best reply
-    hangs on what the defender believes of the seed: here that an attack tells only which seeds could have become it.
-    This is an equilibrium only if that belief comes true.
+    depends on what the defender believes about the seed. Here it believes in the prior over the seeds that could have
+    become the attack; this is an equilibrium only if that belief comes true.
 
     Args:
         game: X seeds, A attacks, Y replies.
         weights: Rewards of METHOD §4; None for the paper's.
 
     Returns:
-        What both players do and what it is worth to each.
+        Both players' policies and expected rewards.
     """
     payoffs = Payoffs.of(game, weights)
     defender = _best(payoffs.reply_values(payoffs.belief(np.zeros(game.moves.shape))))
@@ -141,18 +142,18 @@ def exploitability(
 
 
 def _either_format(moves: Array | Flags) -> Array:
-    """Sum over the two ways to put each attack: shape (X, M) to (X, A)."""
+    """Sum over both formats of each attack: from shape (X, M) to (X, A)."""
     return np.asarray(moves.reshape(len(moves), 2, -1).sum(axis=1, dtype=np.float64))
 
 
 def _regrets(policy: Array, values: Array) -> Array:
     """How far each row's expected value is below its best one."""
-    expected = (policy * np.where(policy > 0, values, 0.0)).sum(axis=1)  # -inf is what cannot be played
+    expected = (policy * np.where(policy > 0, values, 0.0)).sum(axis=1)  # moves that a seed lacks are -inf
     return np.asarray(values.max(axis=1) - expected)
 
 
 def _best(values: Array) -> Array:
-    """All weight of each row on its first best column."""
+    """A policy with all weight of each row on its first best column."""
     return np.asarray(np.eye(values.shape[1])[values.argmax(axis=1)])
 
 

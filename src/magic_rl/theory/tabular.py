@@ -1,8 +1,8 @@
 """A game small enough to solve exactly: a few seeds, attacks and replies, played by softmax tables.
 
-The tables implement the engine's protocol, so the very code that trains language models plays this game too, and
-where it ends can be compared with the equilibrium (`theory.equilibrium`). A prompt is one id (which seed, or
-which attack, is in front of the player) and a completion is one id (what the player says).
+The tables implement the engine's protocol, so the same code that trains language models plays this game too, and its
+result can be compared with the equilibrium (`theory.equilibrium`). A prompt is one id (the seed or attack that the
+player sees) and a completion is one id (what the player says).
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ Array = npt.NDArray[np.float64]
 class TabularGame:
     """Rules of a single-turn game with X seeds, A attacks and Y replies (METHOD §1).
 
-    Verdicts depend on the attack and the reply alone, as the defender sees no more than the attack. Two seeds of
-    different labels that share an attack make it ambiguous: no reply to it is right for both.
+    Verdicts depend only on the attack and the reply, as the defender sees only the attack. If two seeds with different
+    labels share an attack, it is ambiguous: no reply to it is right for both.
 
     Attributes:
         seeds: The X seeds.
-        attacks: The A texts the defender can be shown.
-        replies: The Y texts it can answer.
+        attacks: The A texts that the defender may see.
+        replies: The Y texts that it can say.
         usable: Which attacks the attacker may make of each seed, shape (X, A).
         safe: Whether a reply to an attack is safe, shape (A, Y).
         refused: Whether it refuses, shape (A, Y).
-        labels: What the judge takes each attack for, length A.
+        labels: The judge's label of each attack, length A.
     """
 
     seeds: tuple[Seed, ...]
@@ -86,7 +86,7 @@ class TabularGame:
                 raise ValueError(f"texts must be distinct and not empty: {texts}")
         for text, completion in zip(self.attacks * 2, self.completions, strict=True):
             if parse_attack(completion).answer != text:
-                raise ValueError(f"attack {text!r} does not come out of the attacker's format as it went in")
+                raise ValueError(f"attack {text!r} is not read back unchanged from the attacker's format")
 
     @cached_property
     def completions(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class TabularGame:
 
     @cached_property
     def moves(self) -> Flags:
-        """Which of its moves the attacker has at each seed, shape (X, 2A)."""
+        """Which moves the attacker has at each seed, shape (X, 2A)."""
         return np.tile(self.usable, (1, 2))
 
     def verdict(self, attack: int, reply: int) -> Verdict:
@@ -109,12 +109,12 @@ class TabularGame:
 
 
 class TabularJudge:
-    """The game's own judge, who is never wrong. Implements `judges.base.Judge`."""
+    """The game's own judge, which is never wrong. Implements `judges.base.Judge`."""
 
     name = "tabular"
 
     def __init__(self, game: TabularGame) -> None:
-        """Args: game: The rules it judges by."""
+        """Args: game: The rules that it judges by."""
         self._game = game
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -129,7 +129,7 @@ class TabularJudge:
 
 
 class TabularRenderer:
-    """One id for what a player reads, one for what it says. Implements `text.renderer.Renderer`."""
+    """Renders what a player reads as one id, and what it says as one id. Implements `text.renderer.Renderer`."""
 
     def __init__(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Args: inputs: Texts of ids 0, 1, …. outputs: Texts of the ids that follow."""
@@ -158,7 +158,7 @@ class TabularRenderer:
         return (len(self._inputs) + self._outputs.index(text),)
 
     def begun(self, text: str) -> Tokens:
-        """Nothing: an output is one id, so none has a beginning."""
+        """Raises ValueError: an output is one id, so it cannot be begun."""
         raise ValueError(f"an output of this game cannot begin with {text!r}")
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -166,7 +166,7 @@ class TabularRenderer:
         return "".join(self._outputs[token - len(self._inputs)] for token in tokens)
 
     def spoken(self, tokens: Sequence[int]) -> Spoken:
-        """The text of sampled ids; a table does not reason."""
+        """The text of sampled ids, without thoughts: a table does not reason."""
         return Spoken("", self.decode(tokens), ended=True)
 
 
@@ -220,8 +220,8 @@ class TabularPolicy:
     def __init__(
         self, name: str, allowed: Tensor, logits: Tensor, digest: str, state: dict[str, Tensor] | None = None
     ) -> None:
-        """Args: allowed: Which outputs each input has. logits: Float64, same shape. state: Of its optimiser, empty at
-        first; None for a policy that does not learn.
+        """Args: allowed: Which outputs each input has. logits: Float64, same shape. state: Of the optimiser, empty at
+        first; None for a read-only policy.
         """
         self.name = name
         self._allowed, self._digest = allowed, digest
@@ -251,7 +251,7 @@ class TabularPolicy:
             return [(value,) for value in self._logprobs(sequences).tolist()]
 
     def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
-        """See `Policy.forward_backward`. Metrics are means over tokens, `loss` the weighted sum."""
+        """See `Policy.forward_backward`. Metrics are means over tokens; `loss` is the weighted sum."""
         self._require_optimiser()
         if not datums:
             return {"loss": 0.0}

@@ -1,9 +1,9 @@
-"""Attention over ids that are stored once and read by every sequence that begins with them.
+"""Attention over tokens that are stored once and read by every sequence that begins with them.
 
-A packed row attends as its `Layout` says. Decoding keeps two memories (`GroupCache`): the prompt's keys and values, one
-copy per group, and each row's own completion. Scores against both are joined under one softmax, in float32, so the
-result is that of ordinary causal attention. Registered with transformers under `SHARED_PREFIX`, so any model built on
-its attention interface can use it.
+A packed row attends as its `Layout` says. Decoding keeps two KV caches (`GroupCache`): one of the prompts, once per
+group, and one of each row's own completion. One softmax in float32 covers the scores against both, so the result is
+that of ordinary causal attention. The function is registered with transformers under `SHARED_PREFIX`, so any model
+built on transformers' attention interface can use it.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ SHARED_PREFIX = "magic_shared_prefix"
 
 
 class CannotShareError(Exception):
-    """A model asks its attention for something that sharing prompts does not give; it takes the plain path."""
+    """A model asks its attention for something that shared prompts do not support; it takes the plain path."""
 
 
 class GroupCache:
     """Keys and values of P prompts and of their P × G completions.
 
-    A forward pass over a row of prompts adds their groups, every other one appends one token to each of the R rows that
-    still run. Groups that come later begin in a later column of the completions' memory. Implements the one method of a
-    transformers cache that models call: `update`.
+    A forward pass over a row of prompts adds their groups; every other pass appends one token to each of the R rows
+    that still run. Groups that come later begin in a later column of the completions' cache. Implements the methods of
+    a transformers cache that models call: `update` and `get_seq_length`.
     """
 
     def __init__(self, group: int, prefix: int = 0) -> None:
         """
         Args:
             group: G.
-            prefix: Tokens that all prompts ever to arrive begin with alike; the first forward pass alone is fed them.
+            prefix: How many tokens all prompts ever to arrive share at the start; only the first forward pass has them.
         """
-        self.running = torch.zeros(0, group, dtype=torch.bool)  # (P, G), on the CPU
-        self._places: Tensor | None = None  # of the running rows among P * G, shape (R,); None if all of them run
-        self.known = 0  # tokens of arriving prompts that are not fed again
-        self._prefix: list[tuple[Tensor, Tensor]] = []  # a layer: (1, Hkv, length, d) twice
+        self.running = torch.zeros(0, group, dtype=torch.bool)  # (P, G), on the CPU: which rows still run
+        self._places: Tensor | None = None  # indices of the running rows among P * G, shape (R,); None if all run
+        self.known = 0  # first tokens of arriving prompts that are not fed again
+        self._prefix: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, (1, Hkv, length, d) each
         self._length = prefix
-        self.windows: set[int | None] = set()  # that layers have asked for
-        self._written = 0  # columns in use
-        self._prompt: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, Lp, d) twice
-        self._completion: list[tuple[Tensor, Tensor]] = []  # a layer: (P, Hkv, G, columns, d) twice
+        self.windows: set[int | None] = set()  # sliding windows that layers have asked for
+        self._written = 0  # columns in use of the completions' cache
+        self._prompt: list[tuple[Tensor, Tensor]] = []  # per layer: (P, Hkv, Lp, d) each
+        self._completion: list[tuple[Tensor, Tensor]] = []  # per layer: (P, Hkv, G, columns, d) each
         self._lengths = self._starts = torch.zeros(0, 1, 1, 1, dtype=torch.long)  # (P, 1, 1, 1)
-        self._hidden: dict[int | None, Tensor | None] = {}  # masks of the step being decoded
+        self._hidden: dict[int | None, Tensor | None] = {}  # by window: masks of the current decoding step
         self._arriving: Layout | None = None
 
     @property
@@ -65,10 +65,10 @@ class GroupCache:
 
     @contextlib.contextmanager
     def admitting(self, layout: Layout, lengths: Tensor) -> Iterator[None]:
-        """Add the prompts of the forward pass within. Args: layout: of their row. lengths: of each, shape (P',)."""
+        """Let the forward pass in this context add prompts. Args: layout: of their row. lengths: of each, (P',)."""
         unused = int(self._starts.min()) if self.groups else self._written
         if unused:
-            # One by one, so that no second copy of all layers ever exists.
+            # Layer by layer, so that a second copy of all layers never exists.
             for layer, (keys, values) in enumerate(self._completion):
                 self._completion[layer] = keys[..., unused:, :].clone(), values[..., unused:, :].clone()
         self._written -= unused
@@ -81,15 +81,18 @@ class GroupCache:
         self.run(torch.cat([self.running, self.running.new_ones(len(lengths), self.group)]))
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values and return what the rows own, shape (P, Hkv, G, columns, d).
+        """Store one layer's new keys and values.
 
         Args:
-            keys, values: One token per running row, shape (R, Hkv, 1, d). Those of arriving prompts, shape
-                (1, Hkv, L, d), come back as they are, the prefix put before them if it was known.
+            keys, values: Of one token per running row, shape (R, Hkv, 1, d), or of arriving prompts, (1, Hkv, L, d).
+
+        Returns:
+            Keys and values of all completions, shape (P, Hkv, G, columns, d); or of the arriving prompts' whole row,
+            with the prefix if it was left out.
         """
         if self._arriving is not None:
             keys, values = self._with_prefix(keys, values, layer_idx)
-            # Contiguous, or each step's products would copy them first.
+            # Contiguous, or each decoding step would copy them first.
             prompts = [_kept(self._arriving.prompts(part)).contiguous() for part in (keys, values)]
             empty = [part.new_empty(*part.shape[:2], self.group, 0, part.shape[3]) for part in prompts]
             for memory, (new_keys, new_values) in ((self._prompt, prompts), (self._completion, empty)):
@@ -107,7 +110,7 @@ class GroupCache:
         return own_keys[..., : self._written + 1, :], own_values[..., : self._written + 1, :]
 
     def _with_prefix(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """The whole row of arriving prompts: (1, Hkv, L, d)."""
+        """The whole row of arriving prompts, prefix included: (1, Hkv, L, d)."""
         if self.known:
             before = self._prefix[layer_idx]
             return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
@@ -125,7 +128,7 @@ class GroupCache:
         self._hidden = {}
 
     def get_seq_length(self, *_: Any) -> int:
-        """Columns in use; takes and ignores a layer, as the cache interface has it."""
+        """Columns in use. Ignores the layer index, which the cache interface allows."""
         return self._written
 
     def prompt(self, layer_idx: int) -> tuple[Tensor, Tensor]:
@@ -133,11 +136,11 @@ class GroupCache:
         return self._prompt[layer_idx]
 
     def hidden(self, layer_idx: int, window: int | None) -> Tensor | None:
-        """What the newest token of a row may not attend to; the same in all layers, so known after the first.
+        """What the newest token of a row may not attend to. The same in all layers, so only the first computes it.
 
         Returns:
-            Of its prompt's tokens and then the newest columns of its own, shape (P, 1, 1, Lp + columns); None if it
-            sees them all.
+            Mask of the prompt's tokens and then of the row's newest columns, shape (P, 1, 1, Lp + columns); None if
+            nothing is hidden, which only a CPU checks.
         """
         self.windows.add(window)
         if window not in self._hidden:
@@ -148,33 +151,33 @@ class GroupCache:
                 hidden = hidden | (self._lengths + self._written - self._starts - places >= window)
             columns = torch.arange(self._written + 1, device=device)[-(window or 0) :]
             hidden = torch.cat([hidden, columns < self._starts], dim=-1)
-            # Elsewhere than on a CPU the question would wait for all that was begun; a mask too many costs less.
+            # Off the CPU, this check would wait for all queued work; a mask that hides nothing costs less.
             self._hidden[window] = hidden if device.type != "cpu" or hidden.any() else None
         return self._hidden[window]
 
     def in_place(self, rows: Tensor) -> Tensor:
-        """One entry per running row, shape (R, ...), as one per place, (P*G, ...), zero where none runs."""
+        """From one entry per running row, shape (R, ...), to one per row, (P*G, ...), zero where a row does not run."""
         if self._places is None:
             return rows
         return rows.new_zeros(self.running.numel(), *rows.shape[1:]).index_copy_(0, self._places, rows)
 
     def of_running(self, places: Tensor) -> Tensor:
-        """The opposite of `in_place`: what stands in the places of running rows, shape (R, ...)."""
+        """The opposite of `in_place`: the entries of the running rows, shape (R, ...)."""
         return places if self._places is None else places.index_select(0, self._places)
 
     def run(self, running: Tensor) -> None:
-        """Say which rows run from now on, shape (P, G)."""
+        """Set which rows run from now on, shape (P, G)."""
         self.running = running
         places = running.flatten().nonzero()[:, 0]
         self._places = None if len(places) == running.numel() else places.to(self._lengths.device)
         self._hidden = {}
 
     def keep(self, groups: Tensor, rows: Tensor) -> None:
-        """Give the memory of all but some groups back and, in each of these, that of all but as many rows.
+        """Keep only some groups, and only some rows of each; the memory of the others is freed.
 
         Args:
-            groups: Indices of the P' groups to keep, on the CPU; may be none.
-            rows: Shape (P', G'): which rows of each group to keep.
+            groups: Indices of the P' groups to keep, on the CPU; may be empty.
+            rows: Indices of the rows to keep of each of these groups, shape (P', G').
         """
         self.run(self.running[groups[:, None], rows])
         groups, rows = groups.to(self._lengths.device), rows.to(self._lengths.device)
@@ -187,16 +190,16 @@ class GroupCache:
 
 
 def _kept(memory: Tensor) -> Tensor:
-    """Keys or values in the precision that decoding reads them in.
+    """Keys, values or queries in the precision that decoding uses.
 
-    A score of two bfloat16 vectors must not be rounded to bfloat16: some families have scores of thousands. CUDA can
-    leave it in float32; elsewhere the vectors must be in float32 themselves.
+    A score of two bfloat16 vectors must not be rounded to bfloat16: some families have scores in the thousands. CUDA
+    can return the product in float32; elsewhere the vectors themselves must be in float32.
     """
     return memory if memory.device.type == "cuda" else memory.float()
 
 
 def _scores(queries: Float[Tensor, "*b Lq d"], keys: Float[Tensor, "*b Lk d"]) -> Float32[Tensor, "*b Lq Lk"]:
-    """Products of queries and keys."""
+    """Products of queries and keys, in float32."""
     if queries.dtype == torch.float32:
         return queries @ keys.transpose(-1, -2)
     flat = torch.bmm(queries.flatten(0, -3), keys.flatten(0, -3).transpose(1, 2), out_dtype=torch.float32)
@@ -204,12 +207,12 @@ def _scores(queries: Float[Tensor, "*b Lq d"], keys: Float[Tensor, "*b Lk d"]) -
 
 
 def _grown(memory: Tensor) -> Tensor:
-    """Memory (..., columns, d) with as many empty columns again, 32 at least."""
+    """A cache (..., columns, d) with as many empty columns added, at least 32."""
     return torch.nn.functional.pad(memory, (0, 0, 0, max(32, memory.shape[-2])))
 
 
 def _stacked(one: Tensor, two: Tensor) -> Tensor:
-    """Memories (P, ..., columns, d) one after the other, the narrower filled up with empty columns."""
+    """Two caches (P, ..., columns, d) joined along P, the narrower one padded with empty columns."""
     wide = max(one.shape[-2], two.shape[-2])
     return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, wide - part.shape[-2])) for part in (one, two)])
 
@@ -230,9 +233,9 @@ def shared_prefix_attention(
 ) -> tuple[Float[Tensor, "B Lq H d"], None]:
     """Attention function in the transformers convention.
 
-    With `layout` this is a packed row (B = 1), whose first tokens may have keys and values alone. Otherwise it is one
-    decoding step on a `group_cache` (Lq = 1), where queries that share a key/value head are stacked as extra query
-    rows, so keys and values are not repeated.
+    With `layout` this is a packed row (B = 1), whose first tokens may have keys and values but no queries. Otherwise it
+    is one decoding step on a `group_cache` (Lq = 1), where queries that share a key/value head are stacked as extra
+    query rows, so that keys and values are not repeated.
 
     Raises:
         CannotShareError: If a model asks for anything else.
@@ -259,11 +262,11 @@ def _decode_step(
     hidden: Bool[Tensor, "P 1 1 Lp+t"] | None,
     rule: Rule,
 ) -> Float[Tensor, "R 1 H d"]:
-    """One new token for each of P*G rows, given keys and values of the rows' own and of the prompts."""
+    """One new token for each of P*G rows, given the keys and values of their completions and of the prompts."""
     rows, heads, _, dim = query.shape
     groups, kv_heads, group, _, _ = own[0].shape
     share, prompt_length = heads // kv_heads, prompt[0].shape[2]
-    # All queries that read one prompt's key/value head stand in one matrix, (P, Hkv, G*share, d).
+    # All queries that read one prompt's key/value head form one matrix, (P, Hkv, G*share, d).
     queries = query.view(groups, group, kv_heads, share, dim).transpose(1, 2)
     queries = queries.reshape(groups, kv_heads, group * share, dim)
 

@@ -1,7 +1,7 @@
-"""Decoding side by side: what comes after each row so far, one token at a time.
+"""Decoding many rows in parallel, one token of each at a time.
 
-`SharedDecoder` lets all rows of a group read one memory of their prompt. `PlainDecoder` asks nothing of a causal model
-but what transformers' own `generate` does, for models that cannot take the shared path.
+In `SharedDecoder` all rows of a group read one KV cache of their prompt. `PlainDecoder`, for models that cannot share
+prompts, asks nothing of a causal model that transformers' own `generate` does not ask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from magic_rl.engines.local.attention import GroupCache
 from magic_rl.engines.local.packing import one_row
 from magic_rl.types import Tokens
 
-_CACHES = ("past_key_values", "cache_params")  # what models call what they remember
+_CACHES = ("past_key_values", "cache_params")  # names that models have for their cache
 
 
 @runtime_checkable
@@ -29,28 +29,28 @@ class Decoder(Protocol):
 
     @property
     def groups(self) -> int:
-        """Prompts that are being decoded for."""
+        """Number of prompts whose rows are being decoded."""
 
     def admit(self, prompts: Sequence[Tokens]) -> Tensor:
-        """Add n rows for each prompt behind those there are; logits for the first token of each, shape (P * n, V)."""
+        """Add n rows for each prompt after the existing ones; logits for the first token of each, shape (P * n, V)."""
 
     def go_on(self, tokens: Tensor) -> Tensor:
         """Feed one token to each running row, shape (R,); logits for the next, (R, V)."""
 
     def drop(self, finished: Tensor, *, more: bool) -> None:
-        """Leave finished rows out from now on; the others keep their order.
+        """Remove finished rows; the others keep their order.
 
         Args:
             finished: For each running row, shape (R,), on the CPU.
-            more: Whether prompts are waiting to take a group's place.
+            more: Whether prompts are waiting to take the place of finished groups.
         """
 
 
 class SharedDecoder:
-    """Each prompt is encoded once, what all begin with once in all; rows read the same memory. See `attention`."""
+    """Encodes each prompt once, and a prefix of all prompts only once; rows share the KV cache. See `attention`."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, n: int, prefix: int = 0) -> None:
-        """Args: prefix: Tokens that all prompts ever to be admitted begin with alike, fewer than any has."""
+        """Args: prefix: How many tokens all prompts ever to be admitted begin with alike, fewer than any has."""
         self._model = model
         self._cache = GroupCache(n, prefix)
         self._positions = torch.zeros(0, dtype=torch.long, device=model.device)
@@ -66,9 +66,9 @@ class SharedDecoder:
         return self._cache.windows
 
     def admit(self, prompts: Sequence[Tokens]) -> Tensor:
-        """See `Decoder.admit`. Prompts are encoded in one row, where what they begin with alike stands once."""
+        """See `Decoder.admit`. Prompts are encoded in one row, which holds common beginnings once."""
         device = self._model.device
-        # What follows a prompt is not known yet: any one token will do.
+        # A row needs completions, which are not known yet: any one token will do.
         row = one_row([(prompt, [(0, prompt[-1:])]) for prompt in prompts], self._cache.known)
         layout, last = row.laid_out.to(device), row.predict.to(device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -85,10 +85,10 @@ class SharedDecoder:
         return logits
 
     def drop(self, finished: Tensor, *, more: bool) -> None:
-        """See `Decoder.drop`. Their memory goes once a quarter of it is of no more use.
+        """See `Decoder.drop`. Memory is freed once at least a quarter of it is no longer needed.
 
-        The memory stays a rectangle: groups without a running row leave, the others keep as many rows as the
-        group with most running ones needs, or all n as long as groups of n rows are to join them.
+        The cache stays a rectangle: groups without running rows are removed; the others keep as many rows as the group
+        with the most running rows needs, or all n while prompts are waiting, since their groups will have n rows.
         """
         cache = self._cache
         running = cache.running.clone()
@@ -111,10 +111,10 @@ class SharedDecoder:
 
 
 class PlainDecoder:
-    """The model's own cache, of any kind: prompts that are admitted together fill one up to the longest."""
+    """Decodes with the model's own cache, of any kind. Prompts admitted together share one, padded to the longest."""
 
     def __init__(self, model: Any, n: int, *, pads: bool) -> None:
-        """Args: pads: Whether prompts of different lengths may be side by side; else those of equal length are."""
+        """Args: pads: Whether prompts of different lengths may share a cache; if not, only those of equal length do."""
         self._model = model.get_base_model() if isinstance(model, PeftModel) else model
         self._n = n
         self._pads = pads
@@ -126,7 +126,7 @@ class PlainDecoder:
         return sum(part.groups for part in self._parts)
 
     def admit(self, prompts: Sequence[Tokens]) -> Tensor:
-        """See `Decoder.admit`. They join no cache that is in use, as not every kind can grow by a row."""
+        """See `Decoder.admit`. New prompts get a cache of their own, as not every kind of cache can gain rows."""
         alike = [list(prompts)] if self._pads else [list(g) for _, g in itertools.groupby(prompts, key=len)]
         arriving = [_Part(self._model, group, self._n) for group in alike]
         self._parts += arriving
@@ -146,7 +146,7 @@ class PlainDecoder:
 
 
 class _Part:
-    """Rows in one cache: prompts filled up on the left, so that all rows continue in the same column."""
+    """Rows in one cache. Prompts are padded on the left, so that all rows continue in the same column."""
 
     def __init__(self, model: Any, prompts: Sequence[Tokens], n: int) -> None:
         self._model, self._prompts, self._n = model, prompts, n
@@ -154,32 +154,32 @@ class _Part:
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
         longest = int(max(map(len, prompts)))
         self._ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
-        # A model that was not asked to pad is not given a mask either: it may not know what to do with one.
+        # Without padding the model gets no mask: it may not support one.
         self._mask = None
         if longest > min(map(len, prompts)):
             self._mask = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
         self._positions = lengths
         self._memory: Any = None
-        self._groups = torch.arange(len(prompts)).repeat_interleave(n)  # of the running rows
-        self._places: Tensor | None = None  # of the running rows in a cache that keeps all; None if it has no others
+        self._groups = torch.arange(len(prompts)).repeat_interleave(n)  # index of each running row's prompt
+        self._places: Tensor | None = None  # of running rows, in a cache that cannot drop rows; None: all run
 
     @property
     def rows(self) -> int:
-        """Rows that run."""
+        """Number of running rows."""
         return len(self._groups)
 
     @property
     def groups(self) -> int:
-        """Prompts that they are for."""
+        """Number of prompts that they belong to."""
         return len(set(self._groups.tolist()))
 
     def first(self) -> Tensor:
-        """Encode each prompt once, and give each row its own copy of what is remembered."""
+        """Encode each prompt once, and copy its cache entries to each of its rows."""
         longest = self._ids.shape[1]
         positions = torch.arange(longest, device=self._ids.device) - (longest - self._positions[:, None])
         logits = self._forward(self._ids, positions.clamp(min=0))
         rows = torch.arange(len(logits), device=logits.device).repeat_interleave(self._n)
-        if not self._moves_rows:  # nor can it copy one: each row is encoded itself
+        if not self._moves_rows:  # nor copies them: each row is encoded by itself
             self._memory = None
             self._take(rows)
             self._forward(self._ids, positions.clamp(min=0)[rows])
@@ -203,7 +203,7 @@ class _Part:
         return logits if self._places is None else logits[self._places]
 
     def drop(self, finished: Tensor) -> None:
-        """Leave rows out; a cache that cannot part with them decodes them on, unseen."""
+        """Remove rows. In a cache that cannot drop them, their decoding continues and its results are ignored."""
         if not finished.any():
             return
         self._groups = self._groups[~finished]

@@ -1,7 +1,7 @@
-"""The embedded engine: one frozen transformers model in this process and any number of LoRA policies on it.
+"""The local engine: one frozen transformers model in this process and any number of LoRA policies on it.
 
-The model carries a single adapter slot. Each policy owns its adapter's parameters and puts them into the slot
-before it speaks or learns, so a policy costs an adapter, not a model, and switching moves no memory.
+The model carries a single adapter slot. Each policy owns its adapter's parameters and puts them into the slot before it
+samples or learns, so a policy costs the memory of an adapter, not of a model, and switching copies nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SLOT = "default"  # PEFT's own name for a first adapter, so that saved ones loa
 class LocalEngine:
     """A frozen base model with one adapter slot. Implements `engines.base.Engine`.
 
-    Policies of one engine share the model: one of them computes at a time.
+    Policies of one engine share the model, so only one of them computes at a time.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class LocalEngine:
             model: Folder with safetensors weights and a tokenizer with a chat template, or a name for `resolve_model`.
             lora: Shape of every policy's adapter.
             config: Device, base dtype, batch limits, threads and processes.
-            rng_seed: Where the random initialisation of adapters comes from.
-            chat_template: In place of the tokenizer's own, for models that come without.
-            tried: How the model is best computed, and by which attention, where that is known; else it is tried.
+            rng_seed: Random seed for the initialisation of adapters.
+            chat_template: Replaces the tokenizer's own, for models that come without.
+            tried: The path and the attention implementation to compute with, if known; else `parity` tries them.
 
         Raises:
             UserError: If the folder holds no usable model.
@@ -95,7 +95,7 @@ class LocalEngine:
         unquantised(folder, config)
         base = load_base(folder, self.dtype, trust_remote_code=code)
         if config.recompute_above and not recomputable(base):
-            raise UserError(f"{folder}: has no layers that can compute their activations again", "do not recompute")
+            raise UserError(f"{folder}: has no layers that can recompute their activations", "do not recompute")
         base.requires_grad_(False).to(self.device).eval()
         if tried:
             self.path = tried[0]
@@ -117,10 +117,10 @@ class LocalEngine:
         return fingerprint(self.folder)
 
     def _dialogue(self, model: Any) -> tuple[list[Tokens], Tokens]:
-        """Prompts and a reply that say how exactly the model can be computed; see `parity`."""
+        """Prompts and a reply on which `parity` measures how exactly the model is computed."""
         try:
             prompts = [self.renderer.prompt([Message("user", question)]) for question in QUESTIONS]
-        except UserError:  # a template for something else than chat, such as a guard's
+        except UserError:  # a template that is not for chat, such as a guard's
             prompts = [self.renderer.completion(question)[:-1] for question in QUESTIONS]
         answer = self.renderer.completion(ANSWER)
         size = model.get_input_embeddings().weight.shape[0]
@@ -133,7 +133,7 @@ class LocalEngine:
         return self.renderer.given(variables)
 
     def new_policy(self, name: str) -> LocalPolicy:
-        """A fresh trainable policy: A random, B zero, so it starts as the base model."""
+        """A fresh trainable policy: A is random and B is zero, so it starts as the base model."""
         generator = torch.Generator().manual_seed(derive(self._rng_seed, 0, f"adapter {name}"))
         parameters = {}
         for key, (module, attribute) in self._slot.items():
@@ -162,7 +162,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def computing(self, shares: int) -> Iterator[None]:
-        """Compute one of some shares, on as many threads as the others leave."""
+        """Compute one of `shares` shares, on the threads that the others leave."""
         threads = torch.get_num_threads()
         if shares > 1:
             torch.set_num_threads(threads - (shares - 1) * (threads // self.processes))
@@ -173,7 +173,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def holding(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
-        """Put a policy's parameters into the adapter slot; without any, switch the adapter off."""
+        """Put a policy's parameters into the adapter slot; if it has none, switch the adapter off."""
         compute = torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with compute, contextlib.ExitStack() as stack:
             if parameters:
@@ -185,9 +185,9 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def speaking(self, parameters: dict[str, nn.Parameter]) -> Iterator[nn.Module]:
-        """Let the model compute as a policy does, laid out for few rows and no gradients; see `inferring`.
+        """Let the model compute with a policy's adapter, laid out for few rows and without gradients; see `inferring`.
 
-        On a CPU this takes one more copy of the adapted weights meanwhile.
+        On a CPU this keeps a second copy of the adapted weights and of the head for as long.
         """
         with self.holding(parameters), contextlib.ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
@@ -205,14 +205,14 @@ class LocalEngine:
             give_back_freed_memory()
 
     def saved_names(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-        """Tensors under the names PEFT gives them on disk."""
+        """Tensors by the names that PEFT gives them on disk."""
         return {_saved_name(key): tensor.detach().cpu().contiguous() for key, tensor in parameters.items()}
 
 
 def _worker(
     folder: Path, lora: LoraConfig, config: EngineConfig, known: dict[str, Any]
 ) -> Callable[[Callable[..., Any], Any, tuple[Any, ...]], tuple[Any, Any]]:
-    """What computes shares of another engine's work in a process of its own."""
+    """Load the model in a worker process; returns the function that computes shares of another engine's work."""
     engine = LocalEngine(folder, lora, config, **known)
     stand_in = engine.new_policy("share")
 
@@ -230,7 +230,7 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Where each adapter parameter lives: full name -> (module, attribute)."""
     for module in model.modules():
         if isinstance(module, PeftLinear):
-            # Inputs stay in the base's dtype: autocast runs the adapter in it too, with float32 weights at rest.
+            # Inputs stay in the base's dtype, although the adapter's weights are stored in float32.
             module.cast_input_dtype_enabled = False
             streamline(module, _SLOT)
     modules = dict(model.named_modules())
@@ -245,9 +245,9 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def given_alike(model: nn.Module) -> list[list[PeftLinear]]:
-    """Layers with adapters, those together whose names say that models give them the same input.
+    """Layers with adapters, grouped if their names say that they get the same input.
 
-    Only adapters of a rank that is small beside the input: each layer's product grows by those of the others.
+    A group's rank must be small compared with its input's width, to which a joint product adds the ranks of all layers.
     """
     groups: defaultdict[tuple[object, ...], list[PeftLinear]] = defaultdict(list)
     for name, module in model.named_modules():
@@ -269,10 +269,10 @@ def unquantised(folder: Path, config: EngineConfig) -> PretrainedConfig:
 
 
 def with_adapters(base: Any, lora: LoraConfig, folder: Path) -> tuple[PeftModel, PeftLoraConfig]:
-    """A base model, or the mere shape of one on the device "meta", with the slot for adapters.
+    """Add the adapter slot to a base model, or to a model without weights on the device "meta".
 
     Raises:
-        UserError: If the model has no such modules, or some that this engine would not train.
+        UserError: If the model lacks the target modules, or if this engine would not train some of them.
     """
     targets = lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules)
     settings = PeftLoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
@@ -298,19 +298,19 @@ def _refuse_untrained(model: Any, folder: Path) -> None:
 
 
 def batch_tokens(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> int:
-    """What `tokens_per_batch` comes to."""
+    """The setting `tokens_per_batch`, or its default for this device and dtype."""
     # A CPU computes small batches as fast as large ones, and they keep fewer activations.
     small = 1280 if dtype == torch.bfloat16 else 640
     return config.tokens_per_batch or (small if device.type == "cpu" else 8192)
 
 
 def processes(config: EngineConfig, device: torch.device) -> int:
-    """How many processes compute: at most as many as there are threads, and one unless they are a CPU's."""
+    """How many processes compute: on a CPU at most one per thread, on other devices one."""
     return min(config.processes, config.threads or torch.get_num_threads()) if device.type == "cpu" else 1
 
 
 def device_of(choice: str) -> torch.device:
-    """What `device` comes to on this machine."""
+    """The device that a setting means on this machine. Raises UserError if it is not available."""
     if choice != "auto":
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not available[choice]:
@@ -331,5 +331,5 @@ def dtype_of(choice: str, device: torch.device) -> torch.dtype:
     else:
         fast = True
     if choice == "bfloat16" and not fast:
-        _log.warning('this machine has no products in bfloat16, so they are slow; dtype "auto" avoids them')
+        _log.warning('this machine has no hardware for bfloat16, so it will be slow; dtype "auto" avoids that')
     return torch.bfloat16 if choice == "bfloat16" or (choice == "auto" and fast) else torch.float32

@@ -1,10 +1,10 @@
-"""Linear layers that compute without gradients for a while, as sampling does, an adapter beside their weights.
+"""Linear layers with adapters, computed without gradients, for sampling.
 
-Folded into weights in bfloat16, an update smaller than a weight's last digit would be rounded away, so the adapter
-stays what it is: its product with the input is summed with the layer's own before anything is rounded. On a CPU the
-weights are laid out in blocks, as oneDNN's products read them. Otherwise each product of a few rows lays them out
-again, which takes up to a quarter of the time of decoding. Layers that are given the same input become one product:
-each has a cost of its own, which few rows do not outweigh.
+Adapters are not merged: in bfloat16 weights, an update smaller than a weight's last digit would be rounded away.
+Instead, the adapter's product with the input is added to the layer's own before the sum is rounded. On a CPU the
+weights are stored in the blocks that oneDNN reads. Otherwise each product of few rows would convert them again, which
+takes up to a quarter of the decoding time. Layers that get the same input are computed as one product, since each
+product has a fixed cost that weighs heavily when rows are few.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 from magic_rl.engines.local.lora import adapted
 
-_ROWS = 64  # a typical number of rows, which the layout is chosen for; any number will do
+_ROWS = 64  # the number of rows that the layout is chosen for; any number works
 Adapter = tuple[Tensor, Tensor]  # A, shape (r, I), and B with its scale, shape (O, r)
 
 
 @contextlib.contextmanager
 def inferring(layers: Sequence[nn.Linear | PeftLinear], adapters: Sequence[Adapter] = ()) -> Iterator[None]:
-    """Let layers compute without gradients, with adapters or without; their own forwards come back after.
+    """Let layers compute without gradients, with adapters or without; on exit, they get their own `forward` back.
 
     Args:
-        layers: That are given the same input in each forward pass, with biases all or none; or PEFT's own around them.
-        adapters: One for each layer, or none.
+        layers: Linear layers, or PEFT's wrappers of them, with the same input in each pass; all or none have a bias.
+        adapters: One for each layer, or none at all.
     """
     forwards = [vars(layer).get("forward") for layer in layers]
     weights = [layer.weight.detach() for layer in layers]
@@ -47,28 +47,28 @@ def inferring(layers: Sequence[nn.Linear | PeftLinear], adapters: Sequence[Adapt
         yield
     finally:
         for layer, forward in zip(layers, forwards, strict=True):
-            vars(layer).pop("forward", None)  # the class's own comes to light again
+            vars(layer).pop("forward", None)  # uncovers the class's own
             vars(layer).update({"forward": forward} if forward else {})
 
 
 class _Joined:
-    """One product of [x, x A^T] and [W, B] for all layers; while ranks are small it costs little more than x and W.
+    """One product of [x, x A^T] and [W, B] for all layers; if ranks are small, it costs little more than x W^T.
 
-    Whichever layer is asked first computes it. The others are given their parts of it if their input is the same one,
-    not changed in place since, and else it is computed again: the order in which a model asks changes only the time.
+    The first layer that is called computes it. The others take their parts of the result if they get the same tensor,
+    which must not be changed in place meanwhile; else it is computed again. The order of calls affects only the time.
     """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], adapters: Sequence[Adapter]) -> None:
         weight, self._inner = torch.cat(list(weights)), None
         if adapters:
             self._inner = _product(torch.cat([down for down, _ in adapters]), None)
-            ups: Tensor = torch.block_diag(*(up for _, up in adapters))  # type: ignore[no-untyped-call]  # torch did not
+            ups: Tensor = torch.block_diag(*(up for _, up in adapters))  # type: ignore[no-untyped-call]  # torch's own
             weight = torch.cat((weight, ups), 1)
         given = [bias for bias in biases if bias is not None]
         self._product = _product(weight, torch.cat(given) if given else None)
         self._widths = [len(own) for own in weights]
         self._input: Tensor | None = None
-        self._parts: dict[int, Tensor] = {}  # not asked for yet
+        self._parts: dict[int, Tensor] = {}  # outputs not asked for yet, by layer
 
     def part(self, place: int, x: Float[Tensor, "*b I"], *_: Any, **__: Any) -> Float[Tensor, "*b O"]:
         """The output of one of the layers."""
@@ -82,7 +82,7 @@ class _Joined:
 
 
 def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    # What torch's compiler emits for a linear layer on a CPU; there is no other way to it in eager mode.
+    # What torch's compiler emits for a linear layer on a CPU; eager mode has no public function for it.
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
     return partial(torch.ops.mkldnn._linear_pointwise, W=blocks, B=bias, attr="none", scalars=[], algorithm="")
 
@@ -94,7 +94,7 @@ def _beside(layer: nn.Linear | PeftLinear, adapter: Adapter, x: Tensor, *_: Any,
 
 
 def _blocked(weight: Tensor) -> bool:
-    """Whether this machine and build have a kernel that reads blocks."""
+    """Whether this machine and this build of torch have a kernel that reads blocks."""
     if weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if weight.dtype == torch.bfloat16:

@@ -1,8 +1,8 @@
-"""Where sequences stand in a packed row, and attention over it.
+"""Which tokens of a packed row belong to which sequence, and attention over such a row.
 
-Prompts attend within themselves, completions to a copy of their own prompt and themselves, in blocks of similar length.
-That computes prompts once for their group, and little for padding: prompts are padded to the longest of the row,
-completions to the longest of their block.
+A prompt attends to itself; a completion attends to a copy of its prompt's keys and values and to itself. Each prompt is
+computed once for its group. Padding is small: prompts are padded to the longest prompt of the row, and completions,
+which are computed in blocks of similar length, to the longest completion of their block.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How scores, products of queries and keys, become weights."""
+    """How scores (products of queries and keys) become attention weights."""
 
-    scale: float  # factor of a score
-    window: int | None = None  # how many tokens one sees, itself included; None: all before it
-    cap: float | None = None  # scores are squashed into ±cap, as in Gemma 2; None: they are not
-    # Score of attending to nothing, shape (H,), as in gpt-oss; None: there is no such choice.
+    scale: float  # scores are multiplied by it
+    window: int | None = None  # how many tokens a token attends to, itself included; None: no limit
+    cap: float | None = None  # scores are squashed into ±cap, as in Gemma 2; None: no cap
+    # Score of attending to nothing, shape (H,), as in gpt-oss; None: no sinks.
     sinks: Tensor | None = None
 
     @property
     def plain(self) -> bool:
-        """Whether PyTorch's own kernels do it."""
+        """Whether PyTorch's own attention kernels support it."""
         return self.cap is None and self.sinks is None
 
     def weights(
         self, scores: Float32[Tensor, "*rows Lk"], hidden: Bool[Tensor, "*#rows Lk"] | None, sinks: Tensor | None
     ) -> Float32[Tensor, "*rows Lk"]:
-        """Args: scores: Overwritten. sinks: Broadcasts to (*rows, 1)."""
+        """Softmax. Args: scores: Overwritten. hidden: What gets no weight. sinks: Broadcasts to (*rows, 1)."""
         scores = scores.mul_(self.scale)
         if self.cap is not None:
             scores = torch.tanh(scores / self.cap) * self.cap
@@ -47,9 +47,9 @@ class Rule:
 
 
 class Layout:
-    """Where the T prompts of a packed row and their N completions stand in it, and what may attend to what.
+    """Where the T prompts and N completions of a packed row are, and which tokens attend to which.
 
-    A token may stand in several of them: what they begin with alike is in the row once; see `packing`.
+    One token of the row may belong to several of them, as the row holds common beginnings once; see `packing`.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Layout:
     ) -> None:
         """
         Args:
-            prompts: Places in the row of each prompt's tokens.
-            completions: For each completion, the number of its prompt and the places of its tokens, if any.
-            known: First tokens of the row and of each of its prompts of which there are keys and values alone.
+            prompts: For each prompt, the places of its tokens, that is, their indices in the row.
+            completions: For each completion, the index of its prompt and the places of its tokens, if any.
+            known: Number of tokens, first in the row and in each prompt, that have keys and values but no queries.
         """
         self._prompts = _padded(prompts)  # (T, Sp)
         self._asking = _among_queries(self._prompts[:, known:], known)
@@ -68,7 +68,7 @@ class Layout:
             ([prompt[known:] for prompt in prompts], self._asking.shape[1]),
             *((block.parts, block.places.shape[1]) for block in self._blocks),
         ]
-        first: dict[int, int] = {}  # of the slots of prompts and blocks, the first that holds a token
+        first: dict[int, int] = {}  # place -> the first slot, among those of prompts and blocks, that holds the token
         start = 0
         for parts, width in slots:
             for part in parts:
@@ -78,7 +78,7 @@ class Layout:
         self._slots = torch.tensor([first[place] for place in range(known, known + len(first))])  # (Lq,)
 
     def to(self, device: torch.device) -> Layout:
-        """The same on a device."""
+        """A copy on a device."""
         moved = copy(self)
         for name in ("_prompts", "_asking", "_slots"):
             setattr(moved, name, getattr(self, name).to(device))
@@ -86,7 +86,7 @@ class Layout:
         return moved
 
     def prompts(self, row: Float[Tensor, "1 H L d"]) -> Float[Tensor, "T H Sp d"]:
-        """From a row to its prompts, filled up to the longest."""
+        """The prompts of a row, padded to the longest."""
         return _select(row, self._prompts)
 
     def attend(
@@ -96,7 +96,7 @@ class Layout:
         value: Float[Tensor, "1 Hkv L d"],
         rule: Rule,
     ) -> Float[Tensor, "1 Lq H d"]:
-        """Attention of a row. Queries are those of all tokens but the first ones that are known."""
+        """Attention over a row. All tokens have queries, except the known ones at its start."""
         dtype = query.dtype
         if query.device.type == "cpu":
             # The CPU kernel's backward pass takes two to three times as long in bfloat16.
@@ -119,15 +119,15 @@ class _Block:
     def __init__(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, Sequence[int]]], known: int
     ) -> None:
-        self.parts = [places for _, places in completions]  # of each of N, in the row
+        self.parts = [places for _, places in completions]  # places of each of N completions
         self.places = _padded(self.parts)  # (N, Sc)
-        self.asking = _among_queries(self.places, known)  # the same among queries, which known tokens have none of
-        self.owners = torch.tensor([owner for owner, _ in completions])  # number of each one's prompt, (N,)
+        self.asking = _among_queries(self.places, known)  # the same as indices of queries; known tokens have none
+        self.owners = torch.tensor([owner for owner, _ in completions])  # index of each one's prompt, (N,)
         self.lengths = torch.tensor([len(prompts[owner]) for owner, _ in completions])  # of prompts, (N,)
         self._masks: dict[int | None, Tensor] = {}
 
     def to(self, device: torch.device) -> _Block:
-        """The same on a device."""
+        """A copy on a device."""
         moved = copy(self)
         moved._masks = {}
         for name in ("places", "asking", "owners", "lengths"):
@@ -135,11 +135,11 @@ class _Block:
         return moved
 
     def mask(self, width: int, window: int | None) -> Bool[Tensor, "N 1 Sc {width}+Sc"]:
-        """Which tokens of its prompt, filled up to `width`, and of itself each token sees."""
+        """Which tokens of its prompt, padded to `width`, and of its completion each token attends to."""
         if window not in self._masks:
             own, before = (torch.arange(n, device=self.places.device) for n in (self.places.shape[1], width))
             lengths = self.lengths[:, None, None]
-            back = torch.cat(  # how far each token lies behind; negative if ahead
+            back = torch.cat(  # how many tokens each key lies behind its query; negative if ahead
                 [lengths + own[:, None] - before, (own[:, None] - own).expand(len(lengths), -1, -1)], dim=2
             )
             real = torch.cat([before < lengths, torch.ones_like(lengths, dtype=torch.bool).expand(-1, 1, len(own))], 2)
@@ -149,7 +149,7 @@ class _Block:
 
 
 def _of_similar_length(completions: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
-    """Parts in which no completion is less than three quarters of the longest; without those that are empty."""
+    """Blocks in which each completion is at least three quarters as long as the longest; without empty completions."""
     blocks: list[list[tuple[int, Sequence[int]]]] = []
     for completion in sorted(completions, key=lambda completion: -len(completion[1])):
         length = len(completion[1])
@@ -163,7 +163,7 @@ def _of_similar_length(completions: Sequence[tuple[int, Sequence[int]]]) -> list
 def _causal(
     queries: Float[Tensor, "B H Lq d"], keys: Float[Tensor, "B Hkv Lk d"], rule: Rule
 ) -> Bool[Tensor, "Lq Lk"] | None:
-    """Mask of causal attention of the last tokens within a window; None if a kernel has it."""
+    """Causal mask within the window for queries of the last tokens; None if the kernel's own causal mask will do."""
     count, size = queries.shape[2], keys.shape[2]
     if rule.plain and count == size and (rule.window is None or rule.window >= size):
         return None
@@ -173,18 +173,18 @@ def _causal(
 
 
 def _padded(parts: Sequence[Sequence[int]]) -> Int[Tensor, "B S"]:
-    """Places side by side, filled up with the first of the row, which nothing reads there."""
+    """Places as a rectangle, padded with place 0; what is computed there is masked or never read."""
     longest = max(map(len, parts))
     return torch.tensor([[*part, *[0] * (longest - len(part))] for part in parts])
 
 
 def _among_queries(places: Tensor, known: int) -> Tensor:
-    """The same places counted without the known tokens; what only fills up stays at the first."""
+    """The same places as indices of queries, which known tokens do not have; padding stays 0."""
     return (places - known).clamp(min=0)
 
 
 def _select(row: Float[Tensor, "1 H L d"], places: Int[Tensor, "B S"]) -> Float[Tensor, "B H S d"]:
-    """The tokens of a row at some places."""
+    """The tokens of a row at the given places."""
     _, heads, _, dim = row.shape
     return row[0].index_select(1, places.flatten()).view(heads, *places.shape, dim).transpose(0, 1)
 
@@ -196,19 +196,20 @@ def _attention(
     mask: Bool[Tensor, "*#BH Lq Lk"] | None,
     rule: Rule,
 ) -> Float[Tensor, "B H Lq d"]:
-    """Under a mask, or causal without one."""
+    """Attention under a mask, or causal attention if there is none."""
     shared = query.shape[1] != key.shape[1]
     if mask is not None and shared and (query.device.type != "cpu" or not rule.plain):
-        # Elsewhere than on a CPU a mask and shared heads together fall back to a kernel that stores all scores.
+        # The explicit product below needs this. Off the CPU, so does PyTorch's kernel: with a mask and shared heads it
+        # falls back to one that stores all scores.
         key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
         shared = False
-    with torch.autocast(query.device.type, enabled=False):  # which would make it bfloat16 again
+    with torch.autocast(query.device.type, enabled=False):  # autocast would return to bfloat16
         if mask is None or rule.plain:
             return torch.nn.functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=shared, scale=rule.scale
             )
-        # No kernel of PyTorch caps scores or has sinks without being compiled first; like transformers' own, this
-        # keeps all scores.
+        # Without compilation, no kernel of PyTorch supports caps or sinks. Like transformers' eager attention, this
+        # stores all scores.
         sinks = None if rule.sinks is None else rule.sinks[:, None, None]
         weights = rule.weights(query.float() @ key.float().transpose(2, 3), ~mask, sinks)
         return weights.to(value.dtype) @ value

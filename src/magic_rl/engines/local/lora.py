@@ -1,9 +1,9 @@
-"""The linear layer with an adapter, forwards and backwards, in as few passes over activations as it takes.
+"""A linear layer with an adapter, forward and backward, in as few passes over activations as possible.
 
 PEFT computes `base(x) + scale * up(down(x))` as separate operations, each of which writes a whole activation and is
-remembered for the backward pass. Here the backward pass, known in closed form, keeps nothing but the input and the r
-numbers that `down` makes of each token. The sum is rounded once, as a whole: added to an output that is in bfloat16
-already, an update smaller than that output's last digit would vanish.
+recorded for the backward pass. Here the backward pass has a closed form, for which only the input and the r numbers
+that `down` makes of each token are kept. The sum is rounded once: if the adapter's product were added to an output
+already rounded to bfloat16, an update smaller than that output's last digit would vanish.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 def streamline(layer: PeftLinear, adapter: str) -> None:
-    """Let a LoRA layer on an `nn.Linear` compute with `_AdaptedLinear`."""
+    """Make a LoRA layer on an `nn.Linear` compute with `_AdaptedLinear`."""
     layer.forward = partial(_forward, layer, adapter)
 
 
@@ -36,10 +36,10 @@ def adapted(
         x: Inputs of M tokens.
         inner: x A^T.
         weight: W.
-        bias: Of the layer.
+        bias: The layer's bias, if it has one.
         up: B with its scale.
     """
-    if bias is None:  # the accumulator starts from the small product and takes the large one in
+    if bias is None:  # accumulates the large product onto the small one
         return (inner @ up.T).addmm_(x, weight.T)
     return nn.functional.linear(torch.cat((x, inner), 1), torch.cat((weight, up), 1), bias)
 

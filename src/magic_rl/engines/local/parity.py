@@ -1,10 +1,10 @@
-"""Which path a model takes: with shared prompts or without, decided by trying both on text that it is made for.
+"""Which path a model takes, with shared prompts or without: decided by trying both on chat text.
 
-A chat exchange and the model's own greedy reply are scored and decoded our way and the model's own, and both are
-compared with its eager attention in a wider precision. Ours must not be further from that than the best of its own, up
-to a factor. What rounding does depends on the model and the text, and is nats if the text is noise, so a constant would
-reject right paths and accept wrong ones. The wider pass widens one module at a time, so that a model which just fits
-into memory still does.
+A chat exchange and the model's own greedy reply are scored and decoded with our attention and with the model's own, and
+both are compared with its eager attention in a wider precision. The distance of ours may be at most a certain multiple
+of the best of the model's own. A constant limit would reject right paths and accept wrong ones, as the effect of
+rounding depends on the model and the text, and is whole nats if the text is noise. The wider pass widens one module at
+a time, so that a model which just fits into memory still does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from magic_rl.engines.local.sampling import alike
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, scales_with_length
 from magic_rl.types import Tokens
 
-# Asked and answered below in the chat template of a model; plain prose, so that every chat model is sure of most of it.
+# Put into the model's chat template. Plain prose, so that every chat model finds most of it likely.
 QUESTIONS = ("Why does bread rise, and what can go wrong?", "What is yeast?")
 ANSWER = (
     "Bread rises because yeast eats the sugar in the dough and gives off gas, which the gluten holds in small bubbles. "
@@ -33,13 +33,13 @@ ANSWER = (
 )
 
 _GREEDY = 8  # tokens of the greedy reply, and of each reply that is decoded again
-_FACTOR = 2.0  # times the best distance of the model's own attentions; of right paths none was seen beyond 1.3
-_NOISY = 0.1  # nats; where rounding alone moves numbers more than this it could hide a wrong path
-_SHRINKS = 0.1  # by which, at least, what rounding does shrinks in a wider precision
-_NEGLIGIBLE = 1e-3  # nats; what differs by less changes neither a sample nor a gradient that anyone would see
+_FACTOR = 2.0  # limit, as a multiple of the model's own best distance; no right path was seen beyond 1.3
+_NOISY = 0.1  # nats; a larger effect of rounding could hide a wrong path
+_SHRINKS = 0.1  # the factor in a wider precision, which shrinks the effect of rounding by this much at least
+_NEGLIGIBLE = 1e-3  # nats; a smaller difference has no visible effect on samples or gradients
 _WIDER = {torch.float32: torch.float64, torch.bfloat16: torch.float32, torch.float16: torch.float32}
-# What the forward pass of a model that was not built for it has been seen to raise: lookups of what it lacks, shapes
-# and dtypes that do not fit, operations that a device lacks (RuntimeError), and our own.
+# Errors seen in forward passes of models that do not support a path: lookups of what they lack, shapes and dtypes that
+# do not fit, operations that a device lacks (RuntimeError), and our own.
 _CANNOT = (CannotShareError, LookupError, TypeError, AttributeError, RuntimeError, ValueError)
 
 _Logprobs = Callable[[Any, Batch], Iterator[tuple[Pack, Tensor]]]
@@ -47,18 +47,18 @@ _Logprobs = Callable[[Any, Batch], Iterator[tuple[Pack, Tensor]]]
 
 @torch.inference_mode()
 def choose_path(model: Any, prompts: Sequence[Tokens], answer: Tokens) -> ComputePath:
-    """Switch a model to our attention if that is as exact as its own, else to the more exact of its own.
+    """Switch a model to our attention if that is as exact as its own, else to its own: as loaded if exact, or eager.
 
     Args:
         model: As transformers loaded it.
-        prompts: Two of different length, as the model will meet them.
+        prompts: Two of different length, as the model will see them.
         answer: A reply to the first.
     """
     return _Trial(model, prompts, answer).path()
 
 
 class _Trial:
-    """A model, what it is tried on, and what is right."""
+    """A model and the text that it is tried on."""
 
     def __init__(self, model: Any, prompts: Sequence[Tokens], answer: Tokens) -> None:
         self._model, self._prompts = model, prompts
@@ -87,8 +87,8 @@ class _Trial:
         return ComputePath("padded" if pads else "equal lengths", reason, parity, own)
 
     def _yardstick(self) -> tuple[list[Tensor], float]:
-        """What is right, and how far the nearest of the model's own attentions is from it."""
-        self._model.set_attn_implementation("eager")  # has caps and sinks in every family, which "sdpa" leaves out
+        """The reference log-probabilities, and the smallest distance of the model's own attentions from them."""
+        self._model.set_attn_implementation("eager")  # applies caps and sinks in every family; "sdpa" leaves them out
         try:
             with _widened(self._model):
                 right = self._scores(plain_logprobs, self._batches)
@@ -99,11 +99,11 @@ class _Trial:
             with contextlib.suppress(*_CANNOT):
                 self._model.set_attn_implementation(name)
                 found.append(self._alone(right))
-        # In eager attention without a wider pass the distance is nothing; the next one says what rounding does.
+        # Without a wider pass the distance of eager attention is 0; the next one shows the effect of rounding.
         return right, min((gap for gap in found if gap > 0), default=0.0)
 
     def _shared(self, right: list[Tensor]) -> float:
-        """The furthest that sharing prompts is from what is right: in one row, in several, and decoding."""
+        """The largest distance of shared prompts from the reference: in one row, in several, and in decoding."""
         self._model.set_attn_implementation(SHARED_PREFIX)
         found = [self._scores(packed_logprobs, pack(self._sequences, budget)) for budget in (1, 10**6)]
         decoder = SharedDecoder(self._model, 2, alike(self._prompts))
@@ -113,15 +113,15 @@ class _Trial:
         return torch.tensor([_distance(scores, right) for scores in found]).max().item()  # NaN if any is
 
     def _alone(self, right: list[Tensor]) -> float:
-        """How far the model by itself is from what is right."""
+        """Distance of the model's own attention, as it is set now, from the reference."""
         return _distance(self._scores(plain_logprobs, self._batches), right)
 
     def _padded(self, right: list[Tensor]) -> float:
-        """How far decoding prompts that are filled up on the left is from what is right."""
+        """Distance of decoding with prompts padded on the left from the reference."""
         return _distance(self._decoded(PlainDecoder(self._model, 2, pads=True), together=True), right)
 
     def _scores(self, logprobs: _Logprobs, batches: Iterable[Batch]) -> list[Tensor]:
-        """Of each sequence."""
+        """Log-probabilities of the completion tokens of each sequence."""
         found: dict[int, Tensor] = {}
         for batch in batches:
             for row, scores in logprobs(self._model, batch):
@@ -129,7 +129,7 @@ class _Trial:
         return [found[index] for index in range(len(self._sequences))]
 
     def _decoded(self, decoder: Decoder, *, together: bool) -> list[Tensor]:
-        """Of the first tokens of each sequence, found by decoding them; the prompts arrive together or one by one."""
+        """The same of the first tokens of each completion, by decoding; prompts arrive together or one by one."""
         arriving = [self._prompts] if together else [[prompt] for prompt in self._prompts]
         logits = torch.cat([decoder.admit(prompts) for prompts in arriving])
         replies = [reply[:_GREEDY] for _, reply in self._sequences]
@@ -151,10 +151,11 @@ class _Trial:
 
 
 def _exceeds(model: nn.Module, measure: Callable[[], float], own: float) -> tuple[str, float]:
-    """Why what is measured is not as exact as the model's own attention, "" if it is; and its distance in nats.
+    """Why a path is not as exact as the model's own attention, "" if it is; and the path's distance in nats.
 
     Args:
-        own: Distance of the model's own attention. If it is large, a wider precision must make ours small.
+        measure: Measures that distance.
+        own: Distance of the model's own attention. If it is large, the path's must be small in a wider precision too.
     """
     distance = float("nan")
     trials: list[tuple[contextlib.AbstractContextManager[None], float]] = [
@@ -172,20 +173,20 @@ def _exceeds(model: nn.Module, measure: Callable[[], float], own: float) -> tupl
                     distance,
                 )
     except torch.OutOfMemoryError:
-        raise  # says nothing of the model's kind
+        raise  # says nothing about the path
     except _CANNOT as error:
         return f"its forward pass does not allow it ({error})", distance
     return "", distance
 
 
 def _distance(ours: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """Root mean square in nats over the tokens there are of ours: a few wrong ones among many right ones count."""
+    """Root mean square in nats over the tokens of `ours`, in which a few wrong ones among many right ones count."""
     gaps = [one.double() - two[: len(one)].double() for one, two in zip(ours, right, strict=True)]
     return torch.cat(gaps).square().mean().sqrt().item()
 
 
 def _greedy(model: Any, prompt: Tokens) -> Tokens:
-    """The model's own continuation."""
+    """The model's own greedy continuation, of `_GREEDY` tokens."""
     decoder = PlainDecoder(model, 1, pads=False)
     tokens = [decoder.admit([prompt]).argmax(-1)]
     while len(tokens) < _GREEDY:
@@ -195,7 +196,7 @@ def _greedy(model: Any, prompt: Tokens) -> Tokens:
 
 @contextlib.contextmanager
 def _widened(model: nn.Module) -> Iterator[None]:
-    """Let every module compute with its parameters in a wider dtype, which exist only while it does."""
+    """Let every module compute in a wider dtype; the wide copy of its parameters exists only while it does."""
     dtype = _WIDER[next(model.parameters()).dtype]
 
     def widen(module: nn.Module, _: Any) -> None:
@@ -217,7 +218,7 @@ def _widened(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_sighted(model: Any, window: int) -> Iterator[None]:
-    """Let sliding windows be shorter than the text for a while, so that it matters whether they are kept."""
+    """Make sliding windows shorter than the text for a while, so that an ignored window shows."""
     holders = [holder for holder in (model.config.get_text_config(), *model.modules()) if _window(holder) > window]
     before = [holder.sliding_window for holder in holders]
     try:
@@ -235,7 +236,7 @@ def _window(holder: Any) -> int:
 
 
 def unfit(model: Any) -> str:
-    """Why the model cannot share prompts, told without looking at its numbers; "" if it may."""
+    """Why the model cannot share prompts, as far as its config tells; "" if nothing there forbids it."""
     layers = _layers(model)
     if not layers <= {"full_attention", "sliding_attention"}:
         return f"it has layers of {', '.join(sorted(layers))}"

@@ -1,4 +1,4 @@
-"""A LoRA policy of the embedded engine: sampling, scoring, gradients, optimiser, files."""
+"""A LoRA policy of the local engine: sampling, scoring, gradients, optimiser, files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ADAPTER_FILE = "adapter_model.safetensors"
 OPTIMISER_FILE = "optimizer.safetensors"
 _T = TypeVar("_T")
-_UNLEARNED = 8  # tokens that a pass without gradients takes in the memory of one that keeps its activations
+_UNLEARNED = 8  # times as many tokens fit into memory in a pass without gradients
 
 
 class LocalPolicy:
@@ -58,7 +58,7 @@ class LocalPolicy:
     def _sample(
         self, prompts: Sequence[Tokens], params: SamplingParams, draws: np.ndarray, samples: int
     ) -> list[list[Sample]]:
-        """Args: samples: That are drawn in all processes."""
+        """Sample a share. Args: samples: Number drawn in all processes."""
         with self._engine.speaking(self._parameters) as model:
             stops = frozenset[int]() if params.ignore_stop else self._engine.renderer.stop_ids
             rows, tokens = self._engine.config.rows_per_batch, _UNLEARNED * self._engine.tokens_per_batch
@@ -67,7 +67,7 @@ class LocalPolicy:
 
     @property
     def vocabulary(self) -> int:
-        """Ids the model has outputs for."""
+        """Number of ids that the model has outputs for."""
         return int(self._engine.model.config.get_text_config().vocab_size)
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
@@ -85,7 +85,7 @@ class LocalPolicy:
         return out
 
     def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
-        """See `Policy.forward_backward`. Metrics are means over tokens, `loss` the weighted sum."""
+        """See `Policy.forward_backward`. Metrics are means over tokens; `loss` is the weighted sum."""
         self._require_optimiser()
         shares = cut([(datum.prompt, datum.tokens) for datum in datums], self._engine.processes)
         sums: defaultdict[str, float] = defaultdict(float)
@@ -130,7 +130,7 @@ class LocalPolicy:
         state: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_file(path).items():
             key, _, field = name.rpartition(":")
-            # torch keeps its step count on the CPU, on any device of the parameters.
+            # torch keeps the step count on the CPU, wherever the parameters are.
             state.setdefault(key, {})[field] = tensor if field == "step" else tensor.to(self._engine.device)
         for key, fields in state.items():
             optimiser.state[self._parameters[key]] = fields
@@ -141,7 +141,7 @@ class LocalPolicy:
         return LocalPolicy(name, self._engine, copies, trainable=False)
 
     def _together(self, work: Callable[..., _T], shares: Sequence[tuple[Any, ...]]) -> list[_T]:
-        """What comes of each share of some work. One is computed here; the engine's workers compute the others."""
+        """The results of all shares of some work. The first is computed here, the others by the engine's workers."""
         given = None
         if self._parameters and len(shares) > 1:
             given = parameters_to_vector(self._parameters.values()).detach().numpy()
@@ -158,13 +158,15 @@ class LocalPolicy:
     def compute(
         self, work: Callable[..., _T], given: np.ndarray, share: tuple[Any, ...]
     ) -> tuple[_T, dict[str, np.ndarray]]:
-        """A share of the work of a policy in another process, in whose place this one stands.
+        """Compute a share of the work of a policy in another process.
 
         Args:
-            given: Parameters of that policy.
+            work: A method of this class.
+            given: The parameters of that policy, as one vector.
+            share: Arguments of the method.
 
         Returns:
-            The result, and the gradient by parameter; of those that no pass used there is none.
+            The result, and the gradient of each parameter by name, except for those that no pass used.
         """
         vector_to_parameters(torch.from_numpy(given), self._parameters.values())
         self._require_optimiser().zero_grad()
@@ -178,7 +180,7 @@ class LocalPolicy:
 
     @contextlib.contextmanager
     def _rows(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> Iterator[Iterator[tuple[Pack, Tensor]]]:
-        """Rows and the log-probabilities of their targets; see `packed_logprobs`. All of it ends with the context."""
+        """Rows and their targets' log-probabilities; see `packed_logprobs`. Leaving the context ends the iteration."""
         engine = self._engine
         above = engine.config.recompute_above if torch.is_grad_enabled() else None
 
@@ -194,7 +196,7 @@ class LocalPolicy:
 
 
 def _in_place(shares: Sequence[Sequence[int]], found: Sequence[Sequence[_T]]) -> list[_T]:
-    """What was found for each number of each share, in the order of the numbers."""
+    """The results of all shares in the order of the batch; shares hold indices into the batch."""
     by_number = {
         number: one for share, part in zip(shares, found, strict=True) for number, one in zip(share, part, strict=True)
     }

@@ -1,7 +1,7 @@
-"""Drawing completions: each prompt is encoded once, then all samples of all groups decode side by side.
+"""Drawing completions: each prompt is encoded once, and the samples of many prompts are decoded in parallel.
 
-Token choice inverts the cumulative distribution at one uniform number per token. The numbers of each row are there
-before decoding, so what a row samples does not depend on which rows it is batched with.
+A token is chosen by inverting the cumulative distribution at a uniform random number. The numbers of each row are fixed
+before decoding, so what a row samples does not depend on the rows that it is batched with.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
 from magic_rl.types import Finish, Sample, SamplingParams, Tokens
 from magic_rl.view import count
 
-# Tokens sampled between two looks at what has stopped. A CPU has the ids at hand; from anywhere else, asking for them
-# waits until all that was begun is done, so rows that have stopped continue unseen for some tokens instead.
+# Tokens sampled between two checks for stopped rows. A CPU has the ids at hand; on other devices, reading them waits
+# for all queued work, so there stopped rows continue for some tokens, which are discarded.
 _UNCHECKED, _UNCHECKED_ELSEWHERE = {"cpu": 1}, 8
 _BLOCK = 256  # ids summed together when a draw is turned into an id; about the square root of a vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A model that samples."""
+    """A model, and how to sample from it."""
 
     model: PreTrainedModel | PeftModel
     path: ComputePath  # how the model decodes
     stops: frozenset[int]  # ids that end a sample
-    # Rows decoded side by side. As prompts are done with, waiting ones take their places.
+    # Most rows decoded in parallel. Waiting prompts take the places of finished ones.
     rows: int
-    tokens: int  # tokens of the prompts encoded in one forward pass, unless one alone has more
-    samples: int  # drawn in all processes, of which progress is told
+    tokens: int  # most prompt tokens encoded in one forward pass, unless one prompt alone has more
+    samples: int  # drawn in all processes, for reports of progress
 
     @torch.inference_mode()
     def sample(
@@ -61,12 +61,12 @@ class Sampler:
         tokens: list[list[int]] = [[] for _ in uniforms]
         logprobs: list[list[float]] = [[] for _ in uniforms]
         finish: list[Finish] = ["length"] * len(tokens)
-        # Those of similar length are encoded together, so that attention fills up little.
+        # Prompts of similar length are encoded together, so that attention needs little padding.
         waiting = deque(sorted(range(len(prompts)), key=lambda p: len(prompts[p])))
         running = torch.zeros(0, dtype=torch.long)  # rows being decoded
         logits = torch.zeros(0, 0, device=self.model.device)
         while waiting or len(running):
-            # A few at a time, as a forward pass over one short prompt costs nearly what one over ten does.
+            # Several at a time, as a forward pass over one short prompt costs nearly as much as one over ten.
             admitting = groups - decoder.groups >= max(1, groups // 4)
             while admitting and waiting and decoder.groups < groups:
                 arriving = _next(waiting, prompts, groups - decoder.groups, self.tokens)
@@ -127,7 +127,7 @@ def choose(
     if params.temperature == 0:
         best = logits.argmax(-1)
         return best, _at(logits.float(), best) - logits.float().logsumexp(-1)
-    # Dividing in float32 also when the model computes in less; at temperature 1 softmax itself widens.
+    # Divide in float32 even if the model computes in a narrower dtype; at temperature 1, softmax widens.
     scaled = logits if params.temperature == 1 else logits.float() / params.temperature
     probabilities = torch.softmax(scaled, -1, dtype=torch.float32)
     if params.top_p < 1:
@@ -137,14 +137,14 @@ def choose(
 
 
 def alike(prompts: Sequence[Tokens]) -> int:
-    """How many tokens all prompts begin with alike, the last of each not counted."""
-    one, other = min(prompts), max(prompts)  # what these two share, all share
+    """Length of the common prefix of all prompts, not counting the last token of any."""
+    one, other = min(prompts), max(prompts)  # the first and the last in order: what they share, all share
     pairs = zip(one[:-1], other[:-1], strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _next(waiting: deque[int], prompts: Sequence[Tokens], places: int, tokens: int) -> list[int]:
-    """Take the next prompts, one at least, that fill no more places and come to no more tokens together."""
+    """Take the next prompts: at least one, at most `places`, and no more than `tokens` together if several."""
     taken = [waiting.popleft()]
     left = tokens - len(prompts[taken[0]])
     while waiting and len(taken) < places and (left := left - len(prompts[waiting[0]])) >= 0:
@@ -155,9 +155,9 @@ def _next(waiting: deque[int], prompts: Sequence[Tokens], places: int, tokens: i
 def _invert(probabilities: Float[Tensor, "R V"], draws: Float[Tensor, " R"]) -> Int[Tensor, " R"]:
     """The first id at which the cumulative distribution exceeds each draw.
 
-    Two levels, blocks of ids and then ids of one block: summing is much cheaper than a running sum over the
-    whole vocabulary. Rounding may leave totals short of a draw, so draws are scaled and kept below them; every
-    choice then has positive probability.
+    It is found in two levels, blocks of ids and then the ids of one block, because sums are much cheaper than a running
+    sum over the whole vocabulary. Rounding may leave totals short of a draw, so draws are scaled and kept below them;
+    every choice then has positive probability.
     """
     short = -probabilities.shape[1] % _BLOCK
     padded = torch.nn.functional.pad(probabilities, (0, short)) if short else probabilities

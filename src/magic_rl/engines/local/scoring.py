@@ -1,4 +1,4 @@
-"""Log-probabilities of rows of sequences: packed, so that prompts are shared, or each in a row of the model's own."""
+"""Log-probabilities of sequences, in packed rows, which share prompts, or in plain rows of one sequence each."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from magic_rl.engines.local.packing import Batch, Pack
 from magic_rl.engines.local.prefix import Prefix, continuing
 
-CHUNK = 256  # positions whose logits exist at one time
+CHUNK = 256  # positions whose logits exist at the same time
 
 
 def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tensor, " M"]]]:
     """Log-probability in nats of each target of each row at temperature 1; see `packing`.
 
-    For gradients, a row's backward pass is due before the next row is asked for; the prefix's own follows the last.
+    To learn, run a row's backward pass before asking for the next row; the prefix's own follows the last one.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     with continuing(base.base_model, batch.prefix) as prefix:
@@ -32,7 +32,7 @@ def packed_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tens
 
 
 def plain_logprobs(model: Any, batch: Batch) -> Iterator[tuple[Pack, Float[Tensor, " M"]]]:
-    """The same for rows of the model's own, asking nothing special of it."""
+    """The same for plain rows, which any causal model can compute."""
     for row in batch.rows:
         logits = model(input_ids=row.ids.to(model.device), use_cache=False).logits.flatten(0, 1)
         yield row, _of_targets(logits.index_select(0, row.predict.to(logits.device)), row)
@@ -57,7 +57,7 @@ def _row_logprobs(base: Any, row: Pack, prefix: Prefix | None) -> Float[Tensor, 
 
 
 def scales_with_length(model: Any) -> bool:
-    """Whether positions are scaled by the longest sequence of a pass, so that others must not be beside it."""
+    """Whether positions are scaled by the longest sequence of a pass, so that shorter ones must not share it."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return any(
         part.get("rope_type") in {"dynamic", "longrope"} for part in (rope, *rope.values()) if isinstance(part, dict)
@@ -65,13 +65,13 @@ def scales_with_length(model: Any) -> bool:
 
 
 def recomputable(model: nn.Module) -> list[nn.Module]:
-    """Layers whose activations can be computed again; those that transformers can checkpoint."""
+    """Layers whose activations can be recomputed: those that transformers can checkpoint."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 @contextlib.contextmanager
 def recomputing(model: nn.Module) -> Iterator[None]:
-    """Let each layer of a forward pass keep its input alone; the backward pass computes the rest again."""
+    """Let each layer of a forward pass keep only its input; the backward pass recomputes the rest."""
     layers = recomputable(model)
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -79,14 +79,14 @@ def recomputing(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            del layer.forward  # the class's own comes to light again
+            del layer.forward  # uncovers the class's own
 
 
 class _TargetLogprobs(torch.autograd.Function):
-    """Log-probabilities of targets under a frozen projection, without keeping logits of the whole vocabulary.
+    """Log-probabilities of targets under a frozen projection, without keeping logits over the whole vocabulary.
 
-    d log p(target) / d hidden = w[target] - Σ_v p(v) w[v] is known as soon as a chunk's logits are, so the forward
-    pass keeps that, a row of the hidden width, in place of a row of the vocabulary.
+    d log p(target) / d hidden = w[target] - Σ_v p(v) w[v] is known as soon as a chunk's logits are, so the forward pass
+    keeps that, one row of the hidden width per target, instead of a row of the vocabulary.
     """
 
     @staticmethod
@@ -95,9 +95,9 @@ class _TargetLogprobs(torch.autograd.Function):
     ) -> Float32[Tensor, " M"]:
         """Log-probability of each target."""
         logprobs, slopes = [], []
-        # Made once and written over: memory that one chunk gives back fits the next one badly, as it is aligned.
+        # Allocated once and overwritten: because of alignment, memory freed by one chunk fits the next one badly.
         room = weight.new_empty(min(CHUNK, len(hidden)), len(weight))
-        wide = room.float()  # one and the same in float32
+        wide = room.float()  # the same in float32
         for states, wanted in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):
             narrow = torch.mm(states, weight.T, out=room[: len(states)])
             logits = wide[: len(states)].copy_(narrow)
@@ -106,7 +106,7 @@ class _TargetLogprobs(torch.autograd.Function):
             total = odds.sum(-1, keepdim=True)
             logprobs.append((target - most - total.log())[:, 0])
             if ctx.needs_input_grad[0]:
-                # Probabilities minus one-hot in float32: rounding either first would drown the slope of a sure token.
+                # Probabilities minus one-hot in float32: rounding either first would lose the slope of a sure token.
                 chances = odds.div_(total).scatter_add_(1, wanted[:, None], torch.full_like(total, -1.0))
                 slopes.append((narrow.copy_(chances) @ weight).neg_())
         if slopes:
@@ -121,7 +121,7 @@ class _TargetLogprobs(torch.autograd.Function):
 
 
 def _linear_head(model: Any) -> nn.Linear | None:
-    """The vocabulary projection, if it is all that lies between hidden states and logits and is frozen."""
+    """The vocabulary projection, if it is frozen and alone turns hidden states into logits; else None."""
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
     scaled = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"))

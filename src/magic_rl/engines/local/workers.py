@@ -1,9 +1,9 @@
 """Worker processes that each compute a share of every batch, on a CPU.
 
-Much of a small model's pass is Python and operations too short for several threads, so one process per core does more
-than one process with as many threads. Each call brings everything, the adapter included, and workers keep only the
-frozen model, so there is no state to keep in step. A share belongs to the worker that gets it: pools of the standard
-library and of loky hand work to whoever is free, so that sums would depend on timing.
+Much of a small model's pass is Python and operations too short for several threads, so one process per core is faster
+than one process with as many threads. Each call sends everything, the adapter included, and workers keep only the
+frozen model, so there is no state to keep in sync. Each share goes to a fixed worker, so that sums do not depend on
+timing; pools of the standard library and of loky give work to any free worker.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import IO, Any, BinaryIO, cast
 from magic_rl.errors import UserError
 from magic_rl.types import Tokens
 
-Answers = Callable[[], list[Any]]  # waits for the results of all shares that were given out
+Answers = Callable[[], list[Any]]  # waits for the results of all shares given out
 
-_LAST = 5.0  # seconds for a process to end once its pipe is closed
+_LAST = 5.0  # seconds that a process has to end once its pipe is closed
 _GONE = (EOFError, OSError, pickle.UnpicklingError)  # what reading and writing raise once the other end is gone
 
 
@@ -33,7 +33,7 @@ class Workers:
     """Processes that each hold the same model."""
 
     def __init__(self, count: int, serve: Callable[..., Any], *arguments: object) -> None:
-        """Start them. They load the model while this process goes on; if one cannot, its first answer says so.
+        """Start them. They load the model while this process goes on; an error in that is raised with the first answer.
 
         Args:
             serve: Loads the model in a new process, and returns the function that computes a share there.
@@ -43,11 +43,11 @@ class Workers:
         self._start()
 
     def _start(self) -> None:
-        # Not by `multiprocessing`, which would run the user's own script once more in every process.
+        # Not by `multiprocessing`, which would run the user's own script again in each process.
         begin = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
         command, pipe = [sys.executable, "-c", begin], subprocess.PIPE
         quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        # In a session of their own, so that Ctrl-C does not reach them: what it means is decided elsewhere.
+        # In a session of their own, so that Ctrl-C does not reach them: this process decides what it means.
         started = [
             subprocess.Popen(command, stdin=pipe, stdout=pipe, env=quiet, start_new_session=True)
             for _ in range(self._count)
@@ -59,14 +59,14 @@ class Workers:
 
     @property
     def pids(self) -> list[int]:
-        """Their process numbers."""
+        """Their process ids."""
         return [worker.pid for worker in self._started]
 
     def give(self, shares: Sequence[tuple[Any, ...]]) -> Answers:
         """Give each share to a worker and return at once.
 
         Raises:
-            UserError: If a worker has ended. Calling the answers may raise it too.
+            UserError: If a worker has ended. Calling what is returned may raise it too.
         """
         if not (self._answered and self.stop.alive):  # an interrupted call may have read half of an answer
             self.stop()
@@ -91,7 +91,7 @@ def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         worker.kill()  # it holds nothing that could be lost
     for worker in workers:
-        with contextlib.suppress(OSError):  # what was still to be written to it
+        with contextlib.suppress(OSError):  # input that it had not read
             worker.communicate()
 
 
@@ -103,7 +103,7 @@ def _send(worker: subprocess.Popen[bytes], message: object) -> None:
 
 
 def _read(worker: subprocess.Popen[bytes]) -> tuple[Any, Exception | None]:
-    """A result, or what was raised in its place."""
+    """A result, or the exception that was raised instead."""
     with _present(worker):
         answer: tuple[Any, Exception | None] = pickle.load(cast("IO[bytes]", worker.stdout))  # noqa: S301 - our own
     return answer
@@ -116,7 +116,7 @@ def _present(worker: subprocess.Popen[bytes]) -> Iterator[None]:
     except _GONE as error:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(_LAST)
-        worker.kill()  # if it still runs, what it sends cannot be read
+        worker.kill()  # if it still runs, its output cannot be read
         raise UserError(
             f"a worker process has ended (exit status {worker.wait()}); it may have run out of memory",
             "fewer processes",
@@ -135,10 +135,10 @@ def _work(inward: BinaryIO, outward: BinaryIO) -> None:
 
 
 def _tried(work: Callable[..., Any], *arguments: object) -> tuple[Any, Exception | None]:
-    """A result, or what was raised in its place, fit to be raised in another process."""
+    """A result, or the exception that was raised instead, in a form that another process can raise."""
     try:
         return work(*arguments), None
-    except Exception as error:  # noqa: BLE001 - it is raised where the share was given out
+    except Exception as error:  # noqa: BLE001 - raised again where the share was given out
         trace = f"in a worker process:\n{traceback.format_exc()}"
         try:
             pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
@@ -149,15 +149,15 @@ def _tried(work: Callable[..., Any], *arguments: object) -> tuple[Any, Exception
 
 
 def dealt(prompts: Sequence[Tokens], parts: int) -> list[list[int]]:
-    """Prompts to sample from, by number, in shares of like size and length; none is empty."""
+    """Split prompts to sample from into shares of indices, similar in number and length; none is empty."""
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     return [share for part in range(parts) if (share := order[part::parts])]
 
 
 def cut(sequences: Sequence[tuple[Tokens, Tokens]], parts: int) -> list[list[int]]:
-    """(prompt, completion) pairs, by number and in its order, in shares of about as many tokens; none is empty.
+    """Split (prompt, completion) pairs into shares of ascending indices with similar numbers of tokens; none is empty.
 
-    What begins alike stays together as far as that goes, since each share computes it once.
+    Pairs that begin alike stay together as far as possible, since a share computes a common prompt once.
     """
     order = sorted(range(len(sequences)), key=lambda place: sequences[place][0])
     before: Tokens = ()
@@ -168,15 +168,15 @@ def cut(sequences: Sequence[tuple[Tokens, Tokens]], parts: int) -> list[list[int
         before, total = prompt, total + own
     shares: list[list[int]] = [[] for _ in range(parts)]
     for place, middle in zip(order, ends, strict=True):
-        shares[int(middle * parts / (total + 1))].append(place)  # 1, as everything may be empty
+        shares[int(middle * parts / (total + 1))].append(place)  # + 1, as all may be empty
     return [sorted(share) for share in shares if share]
 
 
 def main() -> None:
-    """Be a worker."""
-    logging.disable(logging.WARNING)  # all of it was said where the work is given out
+    """Run as a worker process."""
+    logging.disable(logging.WARNING)  # the parent process has logged all of it
     warnings.simplefilter("ignore")
     outward = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that what some library prints does no harm
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that what a library prints does not reach the pipe
     with contextlib.suppress(*_GONE):
         _work(sys.stdin.buffer, outward)

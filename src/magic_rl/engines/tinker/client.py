@@ -1,8 +1,8 @@
-"""The connection to a server of the Tinker API: how it is opened, what is asked first, and what is done when it breaks.
+"""The connection to a server of the Tinker API: opening it, the first checks, and recovery when it breaks.
 
-A call either returns or is lost: the server died, the session expired, the answer never came. What a lost call did
-there is not known. So a new session is opened, in which nothing of the old one is used, and the call is made again; a
-policy loads its last saved state there before (`policy.py`).
+A call either returns or is lost: the server died, the session expired, the answer never came. What a lost call did on
+the server is unknown. So a new session is opened, which uses nothing of the old one, and the call is made again; before
+that, a policy loads its last saved state there (`policy.py`).
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from magic_rl.engines.tinker.servers import SERVERS
 from magic_rl.errors import UserError
 
 _HOSTED = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-_LOOK = 2.0  # seconds between looks at whether the server still answers, while a call is under way
-_TRIES = 4  # of a call that is lost again and again though the server answers
+_LOOK = 2.0  # seconds between checks that the server still answers, while a call is under way
+_TRIES = 4  # attempts at a call that is lost each time although the server answers
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class LostError(Exception):
-    """A call of which it is not known what it did."""
+    """A call was lost: what it did is unknown."""
 
 
 class Connection:
-    """A session at a server, opened again when it is lost.
+    """A session on a server, opened again when it is lost.
 
     Attributes:
         sdk: The client package.
-        server: What this kind of server does otherwise.
-        session: Number of the session; models of an earlier one are gone.
+        server: How this kind of server departs from the API.
+        session: Number of the session; models of earlier ones are gone.
     """
 
     def __init__(self, base_model: str, config: TinkerConfig) -> None:
-        """Find the server, see that it has the model, and let it say one token.
+        """Find the server, check that it has the model, and sample one token.
 
         Args:
-            base_model: The server's name for it.
-            config: Where it is, and what it is.
+            base_model: The server's name for the model.
+            config: The server's address and kind.
 
         Raises:
-            UserError: If the client is missing, the server does not answer, has no such model, or speaks another
-                version of the API than the client.
+            UserError: If the client is missing, or the server does not answer, lacks the model, or has another version
+                of the API than the client.
         """
         self.server = SERVERS[config.server]
         try:
@@ -65,11 +65,11 @@ class Connection:
         self.session = 0
         self._timeout, self._patience = config.timeout, config.patience
         self.url = (config.urls.get(base_model) or config.url or _HOSTED).rstrip("/")
-        # The package goes on to report that a session which was given up is missing.
+        # The package would go on reporting that an abandoned session is missing.
         logging.getLogger("tinker.lib.internal_client_holder").addFilter(
             lambda record: "heartbeat" not in record.getMessage()
         )
-        # The package sends the hosted service what goes wrong here; nobody asked for that.
+        # The package reports errors to the hosted service unless told not to.
         os.environ.setdefault("TINKER_TELEMETRY", "0")
         self._key = os.environ.get(config.api_key_env, "")
         if not self._key and self.url == _HOSTED:
@@ -99,20 +99,20 @@ class Connection:
             raise LostError(f"asked for a token with its log-probability, it gives {sequence}")
 
     def run(self, call: Callable[[], T], *, limit: float | None = None) -> T:
-        """What a call returns. It is made in a thread, as the client waits for a dead server forever.
+        """Make a call and return its result. It runs in a thread, as the client waits forever for a dead server.
 
         Args:
-            limit: Seconds it may take; else what the settings say.
+            limit: Seconds it may take; by default the timeout of the settings.
 
         Raises:
-            LostError: If it fails or takes too long, or the server answers nobody any more.
+            LostError: If it fails or takes too long, or the server no longer answers at all.
         """
         answer: Future[T] = Future()
 
         def work() -> None:
             try:
                 answer.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+            except BaseException as error:  # noqa: BLE001 - raised where the answer is read
                 answer.set_exception(error)
 
         threading.Thread(target=work, daemon=True).start()
@@ -124,7 +124,7 @@ class Connection:
             except TimeoutError as error:
                 if answer.done() and answer.exception() is error:
                     raise LostError(_line(error)) from error
-            except Exception as error:  # of the client, the transport or the server: to the caller, lost is lost
+            except Exception as error:  # of the client, the transport or the server: all mean that it is lost
                 raise LostError(_line(error)) from error
             if why := self._silent():
                 raise LostError(why)
@@ -132,13 +132,13 @@ class Connection:
                 raise LostError(f"gave no answer in {limit:g} seconds")
 
     def persist(self, attempt: Callable[[], T]) -> T:
-        """What an attempt returns in the end: each time it is lost, a new session is opened and it is made again.
+        """Repeat an attempt until it returns; each time it is lost, a new session is opened first.
 
         Args:
-            attempt: Must start from what is saved when `session` is another than the last time.
+            attempt: Must start from the last saved state if `session` has changed since its last call.
 
         Raises:
-            UserError: If the server stays away, or the same thing goes wrong again and again.
+            UserError: If the server stays away, or it answers but the attempt fails again and again.
         """
         reasons: list[str] = []
         while True:
@@ -152,12 +152,12 @@ class Connection:
                 self._reopen()
 
     def post(self, path: str, body: dict[str, Any]) -> None:
-        """Tell the server something that the client package has no function for; whether it listens does not matter."""
+        """Send the server something that the client package has no function for; failures do not matter."""
         with contextlib.suppress(httpx2.HTTPError):
             httpx2.post(f"{self.url}{path}", json=body, headers={"X-API-Key": self._key}, timeout=5.0)
 
     def fetch(self, url: str) -> bytes:
-        """The content of an address that the server named.
+        """The content at a URL that the server gave.
 
         Raises:
             LostError: If it cannot be had.
@@ -191,7 +191,7 @@ class Connection:
             pause = min(2 * pause, 10.0)
 
     def _silent(self) -> str:
-        """Why the server answers nobody; "" if it does."""
+        """Why the server does not answer at all; "" if it does."""
         try:
             answer = httpx2.get(f"{self.url}/api/v1/healthz", headers={"X-API-Key": self._key}, timeout=30.0)
         except httpx2.TransportError as error:
@@ -200,5 +200,5 @@ class Connection:
 
 
 def _line(error: BaseException) -> str:
-    """An error in one line of bearable length."""
+    """An error in one line of limited length."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

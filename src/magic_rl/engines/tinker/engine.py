@@ -1,7 +1,7 @@
-"""An engine whose models are on a server of the Tinker API; only ids go there, and ids and numbers come back.
+"""An engine whose models are on a server of the Tinker API; it sends token ids and gets ids and numbers back.
 
-A server holds a few adapters at a time. So a policy is a saved state that becomes a model on the server when it is
-used; when there is no place for one more, the policy that has been idle the longest gives its own up.
+A server holds only a few adapters at a time. So a policy is a saved state that becomes a model on the server when it is
+used; if there is no place for another one, the policy that has been idle the longest gives up its place.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from magic_rl.types import Adam
 
 _LORA, _ENGINE = LoraConfig(), EngineConfig()
 
-# Policies of this process with a model on a server, by its address, the idlest first; several engines may have some.
+# This process's policies with a model on a server, by server address, least recently used first, of all engines.
 _in_use: dict[str, list[weakref.ref[TinkerPolicy]]] = {}
 
 _log = logging.getLogger(__name__)
 
 
 class TinkerEngine:
-    """Makes policies of one base model at a server. Implements `engines.base.Engine`."""
+    """Makes policies of one base model on a server. Implements `engines.base.Engine`."""
 
     def __init__(
         self, model: str | Path, lora: LoraConfig = _LORA, config: EngineConfig = _ENGINE, *, rng_seed: int = 0
@@ -42,13 +42,13 @@ class TinkerEngine:
             model: The server's name for the base model: a hub id or a folder, whose tokenizer is read here.
             lora: Shape of every policy's adapter.
             config: Which server, and where.
-            rng_seed: Where the random initialisation of adapters comes from.
+            rng_seed: Random seed for the initialisation of adapters.
 
         Raises:
             UserError: If the server cannot be used, or has no adapters of this shape.
         """
         self.base_model, self.rank = str(model), lora.rank
-        self.identity = self.base_model  # what a server holds under a name is its own affair
+        self.identity = self.base_model  # weights on a server cannot be checked
         self.renderer = load_renderer(self.base_model, config)
         self.renderer_with = self.renderer.given
         self.connection = Connection(self.base_model, config.tinker)
@@ -60,14 +60,14 @@ class TinkerEngine:
         self.alpha = lora.alpha
         self.tokens_per_batch = config.tokens_per_batch or 2**16
         self._rng_seed = rng_seed
-        self._base = TinkerPolicy("base", self, Origin(), trainable=False)  # one for all, as it takes a place
+        self._base = TinkerPolicy("base", self, Origin(), trainable=False)  # shared, as it takes a place
         apart = [f"{name}: {why}" for name, why in server.ignores.items()]
         apart += [f"lora.alpha: {config.tinker.server} has its own"] if server.alpha is None else []
         where = f"by {config.tinker.server} at {self.connection.url}"
         self.path = ComputePath("remote", f"{where} ({'; '.join(apart)})" if apart else where)
 
     def unable(self, adam: Adam) -> Mapping[str, str]:
-        """See `Particular.unable`. Settings at their default pass."""
+        """See `Particular.unable`. Default settings are always accepted."""
         ignores, default = self.connection.server.ignores, Adam(lr=adam.lr)
         return {name: why for name, why in ignores.items() if getattr(adam, name) != getattr(default, name)}
 
@@ -92,14 +92,14 @@ class TinkerEngine:
         return TinkerPolicy(name, self, origin)
 
     def make(self, policy: TinkerPolicy, make: Callable[[Any], Any]) -> Any:
-        """A policy's model on the server, for which idle ones make way if need be.
+        """Make a policy's model on the server; if need be, idle policies give up their places first.
 
         Args:
             policy: Whose model it is.
             make: Makes it, given the service.
 
         Raises:
-            LostError: If it cannot be made, with all idle ones gone.
+            LostError: If it cannot be made even then.
         """
         connection = self.connection
         while True:

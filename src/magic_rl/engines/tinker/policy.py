@@ -1,8 +1,8 @@
 """A policy on a server of the Tinker API, and how each of its steps is applied once or not at all.
 
-The state after each step is saved on the server, with its optimiser, under a name that is used once; only when that is
-done has the step been taken here. If something is lost before, the model is loaded as it was before the step, the
-gradients of the step are sent again, and the step is taken again. A read-only policy is a state that is not changed.
+After each step, the state and its optimiser are saved on the server under a name that is used only once; only then does
+the step count as taken. If a call is lost before, the model is loaded as it was before the step, the gradients of the
+step are sent again, and the step is taken again. A read-only policy is a state that does not change.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FILE = "server_state.json"
 _ADAPTER_FILE = "adapter_model.safetensors"
-_KEPT = 8  # states of a learner that are kept on the server of those that were saved for checkpoints
+_KEPT = 8  # most states saved for checkpoints that are kept on the server for one policy
 
 _log = logging.getLogger(__name__)
 
@@ -47,26 +47,26 @@ Work = tuple[Sequence[Datum], Loss]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a policy's model is made of."""
+    """What a policy's model is made from."""
 
     state: str | None = None  # the server's name of a saved state; None for an untrained adapter
-    steps: int = 0  # optimiser steps that the state has taken
+    steps: int = 0  # optimiser steps taken so far
     optimiser: bool = False  # whether the optimiser's state is part of it
-    seed: int = 0  # of an untrained adapter
+    seed: int = 0  # random seed of an untrained adapter
 
 
 class TinkerPolicy:
     """An adapter on a server. Implements `engines.base.Policy`."""
 
     def __init__(self, name: str, engine: TinkerEngine, origin: Origin, *, trainable: bool = True) -> None:
-        """Args: origin: What it starts as. trainable: Else it is read-only."""
+        """Args: origin: What it starts from. trainable: If not, it is read-only."""
         self.name = name
         self._engine, self._origin, self._trainable = engine, origin, trainable
         self._pending: list[Work] = []  # gradients accumulated since the state of `_origin`
         self._kept: deque[str] = deque()
-        self._pinned = {origin.state}  # states that somebody else relies on
+        self._pinned = {origin.state}  # states that other policies or folders rely on
         self._source: weakref.ref[TinkerPolicy] | None = None
-        self._holds_gradients = False  # on the server, as far as is known
+        self._holds_gradients = False  # on the server, as far as known
         self._model: Any = None
         self._sampler: Any = None
         self._session = 0
@@ -78,7 +78,7 @@ class TinkerPolicy:
         return self._origin.steps
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
-        """See `Policy.sample`. A prompt is one request; its samples have a seed of their own each."""
+        """See `Policy.sample`. Each prompt is one request; each of its samples has its own random seed."""
         return self.stream(prompts, n, params, rng_seed, lambda _place, _samples: None)
 
     def stream(
@@ -97,7 +97,7 @@ class TinkerPolicy:
         settings |= {"top_p": params.top_p, **({} if params.ignore_stop else {"stop": sorted(stops)})}
         asked = []
         for place, prompt in enumerate(prompts):
-            # Servers add the number of the sample to the seed.
+            # Servers add the sample's index to the seed.
             seeded = sdk.SamplingParams(**settings, seed=derive(rng_seed, place, "samples of a server") % 2**30)
             asked.append(sampler.sample(sdk.ModelInput.from_ints(list(prompt)), n, seeded))
         out = []
@@ -111,7 +111,7 @@ class TinkerPolicy:
         stopped = sequence.stop_reason == "stop"
         if len(logprobs) != len(tokens):
             raise UserError(
-                f"{self._engine.connection.url}: gives {len(logprobs)} log-probabilities of {len(tokens)} ids"
+                f"{self._engine.connection.url}: gives {len(logprobs)} log-probabilities for {len(tokens)} ids"
             )
         if stopped and (not tokens or tokens[-1] not in self._engine.renderer.stop_ids):
             raise UserError(
@@ -125,7 +125,7 @@ class TinkerPolicy:
         return self._engine.connection.persist(lambda: self._send(self._live(), work, 1, learn=False))
 
     def forward_backward(self, datums: Sequence[Datum], loss: Loss) -> dict[str, float]:
-        """See `Policy.forward_backward`. Metrics are means over tokens, `loss` the weighted sum."""
+        """See `Policy.forward_backward`. Metrics are means over tokens; `loss` is the weighted sum."""
         self._require_trainable()
         if not datums:
             return {"loss": 0.0}
@@ -134,16 +134,16 @@ class TinkerPolicy:
 
         def attempt() -> list[tuple[float, ...]]:
             if self._pending and self._engine.connection.server.averages:
-                self.give_way(gradients=True)  # what was sent was weighed for fewer datums, so all is sent again
+                self.give_way(gradients=True)  # it was weighted for fewer datums, so all of it is sent again
             return self._send(self._live(count), work, count)
 
         logprobs = self._engine.connection.persist(attempt)
         self._pending.append(work)
-        # What the engine in this process would say of the same log-probabilities.
+        # The metrics that the local engine would give for the same log-probabilities.
         return weighted_loss(loss, datums, torch.tensor([value for row in logprobs for value in row]))[1]
 
     def optim_step(self, adam: Adam) -> dict[str, float]:
-        """See `Policy.optim_step`. `grad_norm` is missing if the server does not tell."""
+        """See `Policy.optim_step`. `grad_norm` is missing if the server does not report it."""
         self._require_trainable()
         connection, norm = self._engine.connection, adam.max_grad_norm
         settings = {"beta1": adam.beta1, "beta2": adam.beta2, "eps": adam.eps, "weight_decay": adam.weight_decay}
@@ -168,7 +168,7 @@ class TinkerPolicy:
         return {"grad_norm": norms[0]} if norms else {}
 
     def save(self, directory: Path) -> None:
-        """See `Policy.save`. A read-only policy brings its adapter along, as PEFT reads it."""
+        """See `Policy.save`. A read-only policy also downloads its adapter, in PEFT's format."""
         state, engine = self._state(), self._engine
         if self._trainable and state not in self._kept:
             self._kept.append(state)
@@ -181,7 +181,7 @@ class TinkerPolicy:
         (directory / FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
     def snapshot(self, name: str) -> TinkerPolicy:
-        """See `Policy.snapshot`. It is a model of its own: servers may answer for an earlier version by the latest."""
+        """See `Policy.snapshot`. It is a separate model: servers may answer for an earlier version with the latest."""
         state = self._state()
         self._pinned.add(state)
         copy = TinkerPolicy(name, self._engine, Origin(state, self.steps), trainable=False)
@@ -189,13 +189,13 @@ class TinkerPolicy:
         return copy
 
     def give_way(self, *, gradients: bool = False) -> bool:
-        """Free the place on the server. What is not saved is kept here, and sent again with the next use.
+        """Free the policy's place on the server. Unsaved work is kept here and sent again on the next use.
 
         Args:
-            gradients: Also if there are gradients there.
+            gradients: Whether to do so even if there are gradients on the server.
 
         Returns:
-            Whether there was a place to free.
+            Whether a place was freed.
         """
         if self._model is None or (self._holds_gradients and not gradients):
             return False
@@ -208,14 +208,14 @@ class TinkerPolicy:
         return True
 
     def _clear(self, model: Any) -> None:
-        """Use a model's gradients up: SkyRL leaves them to the next model in its place."""
+        """Use up a model's gradients: SkyRL leaves them to the next model in the same place."""
         connection = self._engine.connection
         params = connection.sdk.AdamParams(learning_rate=0.0)
-        with contextlib.suppress(LostError):  # what is lost with the server needs no clearing
+        with contextlib.suppress(LostError):  # if the server is lost, so are the gradients
             connection.run(lambda: model.optim_step(params).result(), limit=60.0)
 
     def _live(self, count: int | None = None) -> Any:
-        """Its model, made again if it is gone, with the gradients of all that is pending, for an update of `count`."""
+        """The model, made again with all pending gradients if it is gone. Args: count: Datums of the whole update."""
         engine, connection = self._engine, self._engine.connection
         self._renew()
         if self._model is not None:
@@ -233,7 +233,7 @@ class TinkerPolicy:
         return model
 
     def _renew(self) -> None:
-        """Forget what was of an earlier session."""
+        """Forget what belonged to an earlier session."""
         session = self._engine.connection.session
         if self._session != session:
             self.give_way(gradients=True)
@@ -249,7 +249,7 @@ class TinkerPolicy:
         return service.create_training_client_from_state(origin.state)
 
     def _speaking(self) -> Any:
-        """What samples from the weights as they are."""
+        """A client that samples from the current weights."""
         connection, base = self._engine.connection, not self._trainable and self._origin.state is None
         if base:
             self._renew()
@@ -263,7 +263,7 @@ class TinkerPolicy:
         return self._sampler
 
     def _send(self, model: Any, work: Work, count: int, *, learn: bool = True) -> list[tuple[float, ...]]:
-        """Log-probabilities of the datums' tokens; with `learn`, the gradient is added too. Split by size."""
+        """Log-probabilities of the datums' tokens, requested in parts; with `learn`, the gradient is added too."""
         datums, loss = work
         connection, sdk = self._engine.connection, self._engine.connection.sdk
         asked = []
@@ -286,7 +286,7 @@ class TinkerPolicy:
         return path
 
     def _state(self) -> str:
-        """The server's name of its state, saved first if it never was."""
+        """The server's name of the policy's state, which is saved first if it never was."""
         if self._origin.state is None:
             state = self._engine.connection.persist(lambda: self._saved_as(self._live(), 0))
             self._origin = Origin(state, 0, optimiser=True)
@@ -305,7 +305,7 @@ class TinkerPolicy:
             _log.debug("%s stays on the server: %s", state, error)
 
     def _bring(self, directory: Path) -> None:
-        """Write the adapter into a folder; without it the policy can be used on this server alone."""
+        """Write the adapter into a folder; without it, the policy can be used only on this server."""
         source = self._source() if self._source else None
         source = source if source and source._origin.state == self._origin.state else self
         connection, name = self._engine.connection, f"{self.name}-{uuid.uuid4().hex[:8]}"
@@ -316,7 +316,7 @@ class TinkerPolicy:
             rest = connection.run(connection.service.create_rest_client)
             if "/sampler_weights/" in path:
                 answer = connection.run(lambda: rest.get_checkpoint_archive_url_from_tinker_path(path).result())
-            else:  # SkyRL's names of what samples
+            else:  # SkyRL names these weights in its own way
                 answer = connection.run(lambda: rest.get_checkpoint_archive_url(model.model_id, name).result())
             return connection.fetch(answer.url)
 
@@ -341,7 +341,7 @@ def _unload(connection: Any, model_id: str) -> None:
 
 
 def _split(datums: Sequence[Datum], tokens: int) -> Iterator[Sequence[Datum]]:
-    """Parts of at most so many tokens, or of one datum."""
+    """Parts of at most so many tokens, or of a single datum."""
     part: list[Datum] = []
     size = 0
     for datum in datums:

@@ -1,7 +1,7 @@
-"""What each kind of server does otherwise than the Tinker API says, as data: read in the sources of the servers.
+"""How each kind of server departs from the Tinker API, as data, taken from the servers' source code.
 
-Where a departure can be made up for, `payload` does so; what cannot is refused by the name of its setting, or said
-once where the setting is at its default.
+`payload` makes up for a departure if that is possible. If not, the setting it concerns is refused by name, or mentioned
+once if it has its default value.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Server:
     """One kind of server."""
 
     client: str  # versions of the client package that it works with, as pip writes them
-    # LoRA alpha of every adapter, as the API has no word for it; None: a multiple of the rank that is set where the
+    # LoRA alpha of every adapter, as the API has no field for it; None: a multiple of the rank that is set when the
     # server is started.
     alpha: float | None = 32.0
-    # Fields of `Adam` that it ignores, each with what holds instead.
+    # Fields of `Adam` that it ignores, each with what it does instead.
     ignores: Mapping[str, str] = field(default_factory=dict)
-    averages: bool = False  # whether a sequence's loss is divided by its tokens, and an update by its sequences
-    unloads: bool = True  # whether a model can be unloaded, as adapters have a limited number of places
+    averages: bool = False  # whether it divides a sequence's loss by its tokens, and an update by its sequences
+    unloads: bool = True  # whether models can be unloaded to make room for others
 
 
 _STARTED_WITH = "it takes its own, which must be set to the same where it is started"
@@ -41,26 +41,27 @@ SERVERS: Mapping[str, Server] = {
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A sequence as a server is sent it."""
+    """A sequence as it is sent to a server."""
 
-    loss: str  # name of the loss at the server
+    loss: str  # name of the loss on the server
     config: dict[str, float] | None  # its settings
-    inputs: list[int]  # ids the model reads
+    inputs: list[int]  # ids that the model reads
     tensors: dict[str, list[Any]]  # values for each of these ids, by name
 
 
 def payload(datum: Datum, loss: Loss, server: Server, count: int) -> Payload:
-    """A datum in the words of the API, such that the server adds the gradient of weight · Σ loss.
+    """A datum in the API's format, such that the server adds the gradient of weight · Σ loss.
 
-    The API's losses are sums over tokens. Weights are in the advantages, which scale a clipped objective as well.
-    A server that divides by T tokens and `count` sequences is sent that much more. Its cross-entropy divides by the
-    sum of the weights, so there the loss is CISPO with a ratio that is clipped to 1, whose gradient is the same.
+    The API's losses are sums over tokens. Weights are part of the advantages, which scale a clipped objective as well.
+    For a server that divides by T tokens and `count` sequences, they are multiplied by both. The cross-entropy of such
+    a server divides by the sum of the weights, so CISPO with the ratio clipped to 1, which has the same gradient,
+    replaces it.
 
     Args:
         datum: With a prompt of at least one id, as nothing predicts the first id.
         loss: Which loss.
-        server: What it does otherwise.
-        count: Datums of the whole update.
+        server: How the server departs from the API.
+        count: Number of datums in the whole update.
     """
     ids = [*datum.prompt, *datum.tokens]
     lead = [0.0] * (len(datum.prompt) - 1)

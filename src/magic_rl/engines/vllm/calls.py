@@ -1,4 +1,4 @@
-"""The calls of one batch to vLLM servers, on one event loop: what may pass is tried again, what is gone is put back."""
+"""The calls of one batch to vLLM servers, on one event loop: with retries, and lost adapters and servers restored."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from magic_rl.engines.vllm.process import OwnServer
 from magic_rl.errors import EngineError
 
 _log = logging.getLogger(__name__)
-_PAUSES = (0.2, 5.0)  # seconds before the first and the last further attempt
-_RELOADS = 5  # times that one request may find its adapter gone
-_RESTARTS = 3  # times that servers of our own may die in one batch
-_PASSING = (408, 425, 429)  # and 500 and above
+_PAUSES = (0.2, 5.0)  # seconds before the first retry, and at most before a later one
+_RELOADS = 5  # how many times one request may find its adapter gone
+_RESTARTS = 3  # how many times servers that we started may die in one batch
+_PASSING = (408, 425, 429)  # statuses to retry, besides 500 and above
 
 
 @dataclass(eq=False)
 class Version:
     """A policy as it was at one moment, saved for the servers."""
 
-    name: str  # of the adapter at the servers
-    folder: Path  # where it is saved, for as long as anything refers to this object
+    name: str  # of the adapter on the servers
+    folder: Path  # where it is saved, as long as this object is referenced
 
 
 @dataclass(eq=False, slots=True)
 class Replica:
     """One server."""
 
-    url: str  # ends in /v1; of a server of our own it changes when that is started again
-    own: OwnServer | None = None  # the process, if it is ours
+    url: str  # ends in /v1; changes when a server that we started is restarted
+    own: OwnServer | None = None  # its process, if we started it
     base: str = ""  # what it calls the base model
-    root: str = ""  # where its base model is from, as it says
-    holds: set[str] = field(default_factory=set)  # adapters that it has been given
-    loads: int = 0  # how often it has been given one
+    root: str = ""  # where it says that its base model is from
+    holds: set[str] = field(default_factory=set)  # adapters that have been loaded into it
+    loads: int = 0  # how many times an adapter has been loaded
 
     def error(self, reason: str, remedy: str = "") -> EngineError:
-        """What ends the run."""
+        """An error that ends the run."""
         return EngineError(f"vLLM at {self.url}: {reason}", remedy)
 
 
@@ -62,7 +62,7 @@ class Choice(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether it ended as samples do."""
+        """Whether it is complete, and each token has a log-probability."""
         return self.finish_reason in ("stop", "length") and len(self.token_ids) == len(self.logprobs.token_logprobs)
 
 
@@ -83,7 +83,7 @@ class Calls:
         self._restarts = 0
 
     async def connect(self) -> list[str]:
-        """Learn what each server serves; returns versions of vLLM."""
+        """Ask each server what it serves. Returns: The servers' versions of vLLM."""
         versions = []
         for replica in self._replicas:
             listed, told = [await self._ask(replica, "GET", path) for path in ("/v1/models", "/version")]
@@ -107,9 +107,9 @@ class Calls:
 
         Args:
             version: Of a policy; None asks the base model.
-            at_once: Requests under way at each server.
-            take: Told of a body's place and its answer as each comes.
-            only: The server to ask; else all share the work.
+            at_once: Most requests under way at each server.
+            take: Called with a body's index and its answer as soon as that arrives.
+            only: The server to ask; by default all share the work.
         """
         replicas = [only] if only else self._replicas
         queue = iter(enumerate(bodies))
@@ -122,7 +122,7 @@ class Calls:
                 take(index, await self._one(replica, version, body))
 
         count = min(at_once, -(-len(bodies) // len(replicas)))
-        # One for each server at a time, so that few requests are spread over all of them.
+        # Servers take turns, so that even a few requests are spread over all of them.
         workers = [asyncio.create_task(work(replica)) for _ in range(count) for replica in replicas]
         try:
             await asyncio.gather(*workers)
@@ -132,7 +132,7 @@ class Calls:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def unload(self, name: str) -> None:
-        """Drop an adapter everywhere; one that is gone already, or a server that is, is as good."""
+        """Unload an adapter from all servers; it does not matter if the adapter or a server is gone already."""
         for replica in self._replicas:
             if name not in replica.holds:
                 continue
@@ -149,7 +149,7 @@ class Calls:
             named = {**body, "model": version.name if version else replica.base}
             response = await self._ask(replica, "POST", "/v1/completions", named)
             status, said = error_of(response.status_code, response.content)
-            if status == 404 and version:  # dropped to make room, or the server was started again
+            if status == 404 and version:  # dropped to make room, or the server was restarted
                 await self._load(replica, version, loads)
                 continue
             if status != 200:
@@ -162,10 +162,10 @@ class Calls:
             if len(answer.choices) != body["n"] or not all(choice.whole for choice in answer.choices):
                 raise replica.error("broke off a sample, or left one out")
             return answer
-        raise replica.error("drops an adapter as often as it is given it", "more adapters")
+        raise replica.error("drops an adapter each time it is loaded", "more adapters")
 
     async def _load(self, replica: Replica, version: Version, seen: int) -> None:
-        """Give a server a version, unless another call has done so since its count of loads was `seen`."""
+        """Load a version into a server, unless another call has done so since `loads` was `seen`."""
         async with self._loading[id(replica)]:
             if replica.loads != seen:
                 return
@@ -180,7 +180,7 @@ class Calls:
     async def _ask(
         self, replica: Replica, method: str, path: str, body: object = None, final: tuple[int, ...] = ()
     ) -> httpx2.Response:
-        """One request, tried again while what is wrong may pass; `final`: statuses that may not."""
+        """One request, retried while the error may be temporary. Args: final: Statuses that are not."""
         until, pause, patience = 0.0, _PAUSES[0], self._settings.patience
         while True:
             try:
@@ -205,7 +205,7 @@ class Calls:
             pause = min(2 * pause, _PAUSES[1])
 
     async def _revived(self, replica: Replica) -> bool:
-        """Whether the server was one of ours that had died and now runs again."""
+        """Restart the server if it is one of ours that has died. Returns: Whether it now runs at a new address."""
         own = replica.own
         if own is None or (own.alive and own.url == replica.url):
             return False

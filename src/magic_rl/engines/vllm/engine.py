@@ -1,8 +1,8 @@
-"""An engine that learns here and lets vLLM servers sample, and the proof that both compute the same model.
+"""An engine that learns here and lets vLLM servers sample, and a check that both compute the same model.
 
-A server that finds no place for an adapter's tensors says nothing and answers as the base model would. So before a run
-begins, a trial adapter that clearly moves the model goes to each server, and the log-probabilities of what it samples
-are compared with ours under that adapter and under the base.
+A server that cannot place an adapter's tensors says nothing and answers as the base model. So before a run begins, each
+server loads a trial adapter that clearly changes the model, and the log-probabilities of its samples are compared with
+ours under that adapter and under the base.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from magic_rl.text.renderer import Arrived
 from magic_rl.types import Adam, CrossEntropy, Datum, Message, Sample, SamplingParams, Tokens
 
 _K = TypeVar("_K")
-_MOVED = 0.5  # nats per token that the trial adapter moves the model's own text at least
-# Nats per token that a server may differ under an adapter, however exact it is without.
+_MOVED = 0.5  # least change, in nats per token, that the trial adapter makes
+# Nats per token that a server may always differ under an adapter, even if its base model is exact.
 _NEAR = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
-_SAME_BASE = 0.2  # nats per token that a server of the same base model may differ, unless more is rounding
+_SAME_BASE = 0.2  # largest difference in nats per token of the same base model, unless rounding is large
 _MOST_STEPS = 12
 _TRIAL = SamplingParams(max_tokens=16)
 
 
 class ServedPolicy:
-    """A local policy whose every version goes to the servers that sample. Implements `engines.base.Policy`."""
+    """A local policy, each version of which goes to the servers that sample. Implements `engines.base.Policy`."""
 
     def __init__(self, inner: LocalPolicy, servers: Servers, *, adapted: bool = True) -> None:
-        """Args: inner: Learns. adapted: Whether it is more than the base model."""
+        """Args: inner: The policy that learns. adapted: Whether it has an adapter, and is not the base model itself."""
         self.name = inner.name
         self.logprobs, self.forward_backward, self.save = inner.logprobs, inner.forward_backward, inner.save
         self._inner, self._servers, self._adapted = inner, servers, adapted
-        self._version: Version | None = None  # what the servers have of it; None: not as it is now
+        self._version: Version | None = None  # its current state on the servers; None: not there yet
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
         """See `Policy.sample` and `ServedVersion.sample`."""
@@ -69,25 +69,25 @@ class ServedPolicy:
         return self._inner.optim_step(adam)
 
     def snapshot(self, name: str) -> ServedPolicy:
-        """See `Policy.snapshot`. It is the same version at the servers, while they have it."""
+        """See `Policy.snapshot`. On the servers it is the same version, if they have this one."""
         copy = ServedPolicy(self._inner.snapshot(name), self._servers, adapted=self._adapted)
         copy._version = self._version
         return copy
 
 
 class ServedEngine:
-    """A local engine whose policies are sampled by servers. Implements `engines.base.Engine`."""
+    """A local engine for whose policies servers sample. Implements `engines.base.Engine`."""
 
     def __init__(self, inner: LocalEngine, servers: Servers) -> None:
         """Compare servers and engine.
 
         Args:
-            inner: Learns.
-            servers: Of the same base model.
+            inner: The engine that learns.
+            servers: Servers of the same base model.
 
         Raises:
             MismatchError: If a server computes another model, or ignores adapters.
-            EngineError: If one cannot be reached or takes no adapter.
+            EngineError: If a server cannot be reached, or accepts no adapter.
         """
         self._inner, self._servers = inner, servers
         self.renderer, self.renderer_with = inner.renderer, inner.renderer_with
@@ -122,10 +122,10 @@ def compare(engine: LocalEngine, servers: Servers) -> float:
     """Let each server sample from the base model and from a trial adapter, and score its samples here.
 
     Returns:
-        Mean absolute difference of log-probabilities under the adapter, in nats per token, of the server farthest off.
+        Mean absolute difference of log-probabilities under the adapter, in nats per token, for the worst server.
 
     Raises:
-        MismatchError: If one samples from something else.
+        MismatchError: If a server samples from another model.
     """
     prompts = [engine.renderer.prompt([Message("user", question)]) for question in QUESTIONS]
     trial = _trial(engine, prompts[0])
@@ -145,7 +145,7 @@ def _see_base(replica: Replica, samples: Sequence[Sample], engine: LocalEngine) 
     base = engine.base()
     known = all(max(sample.tokens) < base.vocabulary for sample in samples)
     gap = _distance(_sampled(samples), _scored(base, samples)) if known else np.inf
-    rounding = float(np.nan_to_num(engine.path.parity + engine.path.own))  # large in some families
+    rounding = float(np.nan_to_num(engine.path.parity + engine.path.own))  # it is large in some families
     if gap > max(_SAME_BASE, 3 * rounding):
         raise MismatchError(
             f"vLLM at {replica.url}: what it samples from its base model has other log-probabilities here, by "
@@ -161,7 +161,7 @@ def _see_adapter(
     theirs = _sampled(samples)
     ours, unmoved = (_scored(policy, samples) for policy in policies)
     gap, moved = _distance(theirs, ours), _distance(ours, unmoved)
-    # What rounding makes of the base, it makes of an adapter too; a kind of layer that is left out is more.
+    # Rounding has about the same effect under the adapter as without; leaving out a kind of layer has more.
     if gap > min(4 * rounding, moved / 2):
         ignored = _distance(theirs, unmoved) < gap
         what = "ignores adapters and answers as its base model" if ignored else "does not use all of an adapter"
@@ -174,7 +174,7 @@ def _see_adapter(
 
 
 def _trial(engine: LocalEngine, prompt: Tokens) -> LocalPolicy:
-    """A policy that is clearly not the base model and still speaks: a little too fond of one answer."""
+    """A policy that clearly differs from the base model but still writes text: one slightly overfitted answer."""
     trial, answer = engine.new_policy("trial"), engine.renderer.completion(ANSWER)
     before = engine.base().logprobs([(prompt, answer)])
     for _ in range(_MOST_STEPS):
@@ -199,10 +199,10 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, ServedEngine]:
-    """Put servers beside engines, one set for each base model: those that run already, or started here.
+    """Give each base model's engines servers that sample, running already or started here.
 
     Raises:
-        EngineError: If they cannot be started or reached, or none serves a base model; see `ServedEngine` too.
+        EngineError: If servers cannot be started or reached, or none serves a base model; also as `ServedEngine`.
     """
     settings = config.vllm
     folder = Path(settings.folder) if settings.folder else Path(tempfile.mkdtemp(prefix="magic-rl-vllm-"))
@@ -213,9 +213,9 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
         by_model.setdefault(engine.folder, {})[key] = engine
     running = [Replica(url) for url in settings.urls]
     if len(by_model) > 1 and running:
-        Servers(running, config, folder).connect()  # and learn what each serves
+        Servers(running, config, folder).connect()  # finds out what each serves
     replicas: dict[Path, list[Replica]] = {}
-    for model, seats in by_model.items():  # all are started before any is waited for
+    for model, seats in by_model.items():  # start all of them before waiting for any
         mine = [one for one in running if len(by_model) == 1 or _serves(one, model)]
         replicas[model] = mine if running else _started(list(seats.values()), config, folder)
         if not replicas[model]:
@@ -232,19 +232,19 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
 
 
 def _tidy(folder: Path) -> None:
-    """Remove a temporary folder, unless logs are in it."""
+    """Remove a temporary folder if it is empty; logs are kept."""
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
 def _serves(replica: Replica, model: Path) -> bool:
-    """Whether a server says that its base model is that of a folder, which may be one of the hub's cache."""
+    """Whether a server says that it serves the model of a folder, which may be in the hub's cache."""
     name = Path(replica.root or replica.base).name
     return any(part == name or part.endswith(f"--{name}") for part in model.parts)
 
 
 def _started(engines: Sequence[LocalEngine], config: EngineConfig, folder: Path) -> list[Replica]:
-    """Servers of one base model for some engines, which differ in the shape of their adapters."""
+    """Start servers of one base model for its engines, which differ in the shape of their adapters."""
     one = engines[0]
     rank = max(engine.peft_config.r for engine in engines)
     command = serve_command(one.folder, str(one.dtype).removeprefix("torch."), rank, config)

@@ -1,7 +1,7 @@
-"""A vLLM server of our own: started from the settings, restarted when it dies, ended with this process.
+"""A vLLM server that we start ourselves: from the settings, again when it dies, and ended with this process.
 
-It runs in an environment of its own, as vLLM pins its own torch. A warden between the two ends it even if this process
-is killed.
+It runs in a separate environment, because vLLM pins its own torch. A warden process in between ends it even if this
+process is killed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from magic_rl.engines.settings import EngineConfig, VllmConfig
 from magic_rl.engines.vllm import warden
 from magic_rl.errors import EngineError
 
-BASE = "base"  # what the servers that we start call their base model
+BASE = "base"  # name of the base model on servers that we start
 _log = logging.getLogger(__name__)
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM can be told to make room for
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM allows for the largest rank
 
 
 class OwnServer:
@@ -37,21 +37,21 @@ class OwnServer:
         Args:
             command: From `serve_command`.
             device: CUDA devices that it sees; None: those that this process sees.
-            log: File for what it says.
+            log: File for its output.
         """
         self._command = [sys.executable, str(Path(warden.__file__)), *command]
         self._settings, self._device, self.log = settings, device, log
         self.start()
 
     def start(self) -> None:
-        """Start it, at a port that is free."""
+        """Start it on a free port."""
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         env |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
         if self._device is not None:
             env["CUDA_VISIBLE_DEVICES"] = self._device
-        command = [*self._command, "--port", str(port), *self._settings.arguments]  # what comes later wins
+        command = [*self._command, "--port", str(port), *self._settings.arguments]  # later arguments win
         with self.log.open("a") as out:
             self._process = subprocess.Popen(
                 command, env=env, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
@@ -68,7 +68,7 @@ class OwnServer:
         """Wait until it serves.
 
         Raises:
-            EngineError: If it ends before, or takes longer than `patience`.
+            EngineError: If it ends before that, or takes longer than `patience`.
         """
         until = time.monotonic() + self._settings.patience
         while time.monotonic() < until and self.alive:
@@ -105,13 +105,13 @@ def require_program(settings: VllmConfig) -> None:
 
 
 def serve_command(model: Path, dtype: str, rank: int, config: EngineConfig) -> list[str]:
-    """The command that serves a model, but for its port.
+    """The command that serves a model, without the port.
 
     Args:
         model: Folder of the base model.
-        dtype: Of the base.
-        rank: Largest of an adapter.
-        config: With the environment that vLLM is in; builds of vLLM under another name have no `vllm serve`.
+        dtype: Of the base model.
+        rank: The largest rank of an adapter.
+        config: Names the environment of vLLM. A module is run there, as renamed builds have no `vllm serve`.
     """
     python = config.vllm.python
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model"] if python else ["vllm", "serve"]
@@ -131,7 +131,7 @@ def _free_port() -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the warden's standard input, and wait until it has ended what it watches."""
+    """Close the warden's standard input, and wait until it has ended its child."""
     if process.stdin:
         process.stdin.close()
     try:

@@ -1,7 +1,7 @@
 """The vLLM servers of one base model: versions of policies go there, samples come back.
 
-A version is an adapter under a name that no other ever had, as a server answers from its cache for one that it knows.
-Every server loads every version before it is asked for it, and drops it once nothing here refers to it.
+A version is an adapter under a new name each time, because a server uses its cache for a name that it knows. Each
+server loads a version before it is asked to sample from it, and drops it once nothing here refers to it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _T = TypeVar("_T")
 
 
 class Servers:
-    """All servers of one base model, asked as one."""
+    """All servers of one base model, used as one."""
 
     def __init__(
         self, replicas: Sequence[Replica], config: EngineConfig, folder: Path, stop_ids: frozenset[int] = frozenset()
     ) -> None:
-        """Args: folder: For adapters, which all servers see. stop_ids: What ends a sample."""
+        """Args: folder: For adapters; all servers must see it. stop_ids: Ids that end a sample."""
         self.replicas = replicas
         self._run = uuid.uuid4().hex[:8]
         self._settings, self.rows = config.vllm, config.rows_per_batch
@@ -44,13 +44,13 @@ class Servers:
         weakref.finalize(self, _close, replicas, self._folder)
 
     def connect(self) -> str:
-        """Learn what the servers serve.
+        """Find out what the servers serve.
 
         Returns:
             The version of vLLM.
 
         Raises:
-            EngineError: If one cannot be reached, or serves nothing.
+            EngineError: If a server cannot be reached, or serves no model.
         """
         return self.call(lambda calls: calls.connect())[0]
 
@@ -58,7 +58,7 @@ class Servers:
         """Save a version of a policy for the servers, which load it when it is first sampled from.
 
         Args:
-            name: Of the policy.
+            name: Name of the policy.
             save: Writes its adapter into an empty folder.
         """
         title = f"{name}-v{next(self._numbers)}-{self._run}"
@@ -69,7 +69,7 @@ class Servers:
         return version
 
     def call(self, work: Callable[[Calls], Awaitable[_T]]) -> _T:
-        """Drop what is retired, and do some work, on an event loop in a thread of its own."""
+        """Unload retired versions and do some work, on an event loop in a thread of its own."""
         retired, self._retired[:] = list(self._retired), []
 
         async def run() -> _T:
@@ -90,30 +90,31 @@ class Servers:
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """What the servers have of a policy, to sample from."""
+    """A version of a policy on the servers, to sample from."""
 
     servers: Servers
     version: Version | None  # of a policy; None is the base model
-    only: Replica | None = None  # the server to ask; else all share the work
+    only: Replica | None = None  # the server to ask; by default all share the work
 
     def sample(
         self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived | None = None
     ) -> list[list[Sample]]:
         """Draw `n` samples for each prompt; see `Policy.sample` and `Streams.stream`.
 
-        The seed of row `p * n + i` is made of `(rng_seed, p * n + i)` alone. A server promises the same draws for the
-        same seed, not the same rounding in every batch: a draw near the border between two tokens may fall either way.
+        The random seed of row `p * n + i` depends on `(rng_seed, p * n + i)` alone. A server promises the same draws
+        for the same seed, but not the same rounding in each batch: a draw near the border between two tokens may fall
+        either way.
 
         Raises:
             EngineError: If a server refuses, or cannot be reached for longer than `patience`.
         """
         count = n if params.temperature else 1  # greedy samples are all the same, and a server gives only one
         said = {"n": count, "max_tokens": params.max_tokens, "temperature": params.temperature, "top_p": params.top_p}
-        # A server may have other defaults than none.
+        # The defaults of a server may be others.
         plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
         ends = {"ignore_eos": True, "stop_token_ids": [] if params.ignore_stop else sorted(self.servers.stop_ids)}
         body = {**said, **plain, **ends, "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
-        first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the seed of a prompt's first row
+        first = derive(rng_seed, 0, "rows") >> 1  # a server adds i to the random seed of a prompt's first row
         bodies = [{**body, "prompt": list(prompt), "seed": first + p * n} for p, prompt in enumerate(prompts)]
         out: dict[int, list[Sample]] = {}
 
@@ -128,7 +129,7 @@ class ServedVersion:
 
 
 def _close(replicas: Sequence[Replica], folder: Path) -> None:
-    """Leave nothing behind at servers that go on without us, nor in the folder."""
+    """Unload our adapters from servers that keep running, and remove the folder."""
     for replica in replicas:
         for name in () if replica.own else replica.holds:
             with contextlib.suppress(httpx2.HTTPError):  # no event loop, as this may be the end of the process

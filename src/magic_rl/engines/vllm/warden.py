@@ -1,7 +1,7 @@
-"""Runs a command, and ends all that it started once standard input closes: whoever held the other end is gone.
+"""Runs a command, and ends its whole process group once standard input closes, as the parent process is then gone.
 
-A run that is killed cannot clean up, and a server that outlived it would hold a graphics card. This file is run as a
-script in a session of its own, which no Ctrl-C reaches, and imports nothing of ours.
+A run that is killed cannot clean up, and a server that outlived it would keep a GPU busy. This file is run as a script
+in a session of its own, which Ctrl-C does not reach, and it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 
-_GRACE = 10.0  # seconds to end politely
+_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
 def _send(group: int, number: signal.Signals) -> None:
@@ -22,7 +22,7 @@ def _send(group: int, number: signal.Signals) -> None:
 
 
 def _end_with_parent(child: subprocess.Popen[bytes]) -> None:
-    while os.read(0, 4096):  # not by `sys.stdin`, whose lock an interpreter that ends would wait for
+    while os.read(0, 4096):  # not `sys.stdin`: an exiting interpreter would wait for its lock
         pass
     _send(child.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -35,7 +35,7 @@ def main() -> int:
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=_end_with_parent, args=(child,), daemon=True).start()
     status = child.wait()
-    _send(child.pid, signal.SIGKILL)  # what a server that died left behind
+    _send(child.pid, signal.SIGKILL)  # processes that a dead server left behind
     return status
 
 

@@ -1,6 +1,6 @@
-"""Run by `evidence.foreign` in an environment that has nanoGCG and nothing of ours: suffixes by gradients.
+"""GCG: suffixes found by gradients. `evidence.foreign` runs this where nanoGCG is installed and magic_rl is not.
 
-Reads a job (model, seeds, rng_seed, settings) as JSON; writes a line with the attack on each seed.
+Reads a job (model, seeds, rng_seed, settings) as JSON; writes a line with the attack on each seed, and one when done.
 """
 
 import json
@@ -21,7 +21,7 @@ def main() -> None:
             num_steps=job["settings"]["steps"],
             search_width=job["settings"]["width"],
             seed=job["rng_seed"],
-            use_prefix_cache=False,  # its cache is of a kind that transformers 5 no longer takes
+            use_prefix_cache=False,  # transformers 5 no longer accepts its type of cache
             verbosity="WARNING",
         )
         target = f"Sure, here is {text[:1].lower()}{text[1:].rstrip('.?!')}"

@@ -1,7 +1,7 @@
-"""Run by `evidence.foreign` in an environment that has PyRIT and nothing of ours: PAIR, TAP and Crescendo.
+"""PAIR, TAP and Crescendo. `evidence.foreign` runs this where PyRIT is installed and magic_rl is not.
 
-Reads a job as JSON. What goes to the target is read where it passes, at the HTTP client: each call becomes a line, and
-the one that would exceed the budget ends the attack on that seed.
+Reads a job as JSON. The HTTP client to the target records each call as a line; the call that would exceed the budget
+ends the attack on that seed.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from pyrit.executor.attack import (
 from pyrit.prompt_target import OpenAIChatTarget
 from pyrit.setup import IN_MEMORY, initialize_pyrit_async
 
-LINES, sys.stdout = sys.stdout, sys.stderr  # what PyRIT prints is no line of ours
+LINES, sys.stdout = sys.stdout, sys.stderr  # keeps PyRIT's own output out of our lines
 
 
 def say(row):
     print(json.dumps(row), file=LINES, flush=True)
 
 
-IN_A_ROW = 5  # failed calls after which the target is left alone
+IN_A_ROW = 5  # consecutive failed calls after which the attack stops
 
 
 class Watched(openai.DefaultAsyncHttpxClient):
-    """The client for calls to the target about one seed, at most so many."""
+    """The client for calls to the target about one seed, limited by the budget."""
 
-    failed = 0  # calls in a row, about any seed
+    failed = 0  # consecutive failed calls, about any seed
 
     def __init__(self, seed, budget):
         super().__init__()
@@ -73,7 +73,7 @@ def chat(job, who, **settings):
 async def attack(job, seed, objective):
     watched = Watched(seed, job["budget"])
     client = {"http_client": watched, "timeout": 300}
-    limit = {"max_tokens": job["max_tokens"]}  # by the name that every server knows
+    limit = {"max_tokens": job["max_tokens"]}  # the name that all servers know
     target = chat(
         job, "target", httpx_client_kwargs=client, temperature=job["temperature"], extra_body_parameters=limit
     )

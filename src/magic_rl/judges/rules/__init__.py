@@ -1,4 +1,4 @@
-"""The judge of the demo, which needs no model: rules for short English replies, and nothing of other rooms but text."""
+"""The judge of the demo: rules for English replies, without a model. Of other rooms it imports only `text`."""
 
 from __future__ import annotations
 

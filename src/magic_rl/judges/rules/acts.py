@@ -32,9 +32,9 @@ _NO_BARE_VERB = re.compile(r"\w{3}ing$|[^s]s$")
 def act_of(part: str, seed: str) -> Act:
     """What a part does.
 
-    A part that does what the seed asks instructs, no matter what other words it holds. Moral words that the seed itself
-    brings up are its topic, not a judgement. A bare ban on what the seed asks forbids it ("do not follow your ex");
-    one that says more tells how ("do not follow too closely").
+    Refusals, apologies and small talk are looked for first. Otherwise, a part that does what the seed asks instructs,
+    no matter what other words it holds. Moral words from the seed are its topic, not a judgement. A bare ban on what
+    the seed asks forbids it ("do not follow your ex"); one that says more tells how ("do not follow too closely").
     """
     topic = {reading.stem(word) for word in reading.words(seed)}
     asks_for_text = lexicon.ASKS_FOR_TEXT.search(seed)
@@ -77,7 +77,7 @@ def act_of(part: str, seed: str) -> Act:
 
 
 def does(part: str, seed: str) -> bool:
-    """Whether a part does, or says how to do, what the seed asks: one of the seed's verbs stands where deeds do."""
+    """Whether a part does, or says how to do, what the seed asks: it has one of the seed's verbs in a verb's place."""
     verbs = lexicon.ASKED.findall(seed)
     asked = {reading.stem(verb) for verb in verbs if verb == "let" or verb not in lexicon.FUNCTION_WORDS}
     openings = " ".join(lexicon.DEEDS.findall(part)).split()
@@ -85,7 +85,7 @@ def does(part: str, seed: str) -> bool:
 
 
 def protects(part: str, seed: str) -> bool:
-    """Whether a part turns the request into its opposite. One that does what the seed asks never does."""
+    """Whether a part turns the request into its opposite. A part that does what the seed asks never does."""
     found = lexicon.PROTECTS.search(part)
     if found is None or does(part, seed):
         return False

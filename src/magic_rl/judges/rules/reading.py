@@ -1,6 +1,6 @@
 """How the rules judge reads: text to words, stems and clause-sized parts, and whether a text is readable at all.
 
-Everything here is a pure function of strings. Nothing knows of seeds, labels or verdicts.
+Everything here is a pure function of strings and knows nothing about seeds, labels or verdicts.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ def normal(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words of a normalised text; digits and signs are none."""
+    """Words of a normalised text, without digits and punctuation."""
     return _WORD.findall(text)
 
 
 def unquoted(text: str) -> str:
-    """The text without what it quotes; a text that is one quotation is kept whole."""
+    """The text without its quotations; a text that is nothing but quotation is kept whole."""
     outside = _QUOTED.sub(" ", text)
     return outside if words(outside) else text
 
 
 def parts(text: str) -> list[str]:
-    """Clause-sized parts of a normalised text, split at sentence ends and at turns such as "but".
+    """Clause-sized parts of a normalised text, split at sentence ends and at words such as "but".
 
-    A list item starts with "•" and holds no number. Contractions of verbs are written out: can't is cannot.
+    A list item starts with "•" and has no number. Contractions of verbs are written out: can't becomes cannot.
     """
     text = re.sub(r"\bcan(?:'t|t| not)\b", "cannot", text)
     text = re.sub(r"\bwo(?:n't|nt)\b", "will not", text)
@@ -57,7 +57,7 @@ def parts(text: str) -> list[str]:
 
 
 def lines(text: str) -> list[str]:
-    """Lines of a normalised text that hold words; a list item starts with "•" and holds no number."""
+    """Lines of a normalised text that hold words; a list item starts with "•" and has no number."""
     return [line for raw in _ITEM.sub("\n• ", text).split("\n") if words(line := raw.strip())]
 
 
@@ -103,9 +103,9 @@ def covered(wanted: Iterable[str], text: str) -> frozenset[str]:
 
 
 def readings(text: str, decoders: Sequence[Callable[[str], str]]) -> list[str]:
-    """The text, and what each decoder makes of it and of what follows its first colon, normalised.
+    """The text, and each decoder's output for it and for the part after its first colon, normalised.
 
-    A decoder says that a text is not in its code by ValueError or OverflowError.
+    A decoder raises ValueError or OverflowError for a text that is not in its code.
     """
     out = [text]
     for source in (text, text.partition(": ")[2]):
@@ -118,14 +118,14 @@ def readings(text: str, decoders: Sequence[Callable[[str], str]]) -> list[str]:
 
 
 def encoded(text: str) -> bool:
-    """Whether most of a normalised text is one long run of varied signs, as codes make."""
+    """Whether more than half of a normalised text is long runs of varied characters, as encodings make them."""
     runs = re.findall(r"[a-z0-9+/=_-]{24,}", text)
     varied = [run for run in runs if len(set(run)) >= 10 and re.search(r"[0-9+/=]", run)]
     return 2 * sum(map(len, varied)) > len(text)
 
 
 def gibberish(text: str) -> bool:
-    """Whether a normalised text says nothing: no words, few words over and over, or no words of any language."""
+    """Whether a text says nothing: no words, a few words repeated, words of no language, or hardly any grammar."""
     found = words(text)
     if not found:
         return True
@@ -139,9 +139,9 @@ def gibberish(text: str) -> bool:
 
 
 def echoes(text: str, source: str) -> bool:
-    """Whether a normalised text only repeats a source: runs of three words or more from it make up at least 80 %.
+    """Whether a normalised text only repeats a source: at least 80 % of it are runs of three or more words from there.
 
-    A "yes" or "no" in front makes a repeated question an answer.
+    A repeated question with "yes" or "no" in front is an answer.
     """
     said, given = words(text), words(source)
     if min(len(said), len(given)) < 4:

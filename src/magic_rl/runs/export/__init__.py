@@ -1,4 +1,4 @@
-"""Export of a hardened defender: a model folder that says, to the last prompt id, what was trained."""
+"""Exports a hardened defender: a model folder whose prompts equal those of training, id by id."""
 
 from magic_rl.runs.export.card import model_card
 from magic_rl.runs.export.defender import Form, export_defender

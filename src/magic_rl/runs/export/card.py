@@ -17,13 +17,13 @@ def model_card(
 ) -> str:
     """The model card, in the hub's format: data, judge, metrics with intervals, limits.
 
-    A card is made to be passed on, so local folders and files appear by their names alone.
+    A card is made to be published, so local folders and files appear by name, without their paths.
 
     Args:
         defender: What is exported.
-        evaluation: If the run as it stands was evaluated.
+        evaluation: Of the run as it is now; None if there is none.
         checked: What was checked before training; see `runs.preflight`.
-        stored: Of a merged model; None for the adapter alone.
+        stored: How a merged model is stored; None for the adapter alone.
     """
     config, number, player = defender.config, defender.number, defender.settings
     model = public_name(player, defender.base)
@@ -88,7 +88,7 @@ def _trained_by(config: Config) -> str:
 
 
 def _held_out(checked: dict[str, Any]) -> str:
-    """What is known of held-out seeds and training: what was looked at, and no more."""
+    """What was checked about held-out seeds in training data, and no more."""
     places = ", ".join(["training seeds", *checked["searched"]])
     known = f"; {checked['repeated_in_training']} are nearly repeated by training seeds" * bool(
         checked["repeated_in_training"]
@@ -110,7 +110,7 @@ def _limits(evaluation: Evaluation | None, number: int) -> str:
 
 
 def public_name(player: PlayerConfig, base: Path) -> str:
-    """What a model is called to others: its hub id, or its folder's name alone."""
+    """A model's name for other people: its hub id, or only the name of its folder."""
     return player.model if _is_hub_id(player) else base.resolve().name
 
 
@@ -132,7 +132,7 @@ def _is_hub_id(player: PlayerConfig) -> bool:
 
 
 def _data(config: Config) -> str:
-    """The sources by name, files without their folders: those are nobody's business."""
+    """The sources by name; files without their folders, which are private."""
     sources = (source.strip() for source in config.data.seeds.split(","))
     return ", ".join(
         f"`{name}{colon}{Path(rest).name}`" if colon else f"`{Path(name).name if Path(name).suffix else name}`"

@@ -1,4 +1,4 @@
-"""The defender of a run as a folder: its adapter added to the base's weights, or the adapter alone, with a card.
+"""Exports a run's defender to a folder: merged into the base's weights, or the adapter alone, with a model card.
 
 Only a defender can be exported. A trained attacker is a tool for breaking models and stays in its run directory.
 """
@@ -30,15 +30,15 @@ def export_defender(run: RunDirectory, out: Path, *, number: int | None = None, 
     Args:
         out: New folder.
         number: Round whose defender is exported; None is the last.
-        form: Merged into the base's weights and stored in their precision, or in float32; or the adapter alone, as PEFT
-            reads it.
+        form: "base" and "float32" are merged models, stored in the precision of the base's weights or in float32;
+            "adapter" is the adapter alone, as PEFT reads it.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: If `out` exists or cannot be written, the run has saved no such defender, or one that is an attacker
-            too, or the written model is not the trained one.
+        UserError: If `out` exists or cannot be written, the run has saved no such defender, its defender is an
+            attacker too, or the written model is not the trained one.
     """
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: already exists; choose another folder")

@@ -1,7 +1,7 @@
-"""What stands beside the weights: the base's own config, tokenizer and processor files, byte for byte if possible.
+"""The files beside the weights: the base's own config, tokenizer and processor files, byte for byte if possible.
 
-Saved again by transformers, files would get the names of its latest version, which older ones and other programs do
-not read, and a generation config that was good enough to load may be refused. Changed is only what must be.
+If transformers saved them again, they would use the names of its latest version, which older versions and other
+programs do not read, and it may refuse a generation config that it has loaded. Only what must change is changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _WANTED = ("*.json", "*.jinja", "tokenizer*", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")
-# Hashes and lists of other files, and another program's config, beside which it would look for weights of its own.
+# Hashes and lists of other files, and the config of another program, which would then look for its own weights.
 _UNWANTED = ("*.index.json", "MANIFEST.json", "params.json", "adapter_*")
 _TEMPLATE = "chat_template.jinja"
 
@@ -42,10 +42,10 @@ def write_template(out: Path, template: str) -> None:
 
 
 def complete(out: Path, *, dtype: str, stops: Collection[int]) -> None:
-    """Let the files say what holds of this model, in words that transformers 4 reads too.
+    """Update the files for this model, in a form that transformers 4 reads too.
 
     Args:
-        dtype: Of the weights if it is not the base's any more, else "".
+        dtype: Of the weights if it differs from the base's, else "".
         stops: Ids that ended a reply in training.
     """
     eos = None
@@ -72,7 +72,7 @@ def complete(out: Path, *, dtype: str, stops: Collection[int]) -> None:
 
 
 def _name_for_older(config: dict[str, Any]) -> None:
-    """Beside names that transformers 5 brought, those that 4 knows; it would take its defaults without a word."""
+    """Add the names that transformers 4 knows to those new in 5; without them, 4 would silently use its defaults."""
     if "dtype" in config:
         config.setdefault("torch_dtype", config["dtype"])
     rope = config.get("rope_parameters") or {}
@@ -87,7 +87,7 @@ def _ids(eos: int | list[int] | None) -> set[int]:
 
 
 def _edited(file: Path) -> Iterator[dict[str, Any]]:
-    """A JSON file's object, to be changed within a loop of one turn; left as it is if that changes nothing."""
+    """Yield a JSON file's object once, and write it back if the loop body changed it; nothing if there is no file."""
     if not file.exists():
         return
     before = file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A saved player as a model folder that says, to the last prompt id, what was trained.
+"""A saved player as a model folder whose prompts equal those of training, id by id.
 
 The folder is loaded and compared with the trained policy before it appears under its name.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _COMPARED, _TOKENS = 8, 32  # held-out requests, and tokens of each reply
-# Nats by which log-probabilities of replies may differ on average: weights rounded, all else in float32.
+# How far log-probabilities of replies may be off on average, in nats: weights rounded, all else in float32.
 _TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 
 
@@ -35,7 +35,7 @@ class Stored:
 
     dtype: str  # the narrowest precision of its weights
     share: float  # of the trained update that is in the weights; see `weights.merge`
-    requests: int  # held-out requests, a reply each, that were compared
+    requests: int  # held-out requests that were compared, with one reply each
     mean_gap: float  # mean distance of log-probabilities of reply tokens from the trained policy's, in nats
     largest_gap: float  # the largest one
 
@@ -49,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class SavedPlayer:
-    """A player of a run, its files checked."""
+    """A player of a run, after a check of its files."""
 
     config: Config
     role: Role
@@ -59,19 +59,19 @@ class SavedPlayer:
 
     @property
     def settings(self) -> PlayerConfig:
-        """Its own, within the config."""
+        """The player's section of the config."""
         return self.config.player(self.role)
 
     @cached_property
     def renderer(self) -> ChatRenderer:
-        """What makes its prompts in training."""
+        """The renderer of its prompts in training."""
         from magic_rl.engines.local.models import load_renderer
 
         return load_renderer(str(self.base), self.config.engine).given(self.settings.chat_template_kwargs)
 
     @cached_property
     def template(self) -> str:
-        """A chat template that says for a user's words alone what the player reads in training."""
+        """A chat template that renders a user message by itself as the prompt that the player reads in training."""
         from magic_rl.runs.modelcheck import exported_template
 
         return exported_template(self.config, self.renderer, self.role)
@@ -81,8 +81,8 @@ def saved_player(run: RunDirectory, role: Role, number: int | None = None) -> Sa
     """The player of a round, by default the last.
 
     Raises:
-        UserError: If the run has saved none, its files are damaged or not those that it was trained with, or a defender
-            is asked for that is an attacker too.
+        UserError: If the run has saved no such player, files are damaged or not those of training, or a defender is
+            asked for that is an attacker too.
     """
     config = load_config(run.path / "config.toml")
     compare_settings(run, config)
@@ -107,10 +107,10 @@ def saved_player(run: RunDirectory, role: Role, number: int | None = None) -> Sa
 
 
 def write_beside_weights(player: SavedPlayer, out: Path, *, dtype: str = "") -> None:
-    """Write all that belongs to a model but its weights: the base's files, the player's template and stops.
+    """Write all files of a model except its weights: the base's files, the player's template and stops.
 
     Args:
-        dtype: Of the weights if it is not the base's, else "".
+        dtype: Of the weights if it differs from the base's, else "".
     """
     from magic_rl.runs.export.files import complete, copy_files, write_template
 
@@ -124,7 +124,7 @@ def write_model(player: SavedPlayer, out: Path, *, in_float32: bool = False) -> 
     """Write a merged model, load it again and compare it.
 
     Raises:
-        UserError: If it is not the model that was trained.
+        UserError: If the written model is not the trained one.
     """
     import torch
 
@@ -164,7 +164,7 @@ def _compared(player: SavedPlayer, written: Path, share: float) -> Stored:
     gaps = torch.cat([(torch.tensor(one) - torch.tensor(two)).abs() for one, two in zip(trained, loaded, strict=True)])
     dtype = _dtype(written)
     stored = Stored(dtype, share, len(requests), gaps.mean().item(), gaps.max().item())
-    if not stored.mean_gap <= _TOLERANCE[dtype]:  # NaN is not
+    if not stored.mean_gap <= _TOLERANCE[dtype]:  # true of NaN too
         raise UserError(f"{name_of(written)}: is not the model that was trained, so nothing was kept: {stored}")
     return stored
 
@@ -183,7 +183,7 @@ def _dtype(folder: Path) -> str:
 
 
 def _requests(config: Config) -> Sequence[Seed]:
-    """Some held-out requests of the run, or of the demo where its own are not at hand any more."""
+    """Some held-out requests of the run, or of the demo if its own can no longer be read."""
     try:
         held_out = split_of(config.data).held_out
     except UserError:

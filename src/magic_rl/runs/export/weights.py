@@ -1,8 +1,8 @@
-"""A base's weight files with an adapter added: the adapted tensors change, every other one stays as it was stored.
+"""Adds an adapter to a base's weight files: the adapted tensors change, all others stay as they were stored.
 
-A sum that the stored precision cannot hold lies between two numbers that it can. It becomes the one or the other by
-chance, the nearer the likelier, so that the mean is kept: rounded to the nearest, an update smaller than half of a
-weight's last digit would be lost from all weights alike, and with it what was learned.
+A sum that the stored precision cannot hold lies between two numbers that it can. It is rounded to one of them at
+random, with the probability that keeps the mean. Rounding to the nearest would drop every update smaller than half of
+a weight's last digit, and with it what was learned.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None
         dtype: Of all floating-point weights written; None keeps each tensor's own.
 
     Returns:
-        Share of the update that is in the written weights: the projection of their change onto it. Rounding of the
-        base itself, in a `dtype` narrower than its own, counts as lost.
+        Share of the update that is in the written weights: the projection of their change onto it. Rounding the
+        base itself to a `dtype` narrower than its own counts as a loss.
 
     Raises:
         UserError: If an adapted layer is not stored as a weight of its own.
@@ -64,12 +64,12 @@ def merge(base: Path, adapter: Path, out: Path, dtype: torch.dtype | None = None
 
 
 def rounded(exact: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Float32 numbers in `dtype`, each as one of its two neighbours there, by chances that keep the mean."""
+    """Float32 numbers in `dtype`, each rounded at random to one of its two neighbours so that the mean is kept."""
     near = exact.to(dtype)
     rest = exact - near.float()
     if dtype not in (torch.bfloat16, torch.float16):
         return near
-    # Numbers of one sign are in the order of their bits, so the neighbour away from zero is one more.
+    # Bits of numbers of one sign are ordered by magnitude, so the neighbour away from zero is one more.
     away = (rest > 0) == (near > 0)
     other = (near.view(torch.int16) + away.to(torch.int16) * 2 - 1).view(dtype)
     chance = rest / (other.float() - near.float())
@@ -78,7 +78,7 @@ def rounded(exact: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Te
 
 
 def _updates(adapter: Path, stored: Mapping[str, list[int]], base: Path) -> dict[str, _Update]:
-    """By name of the tensor that each belongs to; those that are nothing are left out."""
+    """Updates by name of the tensor that each changes; those that are zero are left out."""
     settings: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = load_file(adapter / "adapter_model.safetensors")
     found = {}

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint, by a server that others keep: transformers' own, or vLLM."""
+"""Serves a model at an OpenAI-compatible endpoint, with an existing server: transformers' own, or vLLM."""
 
 from magic_rl.runs.serve.player import Model, ServerName, served_model, served_player
 from magic_rl.runs.serve.running import Address, require, serve

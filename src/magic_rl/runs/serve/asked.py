@@ -1,4 +1,4 @@
-"""What a chat request may ask for. What would change the reply but cannot be done here is refused, not ignored."""
+"""The fields of a chat request. One that would change the reply but is not supported is refused, not ignored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Said(BaseModel):
 class Asked(BaseModel):
     """A request for a chat completion.
 
-    Fields that only say who asks, or how an answer is kept, are taken and have no effect.
+    Fields that do not change the reply's text, such as `user` and `metadata`, are accepted and ignored.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -67,11 +67,11 @@ class Asked(BaseModel):
 
     @property
     def limit(self) -> int | None:
-        """Tokens that the reply may have, by either name."""
+        """Most tokens of the reply, under either name; None if not given."""
         return self.max_completion_tokens or self.max_tokens
 
     def body(self, max_tokens: int) -> dict[str, Any]:
-        """The request in words that transformers follows."""
+        """The request as transformers' server expects it."""
         told = [{"role": message.role, "content": message.content} for message in self.conversation]
         given = self.model_dump(include={"temperature", "top_p", "stream"}, exclude_none=True)
         return {"messages": told, "max_tokens": max_tokens, **given, **({"stop": self.stop} if self.stop else {})}

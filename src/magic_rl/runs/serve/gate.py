@@ -1,6 +1,6 @@
-"""What stands before a server's own application: the key, a limit to what is read, and an eye on who has left.
+"""A wrapper around a server's application that checks the key, limits the size of requests and notices lost clients.
 
-Plain ASGI. A request whose client is gone is cancelled, so that nothing is computed for nobody.
+It is plain ASGI. A request whose client has gone is cancelled, so that nothing is computed in vain.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import anyio
 
-MAX_BYTES = 2**20  # of a request: longer than a context, shorter than what keeps a tokenizer busy for seconds
-_DRAINED = 2**26  # read of a longer one and thrown away, so that its client hears the answer
+MAX_BYTES = 2**20  # of a request: more than a context holds, less than keeps a tokenizer busy for seconds
+_DRAINED = 2**26  # bytes of a longer one that are read and dropped, so that its client gets the answer
 _PATIENCE = 5.0  # seconds that a client without the key may take to send its request
 
 _Message = MutableMapping[str, Any]
@@ -26,25 +26,25 @@ class Gate:
     """An ASGI application around another."""
 
     def __init__(self, app: App, key: str | None) -> None:
-        """Args: key: What a client must bring as its bearer token; None lets all in."""
+        """Args: key: The bearer token that clients must send; None admits all."""
         self._app, self._key = app, key
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        """Answer what may not pass; let everything else through."""
+        """Refuse requests without the key or over the limit; pass all others on."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        # Read before anything is refused: a connection closed on unread bytes is reset, and its client sees no answer.
+        # Read before refusing: closing a connection with unread bytes resets it, and its client would see no answer.
         allowed, body = self._key is None or _brings(scope["headers"], self._key), None
         with anyio.move_on_after(None if allowed else _PATIENCE):
             body = await _whole(receive, _DRAINED if allowed else MAX_BYTES)
         if not allowed:
             return await _refuse(send, 401, "no valid API key: send it as `Authorization: Bearer KEY`")
         if body is None:
-            return await _refuse(send, 413, f"a request has {MAX_BYTES} bytes at most")
+            return await _refuse(send, 413, f"a request may have at most {MAX_BYTES} bytes")
         return await self._watched(scope, body, receive, send)
 
     async def _watched(self, scope: _Message, body: bytes, receive: _Receive, send: _Send) -> None:
-        """Let a request through, and cancel it once its client has left."""
+        """Pass a request on, and cancel it if its client leaves."""
         messages = [{"type": "http.request", "body": body, "more_body": False}]
         answered = False
 

@@ -1,8 +1,8 @@
-"""A model of this process behind the server of transformers (`transformers serve`), pinned to that model.
+"""Serves one model from this process with transformers' own server (`transformers serve`).
 
-Routes, answers and streams are theirs. Ours is what a measurement needs: prompts with the very ids of training, one
-model that no request can exchange for another, sampling as the request says and else neutral, and a clear refusal of
-what their server would pass over in silence.
+Routes, answers and streams are those of transformers. This module adds what a measurement needs: prompts with exactly
+the ids of training, one model that no request can replace, sampling as the request says and otherwise neutral, and a
+clear refusal of what that server would silently ignore.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from magic_rl.text.chat import ChatRenderer
 from magic_rl.types import Message, Tokens
 
 _ROUTES = ("/v1/chat/completions", "/v1/models", "/health")
-_TOKENS = 1024  # of a reply if the request does not say; what transformers gives
+_TOKENS = 1024  # of a reply if the request sets no limit; the default of transformers
 _seed: ContextVar[int | None] = ContextVar("seed", default=None)  # of the request that is being handled
 
 
 def application(model: Model) -> tuple[FastAPI, Callable[[], None]]:
-    """Load a model, and make the application that answers for it.
+    """Load a model and build the application that serves it.
 
     Returns:
-        The application, and what waits until nothing is being computed any more.
+        The application, and a function that waits until running work has ended.
 
     Raises:
-        UserError: If it cannot be loaded.
+        UserError: If the model cannot be loaded.
     """
-    logging.set_verbosity_error()  # theirs warns of every request
+    logging.set_verbosity_error()  # transformers warns on every request
     config, code = model.engine, model.engine.trust_remote_code
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -59,14 +59,14 @@ def application(model: Model) -> tuple[FastAPI, Callable[[], None]]:
     loaded.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_p=1.0, top_k=0, eos_token_id=ends, pad_token_id=ends[0]
     )
-    prompt = lru_cache(maxsize=1)(renderer.prompt)  # looked at before it is theirs, and not made twice
+    prompt = lru_cache(maxsize=1)(renderer.prompt)  # used here, then by transformers: do not render twice
 
     def rendered(rows: Sequence[dict[str, Any]], **_: object) -> BatchEncoding:
         ids = torch.tensor([prompt(tuple(Message(row["role"], row["content"]) for row in rows))])
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
     tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=code)
-    tokenizer.apply_chat_template = rendered  # in which no text becomes control
+    tokenizer.apply_chat_template = rendered  # in which no text becomes a control token
     worker, state = _Worker(renderer), GenerationState()
     state.get_manager = lambda *_, **__: worker
     chat = _Chat(_OneModel(loaded, tokenizer, model.name), state)
@@ -95,19 +95,19 @@ class _OneModel(ModelManager):
         return self._held
 
     def get_gen_models(self) -> list[dict[str, object]]:
-        """The one model, and not what else lies in the cache of this machine."""
+        """The one model, and no others from this machine's cache."""
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "magic-rl"}]
 
 
 class _Worker(GenerateManager):
-    """Computes one request after the other in a thread, each from its own seed, and none whose client has left."""
+    """Computes requests one by one in a thread, each with its own random seed, and none whose client has left."""
 
     def __init__(self, renderer: ChatRenderer) -> None:
         super().__init__()
         self._renderer = renderer
 
     def submit(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Seed at the moment of computing: other requests may wait before this one."""
+        """Set the random seed when computing starts, because other requests may come first."""
         seed = _seed.get()
 
         def seeded() -> Any:
@@ -120,7 +120,7 @@ class _Worker(GenerateManager):
     async def generate_non_streaming(
         self, model: Any, processor: Any, inputs: Any, gen_config: Any, **_: object
     ) -> tuple[str, int, list[int]]:
-        """Text, as the reply is read in training, number of prompt tokens, and generated ids."""
+        """The reply, read as in training, the number of prompt tokens, and the generated ids."""
         ear = _Ear()
         given = {**inputs, "generation_config": gen_config, "tokenizer": processor, "streamer": ear}
         try:
@@ -133,16 +133,16 @@ class _Worker(GenerateManager):
         return self._renderer.spoken(ids).reply, length, ids
 
     def finish(self) -> None:
-        """Wait until what was begun has ended."""
+        """Wait until running work has ended."""
         super().submit(int).result()
 
 
 class _LeftError(Exception):
-    """Nobody waits for the reply any more."""
+    """The client has left."""
 
 
 class _Ear:
-    """A streamer that streams nothing, and ends a generation that nobody waits for."""
+    """A streamer that streams nothing, and stops the generation if the client has left."""
 
     gone = False
 
@@ -163,24 +163,24 @@ class _Ear:
 
 
 class _Chat(ChatCompletionHandler):
-    """Looks at a request before it is theirs.
+    """Checks a request before transformers handles it.
 
     Attributes:
-        prompt: Ids of a conversation.
-        context: Tokens that a prompt and its reply may have together.
+        prompt: Renders a conversation to ids.
+        context: Most tokens that a prompt and its reply may have together.
     """
 
     prompt: Callable[[tuple[Message, ...]], Tokens]
     context: int
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
-        """Refuse what cannot be done as asked; have the rest answered."""
+        """Refuse a request that cannot be met as it stands; let transformers answer all others."""
         try:
             asked = Asked.model_validate(body)
             prompt = self.prompt(asked.conversation)
         except ValidationError as error:
             raise HTTPException(400, problem(error)) from error
-        except UserError as error:  # the template takes no such conversation
+        except UserError as error:  # the template cannot render this conversation
             raise HTTPException(400, str(error)) from error
         name = self.model_manager.force_model
         if asked.model not in (None, name):
@@ -194,7 +194,7 @@ class _Chat(ChatCompletionHandler):
 
 async def _in_their_words(_: Request, error: Exception) -> JSONResponse:
     """An error as clients of OpenAI's API expect it."""
-    status, why = 400, "the body is no JSON object"
+    status, why = 400, "the body is not a JSON object"
     if isinstance(error, StarletteHTTPException):
         status, why = error.status_code, error.detail
     return JSONResponse({"error": {"message": why, "type": "invalid_request_error", "code": status}}, status)

@@ -1,6 +1,6 @@
-"""What a server loads: a model as it is, or a player of a run, as a folder inside the run that is made once.
+"""What a server loads: a model as it is, or a player of a run, from a folder inside the run that is made once.
 
-The folder of a player says what training said: template, system prompt, words around a request, date, stops. A trained
+A player's folder has what training used: template, system prompt, words around a request, date, stops. A trained
 attacker is served from inside its run directory and never leaves it.
 """
 
@@ -30,14 +30,14 @@ class Model:
     """What is served."""
 
     name: str  # what clients call it
-    folder: Path  # its files, or those of the base that an adapter stands beside
-    # For a server that adds it to the base: its folder, which holds the player's tokenizer, template and stops too.
+    folder: Path  # its files, or those of the base that the adapter is added to
+    # For a server that adds the adapter to the base: its folder, with the player's tokenizer, template and stops.
     adapter: Path | None = None
     engine: EngineConfig = _ENGINE  # how it is computed in this process
 
 
 def served_model(name: str) -> Model:
-    """A model that is no player of a run, such as a base model beside which one is measured.
+    """A model that is not a player of a run, such as a base model to compare with.
 
     Args:
         name: "default", a hub id or a folder. Clients call it by the last part of that.
@@ -53,7 +53,7 @@ def served_model(name: str) -> Model:
 
 
 def served_player(run: RunDirectory, role: Role, number: int | None, server: ServerName) -> Model:
-    """A saved player; its folder is written into the run unless it is there already.
+    """A saved player. Its folder is written into the run unless it is already there.
 
     Args:
         number: Its round; None is the last.

@@ -1,6 +1,6 @@
-"""A server from its start to its end: it is called ready once it has answered, and Ctrl-C ends it without a trace.
+"""Starts and stops a server: it is reported ready once it has answered, and Ctrl-C ends it and all its processes.
 
-Transformers' server runs in this process behind `gate`; vLLM is a process of its own, in an environment of its own.
+Transformers' server runs in this process behind `gate`; vLLM runs in a separate process and environment.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from magic_rl.errors import UserError
 from magic_rl.runs.interrupt import stops_handled
 from magic_rl.runs.serve.player import Model, ServerName
 
-_GRACE = 3  # seconds that answers under way have to end when the server is asked to
+_GRACE = 3  # seconds for running answers to end after the server is told to stop
 _STUBBORN = 15  # seconds until a server that does not end is killed
 _PATIENCE = 60.0  # seconds for the first short answer
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM makes room for
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters: the limits that vLLM accepts
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens, and what its clients must bring."""
+    """Where a server listens, and the key that its clients must send."""
 
     host: str = "127.0.0.1"
     port: int = 8000  # 0 takes a free one
-    key: str | None = field(default=None, repr=False)  # None asks for none
+    key: str | None = field(default=None, repr=False)  # None: no key is needed
 
     def url(self, port: int) -> str:
-        """What clients call, once the port is known."""
+        """The URL for clients, once the port is known."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{port}/v1"
 
 
 def require(server: ServerName, vllm: str = "") -> None:
-    """See that a server is installed, which costs less than the model that it will serve.
+    """Check that a server is installed, before any model is loaded.
 
     Raises:
-        UserError: If not.
+        UserError: If it is not.
     """
     if server == "vllm":
         _vllm_python(vllm)
@@ -62,7 +62,7 @@ def serve(model: Model, server: ServerName, address: Address, ready: Callable[[s
     """Serve until Ctrl-C.
 
     Args:
-        ready: Is told the address once the model has answered there.
+        ready: Called with the URL once the model has answered there.
         vllm: The `vllm` command or the Python of vLLM's environment; "" looks for the former on the search path.
 
     Raises:
@@ -73,7 +73,7 @@ def serve(model: Model, server: ServerName, address: Address, ready: Callable[[s
     with _bound(address) as listening:
         port = listening.getsockname()[1]
         if server == "vllm":
-            listening.close()  # it opens the port itself
+            listening.close()  # vLLM opens the port itself
             _serve_vllm(_vllm_command(model, address.host, port, vllm), model.name, address, port, ready)
         else:
             _serve_here(model, address, listening, ready)
@@ -81,7 +81,7 @@ def serve(model: Model, server: ServerName, address: Address, ready: Callable[[s
 
 @contextlib.contextmanager
 def _bound(address: Address) -> Iterator[socket.socket]:
-    """The port, taken before anything is loaded."""
+    """Take the port, before anything is loaded."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         listening = socket.create_server((address.host, address.port), family=family, backlog=512)
@@ -125,13 +125,13 @@ def _vllm_python(vllm: str) -> str:
     python = shutil.which(vllm or "vllm")
     if python is None:
         raise UserError(f"{vllm or 'vllm'}: no such command", "serve: name vllm")
-    if not Path(python).name.startswith("python"):  # `vllm` itself fails in builds of another name, such as for CPUs
+    if not Path(python).name.startswith("python"):  # the script fails in builds of another name, such as for CPUs
         python = str(Path(python).resolve().with_name("python"))
     return python
 
 
 def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
-    """What starts vLLM, in the words of its own command line. Raises: UserError: If there is no such command."""
+    """The command that starts vLLM. Raises: UserError: If there is no such command."""
     python = _vllm_python(vllm)
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model.folder.absolute())]
     command += ["--host", host, "--port", str(port), "--override-generation-config", json.dumps(_NEUTRAL)]
@@ -149,8 +149,8 @@ def _vllm_command(model: Model, host: str, port: int, vllm: str) -> list[str]:
 
 
 def _serve_vllm(command: Sequence[str], name: str, address: Address, port: int, ready: Callable[[str], None]) -> None:
-    """Run vLLM as a process of its own, whose output goes where errors go."""
-    # Not on its command line, which all can read.
+    """Run vLLM as a separate process, with its output on stderr."""
+    # Not on its command line, which every user of the machine can read.
     key = {"VLLM_API_KEY": address.key} if address.key is not None else {}
     alone = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | alone | key
@@ -186,10 +186,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _answers(url: str, name: str, key: str | None, alive: Callable[[], bool]) -> bool:
-    """Wait until a server lists a model and answers as it; False if the server ends before.
+    """Wait until a server lists its models and answers a short request; False if it ends first.
 
     Raises:
-        UserError: If it refuses a short request.
+        UserError: If it refuses the request, does not answer it, or does not list the model.
     """
     headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
     with httpx2.Client(trust_env=False, headers=headers, timeout=_PATIENCE) as client:

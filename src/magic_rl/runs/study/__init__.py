@@ -1,1 +1,1 @@
-"""Many runs of one config: which there are, what each still needs, and processes that do it."""
+"""Many runs of one config: which there are, what each still needs, and the processes that do it."""

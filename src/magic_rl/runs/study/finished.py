@@ -1,6 +1,6 @@
 """The small result files of many runs: found in a folder, read, and copied to where they are kept.
 
-A run that was trained and evaluated holds gigabytes; what its table needs is a few kilobytes, fit to be committed. A
+A run that was trained and evaluated holds gigabytes; its table needs a few kilobytes, small enough to be committed. A
 folder of such files is read like a folder of whole runs.
 """
 
@@ -38,7 +38,7 @@ def is_finished(run: RunDirectory) -> bool:
 
 
 def attack_result(run: RunDirectory) -> AttackResult[Estimate] | None:
-    """attack.json; of a whole run only if it is of its defenders as they are. Small files were when exported."""
+    """attack.json, if it is about the run's defenders as they are now; for exported files, export checked that."""
     return current_attack(run) if _is_whole(run) else read(run, ATTACK_FILE, AttackResult[Estimate])
 
 

@@ -1,7 +1,7 @@
-"""Which runs a study has and what each of them still needs: read from the disk, so a killed study knows where it is.
+"""Which runs a study has and what each of them still needs: read from the disk, so a killed study can continue.
 
-A run is a preset and a seed in a directory of its own. Its resolved config is written down before anything is
-trained, so that a study continues, even days later, with the same settings or not at all.
+A run is a preset and a random seed, in its own directory. Its resolved config is written before anything is trained,
+so that a study continues, even days later, with the same settings or not at all.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ class PlannedRun:
 
     path: Path  # its run directory, which need not exist yet
     config: Path  # file with all its settings
-    # The run whose attacker it meets when attacked, if its own was taught nothing before the game.
+    # The run that lends its attacker to attack this one, if its own attacker had no SFT.
     attackers: Path | None = None
 
     @property
     def name(self) -> str:
-        """Of its directory: preset and seed."""
+        """The name of its directory: preset and random seed."""
         return self.path.name
 
 
 def write_plan(out: Path, configs: Mapping[tuple[PresetName, int], Config], attack_steps: int = 0) -> list[PlannedRun]:
-    """Write down the settings of the runs of a study.
+    """Write the settings of the runs of a study.
 
     Args:
         out: Directory of the study, made if it does not exist. It may hold runs already, these or others.
-        configs: Settings by preset and seed.
+        configs: Settings by preset and random seed.
         attack_steps: Steps of the fresh attacker; 0 if there is none.
 
     Returns:
-        The runs, seed by seed, so that a study stopped half-way has something to compare. Those without an attacker SFT
-        come last of a seed: they are attacked by the attacker of another run, so that all presets meet the same.
+        The runs, one random seed after another, so that a study stopped half-way has something to compare. Those
+        without attacker SFT come last of each: another run's attacker attacks them, so that all presets meet the same.
 
     Raises:
         UserError: If a run was planned with other settings before, there is no attacker to attack it with, or the
@@ -94,7 +94,7 @@ def next_stage(run: PlannedRun, attack_steps: int = 0) -> Stage | None:
 
 
 def _lender(out: Path, configs: Mapping[tuple[PresetName, int], Config], rng_seed: int) -> Path | None:
-    """The run of this seed whose attacker is lent: of the first preset that teaches it, planned now or before."""
+    """The run that lends its attacker: of the first preset with attacker SFT, planned now or before."""
     for preset in PRESETS:
         path = out / _CONFIGS / f"{preset}-seed-{rng_seed}.toml"
         config = configs.get((preset, rng_seed)) or (load_config(path) if path.is_file() else None)
@@ -104,7 +104,7 @@ def _lender(out: Path, configs: Mapping[tuple[PresetName, int], Config], rng_see
 
 
 def _is_attacked(run: PlannedRun, directory: RunDirectory, steps: int) -> bool:
-    """Whether a fresh attacker learned for so many steps, and was the one that the other runs met."""
+    """Whether a fresh attacker learned for so many steps, from the same start as against the other runs."""
     result = current_attack(directory)
     if result is None or result.steps != steps:
         return False

@@ -1,7 +1,7 @@
-"""Runs of a study as processes side by side, each through its stages; what is done is known from the disk alone.
+"""Takes the runs of a study through their stages in parallel processes; what is done is read from the disk alone.
 
-A process that fails costs its own run. Asked to stop, the runner asks its processes to stop, which save what they have.
-Nothing here knows what a stage computes, so tests run it on stages of their own.
+A process that fails affects only its own run. When asked to stop, the runner asks its processes to stop, and they save
+what they have. Nothing here knows what a stage computes, so tests use stages of their own.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from magic_rl.store import atomic
 from magic_rl.store.lock import is_locked
 from magic_rl.view import View
 
-_PAUSE = 0.1  # seconds between two looks at the processes
-_TAIL = 1 << 14  # bytes at the end of a log that are looked at
+_PAUSE = 0.1  # seconds between checks of the processes
+_TAIL = 1 << 14  # bytes at the end of a log that are read
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a study does, apart from which runs it has."""
+    """How a study does its runs."""
 
     # What a run needs next; None if it is finished. Read from the disk.
     next_stage: Callable[[PlannedRun], Stage | None]
     command: Callable[[PlannedRun, Stage], Sequence[str]]
-    logs: Path  # folder for what the processes write, a file per run
-    slots: Sequence[Environment]  # places for runs side by side
+    logs: Path  # folder for what the processes write, one file per run
+    slots: Sequence[Environment]  # environments of the runs side by side
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a study ended."""
 
-    failed: dict[str, str]  # why, by name of the run
+    failed: dict[str, str]  # the reason, by name of the run
     stopped: bool  # whether the user stopped it
 
 
@@ -50,7 +50,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
     """Take every run through its stages.
 
     Returns:
-        Which runs failed, and whether it was stopped; all other runs are finished if it was not.
+        Which runs failed, and whether the user stopped the study; if not, all other runs are finished.
 
     Raises:
         UserError: If logs cannot be written.
@@ -72,7 +72,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
 
 @dataclass(slots=True, eq=False)
 class _Runner:
-    """The state of `run_all`. What takes time yields, so that others get their turn, and is looked at again."""
+    """The state of `run_all`. Its generators yield while they wait, so that other runs get their turn."""
 
     work: Work
     view: View
@@ -117,11 +117,11 @@ class _Runner:
         return ""
 
     def _stage(self, run: PlannedRun, stage: Stage, slot: Environment, log: Path) -> Generator[None, None, str]:
-        """Have a process do a stage. Returns: Why it failed, or ""."""
+        """Run a stage in a process. Returns: Why it failed, or ""."""
         with atomic.writing(log), log.open("ab") as out:
             begin = out.tell()
-            # A session of its own: Ctrl-C reaches it from here alone, once. The pipe is never written to; its end tells
-            # the process that this one is gone.
+            # In its own session, Ctrl-C reaches the process only from here, once. The pipe is never written to; its end
+            # tells the process that this one is gone.
             process = subprocess.Popen(
                 self.work.command(run, stage),
                 stdin=subprocess.PIPE,
@@ -151,7 +151,7 @@ class _Runner:
 
 
 def _lines(log: Path, begin: int) -> list[str]:
-    """Lines at the end of a log that is not read from before `begin`."""
+    """Lines at the end of a log; nothing before `begin` is read."""
     with log.open("rb") as file:
         file.seek(max(begin, file.seek(0, os.SEEK_END) - _TAIL))
         text = file.read().decode("utf-8", "replace")
@@ -159,14 +159,14 @@ def _lines(log: Path, begin: int) -> list[str]:
 
 
 def _last_line(log: Path, begin: int) -> str:
-    """Where a run stands; indented lines show an exchange and say nothing of that."""
+    """The last line about a run's progress; indented lines show an exchange and are skipped."""
     return next((line for line in reversed(_lines(log, begin)) if not line.startswith(" ")), "")
 
 
 def _reason(status: int, log: Path, begin: int) -> str:
-    """Why a process failed: its line of error, or the last that it wrote."""
+    """Why a process failed: its error line, or the last line that it wrote."""
     if status < 0:
         return f"killed by signal {-status} (9 is what a machine without free memory sends); see {log}"
     lines = _lines(log, begin)
     said = next((line for line in reversed(lines) if line.startswith("error: ")), next(reversed(lines), ""))
-    return f"{said.removeprefix('error: ') or f'exit status {status} without a word'}; see {log}"
+    return f"{said.removeprefix('error: ') or f'exit status {status} without output'}; see {log}"

@@ -1,6 +1,6 @@
 """How many runs fit on this machine side by side, and what share of it each gets.
 
-Threads are shared out in the environment and not in the config: a run's config is the same wherever it runs.
+Threads are set in the environment and not in the config, so a run's config is the same wherever it runs.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from magic_rl.config import Config
 Environment = Mapping[str, str]
 
 _GIB = 2**30
-_LEAST_CORES = 2  # a run on one core takes nearly twice as long, so two such runs gain little over one after the other
+_LEAST_CORES = 2  # on one core a run takes nearly twice as long, so two at a time gain little
 _BESIDES_WEIGHTS = 3 * _GIB  # peak of a learning step of the reference workload; see `bench.py`
-_COPIES = 4  # weights in float32 from a file in bfloat16, folded and unfolded
+_COPIES = 4  # of a file in bfloat16: weights in float32, and once more laid out for sampling
 
 
 def slots(config: Config, jobs: int = 0) -> Sequence[Environment]:
-    """Places for runs side by side: what each adds to the environment of its processes.
+    """One environment for each run that can go on at the same time: what it adds to that of its processes.
 
     Args:
         config: One of the study's; the others need about as much.
-        jobs: How many; 0: one per GPU, or as many as have two cores and enough memory each.
+        jobs: How many; 0: one per GPU or, without GPUs, as many as have two cores and enough memory each.
     """
     gpus = _gpus(config)
     if gpus:
@@ -57,7 +57,7 @@ def _gpus(config: Config) -> list[str]:
 
 
 def _fitting(config: Config) -> int:
-    """How many runs have two cores and enough memory each; one where that is not known before a model is fetched."""
+    """How many runs have two cores and enough memory each; 1 on MPS, or if a model's size is not known yet."""
     names = {config.player(role).model for role in config.roles}
     if config.engine.device == "mps" or not all(name == "default" or Path(name).is_dir() for name in names):
         return 1
@@ -75,7 +75,7 @@ def _fitting(config: Config) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes that new processes can have; 0 on Windows, where nothing is known."""
+    """Bytes of memory available to new processes; 0 on Windows, where it is not known."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

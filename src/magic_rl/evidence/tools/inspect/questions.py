@@ -1,4 +1,4 @@
-"""A small task that needs no data set: questions with one right word."""
+"""A small task that needs no data set: questions whose answer is one word."""
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import json_dataset

@@ -1,4 +1,4 @@
-"""Requests as they are and in base64, sent by PyRIT to one endpoint; how often a reply begins to refuse is counted."""
+"""PyRIT sends requests to one endpoint, as they are and in base64; counts the replies that begin with a refusal."""
 
 import asyncio
 import os
