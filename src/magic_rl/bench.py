@@ -137,7 +137,8 @@ def floating_point_operations(model: Any, workload: Workload) -> float:
     """Multiplications and additions of one step that no exact method avoids.
 
     Two per weight and token forward, and two backward for gradients of activations (the base is frozen, so its weights
-    need none); six in all per adapter weight and token; the vocabulary projection only where a token is predicted.
+    need none). Six per adapter weight and token, all in learning, as sampling could do with merged weights. The
+    vocabulary projection only where a token is predicted.
     Attention adds four per position seen, layer and unit of width; a prompt token sees its past, a completion token the
     prompt and its own past.
     """

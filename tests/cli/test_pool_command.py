@@ -131,7 +131,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder: Path) -> None:
     with serving(interrupting) as command:
         result = CliRunner().invoke(app, command(folder))
         assert result.exit_code == 130
-        assert result.stderr.splitlines()[-1].startswith("interrupted; the answers so far are kept in")
+        assert result.stderr.splitlines()[-1].startswith("stopped; the answers so far are kept in")
         assert not (folder / "pool.jsonl").exists()
         assert CliRunner().invoke(app, command(folder)).exit_code == 0
     assert len(answered) == 8 + 1

@@ -110,7 +110,12 @@ def under_other_names(base: Path) -> None:
         (None, ["defender.lora.target_modules=['nothing']"], r"lora.target_modules: \['nothing'\] does not fit", True),
         (None, ["defender.chat_template_kwargs.thinking=true"], "has no such variable", True),
         (None, ["memory"], "memory: about .* GB are needed", True),
-        (under_other_names, [], "stores no weight of its own for .*q_proj", False),
+        (
+            under_other_names,
+            [],
+            "stores no weight of its own for .*q_proj.*; leave q_proj out .* or export with --adapter",
+            False,
+        ),
     ],
 )
 def test_what_would_go_wrong_later_is_a_line_and_stops_training(
@@ -182,7 +187,7 @@ def test_a_long_text_that_memory_cannot_hold_is_a_note(
     assert found.memory
     monkeypatch.setattr(modelcheck, "available", lambda _: found.memory.certain + 1)
     problems = modelcheck.check_models(load_config(tiny_config, settings))[0].problems
-    assert [(problem.when, problem.text.split(":")[0]) for problem in problems] == [
+    assert [(problem.when, str(problem.error).split(":")[0]) for problem in problems] == [
         ("may", "defender.sampling.max_tokens"),
         ("may", "engine.rows_per_batch"),
     ]

@@ -81,7 +81,7 @@ def check(
 
     typer.echo(shown(f"{model}: looking at its files"), err=True)
     checks = check_models(settings)
-    problems = [asdict(problem) for each in checks for problem in each.problems]
+    problems = [problem for each in checks for problem in _in_words(each)]
     computed: dict[str, Any] = {}
     if not quick and not any(problem["when"] == "training" for problem in problems):
         try:
@@ -89,7 +89,11 @@ def check(
         except UserError as error:
             problems.append({"when": "training", "text": in_words(error)})
     if as_json:
-        found = {"model": model, "checks": [asdict(each) for each in checks], "computed": computed}
+        found = {
+            "model": model,
+            "checks": [{**asdict(each), "problems": _in_words(each)} for each in checks],
+            "computed": computed,
+        }
         typer.echo(json.dumps({**found, "problems": problems}, indent=2))
     else:
         rows = [row for each in checks for row in _rows(each)]
@@ -99,6 +103,10 @@ def check(
         typer.echo(f"{'note' if problem['when'] == 'may' else 'problem'}: {shown(problem['text'])}", err=True)
     if any(problem["when"] != "may" for problem in problems):
         raise typer.Exit(1)
+
+
+def _in_words(check: ModelCheck) -> list[dict[str, str]]:
+    return [{"when": problem.when, "text": in_words(problem.error)} for problem in check.problems]
 
 
 def _computed(config: Config) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _have_written(
         place = "" if error.url else "attacker.writer: "
         raise UserError(f"{place}{in_words(error)}{kept}") from error
     except KeyboardInterrupt as stop:
-        typer.echo(f"interrupted{kept}", err=True)
+        typer.echo(f"stopped{kept}", err=True)
         raise typer.Exit(130) from stop
     rejected.unlink(missing_ok=True)
     left_out = f"left out {len(written.rejected)}"

@@ -39,11 +39,11 @@ _GB = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What would go wrong, and what to do."""
+    """What would go wrong."""
 
     # "training": a run would break; "export": only an export would; "may": a run would if texts are long.
     when: Literal["training", "export", "may"]
-    text: str
+    error: UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def look_at_models(config: Config, note: Callable[[str], None]) -> None:
     problems = [problem for found in check_models(config) for problem in found.problems]
     for problem in problems:
         if problem.when == "training":
-            raise UserError(problem.text)
-    for text in dict.fromkeys(problem.text for problem in problems):
+            raise problem.error
+    for text in dict.fromkeys(str(problem.error) for problem in problems):
         note(text)
 
 
@@ -140,7 +140,7 @@ class _Check:
         try:
             return work()
         except UserError as error:
-            self._problems.append(Problem(when, str(error)))
+            self._problems.append(Problem(when, error))
             return None
 
     def _shape(self, folder: Path) -> Any:
@@ -181,18 +181,16 @@ class _Check:
             for key, tokens in (("max_prompt_tokens", spoken.max_prompt_tokens), ("max_tokens", spoken.max_tokens)):
                 if 0 < positions < tokens:
                     text = f"{role}.sampling.{key}: {self._player.model} was made for {positions} tokens, not {tokens}"
-                    self._problems.append(Problem("may", f"{text}; lower it"))
+                    self._problems.append(Problem("may", UserError(f"{text}; lower it")))
         if problem := _too_little(config, found.certain):
             self._problems.append(problem)
         elif (most := found.most) > (have := available(device)):
-            self._problems.append(
-                Problem(
-                    "may",
-                    "engine.rows_per_batch: if all texts are as long as sampling.max_tokens and max_prompt_tokens let "
-                    f"them be, sampling takes {digits(most / _GB)} GB, {digits(found.cache / _GB)} of them keys and "
-                    f"values, and {digits(have / _GB)} are available; lower one of the three",
-                )
+            text = (
+                "engine.rows_per_batch: if all texts are as long as sampling.max_tokens and max_prompt_tokens let "
+                f"them be, sampling takes {digits(most / _GB)} GB, {digits(found.cache / _GB)} of them keys and "
+                f"values, and {digits(have / _GB)} are available; lower one of the three"
             )
+            self._problems.append(Problem("may", UserError(text)))
         return found
 
 
@@ -200,12 +198,12 @@ def _too_little(config: Config, needed: int) -> Problem | None:
     have = available(device_of(config.engine.device))
     if needed <= have:
         return None
-    return Problem(
-        "training",
+    text = (
         f"memory: about {digits(needed / _GB)} GB are needed and {digits(have / _GB)} are available; lower "
         "engine.processes or engine.tokens_per_batch, set engine.recompute_above, or take a smaller model or a larger "
-        "machine",
+        "machine"
     )
+    return Problem("training", UserError(text))
 
 
 def describe(renderer: ChatRenderer) -> Template:

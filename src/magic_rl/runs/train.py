@@ -106,7 +106,8 @@ def resume(
     with run.lock():
         checkpoint = run.latest_checkpoint()
         if checkpoint is not None and checkpoint.state["stage"] == "done":
-            view.note(f"{directory}: training is complete")
+            unused = ", so no setting can change" if overrides else ""
+            view.note(f"{directory}: training is complete{unused}")
             return run
         changed = compare_settings(run, config)
         require(config)

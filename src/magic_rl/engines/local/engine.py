@@ -230,8 +230,6 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Where each adapter parameter lives: full name -> (module, attribute)."""
     for module in model.modules():
         if isinstance(module, PeftLinear):
-            # Inputs stay in the base's dtype, although the adapter's weights are stored in float32.
-            module.cast_input_dtype_enabled = False
             streamline(module, _SLOT)
     modules = dict(model.named_modules())
     slot = {}
