@@ -182,9 +182,10 @@ def test_ctrl_c_finishes_the_step_and_saves(finished: RunDirectory, tmp_path: Pa
 def test_resuming_a_complete_run_changes_nothing(finished: RunDirectory) -> None:
     before = finished.metrics()
     view = Silent()
-    resume(finished.path, view)
+    resume(finished.path, view, ["learning.group_size=9"])
     assert finished.metrics() == before
-    assert any("complete" in note for note in view.notes)
+    assert any("complete, so no setting can change" in note for note in view.notes)
+    assert load_config(finished.path / "config.toml").learning.group_size != 9
 
 
 def test_a_corrupted_checkpoint_is_named_and_the_one_before_is_used(finished: RunDirectory, tmp_path: Path) -> None:
