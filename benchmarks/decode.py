@@ -99,7 +99,7 @@ def vllm(folder: str, dtype: str, repeats: int) -> dict[str, float]:
     return seconds(sample, repeats)
 
 
-def apart(python: str, name: str, given: argparse.Namespace, folder: str, dtype: str) -> dict[str, float]:
+def in_subprocess(python: str, name: str, given: argparse.Namespace, folder: str, dtype: str) -> dict[str, float]:
     """The timings of a sampler, measured in its own process."""
     command = [python, __file__, "--only", name, "--model", folder, "--dtype", dtype]
     command += ["--repeats", str(given.repeats), "--processes", str(given.processes)]
@@ -137,7 +137,7 @@ def main() -> None:
     pythons = {"ours": sys.executable, "transformers": sys.executable}
     if given.vllm:
         pythons["vllm"] = given.vllm
-    found = {name: apart(python, name, given, folder, dtype) for name, python in pythons.items()}
+    found = {name: in_subprocess(python, name, given, folder, dtype) for name, python in pythons.items()}
     if given.json:
         print(json.dumps({"dtype": dtype, "processes": given.processes, "seconds": found}, indent=2))
         return

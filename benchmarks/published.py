@@ -39,7 +39,7 @@ class Published:
     assumed: str = ""
     eager: bool = False
 
-    def reckoned(self) -> float:
+    def estimated(self) -> float:
         """Seconds that our model estimates."""
         gpu, said = device(self.gpu), self.samples
         samplers = Samplers(gpu, self.engines, self.per_engine, 256, self.eager)
@@ -124,8 +124,8 @@ PUBLISHED = (
 def main() -> None:
     """Print each step with its ratio."""
     for each in PUBLISHED:
-        ratio = each.reckoned() / each.seconds
-        print(f"{each.name}: published {each.seconds:g} s, reckoned {each.reckoned():.0f} s, ratio {ratio:.2f}")
+        ratio = each.estimated() / each.seconds
+        print(f"{each.name}: published {each.seconds:g} s, estimated {each.estimated():.0f} s, ratio {ratio:.2f}")
         print(f"  {each.source}" + (f"; assumed: {each.assumed}" if each.assumed else ""))
 
 

@@ -37,7 +37,7 @@ def ours(model: str, repeats: int) -> tuple[dict[str, float], str]:
     return figures, result["dtype"]
 
 
-def trl_apart(model: str, repeats: int, kind: str, dtype: str) -> dict[str, float] | None:
+def trl_in_subprocess(model: str, repeats: int, kind: str, dtype: str) -> dict[str, float] | None:
     """What `trl` returns, measured in a separate process; None if that was killed, as when memory runs out."""
     command = [sys.executable, __file__, "--only-trl", kind, "--dtype", dtype]
     command += ["--model", model, "--repeats", str(repeats)]
@@ -130,7 +130,7 @@ def main() -> None:
     one, dtype = ours(args.model, args.repeats)
     others = []
     for kind in ("with", "without"):
-        figures = trl_apart(args.model, args.repeats, kind, dtype)
+        figures = trl_in_subprocess(args.model, args.repeats, kind, dtype)
         said = f"{figures['s']:.2f} s, {figures['peak_gb']:.1f} GB" if figures else "killed, as for want of memory"
         print(f"TRL in {dtype}, {kind} gradient checkpointing: {said}", file=sys.stderr)
         others += [figures] if figures else []

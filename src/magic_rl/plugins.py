@@ -14,7 +14,7 @@ from magic_rl.errors import ConfigError
 Kind = Literal["judges", "strategies", "engines", "seeds"]
 
 
-def is_brought(kind: Kind, name: str) -> bool:
+def is_plugin(kind: Kind, name: str) -> bool:
     """Whether a text has the form `package.module:Name`, or is a name that a package registered."""
     module, _, attribute = name.partition(":")
     named = all(part.isidentifier() for part in (*module.split("."), attribute))

@@ -29,7 +29,7 @@ from magic_rl.runs.judge import make_chat
 from magic_rl.types import Message
 from tests.support import ROOT
 from tests.support.chatting import SCHEMA, answers, requests, server_of
-from tests.support.stub_server import Asked, Reply, Stub, completion, digest
+from tests.support.stub_server import Reply, Request, Stub, completion, digest
 
 KEY = "sk-secret"
 
@@ -67,7 +67,7 @@ ALWAYS = [
 def test_of_hundreds_of_requests_none_is_lost_and_none_made_up() -> None:
     count = 400
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         kind = int(asked.text.split()[1]) % 40
         if kind < len(ONCE) and not asked.earlier:
             return ONCE[kind]
@@ -104,7 +104,7 @@ def test_of_hundreds_of_requests_none_is_lost_and_none_made_up() -> None:
 def test_a_pause_that_the_server_asks_for_is_kept_by_all_workers(form: str) -> None:
     asked_for: list[tuple[float, float]] = []  # from when until when
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         if asked.text != "question 20" or asked.earlier:
             return Reply(delay=0.005)
         until = math.ceil(time.time()) + 1
@@ -257,11 +257,11 @@ class PlainWords:
         return f"({messages[-1].content}) "
 
 
-def test_a_begun_reply_is_sent_to_be_gone_on_from() -> None:
+def test_a_prefilled_reply_is_sent_to_be_continued() -> None:
     asked = (Message("user", "Count."),)
     with Stub() as stub:
-        server_of(stub).complete([ChatRequest(asked, begun="One, <|im_end|>")])
-        Server(Endpoint(stub.url, "m"), renderer=PlainWords()).complete([ChatRequest(asked, begun="One, ")])
+        server_of(stub).complete([ChatRequest(asked, prefill="One, <|im_end|>")])
+        Server(Endpoint(stub.url, "m"), renderer=PlainWords()).complete([ChatRequest(asked, prefill="One, ")])
     chat, plain = (each.body for each in stub.asked)
     assert chat["messages"][1:] == [{"role": "assistant", "content": "One, < |im_end|>"}]
     assert (chat["continue_final_message"], chat["add_generation_prompt"]) == (True, False)

@@ -15,7 +15,7 @@ from magic_rl.cli.main import app
 from magic_rl.evidence.items import read_items
 from magic_rl.store.atomic import write_rows
 from magic_rl.types import Seed
-from tests.support.stub_server import Asked, Reply, Stub, completion
+from tests.support.stub_server import Reply, Request, Stub, completion
 
 # As the npm package @microsoft/jest-sarif 1.0.0-beta.0 carries it (MIT).
 SCHEMA = Path(__file__).parent.parent / "support" / "sarif-2.1.0.json"
@@ -41,7 +41,7 @@ def audited(url: str, pool: Path, *more: str) -> Result:
     return CliRunner().invoke(app, [*args, "--per-minute", "100000", *more], catch_exceptions=False)
 
 
-def yielding(asked: Asked) -> Reply:
+def yielding(asked: Request) -> Reply:
     """Slang gets an answer, questions are refused."""
     return Reply(body=completion(ANSWER if asked.text.startswith("slang") else "I'm sorry, I can't help with that."))
 
@@ -80,7 +80,7 @@ def test_findings_are_told_by_category_and_strategy_without_their_words(pool: Pa
 def test_a_target_that_fails_stops_it_with_what_it_has_saved(pool: Path, status: int, short_pauses: None) -> None:
     fails = True
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         return Reply(status, b"{}") if fails and not asked.text.startswith("slang") else yielding(asked)
 
     with Stub(script) as stub:

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from magic_rl.attacks.pool import read_pool
 from magic_rl.cli.main import app
 from tests.attacks.test_writer import REFUSAL, in_json, proper, seed_of, strategy_of
-from tests.support.stub_server import Asked, Reply, Stub, completion
+from tests.support.stub_server import Reply, Request, Stub, completion
 
 
 @contextmanager
-def serving(answer: Callable[[Asked], Reply]) -> Iterator[Callable[[Path], list[str]]]:
+def serving(answer: Callable[[Request], Reply]) -> Iterator[Callable[[Path], list[str]]]:
     """A server, and the command that builds a pool with it."""
     with Stub(answer) as stub:
         yield lambda folder: [
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def honest(asked: Asked) -> Reply:
+def honest(asked: Request) -> Reply:
     return Reply(body=completion(proper(asked.text)))
 
 
@@ -79,7 +79,7 @@ def test_a_pool_holds_training_seeds_alone(tmp_path: Path) -> None:
 
 
 def test_the_command_lists_what_it_left_out(folder: Path) -> None:
-    def refusing(asked: Asked) -> Reply:
+    def refusing(asked: Request) -> Reply:
         harmful = strategy_of(asked.text) and "harmful" in seed_of(asked.text)
         return Reply(body=completion(REFUSAL)) if harmful else honest(asked)
 
@@ -104,7 +104,7 @@ def test_a_pool_of_which_nothing_is_left_is_an_error(folder: Path) -> None:
 def test_a_spent_budget_is_one_line_and_the_same_command_goes_on(folder: Path, budget: str) -> None:
     answered = []
 
-    def counting(asked: Asked) -> Reply:
+    def counting(asked: Request) -> Reply:
         answered.append(asked.text)
         return honest(asked)
 
@@ -121,7 +121,7 @@ def test_a_spent_budget_is_one_line_and_the_same_command_goes_on(folder: Path, b
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(folder: Path) -> None:
     answered = []
 
-    def interrupting(asked: Asked) -> Reply:
+    def interrupting(asked: Request) -> Reply:
         answered.append(asked.text)
         if len(answered) == 4:
             os.kill(os.getpid(), signal.SIGINT)

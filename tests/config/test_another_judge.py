@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from magic_rl.config import load_config
-from magic_rl.config.asked import JudgeConfig
+from magic_rl.config.judge import JudgeConfig
 
 
 @pytest.mark.parametrize("overrides", [(), ["judge.kind=rules"]])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from magic_rl.engines.losses import token_losses
 from magic_rl.learning.datums import build_datums
-from magic_rl.learning.objective import towards
+from magic_rl.learning.objective import importance_sampling_datums
 from magic_rl.learning.settings import LearningConfig
 from magic_rl.types import (
     PPO,
@@ -121,7 +121,9 @@ def test_loss_and_gradient_equal_those_of_trl(
     datums = _datums(old, reduction)
     order = [PROMPTS.index(datum.prompt) for datum in datums]
     chosen = [tuple(reference[position].tolist()) for position in order] if beta else []
-    folded, metrics = towards(datums, [tuple(new[position].tolist()) for position in order], chosen, learning)
+    folded, metrics = importance_sampling_datums(
+        datums, [tuple(new[position].tolist()) for position in order], chosen, learning
+    )
     assert metrics["clip_fraction"] > 0
     for loss, taught in ((PPO(0.2, 0.28), datums), (ImportanceSampling(), folded)):
         if beta and taught is datums:

@@ -10,7 +10,7 @@ from magic_rl.chat.base import Chat, ChatRequest, Completion
 from magic_rl.evidence.defences import (
     DEFENCES,
     REFUSAL,
-    Defended,
+    DefendedChat,
     guard_in_front,
     perturbed,
     safety_prompt,
@@ -139,7 +139,7 @@ def test_copies_keep_their_order_and_depend_on_message_and_seed_alone() -> None:
 # --- a guard in front -------------------------------------------------------------------------------------------
 
 
-def guarded(answer: Callable[[ChatRequest], str | Completion], form: Format) -> tuple[Defended, Scripted, Scripted]:
+def guarded(answer: Callable[[ChatRequest], str | Completion], form: Format) -> tuple[DefendedChat, Scripted, Scripted]:
     model, guard = Scripted(lambda request: f"about {last(request)}"), Scripted(answer)
     return guard_in_front(model, guard, form), model, guard
 

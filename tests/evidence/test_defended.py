@@ -12,13 +12,13 @@ from magic_rl.evidence.defences import attacks_of
 from magic_rl.evidence.items import read_items
 from magic_rl.store.atomic import write_rows
 from tests.evidence.test_rejudge import UNSAFE, item
-from tests.support.stub_server import Asked, Reply, Stub, completion
+from tests.support.stub_server import Reply, Request, Stub, completion
 
 NO = "I'm sorry, but I can't help with that."
 RULED = "Safety: {}\nCategories: {}"
 
 
-def weak(asked: Asked) -> Reply:
+def weak(asked: Request) -> Reply:
     """A model that refuses when told to be safe, and that calls its own answers harmless."""
     system = asked.body["messages"][0]["role"] == "system"
     if "Is this reply harmful?" in asked.text:
@@ -26,7 +26,7 @@ def weak(asked: Asked) -> Reply:
     return Reply(body=completion(NO if system else f"To pick the lock, use a pick on it: {len(asked.text)}."))
 
 
-def guard(asked: Asked) -> Reply:
+def guard(asked: Request) -> Reply:
     return Reply(
         body=completion(RULED.format("Unsafe", "Violent") if "harm" in asked.text else RULED.format("Safe", "None"))
     )
@@ -39,7 +39,7 @@ def test_every_defence_meets_the_same_attacks_and_shows_its_cost(tmp_path: Path)
     kept = [*harmful, *benign, failing]
     write_rows(tmp_path / "items.jsonl", [*kept, *(item(i, "harmful", UNSAFE, model="another") for i in range(4))])
 
-    def script(asked: Asked) -> Reply:  # it also fails if asked again with the system prompt in the message
+    def script(asked: Request) -> Reply:  # it also fails if asked again with the system prompt in the message
         return Reply(status=400) if asked.text.endswith("Fail.") else weak(asked)
 
     with Stub(script) as model, Stub(guard) as in_front, Stub(lambda _: Reply(body=completion(NO))) as trained:

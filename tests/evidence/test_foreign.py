@@ -17,13 +17,13 @@ from magic_rl.evidence.foreign import Tool
 from magic_rl.evidence.items import Item, read_items
 from magic_rl.types import Seed
 from tests.support.serving import served
-from tests.support.stub_server import Asked, Reply, Stub, completion
+from tests.support.stub_server import Reply, Request, Stub, completion
 
 PYTHON = Path(os.environ.get("MAGIC_RL_ATTACKERS") or Path(sys.prefix) / "attackers") / "bin" / "python"
 installed = pytest.mark.skipif(not PYTHON.exists(), reason=f"no attackers at {PYTHON}; `make test-all` sets them up")
 
 
-def helper(asked: Asked) -> Reply:
+def helper(asked: Request) -> Reply:
     """A model that writes attacks, and scores all of them as failed and refused."""
     words = asked.body["messages"][0]["content"]
     said: dict[str, Any] = {
@@ -93,7 +93,7 @@ def test_pair_completes_against_a_served_model_and_is_not_repeated(seeds: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize(("attack", "budget"), [("tap", 5), ("crescendo", 3)])
 def test_an_attack_of_pyrit_ends_with_its_budget(seeds: Path, attack: str, budget: int) -> None:
-    def target(asked: Asked) -> Reply:
+    def target(asked: Request) -> Reply:
         return Reply(status=400, body=b"{}") if "attack 4" in asked.text else Reply(body=completion("I'm sorry, no."))
 
     with Stub(target) as at, Stub(helper) as stub:

@@ -191,7 +191,7 @@ class Words:
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
         return tuple(map(ord, text))
 
-    def begun(self, text: str) -> Tokens:
+    def prefill(self, text: str) -> Tokens:
         return tuple(map(ord, text))
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COMMANDS = {
     "game": "from magic_rl.cli.main import app; app()",
-    "tabular": "from tests.support.tabular_run import seat; seat(); from magic_rl.cli.main import app; app()",
+    "tabular": "from tests.support.tabular_run import install; install(); from magic_rl.cli.main import app; app()",
 }
 PHRASES = (
     "I'm sorry, but I can't help with that.",

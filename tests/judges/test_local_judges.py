@@ -107,7 +107,7 @@ def test_a_begun_answer_is_gone_on_from_as_if_the_model_had_begun_it(tiny_model:
     asked = (Message("user", "question"),)
     (whole,) = chat.complete([ChatRequest(asked, max_tokens=24, beginning=True)])
     for cut in (1, 5, 9):
-        (rest,) = chat.complete([ChatRequest(asked, max_tokens=24, beginning=True, begun=whole.text[:cut])])
+        (rest,) = chat.complete([ChatRequest(asked, max_tokens=24, beginning=True, prefill=whole.text[:cut])])
         assert (whole.text[:cut] + rest.text).startswith(whole.text)
 
 

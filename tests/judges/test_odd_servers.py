@@ -21,7 +21,7 @@ from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.rubric import Rubric
 from magic_rl.types import Exchange, Message, Seed, Verdict
 from tests.support.chatting import SCHEMA, answers, requests, server_of
-from tests.support.stub_server import Asked, Reply, Stub, completion, digest
+from tests.support.stub_server import Reply, Request, Stub, completion, digest
 
 LABELS = {"prompt_harmful": True, "refused": True, "specific": 1, "convincing": 1, "helpful": 1}
 EXCHANGE = Exchange(Seed("s", "a request", "harmful"), "an attack", "I'm sorry, but I can't help with that.")
@@ -36,7 +36,7 @@ def _error(status: int, message: str, http: int | None = None, **details: object
     return Reply(http or status, json.dumps({"error": {"message": message, "code": status, **details}}).encode())
 
 
-def _judged(script: Callable[[Asked], Reply], count: int = 3) -> tuple[list[Verdict], list[Asked]]:
+def _judged(script: Callable[[Request], Reply], count: int = 3) -> tuple[list[Verdict], list[Request]]:
     """Verdicts of the LLM judge on different exchanges, and what its server was asked."""
     with Stub(script) as stub:
         judge = ModelJudge(Rubric(), server_of(stub, attempts=2, concurrency=1), label_request=False)
@@ -44,7 +44,7 @@ def _judged(script: Callable[[Asked], Reply], count: int = 3) -> tuple[list[Verd
     return verdicts, stub.asked
 
 
-def _labels(_: Asked) -> Reply:
+def _labels(_: Request) -> Reply:
     return Reply(body=completion(json.dumps(LABELS)))
 
 
@@ -100,7 +100,7 @@ def test_a_schema_refused_without_a_word_is_tried_again_later(
 ) -> None:
     """A server that was only busy gets it again; one that refuses it gets it less and less often."""
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         busy = "attack 0" in asked.text or not passes
         return Reply(status, b"Internal error") if "response_format" in asked.body and busy else _labels(asked)
 
@@ -149,7 +149,7 @@ def test_a_judge_without_a_system_role_is_given_its_rubric_by_the_user(refusal: 
 
 
 def test_a_parameter_refused_by_name_is_left_out_or_renamed_for_good() -> None:
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         if "max_tokens" in asked.body:
             return _error(400, NO_LENGTH, param="max_tokens")
         if "temperature" in asked.body:
@@ -235,10 +235,10 @@ def test_an_error_that_passes_is_tried_again_even_in_a_body_of_status_200() -> N
         assert server_of(stub).complete(requests(2)) == answers(2)
 
 
-def _counted(usage: Mapping[str, int] | None) -> Callable[[Asked], Reply]:
+def _counted(usage: Mapping[str, int] | None) -> Callable[[Request], Reply]:
     """A server that reports this usage."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: Request) -> Reply:
         body = json.loads(completion(digest(asked.text)))
         del body["usage"]
         return Reply(body=json.dumps(body if usage is None else {**body, "usage": usage}).encode())
@@ -290,7 +290,7 @@ def test_a_proxy_is_used_and_its_answers_too_belong_to_their_questions(proxies: 
     second = completion("made up")
     extra = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(second), second)
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         return Reply(extra=extra) if int(asked.text.split()[1]) % 4 == 0 and not asked.earlier else Reply()
 
     with Stub(script) as stub:

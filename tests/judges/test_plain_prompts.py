@@ -16,9 +16,9 @@ from magic_rl.judges.format import Question
 from magic_rl.judges.guards import GUARDS
 from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.rubric import Rubric
-from magic_rl.runs.judge import make_chat, make_guard
+from magic_rl.runs.judge import make_chat, make_format_and_chat
 from magic_rl.types import Exchange, Message, Seed
-from tests.support.stub_server import Asked, Reply, Stub, completion
+from tests.support.stub_server import Reply, Request, Stub, completion
 
 # Short templates like the guards' own: a trimmed dialogue, typed parts, a template variable.
 TEMPLATES = {
@@ -57,7 +57,7 @@ def tokenizer_folder(tiny_model: Path, folder: Path, template: str, *, begins: b
 def chat_of(stub: Stub, tokenizer: Path | str, guard: str = "qwen3guard") -> Chat:
     endpoint = EndpointConfig(url=stub.url, model="m", tokenizer=str(tokenizer))
     member = JudgeMemberConfig(kind=guard, endpoint=endpoint)
-    return make_guard(member, endpoint, EngineConfig(device="cpu"), "judge.endpoint")[1]
+    return make_format_and_chat(member, endpoint, EngineConfig(device="cpu"), "judge.endpoint")[1]
 
 
 def request_of(guard: str, reply: str = "THE REPLY") -> ChatRequest:
@@ -109,7 +109,7 @@ def test_the_beginning_of_the_text_is_left_to_the_server_that_adds_it(tiny_model
 def test_a_reply_in_format_is_a_verdict_and_any_other_an_abstention(tiny_model: Path, tmp_path: Path) -> None:
     """ShieldGemma's answer is cut off after its first word, which is all that counts."""
 
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         said = "Certainly" if "odd" in asked.text else "Yes" if "No Harassment" in asked.text else "No"
         return Reply(body=completion(said, asked.path, "length"))
 

@@ -18,7 +18,7 @@ from magic_rl.learning.settings import TargetConfig
 from magic_rl.learning.target import OperatingPoint
 from magic_rl.theory.tabular import TabularGame
 from magic_rl.types import Datum, Seed
-from tests.support.seated import played
+from tests.support.tabular_arena import play_out
 from tests.theory.test_tabular import REFUSE, REPLIES, duel
 
 # Estimates
@@ -89,7 +89,7 @@ def tree(batch_size: int = 8, **learning: Any) -> dict[str, Any]:
 
 def refuses(game: TabularGame, learned: dict[str, Any]) -> float:
     """How often the defender refuses harmful requests in slang after a short game with these settings."""
-    _, learners = played(game, tree(**learned))
+    _, learners = play_out(game, tree(**learned))
     rows = [i for i, attack in enumerate(game.attacks) if attack.endswith("in slang")]
     return float(learners["defender"].probabilities()[rows, REFUSE].mean())
 
@@ -103,15 +103,15 @@ def test_a_label_baseline_learns_faster_where_groups_have_equal_rewards() -> Non
 def test_more_updates_on_the_same_samples_get_further_until_clipped() -> None:
     once = refuses(duel(), {})
     assert refuses(duel(), {"epochs": 2, "minibatches": 2}) > once + 0.05
-    steps, _ = played(duel(), tree(epochs=8, clip_low=0.05, clip_high=0.05))
+    steps, _ = play_out(duel(), tree(epochs=8, clip_low=0.05, clip_high=0.05))
     assert {step.metrics.get("clip_fraction", 0.0) for step in steps} != {0.0}
-    free, _ = played(duel(), tree())
+    free, _ = play_out(duel(), tree())
     assert {step.metrics.get("clip_fraction", 0.0) for step in free} == {0.0}  # on-policy: the ratio is 1
 
 
 def test_dynamic_sampling_fills_the_step_with_groups_that_teach() -> None:
-    plain, _ = played(duel(), tree())
-    dynamic, _ = played(duel(), tree(dynamic_sampling=4))
+    plain, _ = play_out(duel(), tree())
+    dynamic, _ = play_out(duel(), tree(dynamic_sampling=4))
     assert {step.metrics["episodes"] for step in plain} == {16}
     assert all(16 < len(step.outcomes) <= 80 for step in dynamic)
     assert refuses(duel(), {"dynamic_sampling": 4}) > refuses(duel(), {}) + 0.03
@@ -140,7 +140,7 @@ def complies(target: dict[str, Any] | None) -> float:
         "rewards": {"harm": 0.1},
         "schedule": {"rounds": 1, "defender_steps": 90, "attacker_steps": 0},
     }
-    steps, _ = played(shared_wording(), settings)
+    steps, _ = play_out(shared_wording(), settings)
     return fmean(float(step.metrics["compliance"] or 0) for step in steps[45:])
 
 

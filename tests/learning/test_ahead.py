@@ -20,7 +20,7 @@ from magic_rl.judges.rules import RulesJudge
 from magic_rl.runs.train import train
 from magic_rl.types import Exchange, Seed
 from tests.runs.test_train import Silent
-from tests.support.stub_server import Asked, Reply, Stub, completion, digest
+from tests.support.stub_server import Reply, Request, Stub, completion, digest
 
 pytest.importorskip("tinker", reason="the extra 'tinker' is not installed")
 
@@ -30,7 +30,7 @@ from tests.support.fake_vllm import Body, FakeVllm, Fault
 SAID = "Safety: Safe\nCategories: None\nRefusal: {}"
 
 
-def guard(asked: Asked) -> Reply:
+def guard(asked: Request) -> Reply:
     """A guard that labels by the text."""
     return Reply(body=completion(SAID.format("Yes" if int(digest(asked.text), 16) % 2 else "No")))
 
@@ -43,7 +43,7 @@ def events() -> list[str]:
 
 @pytest.fixture
 def stub(events: list[str]) -> Iterator[Stub]:
-    def script(asked: Asked) -> Reply:
+    def script(asked: Request) -> Reply:
         events.append("judge")
         return guard(asked)
 

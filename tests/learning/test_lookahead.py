@@ -19,7 +19,7 @@ from magic_rl.runs.train import resume, train
 from tests.engines.test_vllm import metrics
 from tests.runs.test_train import Silent
 from tests.support.fake_vllm import Body, FakeVllm, Fault
-from tests.support.seated import seat
+from tests.support.tabular_arena import make_arena
 from tests.theory.test_tabular import duel
 
 
@@ -31,7 +31,7 @@ def tree(**schedule: Any) -> Config:
 
 
 def steps(config: Config, ahead: Any) -> list[GameStep]:
-    arena, _ = seat(duel())
+    arena, _ = make_arena(duel())
     return list(
         coevolve(replace(arena, settings=loop_settings(config)), Schedule.start(config.game.schedule), ahead=ahead)
     )
@@ -45,7 +45,7 @@ def test_a_turn_and_a_checkpoint_begin_with_samples_of_their_own() -> None:
 
 def test_samples_taken_ahead_are_of_the_policy_before_the_update() -> None:
     config = tree()
-    arena, _ = seat(duel())
+    arena, _ = make_arena(duel())
     arena = replace(arena, settings=loop_settings(config))
     first, second, *_ = steps(config, lambda _: True)
     assert list(second.outcomes) == sample_outcomes(arena, first.schedule, 2)  # by fresh policies

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from magic_rl.learning.objective import Known, coefficients, towards
+from magic_rl.learning.objective import Known, coefficients, importance_sampling_datums
 from magic_rl.learning.settings import LearningConfig
 from magic_rl.types import Datum
 
@@ -74,7 +74,7 @@ def test_coefficients_are_the_gradient_of_the_stated_objective(objective: Any) -
 def test_metrics_are_means_over_all_tokens() -> None:
     datums = [Datum((1,), (2,) * n, 1.0, (1.0,) * n, (-1.0,) * n) for n in (1, 3)]
     current = [(-1.0,), (-1.0 + float(np.log(2.0)),) * 3]
-    taught, metrics = towards(datums, current, [], LearningConfig(objective="cispo", clip_high=0.5))
+    taught, metrics = importance_sampling_datums(datums, current, [], LearningConfig(objective="cispo", clip_high=0.5))
     assert metrics == pytest.approx({"loss": -(1 + 3 * 1.5), "ratio": (1 + 3 * 2.0) / 4, "clip_fraction": 0.75})
     assert [datum.logprobs for datum in taught] == current
     assert taught[1].advantages == pytest.approx((1.5,) * 3)

@@ -36,7 +36,7 @@ from magic_rl.types import (
     Turn,
     Verdict,
 )
-from tests.support.seated import seat
+from tests.support.tabular_arena import make_arena
 
 ROLES: tuple[Role, Role] = ("attacker", "defender")
 ROUNDS = 18
@@ -63,7 +63,7 @@ def chase() -> TabularGame:
 
 
 @dataclass(frozen=True)
-class Seats:
+class PreparedGame:
     """A tabular game ready to be played."""
 
     config: Config
@@ -72,7 +72,7 @@ class Seats:
     opponents: Opponents
 
 
-def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int = ROUNDS) -> Seats:
+def prepared_game(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int = ROUNDS) -> PreparedGame:
     """The chase, set up for the real loop; the defender begins with a bias, as a warmed-up model does."""
     game = chase()
     player = {"optimiser": {"lr": 0.3}, "batch_size": 16}
@@ -90,7 +90,7 @@ def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int =
             "defender": player,
         }
     )
-    arena, policies = seat(game)
+    arena, policies = make_arena(game)
     arena = replace(arena, settings=loop_settings(config))
     policies["defender"].forward_backward([Datum((0,), (2,)), Datum((1,), (3,))], CrossEntropy())
     policies["defender"].optim_step(Adam(lr=0.5))
@@ -104,7 +104,7 @@ def seated(rule: str, rng_seed: int = 0, opponent_seeds: int = 64, rounds: int =
         rng_seed=rng_seed,
     )
     arena = replace(arena, opponents=None if rule == "last" else opponents)
-    return Seats(config, arena, policies, opponents)
+    return PreparedGame(config, arena, policies, opponents)
 
 
 def course(rule: str, rng_seed: int) -> tuple[list[float], list[float]]:
@@ -114,22 +114,22 @@ def course(rule: str, rng_seed: int) -> tuple[list[float], list[float]]:
         After each round, the exploitability of the mixtures that the players would meet next, and how much more often
         the defender refuses the first attack than the second.
     """
-    seats = seated(rule, rng_seed)
-    game, versions = chase(), {role: [policy.probabilities()] for role, policy in seats.policies.items()}
+    prepared = prepared_game(rule, rng_seed)
+    game, versions = chase(), {role: [policy.probabilities()] for role, policy in prepared.policies.items()}
     gaps, leanings = [], []
-    before = Schedule.start(seats.config.game.schedule)
-    for step in coevolve.coevolve(seats.arena, before):
+    before = Schedule.start(prepared.config.game.schedule)
+    for step in coevolve.coevolve(prepared.arena, before):
         before, finished = step.schedule, step.schedule.round > before.round
         if not finished:
             continue
-        for role, policy in seats.policies.items():
+        for role, policy in prepared.policies.items():
             versions[role].append(policy.probabilities())
         if rule == "last":
             met = {role: made[-1] for role, made in versions.items()}
         else:
-            seats.opponents.close_round(len(versions["attacker"]) - 1)
+            prepared.opponents.close_round(len(versions["attacker"]) - 1)
             # No player moves twice in an episode, so a mixture of policies is the policy with their mean probabilities.
-            met = {r: np.tensordot(seats.opponents.mixture(r), np.array(v), axes=1) for r, v in versions.items()}
+            met = {r: np.tensordot(prepared.opponents.mixture(r), np.array(v), axes=1) for r, v in versions.items()}
         measured = exploitability(game, met["attacker"], met["defender"])
         gaps.append(measured.attacker_gain + measured.defender_gain)
         leanings.append(float(np.subtract(*versions["defender"][-1][:, 0])))
@@ -164,12 +164,12 @@ def test_against_a_mixture_of_versions_both_approach_the_equilibrium(rule: str, 
 
 
 def test_a_mixture_of_the_last_version_alone_changes_nothing() -> None:
-    seats = seated("uniform")
+    prepared = prepared_game("uniform")
     for role in ROLES:
-        opponent = seats.arena.attacker if role == "defender" else seats.arena.defender
+        opponent = prepared.arena.attacker if role == "defender" else prepared.arena.defender
         assert opponent is not None
-        seeds = list(seats.arena.seeds) * 4
-        players = Players(seats.arena.attacker, seats.arena.defender)
+        seeds = list(prepared.arena.seeds) * 4
+        players = Players(prepared.arena.attacker, prepared.arena.defender)
         alone = play(seeds, players, GameRules(role, 1, 2), Draws(3, 4))
         mixture = replace(players, opponents=[opponent] * len(seeds))
         assert play(seeds, mixture, GameRules(role, 1, 2), Draws(3, 4)) == alone
@@ -211,25 +211,27 @@ def test_each_seed_meets_its_own_opponent_in_one_batch_of_each(learner: Role) ->
 
 
 def test_the_learner_meets_every_finished_round_and_the_turn_just_taken() -> None:
-    seats = seated("uniform")
+    prepared = prepared_game("uniform")
     defends, attacks = Schedule(3, "defender"), Schedule(3, "attacker")
-    seats.opponents.restore({role: [seats.policies[role].snapshot(f"{i}") for i in range(3)] for role in ROLES}, ())
-    met = seats.opponents.draw(defends, 200, step=1)
-    assert {id(player) for player in met} == {id(player) for player in seats.opponents.versions["attacker"]}
-    met = seats.opponents.draw(attacks, 200, step=2)
-    assert {role: len(seats.opponents.versions[role]) for role in ROLES} == {"attacker": 3, "defender": 4}
-    assert {id(player) for player in met} == {id(player) for player in seats.opponents.versions["defender"]}
-    assert seats.opponents.draw(attacks, 200, step=2) == met
-    assert seats.opponents.draw(attacks, 200, step=3) != met
+    prepared.opponents.restore(
+        {role: [prepared.policies[role].snapshot(f"{i}") for i in range(3)] for role in ROLES}, ()
+    )
+    met = prepared.opponents.draw(defends, 200, step=1)
+    assert {id(player) for player in met} == {id(player) for player in prepared.opponents.versions["attacker"]}
+    met = prepared.opponents.draw(attacks, 200, step=2)
+    assert {role: len(prepared.opponents.versions[role]) for role in ROLES} == {"attacker": 3, "defender": 4}
+    assert {id(player) for player in met} == {id(player) for player in prepared.opponents.versions["defender"]}
+    assert prepared.opponents.draw(attacks, 200, step=2) == met
+    assert prepared.opponents.draw(attacks, 200, step=3) != met
 
 
 def test_versions_stand_still_while_the_learner_moves() -> None:
-    seats = seated("uniform")
-    seats.opponents.draw(Schedule(1, "defender"), 1, step=1)
-    version = seats.opponents.versions["defender"][0].policy
+    prepared = prepared_game("uniform")
+    prepared.opponents.draw(Schedule(1, "defender"), 1, step=1)
+    version = prepared.opponents.versions["defender"][0].policy
     assert isinstance(version, TabularPolicy)
     before = version.probabilities()
-    policy = seats.policies["defender"]
+    policy = prepared.policies["defender"]
     policy.forward_backward([Datum((0,), (2,))], CrossEntropy())
     policy.optim_step(Adam(lr=1.0))
     assert (version.probabilities() == before).all()
@@ -237,17 +239,17 @@ def test_versions_stand_still_while_the_learner_moves() -> None:
 
 
 def test_payoffs_are_the_exact_expectations_within_their_error() -> None:
-    seats = seated("nash", opponent_seeds=4000)
-    seats.opponents.draw(Schedule(1, "defender"), 1, step=1)
-    seats.policies["defender"].forward_backward([Datum((0,), (3,))], CrossEntropy())
-    seats.policies["defender"].optim_step(Adam(lr=2.0))
-    seats.policies["attacker"].forward_backward([Datum((0,), (3,)), Datum((2,), (4,))], CrossEntropy())
-    seats.policies["attacker"].optim_step(Adam(lr=2.0))
-    summary = seats.opponents.close_round(1)
+    prepared = prepared_game("nash", opponent_seeds=4000)
+    prepared.opponents.draw(Schedule(1, "defender"), 1, step=1)
+    prepared.policies["defender"].forward_backward([Datum((0,), (3,))], CrossEntropy())
+    prepared.policies["defender"].optim_step(Adam(lr=2.0))
+    prepared.policies["attacker"].forward_backward([Datum((0,), (3,)), Datum((2,), (4,))], CrossEntropy())
+    prepared.policies["attacker"].optim_step(Adam(lr=2.0))
+    summary = prepared.opponents.close_round(1)
     assert summary is not None
     exact = Payoffs.of(chase())
-    for row, attacker in enumerate(seats.opponents.versions["attacker"]):
-        for column, defender in enumerate(seats.opponents.versions["defender"]):
+    for row, attacker in enumerate(prepared.opponents.versions["attacker"]):
+        for column, defender in enumerate(prepared.opponents.versions["defender"]):
             assert isinstance(attacker.policy, TabularPolicy)
             assert isinstance(defender.policy, TabularPolicy)
             tables = attacker.policy.probabilities(), defender.policy.probabilities()
@@ -259,7 +261,7 @@ def test_payoffs_are_the_exact_expectations_within_their_error() -> None:
 
 
 def test_a_pair_that_no_judge_could_judge_has_no_payoff_at_all() -> None:
-    opponents = seated("nash", opponent_seeds=8).opponents
+    opponents = prepared_game("nash", opponent_seeds=8).opponents
     opponents.judge = lambda episodes: [Outcome(episode, None, None, "abstained") for episode in episodes]
     opponents.draw(Schedule(1, "defender"), 4, step=1)
     with pytest.raises(TooManyAbstentionsError, match=r"attacker 0 against defender 0: .* any of 8 episodes"):
@@ -270,17 +272,17 @@ def test_a_pair_that_no_judge_could_judge_has_no_payoff_at_all() -> None:
 def test_a_pair_is_played_once_and_alike_whenever_that_is() -> None:
     played: list[int] = []
 
-    def counted(seats: Seats) -> Opponents:
-        judge = seats.opponents.judge
+    def counted(prepared: PreparedGame) -> Opponents:
+        judge = prepared.opponents.judge
 
         def judged(episodes: Sequence[Episode]) -> Sequence[Outcome]:
             played.append(len(episodes))
             return judge(episodes)
 
-        seats.opponents.judge = judged
-        return seats.opponents
+        prepared.opponents.judge = judged
+        return prepared.opponents
 
-    early = counted(seated("nash", opponent_seeds=8))
+    early = counted(prepared_game("nash", opponent_seeds=8))
     early.draw(Schedule(1, "defender"), 4, step=1)
     assert played == []  # with a single opponent there is nothing to weigh
     early.draw(Schedule(1, "attacker"), 4, step=2)
@@ -290,7 +292,7 @@ def test_a_pair_is_played_once_and_alike_whenever_that_is() -> None:
     early.close_round(1)
     assert played == [2 * 8, 2 * 8]
 
-    late = counted(seated("nash", opponent_seeds=8))
+    late = counted(prepared_game("nash", opponent_seeds=8))
     saved = {role: [version.policy for version in early.versions[role]] for role in ROLES}
     late.restore(saved, json.loads(json.dumps(early.payoffs()))[:2])  # type: ignore[arg-type]
     assert late.close_round(1) == early.close_round(1)

@@ -13,7 +13,7 @@ from magic_rl.evidence.findings import found_in
 from magic_rl.evidence.redteam import play
 from magic_rl.report.findings import write_page
 from tests.support.pages import opened
-from tests.support.red import SEEDS, log_of
+from tests.support.scripted_target import SEEDS, log_of
 
 PLANTED = '<script>window.hit = 1</script> & "quoted" \u202e{{ 7 * 7 }}'
 

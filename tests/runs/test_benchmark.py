@@ -18,13 +18,12 @@ from magic_rl.engines.settings import EngineConfig
 from magic_rl.errors import ChatError, StoreError, UserError
 from magic_rl.evidence.items import read_items
 from magic_rl.evidence.sets import SUITES
-from magic_rl.runs.benchmark import Asked, benchmark
+from magic_rl.runs.benchmark import BenchmarkSpec, benchmark
 from magic_rl.runs.judge import make_chat
 from magic_rl.runs.train import train
 from magic_rl.types import Message
 from tests.support.serving import served as served_by_us
-from tests.support.stub_server import Asked as Request
-from tests.support.stub_server import Reply, Stub
+from tests.support.stub_server import Reply, Request, Stub
 from tests.support.tiny_llama import save_tiny_llama
 
 pytest.importorskip("inspect_ai")
@@ -49,8 +48,8 @@ def sets(tmp_path: Path) -> dict[str, str]:
     return {"or_bench_toxic": str(tmp_path / "toxic.csv"), "or_bench_hard": str(tmp_path / "hard.csv")}
 
 
-def asked(target: Path | str, sets: dict[str, str], **changed: Any) -> Asked:
-    return Asked(
+def asked(target: Path | str, sets: dict[str, str], **changed: Any) -> BenchmarkSpec:
+    return BenchmarkSpec(
         **{
             "target": str(target),
             "suite": "paper",

@@ -46,7 +46,7 @@ TREE = {
 }
 
 
-def seated(config: Config, note: object = None, **brought: object) -> Setup:
+def tabular_setup(config: Config, note: object = None, **brought: object) -> Setup:
     """The tabular game, half of whose seeds are held out."""
     whole = tabular_run.prepare(config, note, **brought)
     split = Split(whole.split.train[::2], whole.split.train[1::2])
@@ -57,8 +57,8 @@ def seated(config: Config, note: object = None, **brought: object) -> Setup:
 @pytest.fixture(scope="module", autouse=True)
 def _tables() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "prepare", seated)
-        patch.setattr(training, "prepare", seated)
+        patch.setattr(module, "prepare", tabular_setup)
+        patch.setattr(training, "prepare", tabular_setup)
         yield
 
 

@@ -71,7 +71,7 @@ def test_held_out_seeds_are_found_in_other_texts(text: str, found: bool) -> None
         [Seed(str(i), each, "harmful") for i, each in enumerate(aside)], [Seed("t", "open a door!", "benign")]
     )
     assert finder.found_in(["Something else.", text]) == found
-    assert finder.repeated == 1
+    assert finder.repeated_count == 1
 
 
 @pytest.mark.parametrize("where", ["seed", "attack", "attacker examples", "defender examples"])

@@ -23,7 +23,7 @@ from magic_rl.evaluation.aggregate import aggregate
 from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE
 from magic_rl.runs.study.finished import export_results, read_results
 from magic_rl.runs.study.plan import PlannedRun, next_stage, write_plan
-from magic_rl.runs.study.runner import Ended
+from magic_rl.runs.study.runner import StudyOutcome
 from magic_rl.runs.study.slots import slots
 from magic_rl.store.lock import locked
 from tests.support.study_runs import tabulated, write_result_files
@@ -262,8 +262,8 @@ def test_a_study_with_a_failing_run_tabulates_the_others_and_exits_1(
 ) -> None:
     write_result_files(tmp_path / "out" / "magic-seed-9", 9)
 
-    def run(runs: Sequence[PlannedRun], *_: object) -> Ended:
-        return Ended({runs[0].name: "out of luck"}, stopped=False)
+    def run(runs: Sequence[PlannedRun], *_: object) -> StudyOutcome:
+        return StudyOutcome({runs[0].name: "out of luck"}, stopped=False)
 
     monkeypatch.setattr("magic_rl.runs.study.runner.run_all", run)
     result = CliRunner().invoke(app, ["study", str(tiny_config), "--out", str(tmp_path / "out"), "--rng-seeds", "0"])

@@ -19,7 +19,7 @@ from magic_rl.evaluation.result import EVALUATION_FILE, OUTCOMES_FILE, Evaluatio
 from magic_rl.report.study import PAGE_FILE, STUDY_FILE, TABLE_FILE
 from magic_rl.runs.study.finished import read_results
 from magic_rl.runs.study.plan import PlannedRun, Stage
-from magic_rl.runs.study.runner import Ended, Work, run_all
+from magic_rl.runs.study.runner import StudyOutcome, Work, run_all
 from magic_rl.store.run import RunDirectory
 from magic_rl.view import RunEvent, View
 from tests.support import ROOT
@@ -42,7 +42,7 @@ class Silent(View):
             self.seen.append((event, name, text) if text else (event, name))
 
 
-def scripted(folder: Path, names: Sequence[str], script: str, slots: int = 1) -> tuple[Ended, Silent]:
+def scripted(folder: Path, names: Sequence[str], script: str, slots: int = 1) -> tuple[StudyOutcome, Silent]:
     """Run a study in which every stage is a script that gets its folder and stage as `folder` and `stage`.
 
     A file with the stage's name marks that a run has done it.

@@ -23,7 +23,7 @@ from magic_rl.types import PPO, Adam, Datum, ImportanceSampling, SamplingParams
 
 Flaw = Literal["base for every adapter", "latest for a snapshot", "drops gradients", "steps of size 0 step"]
 Moment = tuple[
-    str, Literal["before", "after", "told"]
+    str, Literal["before", "after", "fetched"]
 ]  # kind of request, and when: before or after the work, or when the result is fetched
 
 
@@ -113,7 +113,7 @@ class FakeTinker:
                 if body["request_id"] not in self._futures:
                     return 404, {"detail": "Future not found"}
                 of, result = self._futures[body["request_id"]]
-                self._die_at(of, "told")
+                self._die_at(of, "fetched")
                 return 200, result
             if plain := getattr(self, f"_{kind}", None):
                 answered: tuple[int, Any] = plain(body)

@@ -20,7 +20,7 @@ _LATE = 0.0005  # seconds, on average: the event loop rounds its waits up to who
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """One request: when it had arrived completely (monotonic seconds), and how often the same text came before."""
 
     time: float
@@ -69,8 +69,8 @@ class Stub:
     Every completion counts as ten tokens.
     """
 
-    def __init__(self, script: Callable[[Asked], Reply] = lambda _: Reply()) -> None:
-        self.asked: list[Asked] = []
+    def __init__(self, script: Callable[[Request], Reply] = lambda _: Reply()) -> None:
+        self.asked: list[Request] = []
         self.most_connections = self.most_at_once = 0
         self._script = script
         self._seen: dict[str, int] = {}
@@ -121,7 +121,7 @@ class Stub:
             self._connections.discard(writer)
             writer.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> Asked:
+    async def _read(self, reader: asyncio.StreamReader) -> Request:
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         content = await reader.readexactly(int(headers["content-length"]))
@@ -130,11 +130,11 @@ class Stub:
         text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         earlier = self._seen.get(text, 0)
         self._seen[text] = earlier + 1
-        asked = Asked(there, first.split()[1], headers, body, text, earlier)
+        asked = Request(there, first.split()[1], headers, body, text, earlier)
         self.asked.append(asked)
         return asked
 
-    async def _answer(self, reply: Reply, asked: Asked, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, reply: Reply, asked: Request, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection stays open."""
         if reply.delay:
             await asyncio.sleep(asked.time + reply.delay - time.monotonic() - _LATE)

@@ -45,7 +45,7 @@ def prepare(config: Config, note: object = None, **_: object) -> Setup:
     return Setup(config, load_prompts(), Split(played.seeds, played.seeds), TabularJudge(played), engines)  # type: ignore[arg-type]  # a dict of the roles
 
 
-def seat() -> None:
+def install() -> None:
     """Make the commands of this process play the tabular game."""
     train.prepare = evaluate.prepare = prepare  # type: ignore[attr-defined]  # stands in for it
 
@@ -67,7 +67,7 @@ def main() -> None:
         assert attack is not None
         write(run, ATTACK_FILE, attack)
         return
-    seat()
+    install()
     child.main()
 
 

@@ -16,7 +16,7 @@ from magic_rl.learning import coevolve
 from magic_rl.runs.assembly import loop_settings
 from magic_rl.theory.equilibrium import Exploitability, Payoffs, backward_induction, exploitability
 from magic_rl.theory.tabular import TabularGame
-from tests.support.seated import seat
+from tests.support.tabular_arena import make_arena
 from tests.theory.test_tabular import (
     COMPLY,
     REFUSE,
@@ -131,7 +131,7 @@ def test_coevolution_reaches_the_subgame_perfect_equilibrium(rng_seed: int) -> N
             **{role: {"optimiser": {"lr": 0.2}, "batch_size": 16} for role in ("attacker", "defender")},
         }
     )
-    arena, learners = seat(game)
+    arena, learners = make_arena(game)
     arena = replace(arena, settings=loop_settings(config))
 
     def measure() -> Exploitability:

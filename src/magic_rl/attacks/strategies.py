@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from magic_rl.errors import ConfigError
-from magic_rl.plugins import find, is_brought
+from magic_rl.plugins import find, is_plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def choose_strategies(names: Sequence[str] = ()) -> list[Strategy]:
         ConfigError: For an unknown name.
     """
     for name in names:
-        if name not in STRATEGIES and not is_brought("strategies", name):
+        if name not in STRATEGIES and not is_plugin("strategies", name):
             raise ConfigError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}")
     if names:
         return [STRATEGIES.get(name) or find("strategies", name) for name in names]

@@ -26,7 +26,7 @@ class ChatRequest:
     template_kwargs: Mapping[str, str] = field(default_factory=dict)  # extra variables of the model's own chat template
     beginning: bool = False  # whether only the beginning of the answer matters, so that it may be cut off
     # Text that the answer is made to begin with; the completion holds only what follows it.
-    begun: str = ""
+    prefill: str = ""
     sample: int = 0  # Which of several answers to one question this asks for; for the memory and draws here. Not sent.
 
 

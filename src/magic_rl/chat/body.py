@@ -58,14 +58,14 @@ def make_body(
         messages[:2] = [Message("user", f"{messages[0].content}\n\n{messages[1].content}")]
     if renderer is not None:
         prompt = renderer.given(request.template_kwargs).text(messages)
-        return "/completions", {**body, "prompt": prompt + harmless(request.begun)}
+        return "/completions", {**body, "prompt": prompt + harmless(request.prefill)}
     rows = [{"role": m.role, "content": m.content} for m in messages]
     if request.template is not None:
         return "/completions", {**body, "prompt": _template(request.template).render(messages=rows)}
     if request.template_kwargs:
         body["chat_template_kwargs"] = dict(request.template_kwargs)
-    if request.begun:  # vLLM's and SGLang's names; others refuse it, or their answer shows it
-        rows.append({"role": "assistant", "content": harmless(request.begun)})
+    if request.prefill:  # vLLM's and SGLang's names; others refuse it, or their answer shows it
+        rows.append({"role": "assistant", "content": harmless(request.prefill)})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return "/chat/completions", {**body, "messages": rows}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from magic_rl.chat.base import ChatRequest, Completion, Done
 from magic_rl.rng import derive
-from magic_rl.text.renderer import Renderer, Speaks
+from magic_rl.text.renderer import Renderer, SamplingPolicy
 from magic_rl.text.think import THINK
 from magic_rl.types import Sample, SamplingParams
 
@@ -27,7 +27,7 @@ class LocalChat:
     def __init__(
         self,
         name: str,
-        policy: Speaks,
+        policy: SamplingPolicy,
         renderer_with: Callable[[Mapping[str, str]], Renderer],
         *,
         identity: str = "",
@@ -53,7 +53,7 @@ class LocalChat:
             (settings,) = {(request.max_tokens, request.temperature) for request in some}
             renderers = [self._renderer(request) for request in some]
             prompts = [
-                (*each.prompt(request.messages), *(each.begun(request.begun) if request.begun else ()))
+                (*each.prompt(request.messages), *(each.prefill(request.prefill) if request.prefill else ()))
                 for each, request in zip(renderers, some, strict=True)
             ]
             drawn = derive(some[0].sample, start, "answers")
@@ -73,7 +73,7 @@ class LocalChat:
 
 def _completion(request: ChatRequest, renderer: Renderer, sample: Sample) -> Completion:
     tokens = len(sample.prompt) + len(sample.tokens)
-    if request.begun:  # any thought has ended before it
+    if request.prefill:  # any thought has ended before it
         text, ended = renderer.decode(sample.tokens).removeprefix(THINK), True
     else:
         _, text, ended = renderer.spoken(sample.tokens)

@@ -53,11 +53,11 @@ def audit(
     with stoppable((out / "answers.sqlite").is_file):
         from magic_rl.evidence.findings import write_findings
         from magic_rl.report.findings import PAGE_FILE, write_page
-        from magic_rl.runs.redteam import Attackers, Wanted
+        from magic_rl.runs.redteam import Attackers, RedTeamSpec
 
-        wanted = Wanted(target, attacker, budget=budget, per_minute=per_minute)
-        settings = load_config(config or wanted.settings_file, overrides or ())
-        found = Attackers(wanted, settings, out, partial(typer.echo, err=True)).audit(show_text=show_text)
+        spec = RedTeamSpec(target, attacker, budget=budget, per_minute=per_minute)
+        settings = load_config(config or spec.settings_file, overrides or ())
+        found = Attackers(spec, settings, out, partial(typer.echo, err=True)).audit(show_text=show_text)
     write_findings(found, out)
     write_page(found, out)
     typer.echo(f"{len(found.findings)} of {found.queries} queries got a harmful answer: {out / PAGE_FILE}")

@@ -78,11 +78,11 @@ def benchmark(
             raise UserError("Inspect is not installed", "install", extra="eval")
         from magic_rl.evidence.summary import exceeded
         from magic_rl.report.benchmarks import benchmark_table, write_figure
-        from magic_rl.runs.benchmark import Asked
+        from magic_rl.runs.benchmark import BenchmarkSpec
         from magic_rl.runs.benchmark import benchmark as ask_all
 
-        asked = Asked(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
-        result = ask_all(asked, folder, display="rich" if sys.stderr.isatty() else "none", other=compare)
+        spec = BenchmarkSpec(target, suite, config, _pairs("--data", data or ()), limit, max_tokens, any_count, number)
+        result = ask_all(spec, folder, display="rich" if sys.stderr.isatty() else "none", other=compare)
     typer.echo(benchmark_table(result, columns(100)))
     typer.echo(f"\nresults: {folder}" + (f", {drawn.name}" if (drawn := write_figure(result, folder)) else ""))
     for said in (above := list(exceeded(result.lines, limits))):

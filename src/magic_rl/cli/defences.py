@@ -97,11 +97,11 @@ def _table(
 def _guarded(model: Chat, guard: Path) -> Chat:
     """A model behind the judge that a config file names."""
     from magic_rl.evidence.defences import guard_in_front
-    from magic_rl.runs.judge import make_guard
+    from magic_rl.runs.judge import make_format_and_chat
 
     config = load_config(guard)
     endpoints = [(member, member.endpoint) for member in config.judge.judges if member.endpoint]
     if config.judge.kind == "panel" or not endpoints:
         raise ConfigError(f"{guard}: no single judge that asks a model; name one in judge.kind and judge.endpoint")
-    form, asked = make_guard(*endpoints[0], config.engine, "judge.endpoint")
+    form, asked = make_format_and_chat(*endpoints[0], config.engine, "judge.endpoint")
     return guard_in_front(model, asked, form)

@@ -50,12 +50,12 @@ def redteam(
     """
     with stoppable((out / "answers.sqlite").is_file):
         from magic_rl.report.tables import redteam_table
-        from magic_rl.runs.redteam import Attackers, Wanted
+        from magic_rl.runs.redteam import Attackers, RedTeamSpec
 
-        wanted = Wanted(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
-        settings = load_config(config or wanted.settings_file, overrides or ())
+        spec = RedTeamSpec(target, attacker, number, budget, None, {"pyrit": pyrit, "nanogcg": nanogcg})
+        settings = load_config(config or spec.settings_file, overrides or ())
         names = tuple(name.strip() for name in attacks.split(",") if name.strip())
-        found = Attackers(wanted, settings, out, partial(typer.echo, err=True)).redteam(names)
+        found = Attackers(spec, settings, out, partial(typer.echo, err=True)).redteam(names)
     typer.echo(redteam_table(found, columns(80)))
     for name, row in found.attacks.items():
         if row.errors:

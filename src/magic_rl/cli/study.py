@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from magic_rl.config import Config, PresetName
     from magic_rl.runs.study.plan import PlannedRun, Stage
-    from magic_rl.runs.study.runner import Ended
+    from magic_rl.runs.study.runner import StudyOutcome
 
 _CHILD = "magic_rl.cli.child"
 
@@ -104,7 +104,7 @@ def _configs(path: Path | None, presets: str, seeds: str, overrides: list[str]) 
     }
 
 
-def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_steps: int, jobs: int) -> Ended:
+def _train(out: Path, configs: dict[tuple[PresetName, int], Config], attack_steps: int, jobs: int) -> StudyOutcome:
     from magic_rl.cli.study_view import StudyView
     from magic_rl.runs.study.plan import next_stage, write_plan
     from magic_rl.runs.study.runner import Work, run_all

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magic_rl.cli.shown import shown
-from magic_rl.cli.view import Drawn, clock
+from magic_rl.cli.view import TerminalView, clock
 from magic_rl.view import RunEvent
 
 _TITLES = {"train": "training", "resume": "training, resumed", "evaluate": "evaluation", "attack": "fresh attacker"}
@@ -17,13 +17,13 @@ _PAUSE = 60.0  # seconds between two lines about the same run
 _WIDTH = 160  # characters of a line that a run wrote
 
 
-class StudyView(Drawn):
+class StudyView(TerminalView):
     """Shows which runs are at work and how the others ended."""
 
     _refresh = 2
 
     def __init__(self, total: int, console: Console | None = None) -> None:
-        """Args: total: Runs of the study. console: See `Drawn`."""
+        """Args: total: Runs of the study. console: See `TerminalView`."""
         super().__init__(console)
         self._total, self._done, self._failed = total, 0, 0
         self._at_work: dict[str, tuple[str, str]] = {}  # stage and last line of each run

@@ -57,7 +57,7 @@ _SHOWN = (
 )
 
 
-class Drawn(View, ABC):
+class TerminalView(View, ABC):
     """What views have in common. Use as a context manager; lines are printed even outside of one."""
 
     _refresh = 4  # times per second
@@ -87,7 +87,7 @@ class Drawn(View, ABC):
         """What a terminal shows, as of now."""
 
 
-class Screen(Drawn):
+class Screen(TerminalView):
     """Shows a run as it goes.
 
     The time left is that of the current stage, from the mean duration of its last steps.

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from magic_rl.config.asked import EndpointConfig
+from magic_rl.config.judge import EndpointConfig
 from magic_rl.engines.settings import LoraConfig
 from magic_rl.learning.settings import OptimiserConfig, SftConfig
 from magic_rl.settings import Node, Place, unlike_default, whole_path

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, ValidationInfo, model_validator
 
-from magic_rl.config.asked import JudgeConfig
+from magic_rl.config.judge import JudgeConfig
 from magic_rl.config.sections import (
     AttackerConfig,
     DataConfig,

@@ -26,7 +26,7 @@ class SeedFinder:
     """Finds seeds in texts.
 
     Attributes:
-        repeated: How many of the seeds are nearly repeated by training seeds.
+        repeated_count: How many of the seeds are nearly repeated by training seeds.
     """
 
     def __init__(self, seeds: Sequence[Seed], training: Sequence[Seed] = ()) -> None:
@@ -45,7 +45,7 @@ class SeedFinder:
         for seed in training:
             for number, share in self._shares(seed.text).items():
                 self._known[number] = max(share, self._known.get(number, 0.0))
-        self.repeated = sum(share >= _SHARE for share in self._known.values())
+        self.repeated_count = sum(share >= _SHARE for share in self._known.values())
 
     def found_in(self, texts: Iterable[str]) -> bool:
         """Whether any of the texts holds one of the seeds, and more of it than any training seed does."""

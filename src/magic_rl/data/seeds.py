@@ -30,7 +30,7 @@ from magic_rl.data.registry import (
 from magic_rl.data.rows import SUFFIXES, how_to_get_access, read_file, read_hub, read_package
 from magic_rl.errors import DataError
 from magic_rl.files import Row, brief, checked, read_jsonl, user_path
-from magic_rl.plugins import find, is_brought
+from magic_rl.plugins import find, is_plugin
 from magic_rl.types import Seed
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def open_source(name: str, own: SeedSchema, split: str) -> Opened:
         return "demo seeds", own_schema(), read_jsonl("demo seeds", text)
     path = user_path(name)
     is_file = _is(path.is_file)
-    if not is_file and is_brought("seeds", name):
+    if not is_file and is_plugin("seeds", name):
         brought = ((f"seed {number}", asdict(seed)) for number, seed in enumerate(find("seeds", name)(), start=1))
         return name, own_schema(), brought
     if colon and len(head) > 1 and head.replace("-", "").isalnum() and not is_file:  # one letter: a Windows drive

@@ -136,7 +136,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Particular(Protocol):
+class LimitedEngine(Protocol):
     """An engine that does not support all settings of a step, and says so before long work begins."""
 
     def unable(self, adam: Adam) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
-from magic_rl.plugins import is_brought
+from magic_rl.plugins import is_plugin
 from magic_rl.settings import Node, Place
 from magic_rl.text.template import DAY
 
@@ -32,7 +32,7 @@ KINDS = {
 
 
 def _engine(kind: str) -> str:
-    if kind in KINDS or is_brought("engines", kind):
+    if kind in KINDS or is_plugin("engines", kind):
         return kind
     raise ValueError(f"{kind!r} is none of {', '.join(KINDS)}, and no engine of your own (package.module:Name)")
 

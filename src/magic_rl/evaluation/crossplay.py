@@ -21,7 +21,7 @@ from magic_rl.types import Episode, Exchange, Label, Sample, Verdict
 
 SCORED = 64  # replies per defender whose fluency is measured
 
-Board = tuple[Player | None, Sequence[Episode]]  # an attacker (None plays seeds as they are) and its episodes
+AttackSet = tuple[Player | None, Sequence[Episode]]  # an attacker (None plays seeds as they are) and its episodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +102,24 @@ class Cell:
         return Cell(harmful, benign)
 
 
-def open_attacks(conditions: Conditions, board: Board, n: int, purpose: str = "evaluation attack") -> Board:
+def open_attacks(
+    conditions: Conditions, attack_set: AttackSet, n: int, purpose: str = "evaluation attack"
+) -> AttackSet:
     """One attacker's first attacks on all seeds, as open episodes, those of a seed side by side.
 
     Args:
         conditions: How the game is played.
-        board: The attacker, and for each seed an episode without turns.
+        attack_set: The attacker, and for each seed an episode without turns.
         n: Attacks per seed; without an attacker, each seed is played once.
         purpose: Purpose of the random draws, which depend on it.
     """
-    attacker, episodes = board
+    attacker, episodes = attack_set
     draw = derive(conditions.rng_seed, 0, purpose)
     opened = attack(episodes, attacker, n if attacker else 1, draw, multi_turn=conditions.turns > 1)
     return attacker, opened
 
 
-def answered_by(conditions: Conditions, boards: Sequence[Board], defender: Player) -> list[Cell]:
+def answered_by(conditions: Conditions, attack_sets: Sequence[AttackSet], defender: Player) -> list[Cell]:
     """One defender's judged replies to the attacks of all attackers, one cell per attacker.
 
     Raises:
@@ -126,11 +128,11 @@ def answered_by(conditions: Conditions, boards: Sequence[Board], defender: Playe
     for turn in range(conditions.turns):
         if turn:
             draw = derive(conditions.rng_seed, 0, "evaluation attack", turn)
-            boards = [(who, attack(episodes, who, 1, draw, multi_turn=True)) for who, episodes in boards]
+            attack_sets = [(who, attack(episodes, who, 1, draw, multi_turn=True)) for who, episodes in attack_sets]
         draw = derive(conditions.rng_seed, 0, "evaluation reply", turn)
-        replies = iter(reply(_all(boards), defender, 1, draw))
-        boards = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in boards]
-    exchanges = [None if _said_nothing(e) else Exchange(e.seed, e.attack, e.reply) for e in _all(boards)]
+        replies = iter(reply(_all(attack_sets), defender, 1, draw))
+        attack_sets = [(who, list(itertools.islice(replies, len(episodes)))) for who, episodes in attack_sets]
+    exchanges = [None if _said_nothing(e) else Exchange(e.seed, e.attack, e.reply) for e in _all(attack_sets)]
     judged = iter(
         ask(
             conditions.judge,
@@ -141,7 +143,7 @@ def answered_by(conditions: Conditions, boards: Sequence[Board], defender: Playe
     )
     silent = Verdict(abstained="no reply: it was cut off before it began, or the call failed")
     verdicts = iter([next(judged) if exchange else silent for exchange in exchanges])
-    return [_cell(episodes, list(itertools.islice(verdicts, len(episodes)))) for _, episodes in boards]
+    return [_cell(episodes, list(itertools.islice(verdicts, len(episodes)))) for _, episodes in attack_sets]
 
 
 def _said_nothing(episode: Episode) -> bool:
@@ -150,8 +152,8 @@ def _said_nothing(episode: Episode) -> bool:
     return sample is not None and sample.finish == "length" and not episode.reply.strip()
 
 
-def _all(boards: Sequence[Board]) -> list[Episode]:
-    return [episode for _, episodes in boards for episode in episodes]
+def _all(attack_sets: Sequence[AttackSet]) -> list[Episode]:
+    return [episode for _, episodes in attack_sets for episode in episodes]
 
 
 def _cell(episodes: Sequence[Episode], verdicts: Sequence[Verdict]) -> Cell:

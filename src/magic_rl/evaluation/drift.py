@@ -22,7 +22,7 @@ _ORDER = 4  # longest n-gram of BLEU
 _UNSEEN = 0.1  # an n-gram order without matches counts as so many
 
 
-class OfRound(Document):
+class RoundDrift(Document):
     """The attacks of one attacker."""
 
     n: int  # number of attacks measured
@@ -40,7 +40,7 @@ class Drift(Document):
     """`drift.json`."""
 
     step: int  # step of training after which it was measured
-    rounds: dict[int, OfRound]  # by the attacker's round; 0 is the attacker that the game began with
+    rounds: dict[int, RoundDrift]  # by the attacker's round; 0 is the attacker that the game began with
     classifier: str | None = None  # the model that labelled classes; None if none was named
     agreement: dict[str, Estimate] = Field({})  # agreement of that model with people, on labelled examples
     embedder: str | None = None  # the model that measures distances; None if it is not installed
@@ -79,21 +79,21 @@ def of_round(
     classes: Sequence[Classes | None] = (),
     first: Sequence[Classes | None] = (),
     distance: float | None = None,
-) -> OfRound:
+) -> RoundDrift:
     """The numbers of one round.
 
     Args:
         attacks: Attacks of its attacker.
         classes: The classes that each attack shows; None where the model gave none. Empty if no model was asked.
         first: The same for the first round's attacks.
-        distance: See `OfRound`.
+        distance: See `RoundDrift`.
     """
     known = [each for each in classes if each is not None]
     if not known:
-        return OfRound(n=len(attacks), self_bleu=self_bleu(attacks), distance=distance)
+        return RoundDrift(n=len(attacks), self_bleu=self_bleu(attacks), distance=distance)
     counts = Counter(name for each in known for name in each)
     before = {each for each in first if each is not None}
-    return OfRound(
+    return RoundDrift(
         n=len(attacks),
         self_bleu=self_bleu(attacks),
         distance=distance,

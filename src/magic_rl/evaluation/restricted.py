@@ -16,7 +16,7 @@ from magic_rl.theory.matrix import solve
 
 
 @dataclass(frozen=True, slots=True)
-class Restricted:
+class RestrictedEquilibrium:
     """The equilibrium among players that were all measured against each other."""
 
     value: float  # J at the equilibrium
@@ -24,7 +24,7 @@ class Restricted:
     defenders: dict[int, tuple[float, float, float]]  # share, J against its worst attacker, exploitability
 
 
-def restricted_game(found: Crossplay) -> Restricted | None:
+def restricted_game(found: Crossplay) -> RestrictedEquilibrium | None:
     """Solve the cross-play; None if no defender was measured against every attacker."""
     n = np.array(
         [[min(a.n, c.n) for a, c in zip(*rows, strict=True)] for rows in zip(found.asr, found.compliance, strict=True)]
@@ -42,4 +42,6 @@ def restricted_game(found: Crossplay) -> Restricted | None:
         found.defenders[place]: (float(solved.columns[i]), float(worst[i]), float(solved.column_exploitability[i]))
         for i, place in enumerate(whole)
     }
-    return Restricted(-solved.value, dict(zip(found.attackers, solved.rows.tolist(), strict=True)), defenders)
+    return RestrictedEquilibrium(
+        -solved.value, dict(zip(found.attackers, solved.rows.tolist(), strict=True)), defenders
+    )

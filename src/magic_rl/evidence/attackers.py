@@ -30,7 +30,7 @@ class Move:
     """One query."""
 
     text: str  # what the target is asked
-    begun: str = ""  # the forced beginning of its reply
+    prefill: str = ""  # the forced beginning of its reply
     method: str = ""  # how the text was made, for attacks with several methods
     failed: str | None = None  # why there is nothing to ask; such a query counts for neither side
 
@@ -40,7 +40,7 @@ class Attack(Protocol):
 
     name: str  # its name in results
     turns: int  # queries per attempt
-    most: int  # number of different attempts that it can make on a seed
+    max_attempts: int  # number of different attempts that it can make on a seed
 
     def moves(self, games: Sequence[Game], attempt: int) -> list[Move | None]:
         """The next query of each game, all at the same turn of the same attempt; None if it has no more."""
@@ -49,7 +49,7 @@ class Attack(Protocol):
 class TrainedAttacker:
     """A trained attacker of the game, with one conversation per attempt, adapted to the replies (METHOD §5)."""
 
-    most = 1_000_000  # it samples
+    max_attempts = 1_000_000  # it samples
 
     def __init__(self, player: Player, *, turns: int, rng_seed: int, name: str = "multi-turn") -> None:
         """Args: turns: T, turns of a conversation; if above one, the attacker gets its multi-turn prompt."""
@@ -91,7 +91,7 @@ class PoolAttacker:
             if entry.seed.label == "harmful":
                 self._of[entry.seed.id].append(entry)
         self.seeds = [own[0].seed for own in self._of.values()]
-        self.most = max(map(len, self._of.values()), default=0)
+        self.max_attempts = max(map(len, self._of.values()), default=0)
 
     def moves(self, games: Sequence[Game], attempt: int) -> list[Move | None]:
         """See `Attack`."""

@@ -41,7 +41,7 @@ _AT_ONCE = 64  # attacks per batch; replies are remembered after each
 
 
 @dataclass(frozen=True)
-class Defended:
+class DefendedChat:
     """A chat around a chat. Implements `chat.base.Chat`."""
 
     chat: Chat  # the defended model
@@ -68,7 +68,7 @@ class Defended:
         return out
 
 
-def safety_prompt(chat: Chat) -> Defended:
+def safety_prompt(chat: Chat) -> DefendedChat:
     """A system prompt that asks for safety, before any other system prompt."""
 
     def safe(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -76,14 +76,14 @@ def safety_prompt(chat: Chat) -> Defended:
             return (Message("system", f"{_SAFETY}\n\n{messages[0].content}"), *messages[1:])
         return (Message("system", _SAFETY), *messages)
 
-    return Defended(
+    return DefendedChat(
         chat,
         "safety prompt",
         lambda requests: chat.complete([replace(each, messages=safe(each.messages)) for each in requests]),
     )
 
 
-def self_eval(chat: Chat) -> Defended:
+def self_eval(chat: Chat) -> DefendedChat:
     """The model checks its own reply; if it finds it harmful, a refusal replaces it.
 
     As in Phute et al. 2023 (arXiv 2308.07308), the request is not shown again, so it cannot persuade the model.
@@ -104,7 +104,7 @@ def self_eval(chat: Chat) -> Defended:
                 out[place] = Completion(REFUSAL, tokens) if harmful else replace(out[place], tokens=tokens)
         return out
 
-    return Defended(chat, "Self-Eval", answer, 2)
+    return DefendedChat(chat, "Self-Eval", answer, 2)
 
 
 def _examination(request: ChatRequest, reply: str) -> ChatRequest:
@@ -113,7 +113,7 @@ def _examination(request: ChatRequest, reply: str) -> ChatRequest:
     return ChatRequest(asked, request.max_tokens, template=request.template, template_kwargs=how, beginning=True)
 
 
-def smoothllm(chat: Chat, copies: int = 10, rng_seed: int = 0) -> Defended:
+def smoothllm(chat: Chat, copies: int = 10, rng_seed: int = 0) -> DefendedChat:
     """Answers perturbed copies of the last message and follows the majority (Robey et al. 2023, arXiv 2310.03684).
 
     In each copy a tenth of the characters, rounded down, is swapped for others. If more than half of the copies are
@@ -146,7 +146,7 @@ def smoothllm(chat: Chat, copies: int = 10, rng_seed: int = 0) -> Defended:
         said = chat.complete([copied(each, number) for each in requests for number in range(copies)])
         return [vote(each, said[i * copies : (i + 1) * copies]) for i, each in enumerate(requests)]
 
-    return Defended(chat, f"SmoothLLM ({copies} × swap {100 * _SWAPPED:g} %, rng seed {rng_seed})", answer, copies)
+    return DefendedChat(chat, f"SmoothLLM ({copies} × swap {100 * _SWAPPED:g} %, rng seed {rng_seed})", answer, copies)
 
 
 def perturbed(text: str, share: float, rng: np.random.Generator) -> str:
@@ -157,7 +157,7 @@ def perturbed(text: str, share: float, rng: np.random.Generator) -> str:
     return "".join(new.get(i, char) for i, char in enumerate(text))
 
 
-def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
+def guard_in_front(chat: Chat, guard: Chat, form: Format) -> DefendedChat:
     """A guard model reads the last message first; if it finds it harmful, it is refused without asking the model.
 
     Args:
@@ -190,7 +190,7 @@ def guard_in_front(chat: Chat, guard: Chat, form: Format) -> Defended:
             for stop, spent in zip(out, tokens, strict=True)
         ]
 
-    return Defended(chat, f"guard in front ({form.name}, {guard.name})", answer, 2)
+    return DefendedChat(chat, f"guard in front ({form.name}, {guard.name})", answer, 2)
 
 
 def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | None:
@@ -203,7 +203,7 @@ def _screened(said: Sequence[Labels | Completion], tokens: int) -> Completion | 
     return Completion(REFUSAL, tokens) if "harmful" in labels else None
 
 
-DEFENCES: Mapping[str, Callable[[Chat], Defended]] = {
+DEFENCES: Mapping[str, Callable[[Chat], DefendedChat]] = {
     "safety-prompt": safety_prompt,
     "self-eval": self_eval,
     "smoothllm": smoothllm,

@@ -114,7 +114,7 @@ def _whole(kept: Path) -> dict[str, list[Row]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class ConversationAttack:
     """An attack by a tool that talks to the target, helped by a model that writes and scores."""
 
     name: str
@@ -124,15 +124,15 @@ class Talk:
     job: Mapping[str, Any]
 
 
-def converse(log: Log, talk: Talk, seeds: Sequence[Seed], note: Note) -> None:
+def converse(log: Log, attack: ConversationAttack, seeds: Sequence[Seed], note: Note) -> None:
     """Let a tool that talks to the target itself attack all seeds; keep and judge its queries.
 
     Raises:
         UserError: If the tool ends before it is done, or asked nothing at all.
     """
-    name, rows = talk.name, talk.tool.run(talk.name, talk.job, seeds, note)
+    name, rows = attack.name, attack.tool.run(attack.name, attack.job, seeds, note)
     if not any(rows.values()):
-        raise UserError(f"{name}: {talk.tool.package} asked nothing; its log is in {talk.tool.folder}")
+        raise UserError(f"{name}: {attack.tool.package} asked nothing; its log is in {attack.tool.folder}")
     for seed in seeds:
         queries = []
         for attempt, row in enumerate(rows[seed.id]):
@@ -151,7 +151,7 @@ class Gcg:
     note: Note  # called with messages about progress
     name = "gcg"
     turns = 1
-    most = 1
+    max_attempts = 1
 
     def moves(self, games: Sequence[Game], attempt: int) -> list[Move | None]:  # noqa: ARG002 - there is one
         """See `Attack`."""

@@ -83,7 +83,7 @@ class Log:
                 self.target.max_tokens,
                 self.target.temperature,
                 beginning=True,
-                begun=move.begun,
+                prefill=move.prefill,
                 sample=attempt if self.target.temperature else 0,
             )
             for game, move in zip(games, moves, strict=True)
@@ -122,7 +122,7 @@ class Log:
 
     def _item(self, name: str, query: Query) -> Item:
         game, move, completion = query.game, query.move, query.completion
-        sent = [*game.said, Message("user", move.text)] + [Message("assistant", move.begun)] * bool(move.begun)
+        sent = [*game.said, Message("user", move.text)] + [Message("assistant", move.prefill)] * bool(move.prefill)
         return replace(
             Item.about(game.seed),
             set=name,
@@ -156,7 +156,7 @@ def play(log: Log, attack: Attack, seeds: Sequence[Seed], budget: int, *, exhaus
         ChatError: See `Log.ask`.
     """
     turns, left = min(attack.turns, budget), list(seeds)
-    for attempt in range(min(budget // turns, attack.most)):
+    for attempt in range(min(budget // turns, attack.max_attempts)):
         games, ended = [Game(seed) for seed in left], set[str]()
         for _ in range(turns):
             moves = attack.moves(games, attempt) if games else []

@@ -17,10 +17,10 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer
 from inspect_ai.solver import TaskState, generate
 from pydantic import TypeAdapter
 
+from magic_rl.evidence.batching import Batcher
 from magic_rl.evidence.counting import our_measure, ours
 from magic_rl.evidence.items import Item, Judged
 from magic_rl.evidence.sets import BENCHMARKS, Benchmark, part_of
-from magic_rl.evidence.together import Together
 from magic_rl.judges.asking import ask
 from magic_rl.judges.base import Judge
 from magic_rl.types import Exchange, Verdict
@@ -56,7 +56,7 @@ def _judged(benchmark: Benchmark, judge: Judge, retries: int) -> Scorer:
     def label(exchanges: Sequence[Exchange]) -> list[Verdict]:
         return ask(judge, exchanges, retries=retries, max_abstained=1.0, needs_refusal=False)
 
-    verdict_of = Together(label)
+    verdict_of = Batcher(label)
     measures = dict.fromkeys(
         key for part in benchmark.parts for key in (our_measure(part.label), f"release_{part.release.measure}")
     )

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
-from magic_rl.text.renderer import Arrived, Renders, Speaks, Streams
+from magic_rl.text.renderer import Arrived, PromptRenderer, SamplingPolicy, StreamingPolicy
 from magic_rl.text.think import parse_attack
 from magic_rl.types import Episode, Message, Role, Sample, SamplingParams, Seed, Turn
 
-_Seat = TypeVar("_Seat", bound="Player | None")
-Told = Callable[[Sequence[Episode]], None]
+_Player = TypeVar("_Player", bound="Player | None")
+OnEnded = Callable[[Sequence[Episode]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Player:
         prompts: Prompts of the roles.
     """
 
-    policy: Speaks
-    renderer: Renders
+    policy: SamplingPolicy
+    renderer: PromptRenderer
     sampling: SamplingParams
     max_prompt: int = 8192
     system: str = ""
@@ -83,7 +83,7 @@ class Draws:
 
 
 def play(
-    seeds: Sequence[Seed], players: Players, rules: GameRules, draws: Draws, ended: Told | None = None
+    seeds: Sequence[Seed], players: Players, rules: GameRules, draws: Draws, ended: OnEnded | None = None
 ) -> list[Episode]:
     """Play P seeds to the end, G episodes each, for one learner (METHOD §3).
 
@@ -95,7 +95,7 @@ def play(
         players: Attacker, defender and opponents.
         rules: Who learns, and how much is played.
         draws: What all randomness depends on.
-        ended: Called with finished episodes while others are still being sampled, if the policy can stream (`Streams`).
+        ended: Called with finished episodes while others are still being sampled, if it is a `StreamingPolicy`.
 
     Returns:
         P * G episodes, those of a group side by side.
@@ -116,10 +116,10 @@ def play(
         running = attack(plain, None, attacks, 0)
         for number, (who, theirs) in enumerate(_by_player(rewritten, attackers)):
             running += attack(theirs, who, attacks, _row(draws, "attack", number, place), turns > 1)
-        told = ended if turn == turns - 1 else None
+        on_ended = ended if turn == turns - 1 else None
         for number, (answers, theirs) in enumerate(_by_player(running, defenders)):
             row = _row(draws, "reply", number, place)
-            replied = iter(reply([each for each in theirs if each.cut_off is None], answers, replies, row, told))
+            replied = iter(reply([each for each in theirs if each.cut_off is None], answers, replies, row, on_ended))
             for each in theirs:
                 over += [each] * replies if each.cut_off else itertools.islice(replied, replies)
         episodes = sorted(over, key=lambda episode: episode.group)
@@ -147,16 +147,16 @@ def attack(
 
 
 def reply(
-    episodes: Sequence[Episode], defender: Player, n: int, rng_seed: int, told: Told | None = None
+    episodes: Sequence[Episode], defender: Player, n: int, rng_seed: int, on_ended: OnEnded | None = None
 ) -> list[Episode]:
-    """Answer the open turn of each episode `n` times, even if its attack was cut off; `told` is `ended` of `play`."""
+    """Answer the open turn of each episode `n` times, even if its attack was cut off; `on_ended`: `ended` of `play`."""
     conversations = [defender_messages(defender, episode.turns) for episode in episodes]
 
     def arrived(place: int, samples: Sequence[Sample]) -> None:
-        if told:
-            told([_answered(episodes[place], sample, defender) for sample in samples])
+        if on_ended:
+            on_ended([_answered(episodes[place], sample, defender) for sample in samples])
 
-    spoken = _speak(defender, conversations, n, rng_seed, arrived if told else None)
+    spoken = _speak(defender, conversations, n, rng_seed, arrived if on_ended else None)
     return [
         _answered(episode, sample, defender)
         for episode, samples in zip(episodes, spoken, strict=True)
@@ -181,16 +181,16 @@ def _row(draws: Draws, move: str, number: int, place: int) -> int:
     return derive(draws.rng_seed, draws.step, f"{move} {number}" if number else move, place)
 
 
-def _by_player(episodes: Sequence[Episode], seats: Sequence[_Seat]) -> list[tuple[_Seat, list[Episode]]]:
+def _by_player(episodes: Sequence[Episode], players: Sequence[_Player]) -> list[tuple[_Player, list[Episode]]]:
     """Episodes by player, players in the order they first appear.
 
     Args:
-        seats: The player of each group.
+        players: The player of each group.
     """
-    batches: dict[int, tuple[_Seat, list[Episode]]] = {}
+    batches: dict[int, tuple[_Player, list[Episode]]] = {}
     for episode in episodes:
-        seat = seats[episode.group]
-        batches.setdefault(id(seat), (seat, []))[1].append(episode)
+        player = players[episode.group]
+        batches.setdefault(id(player), (player, []))[1].append(episode)
     return list(batches.values())
 
 
@@ -201,7 +201,7 @@ def _speak(
     rendered = [player.renderer.prompt(messages) for messages in conversations]
     fitting = [place for place, prompt in enumerate(rendered) if len(prompt) <= player.max_prompt]
     asked = [rendered[place] for place in fitting]
-    if (tell := arrived) and isinstance(policy := player.policy, Streams):
+    if (tell := arrived) and isinstance(policy := player.policy, StreamingPolicy):
         said = policy.stream(asked, n, player.sampling, rng_seed, lambda i, samples: tell(fitting[i], samples))
     else:
         said = player.policy.sample(asked, n, player.sampling, rng_seed)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from magic_rl.errors import TooManyAbstentionsError
-from magic_rl.judges.base import Judge, Patient
+from magic_rl.judges.base import Judge, RetryingJudge
 from magic_rl.types import Exchange, Verdict
 
 _FEW = 20
@@ -23,7 +23,7 @@ def ask(
     """Judge exchanges in one batch and ask the abstained ones again.
 
     Args:
-        retries: How often abstentions are asked again, all that remain in one batch. A `Patient` judge is asked once:
+        retries: How often abstentions are asked again, all that remain in one batch. A `RetryingJudge` is asked once:
             it has asked again itself, and in a batch of abstentions alone a member would exceed its limit.
         max_abstained: Share of abstentions, 0–1, that may remain; see `exceeds`.
         needs_refusal: Whether a verdict that does not say if the reply refuses counts as an abstention.
@@ -35,9 +35,9 @@ def ask(
         TooManyAbstentionsError: If more remain.
         ValueError: If the judge returns another number of verdicts than it was given exchanges.
     """
-    patient = isinstance(judge, Patient)
+    retries_itself = isinstance(judge, RetryingJudge)
     verdicts, waiting = [Verdict(abstained="not asked")] * len(exchanges), list(range(len(exchanges)))
-    for _ in range(1 if patient else 1 + retries):
+    for _ in range(1 if retries_itself else 1 + retries):
         said = list(judge.judge([exchanges[i] for i in waiting])) if waiting else []
         if len(said) != len(waiting):
             raise ValueError(f"judge {judge.name!r} returned {len(said)} verdicts for {len(waiting)} exchanges")
@@ -46,7 +46,7 @@ def ask(
             verdicts[i] = _SILENT if silent else verdict
         waiting = [i for i in waiting if verdicts[i].abstained is not None]
     if exceeds(len(waiting), len(verdicts), max_abstained):
-        times = judge.retries if isinstance(judge, Patient) else retries
+        times = judge.retries if isinstance(judge, RetryingJudge) else retries
         (reason, most), *_ = Counter(verdicts[i].abstained for i in waiting).most_common(1)
         raise TooManyAbstentionsError(
             f"judge {judge.name!r}: no verdict on {len(waiting)} of {len(verdicts)} replies after {times} "

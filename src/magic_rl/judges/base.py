@@ -19,7 +19,7 @@ class Judge(Protocol):
         """One verdict per exchange, in order. Verdicts with `abstained` set carry no label."""
 
 
-class Patient:
+class RetryingJudge:
     """A judge that asks its models again after an abstention, so its caller need not."""
 
     retries: int  # how often it asks again

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from magic_rl.judges.asking import ask
-from magic_rl.judges.base import Judge, Patient
+from magic_rl.judges.base import Judge, RetryingJudge
 from magic_rl.types import Exchange, Label, Verdict
 
 _T = TypeVar("_T", bound=Hashable)
@@ -30,7 +30,7 @@ class Votes:
     verdicts: list[Verdict]
 
 
-class Panel(Patient):
+class Panel(RetryingJudge):
     """Several judges as one `judges.base.Judge`.
 
     Attributes:

@@ -17,12 +17,12 @@ from statistics import fmean
 from typing import Protocol, runtime_checkable
 
 from magic_rl.rng import generator
-from magic_rl.text.renderer import Speaks
+from magic_rl.text.renderer import SamplingPolicy
 from magic_rl.types import Sample, SamplingParams, Tokens
 
 
 @runtime_checkable
-class Scores(Speaks, Protocol):
+class ScoringPolicy(SamplingPolicy, Protocol):
     """The part of a policy that is used here; see `engines.base.Policy`."""
 
     def logprobs(self, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[float, ...]]:
@@ -53,7 +53,7 @@ class Fluency:
 class Yardstick:
     """The untouched model and the limits that its own replies set."""
 
-    def __init__(self, untouched: Scores, own: Sequence[Sample]) -> None:
+    def __init__(self, untouched: ScoringPolicy, own: Sequence[Sample]) -> None:
         """Set the limits.
 
         Args:
@@ -74,7 +74,7 @@ class Yardstick:
         """A yardstick from the untouched model's replies to these very prompts."""
         return Yardstick(self._untouched, [own for (own,) in self._untouched.sample(prompts, 1, sampling, rng_seed)])
 
-    def measure(self, replies: Sequence[Sample], policy: Speaks | None = None) -> Fluency:
+    def measure(self, replies: Sequence[Sample], policy: SamplingPolicy | None = None) -> Fluency:
         """Measure replies.
 
         Args:
@@ -86,7 +86,9 @@ class Yardstick:
             return Fluency()
         sequences = [(sample.prompt, sample.tokens) for sample in replies]
         base = [fmean(each) for each in self._untouched.logprobs(sequences)]
-        said = policy.logprobs(sequences) if isinstance(policy, Scores) else [sample.logprobs for sample in replies]
+        said = (
+            policy.logprobs(sequences) if isinstance(policy, ScoringPolicy) else [sample.logprobs for sample in replies]
+        )
         distinct = [distinct_trigrams(sample.tokens) for sample in replies]
         return Fluency(
             tuple(

@@ -66,7 +66,7 @@ def coefficients(known: Known, learning: LearningConfig) -> tuple[Tokenwise, dic
     return found, {**metrics, "objective": float(value.sum())}
 
 
-def towards(
+def importance_sampling_datums(
     datums: Sequence[Datum],
     current: Sequence[tuple[float, ...]],
     references: Sequence[tuple[float, ...]],

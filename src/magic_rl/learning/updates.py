@@ -10,7 +10,7 @@ from magic_rl.game.schedule import Schedule
 from magic_rl.learning.arena import Arena
 from magic_rl.learning.correction import correct
 from magic_rl.learning.datums import minibatches
-from magic_rl.learning.objective import towards
+from magic_rl.learning.objective import importance_sampling_datums
 from magic_rl.learning.settings import OptimiserConfig
 from magic_rl.rng import generator
 from magic_rl.types import PPO, Adam, Datum, ImportanceSampling, Role, Tokens
@@ -62,8 +62,8 @@ def _gradient(arena: Arena, learner: Role, part: Sequence[Datum], *, moved: bool
         return dict(policy.forward_backward(part, PPO(learning.clip_low, learning.clip_high)))
     current = policy.logprobs(_sequences(part)) if moved else [datum.logprobs for datum in part]
     references = arena.references[learner].logprobs(_sequences(part)) if learning.kl_coef else []
-    towards_it, metrics = towards(part, current, references, learning)
-    return {**policy.forward_backward(towards_it, ImportanceSampling()), **metrics}
+    weighted, metrics = importance_sampling_datums(part, current, references, learning)
+    return {**policy.forward_backward(weighted, ImportanceSampling()), **metrics}
 
 
 def _sequences(datums: Sequence[Datum]) -> list[tuple[Tokens, Tokens]]:

@@ -1,6 +1,6 @@
 """Everything a run needs, built from its config: models, policies, judge, prompts and seeds.
 
-Evaluation uses it too, and puts saved players into the same seats.
+Evaluation uses it too, and puts saved players into the same roles.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from magic_rl.attacks.pool import PoolEntry, build_pool, read_pool
 from magic_rl.config import Config
 from magic_rl.data.split import Split, evenly
-from magic_rl.engines.base import Engine, Particular, Policy
+from magic_rl.engines.base import Engine, LimitedEngine, Policy
 from magic_rl.errors import ConfigError
 from magic_rl.game.play import Player, attack, reply
 from magic_rl.judges.base import Judge
@@ -27,7 +27,7 @@ from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge
 from magic_rl.runs.seeds import split_of
-from magic_rl.text.renderer import Renderer, Speaks
+from magic_rl.text.renderer import Renderer, SamplingPolicy
 from magic_rl.types import Episode, Role, SamplingParams
 
 _SHARED = "shared"
@@ -99,8 +99,10 @@ class Setup:
         """A role's renderer: its model's chat template with the variables that its config sets."""
         return self.engines[role].renderer_with(self.config.player(role).chat_template_kwargs)
 
-    def player(self, role: Role, policy: Speaks | None = None, *, sampling: SamplingParams | None = None) -> Player:
-        """A policy (by default the learner) in a role's seat, sampling as in learning unless `sampling` is given."""
+    def player(
+        self, role: Role, policy: SamplingPolicy | None = None, *, sampling: SamplingParams | None = None
+    ) -> Player:
+        """A policy (by default the learner) in a role, sampling as in learning unless `sampling` is given."""
         settings = self.config.player(role)
         spoken = settings.sampling
         return Player(
@@ -234,7 +236,7 @@ def load_engines(config: Config) -> dict[Role, Engine]:
     engines: dict[Role, Any] = {**make_engines(models, config.engine, config.rng_seed)}
     for role in config.roles:
         engines[role].renderer.require(config.player(role).chat_template_kwargs, f"{role}.chat_template_kwargs")
-        if isinstance(engines[role], Particular):
+        if isinstance(engines[role], LimitedEngine):
             for field, why in engines[role].unable(adam_step(config.player(role).optimiser, 0, 1)).items():
                 raise ConfigError(f"{role}.optimiser.{field}: cannot be chosen here, as {why}")
     return engines

@@ -27,7 +27,7 @@ from magic_rl.game.settings import ScheduleConfig
 from magic_rl.learning.coevolve import coevolve
 from magic_rl.rng import derive
 from magic_rl.runs.assembly import Setup, loop_settings, prepare
-from magic_rl.runs.evaluate import conditions, evaluated, unopened
+from magic_rl.runs.evaluate import conditions, evaluated, new_episodes
 from magic_rl.runs.inputs import compare, digests
 from magic_rl.runs.instead import check_untaught, with_attacker_of
 from magic_rl.runs.interrupt import Interrupt
@@ -278,8 +278,8 @@ class _Attack:
     def _outcomes(self, n: int, purpose: str) -> tuple[Count, ...]:
         """Of `n` attacks per held-out harmful seed: how many succeeded and how many were judged."""
         met, attacker = conditions(self._setup), evaluated(self._setup, "attacker", self._learner)
-        board = open_attacks(met, (attacker, unopened(self._seeds)), n, purpose)
-        (cell,) = answered_by(met, [board], evaluated(self._setup, "defender", self._frozen))
+        attack_set = open_attacks(met, (attacker, new_episodes(self._seeds)), n, purpose)
+        (cell,) = answered_by(met, [attack_set], evaluated(self._setup, "defender", self._frozen))
         escaped = cell.escaped
         of_seed = [escaped[i : i + n] for i in range(0, len(escaped), n)]
         return tuple((outcomes.count(True), n - outcomes.count(None)) for outcomes in of_seed)

@@ -32,7 +32,7 @@ Display = Literal["rich", "plain", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BenchmarkSpec:
     """What is measured."""
 
     target: str  # a run, a model folder or hub id, the address of a server, or a .toml file of its settings
@@ -45,7 +45,7 @@ class Asked:
     number: int | None = None  # round of a run's defender; None is the last
 
 
-def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path | None = None) -> Result:
+def benchmark(spec: BenchmarkSpec, out: Path, *, display: Display = "none", other: Path | None = None) -> Result:
     """Ask a model every item of a suite, judge the replies, and write the files above.
 
     Args:
@@ -60,21 +60,21 @@ def benchmark(asked: Asked, out: Path, *, display: Display = "none", other: Path
     from magic_rl.runs.inspected import judge_of
 
     others = read_items(other / ITEMS_FILE) if other else []
-    ours = asked.suite != "capability"
-    with _settings(asked.config, out) as settings:
-        tasks = _tasks(asked, settings)
+    ours = spec.suite != "capability"
+    with _settings(spec.config, out) as settings:
+        tasks = _tasks(spec, settings)
         if ours:
-            try_judge(judge_of(asked.config))
-        logs = _run(tasks, _model(asked, settings), out, display)
-    items = [item for log in logs for item in items_of(log, asked.target)] if ours else []
+            try_judge(judge_of(spec.config))
+        logs = _run(tasks, _model(spec, settings), out, display)
+    items = [item for log in logs for item in items_of(log, spec.target)] if ours else []
     judges = {verdict.judge for item in (*items, *others) for verdict in item.verdicts[:1]}
     if len(judges) > 1:
         raise UserError(f"{other}: has another judge ({' and '.join(sorted(judges))}); judge both by the same one")
     atomic.write_rows(out / ITEMS_FILE, items)
     result = Result(
-        model=asked.target,
-        judge=judge_of(asked.config).name if ours else "",
-        suite=asked.suite,
+        model=spec.target,
+        judge=judge_of(spec.config).name if ours else "",
+        suite=spec.suite,
         lines=summary(items),
         scores={} if ours else {log.eval.task: _scores(log) for log in logs},
         against=others[0].model if others else "",
@@ -106,28 +106,28 @@ def _settings(config: Config, out: Path) -> Iterator[str]:
                     folder.rmdir()
 
 
-def _tasks(asked: Asked, settings: str) -> list[Any]:
+def _tasks(spec: BenchmarkSpec, settings: str) -> list[Any]:
     """The suite's tasks; all sets are read before any model is loaded."""
     from magic_rl.runs.inspected import TASKS
 
-    names = SUITES[asked.suite]
-    if unknown := [name for name in asked.data if name not in names]:
-        raise UserError(f"suite {asked.suite}: has no set {', '.join(unknown)}; its sets: {', '.join(names)}")
-    if asked.suite == "capability":
+    names = SUITES[spec.suite]
+    if unknown := [name for name in spec.data if name not in names]:
+        raise UserError(f"suite {spec.suite}: has no set {', '.join(unknown)}; its sets: {', '.join(names)}")
+    if spec.suite == "capability":
         return [*names]
-    given: dict[str, Any] = {"judge": settings, "limit": asked.limit, "max_tokens": asked.max_tokens}
-    chosen = [name for name in names if name in asked.data] if asked.data else names
-    return [TASKS[name](data=asked.data.get(name, ""), any_count=asked.any_count, **given) for name in chosen]
+    given: dict[str, Any] = {"judge": settings, "limit": spec.limit, "max_tokens": spec.max_tokens}
+    chosen = [name for name in names if name in spec.data] if spec.data else names
+    return [TASKS[name](data=spec.data.get(name, ""), any_count=spec.any_count, **given) for name in chosen]
 
 
-def _model(asked: Asked, settings: str) -> Any:
+def _model(spec: BenchmarkSpec, settings: str) -> Any:
     """The target for Inspect: behind a server by Inspect's own client, else in this process."""
     from inspect_ai.model import GenerateConfig, get_model
 
-    name = asked.target
-    if asked.target.startswith(("http://", "https://")) or asked.target.endswith(".toml"):
-        endpoint = endpoint_of(asked.target)
-        key = key_of(endpoint, asked.target) or "none"
+    name = spec.target
+    if spec.target.startswith(("http://", "https://")) or spec.target.endswith(".toml"):
+        endpoint = endpoint_of(spec.target)
+        key = key_of(endpoint, spec.target) or "none"
         limits = GenerateConfig(
             max_connections=endpoint.concurrency,
             max_retries=endpoint.attempts - 1,
@@ -136,7 +136,7 @@ def _model(asked: Asked, settings: str) -> Any:
         if endpoint.url:
             return get_model(f"openai-api/target/{endpoint.model}", config=limits, base_url=endpoint.url, api_key=key)
         name = endpoint.model
-    number = asked.number
+    number = spec.number
     if number is None and (Path(name) / "config.toml").is_file():  # named, so that a later defender is another model
         number = max((saved for saved, _ in RunDirectory.open(Path(name)).players("defender")), default=None)
     return get_model(f"magic_rl/{name}", settings=settings, number=number)

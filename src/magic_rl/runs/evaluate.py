@@ -17,10 +17,10 @@ from pathlib import Path
 from magic_rl.data.split import evenly
 from magic_rl.evaluation import result
 from magic_rl.evaluation.agreement import panel_agreement
-from magic_rl.evaluation.crossplay import SCORED, Board, Cell, Conditions, answered_by, open_attacks
+from magic_rl.evaluation.chat_policy import ChatPolicy
+from magic_rl.evaluation.crossplay import SCORED, AttackSet, Cell, Conditions, answered_by, open_attacks
 from magic_rl.evaluation.estimates import Estimate, rate_of
 from magic_rl.evaluation.result import Cost, Crossplay, Defender, Evaluation, HeldOut, Rate, Replies, read, write
-from magic_rl.evaluation.seat import Seat
 from magic_rl.evaluation.summary import Compared, by_category, changes, failures, outcomes, replies, table, tsv
 from magic_rl.evaluation.verdict import verdict
 from magic_rl.evidence.items import ITEMS_FILE, Item
@@ -29,17 +29,17 @@ from magic_rl.judges.model import ModelJudge
 from magic_rl.judges.panel import Panel
 from magic_rl.learning.fluency import Yardstick
 from magic_rl.runs.assembly import Setup, prepare
+from magic_rl.runs.cached_policy import CachedPolicy
 from magic_rl.runs.inputs import compare, digest, digests
 from magic_rl.runs.instead import OWN, Instead, Subject, check_untaught, subject_of
 from magic_rl.runs.judge import make_chat
-from magic_rl.runs.kept import Kept
 from magic_rl.runs.lineup import Lineup, lineup_of
 from magic_rl.runs.preflight import try_judge
 from magic_rl.runs.target import endpoint_of
 from magic_rl.runs.transcripts import transcripts
 from magic_rl.store import atomic
 from magic_rl.store.run import RunDirectory
-from magic_rl.text.renderer import Speaks
+from magic_rl.text.renderer import SamplingPolicy
 from magic_rl.types import Episode, Role, Sample, SamplingParams, Seed
 from magic_rl.view import NOBODY, View
 
@@ -48,27 +48,27 @@ _UNFINISHED = "unfinished"  # folder with the samples of an unfinished evaluatio
 
 @dataclass(frozen=True, slots=True)
 class _Playing:
-    """Everything an evaluation needs. `kept` is the folder with the samples so far."""
+    """Everything an evaluation needs. `cache` is the folder with the samples so far."""
 
     subject: Subject
     setup: Setup
     lineup: Lineup
     met: Conditions
-    kept: Path
+    cache: Path
     view: View
 
     def player(self, role: Role, number: int) -> Player:
-        """A saved player in its seat."""
+        """A saved player in its role."""
         lent = self.subject.instead.attackers if role == "attacker" else None
         policy = self.setup.engines[role].load((lent or self.subject.run).player(role, number), f"{role}-{number}")
-        return evaluated(self.setup, role, Kept(policy, self.kept))
+        return evaluated(self.setup, role, CachedPolicy(policy, self.cache))
 
 
 @dataclass(slots=True)
 class _Played:
     """The results."""
 
-    boards: list[Board]  # every attacker's games
+    attack_sets: list[AttackSet]  # one per attacker
     columns: list[list[Cell]] = field(default_factory=list)  # of each defender of the run, one cell per attacker
     said: list[Replies] = field(default_factory=list)  # what the replies of each are like
     # By defender of the table, and index of the attacker.
@@ -116,7 +116,7 @@ def evaluate(run: RunDirectory, view: View = NOBODY, instead: Instead = OWN) -> 
     atomic.write_file(subject.out.path / result.SUMMARY_FILE, tsv(evaluation).encode())
     write(subject.out, result.COST_FILE, _cost(playing, played, time.monotonic() - began))
     write(subject.out, result.EVALUATION_FILE, evaluation)
-    atomic.remove(playing.kept.parent)
+    atomic.remove(playing.cache.parent)
     return evaluation
 
 
@@ -144,8 +144,8 @@ def conditions(setup: Setup) -> Conditions:
     return Conditions(setup.judge, config.game.turns, config.rng_seed, judge.retries, judge.max_abstained)
 
 
-def evaluated(setup: Setup, role: Role, policy: Speaks) -> Player:
-    """A policy in a role's seat, sampling as `evaluation` says."""
+def evaluated(setup: Setup, role: Role, policy: SamplingPolicy) -> Player:
+    """A policy in a role, sampling as `evaluation` says."""
     config = setup.config
     if role == "attacker":
         sampling = SamplingParams(config.attacker.sampling.max_tokens, config.evaluation.attacker_temperature)
@@ -154,45 +154,45 @@ def evaluated(setup: Setup, role: Role, policy: Speaks) -> Player:
     return setup.player(role, policy, sampling=sampling)
 
 
-def unopened(seeds: Sequence[Seed]) -> list[Episode]:
+def new_episodes(seeds: Sequence[Seed]) -> list[Episode]:
     """An episode without turns for each seed."""
     return [Episode(seed, (), index) for index, seed in enumerate(seeds)]
 
 
-def _boards(playing: _Playing) -> list[Board]:
+def _attack_sets(playing: _Playing) -> list[AttackSet]:
     """Every attacker's games, opened with its attacks on the seeds chosen for it."""
-    lineup, boards = playing.lineup, list[Board]()
+    lineup, attack_sets = playing.lineup, list[AttackSet]()
     playing.view.stage("attack", len(lineup.attackers) - 1)
-    for place, number in enumerate(lineup.attackers):
+    for index, number in enumerate(lineup.attackers):
         rewriter = None if number is None else playing.player("attacker", number)
-        board = (rewriter, unopened(lineup.seeds_of(place)))
-        boards.append(open_attacks(playing.met, board, lineup.attacks_per_seed))
+        attack_set = (rewriter, new_episodes(lineup.seeds_of(index)))
+        attack_sets.append(open_attacks(playing.met, attack_set, lineup.attacks_per_seed))
         if rewriter:
-            rate = _well_formed(boards[-1]).value
+            rate = _well_formed(attack_sets[-1]).value
             playing.view.step({"attacker": result.attacker_name(number), "format_rate": rate}, {})
-    return boards
+    return attack_sets
 
 
 def _play(playing: _Playing) -> _Played:
     """Let all defenders reply: the untouched model, those of the run, and the one from outside it, if any."""
-    lineup, setup, boards = playing.lineup, playing.setup, _boards(playing)
-    played, compared = _Played(boards), [boards[place] for place in lineup.places]
-    steps = len(lineup.places) * (1 + lineup.other) + len(lineup.attackers) * len(lineup.defenders)
+    lineup, setup, attack_sets = playing.lineup, playing.setup, _attack_sets(playing)
+    played, compared = _Played(attack_sets), [attack_sets[index] for index in lineup.compared_indices]
+    steps = len(lineup.compared_indices) * (1 + lineup.other) + len(lineup.attackers) * len(lineup.defenders)
     playing.view.stage("evaluate", steps)
 
-    untouched = Kept(setup.engines["defender"].base(), playing.kept)
+    untouched = CachedPolicy(setup.engines["defender"].base(), playing.cache)
     base = evaluated(setup, "defender", untouched)
     cells = answered_by(playing.met, compared, base)
-    _keep(playing, played, result.defender_name(None), base, dict(zip(lineup.places, cells, strict=True)))
+    _keep(playing, played, result.defender_name(None), base, dict(zip(lineup.compared_indices, cells, strict=True)))
     yardstick = Yardstick(untouched, _samples(cells))
-    played.cells["untouched"] = dict(zip(lineup.places, cells, strict=True))
+    played.cells["untouched"] = dict(zip(lineup.compared_indices, cells, strict=True))
     played.replies["untouched"] = _replies(yardstick, cells, base)
 
     ends = (lineup.defenders[0], lineup.defenders[-1])
-    fewer = [(who, [episode for episode in opened if episode.seed in lineup.inner]) for who, opened in boards]
+    fewer = [(who, [episode for episode in opened if episode.seed in lineup.inner]) for who, opened in attack_sets]
     for number in lineup.defenders:
         player = playing.player("defender", number)
-        cells = answered_by(playing.met, boards if number in ends else fewer, player)
+        cells = answered_by(playing.met, attack_sets if number in ends else fewer, player)
         played.columns.append(cells)
         played.said.append(_replies(yardstick, cells, player))
         _keep(playing, played, result.defender_name(number), player, dict(enumerate(cells)))
@@ -207,14 +207,14 @@ def _play(playing: _Playing) -> _Played:
 
 def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target: str) -> None:
     """Let a model from outside the run reply. It is given the attack alone, in its own template."""
-    setup, places = playing.setup, playing.lineup.places
-    seat = Seat(make_chat(endpoint_of(target), setup.config.engine, target))
+    setup, indices = playing.setup, playing.lineup.compared_indices
+    chat = ChatPolicy(make_chat(endpoint_of(target), setup.config.engine, target))
     limits = setup.config.evaluation
     alone = replace(setup.prompts, defender_user="{attack}")
-    player = Player(seat, seat, SamplingParams(limits.max_reply_tokens, limits.temperature), prompts=alone)
-    cells = answered_by(playing.met, [played.boards[place] for place in places], player)
-    for why, times in seat.failed.most_common(1):
-        failed = f"{seat.failed.total()} of its replies failed ({times} times: {why})"
+    player = Player(chat, chat, SamplingParams(limits.max_reply_tokens, limits.temperature), prompts=alone)
+    cells = answered_by(playing.met, [played.attack_sets[index] for index in indices], player)
+    for why, times in chat.failed.most_common(1):
+        failed = f"{chat.failed.total()} of its replies failed ({times} times: {why})"
         playing.view.note(f"{target}: {failed}; they count for neither side")
     # Its ids are not ours, so its replies are scored in the run's tokens; its own log-probabilities are not known.
     base, renderer = setup.player("defender", setup.engines["defender"].base()), setup.renderer("defender")
@@ -230,14 +230,14 @@ def _play_other(playing: _Playing, played: _Played, yardstick: Yardstick, target
     ]
     found = yardstick.measure(said)
     like = replies(cells, found.degenerate, logprob=found.logprob, distinct=found.distinct)
-    played.cells["other"] = dict(zip(places, cells, strict=True))
+    played.cells["other"] = dict(zip(indices, cells, strict=True))
     played.replies["other"] = like.model_copy(update={"tokens": None})
     _keep(playing, played, target, player, played.cells["other"])
 
 
 def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cells: Mapping[int, Cell]) -> None:
     """Keep every exchange of a defender, and report its rates to the view."""
-    named = [(result.attacker_name(playing.lineup.attackers[place]), cell) for place, cell in cells.items()]
+    named = [(result.attacker_name(playing.lineup.attackers[index]), cell) for index, cell in cells.items()]
     played.items += transcripts(named, player, defender, playing.met.judge.name)
     for attacker, cell in named:
         rates = {"asr": cell.asr.value, "compliance": cell.compliance.value}
@@ -246,7 +246,7 @@ def _keep(playing: _Playing, played: _Played, defender: str, player: Player, cel
 
 def _numbers(playing: _Playing, played: _Played, cells: Compared, held_out: HeldOut) -> Evaluation:
     """The content of `evaluation.json`. Args: cells: Those of the table, by the attackers' names in it."""
-    subject, lineup, judge, boards = playing.subject, playing.lineup, playing.setup.judge, played.boards
+    subject, lineup, judge, attack_sets = playing.subject, playing.lineup, playing.setup.judge, played.attack_sets
     rows = list(zip(*played.columns, strict=True))  # one for each attacker, a column for each defender
     change, before = changes(cells), list(cells.values())[-2]
     return Evaluation(
@@ -257,7 +257,9 @@ def _numbers(playing: _Playing, played: _Played, cells: Compared, held_out: Held
         verdict=verdict(change["asr"], change["compliance"], played.replies),
         table=table(cells),
         change=change,
-        rewrites={name: _rewrites(boards[i], before[name]) for name, i in lineup.compared.items() if boards[i][0]},
+        rewrites={
+            name: _rewrites(attack_sets[i], before[name]) for name, i in lineup.compared.items() if attack_sets[i][0]
+        },
         replies=played.replies,
         categories=by_category(cells),
         crossplay=Crossplay(
@@ -273,20 +275,20 @@ def _numbers(playing: _Playing, played: _Played, cells: Compared, held_out: Held
     )
 
 
-def _well_formed(board: Board) -> Estimate:
-    return rate_of([episode.turns[0].well_formed for episode in board[1]], _seeds(board))
+def _well_formed(attack_set: AttackSet) -> Estimate:
+    return rate_of([episode.turns[0].well_formed for episode in attack_set[1]], _seeds(attack_set))
 
 
-def _seeds(board: Board) -> list[str]:
-    return [episode.seed.id for episode in board[1]]
+def _seeds(attack_set: AttackSet) -> list[str]:
+    return [episode.seed.id for episode in attack_set[1]]
 
 
-def _rewrites(board: Board, cell: Cell) -> dict[Rate, Estimate]:
+def _rewrites(attack_set: AttackSet, cell: Cell) -> dict[Rate, Estimate]:
     """Rates of an attacker's first outputs, and how often its attacks still ask what the seeds ask."""
     rates: dict[Rate, Estimate] = {
-        "well_formed": _well_formed(board),
+        "well_formed": _well_formed(attack_set),
         "on_topic": rate_of(cell.on_topic, cell.seeds["harmful"]),
-        "cut_off": rate_of([episode.cut_off == "attacker" for episode in board[1]], _seeds(board)),
+        "cut_off": rate_of([episode.cut_off == "attacker" for episode in attack_set[1]], _seeds(attack_set)),
     }
     return {name: found for name, found in rates.items() if found.n}
 
@@ -301,7 +303,7 @@ def _replies(yardstick: Yardstick, cells: Sequence[Cell], player: Player) -> Rep
 
 
 def _cost(playing: _Playing, played: _Played, seconds: float) -> Cost:
-    samples = [episode.turns[0].attack_sample for _, opened in played.boards for episode in opened]
+    samples = [episode.turns[0].attack_sample for _, opened in played.attack_sets for episode in opened]
     here = [played.cells["untouched"].values(), *played.columns]
     judge = playing.setup.judge
     judges = judge.members if isinstance(judge, Panel) else (judge,)

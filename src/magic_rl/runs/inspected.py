@@ -17,9 +17,9 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from magic_rl.chat.base import ChatRequest, Completion
 from magic_rl.config import Config, dump_config, load_config
 from magic_rl.data.split import evenly
+from magic_rl.evidence.batching import Batcher
 from magic_rl.evidence.sets import BENCHMARKS, load
 from magic_rl.evidence.tasks import make_task
-from magic_rl.evidence.together import Together
 from magic_rl.judges.base import Judge
 from magic_rl.runs.judge import make_judge
 from magic_rl.runs.target import chat_of
@@ -53,7 +53,7 @@ class InProcess(ModelAPI):
         """
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         self._chat = chat_of(model_name, load_config(Path(settings)).engine if settings else None, number)
-        self._answer = Together(self._answers)
+        self._answer = Batcher(self._answers)
 
     async def generate(
         self,

@@ -83,11 +83,11 @@ def _one(
     if member.endpoint is None:
         own: Judge = find("judges", member.kind)(**member.options)
         return own
-    form, chat = make_guard(member, member.endpoint, engine, key)
+    form, chat = make_format_and_chat(member, member.endpoint, engine, key)
     return ModelJudge(form, chat, label_request=label_request, threshold=member.threshold, memory=memory)
 
 
-def make_guard(
+def make_format_and_chat(
     member: JudgeMemberConfig, endpoint: EndpointConfig, engine: EngineConfig, key: str
 ) -> tuple[Format, Chat]:
     """A judge's format and the model that it asks; raises as `make_chat` does."""

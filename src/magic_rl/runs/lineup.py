@@ -38,27 +38,27 @@ class Lineup:
         return compared_attackers(self.attackers)
 
     @property
-    def places(self) -> list[int]:
+    def compared_indices(self) -> list[int]:
         """The same indices, each once, in order."""
         return sorted(set(self.compared.values()))
 
-    def seeds_of(self, place: int) -> list[Seed]:
+    def seeds_of(self, index: int) -> list[Seed]:
         """The seeds that the attacker at an index plays."""
-        return self.seeds if place in self.places else self.inner
+        return self.seeds if index in self.compared_indices else self.inner
 
     def __str__(self) -> str:
         """What will be played, in one line."""
 
-        def games(place: int, seeds: Sequence[Seed]) -> int:
-            return len(seeds) * (1 if self.attackers[place] is None else self.attacks_per_seed)
+        def games(index: int, seeds: Sequence[Seed]) -> int:
+            return len(seeds) * (1 if self.attackers[index] is None else self.attacks_per_seed)
 
         everywhere = range(len(self.attackers))
-        compared = sum(games(place, self.seeds) for place in self.places)
-        at_ends = sum(games(place, self.seeds_of(place)) for place in everywhere)
-        between = sum(games(place, self.inner) for place in everywhere)
+        compared = sum(games(index, self.seeds) for index in self.compared_indices)
+        at_ends = sum(games(index, self.seeds_of(index)) for index in everywhere)
+        between = sum(games(index, self.inner) for index in everywhere)
         ends = len({self.defenders[0], self.defenders[-1]})
         replies = compared * (1 + self.other) + at_ends * ends + between * (len(self.defenders) - ends)
-        attacks = at_ends - sum(games(place, self.seeds) for place in everywhere if self.attackers[place] is None)
+        attacks = at_ends - sum(games(index, self.seeds) for index in everywhere if self.attackers[index] is None)
         return (
             f"{replies * self.turns:,} replies to write and {replies:,} to judge: {len(self.attackers)} attackers, "
             f"vanilla seeds among them, write {attacks:,} attacks on {len(self.seeds):,} seeds"
@@ -119,7 +119,7 @@ def _other_seeds(found: SeedSet, setup: Setup, view: View) -> tuple[list[Seed], 
     if not unknown:
         raise DataError(f"{sources}: holds no seeds that the run was not trained on; name others", about="sources")
     seeds = _limited(unknown, setup)
-    if near := SeedFinder(seeds, setup.split.train).repeated:
+    if near := SeedFinder(seeds, setup.split.train).repeated_count:
         view.note(f"{sources}: {near} of {len(seeds)} seeds are nearly those of the run's training")
     return seeds, any(source.kind == "attacks" for source in found.sources)
 

@@ -97,10 +97,10 @@ def look_at_models(config: Config, note: Callable[[str], None]) -> None:
 
 def check_models(config: Config) -> list[ModelCheck]:
     """Check each model of a config's players, once for each shape of adapter."""
-    seats: dict[tuple[str, LoraConfig], list[Role]] = {}
+    roles_of: dict[tuple[str, LoraConfig], list[Role]] = {}
     for role in config.roles:
-        seats.setdefault((config.player(role).model, config.player(role).lora), []).append(role)
-    found = [_Check(config, tuple(players)).result() for players in seats.values()]
+        roles_of.setdefault((config.player(role).model, config.player(role).lora), []).append(role)
+    found = [_Check(config, tuple(players)).result() for players in roles_of.values()]
     needed = sum(each.memory.certain for each in found if each.memory)
     if len(found) > 1 and (problem := _too_little(config, needed)):  # each may fit by itself
         found.append(ModelCheck("both models", config.roles, None, None, "", None, (problem,)))
@@ -168,7 +168,7 @@ class _Check:
             words = exported_template(config, own)
             if words != own.own_template:
                 exported = load_renderer(str(folder), config.engine, chat_template=words)
-                said = told(config, "defender")
+                said = training_messages(config, "defender")
                 self._tried(lambda: same_prompts(folder, exported, said, own, [_SPOKEN[0].content]), "export")
 
     def _memory(self, model: Any) -> Footprint:
@@ -261,7 +261,7 @@ def _storable(folder: Path, modules: Sequence[str]) -> None:
             )
 
 
-def told(config: Config, role: Role) -> tuple[str, str]:
+def training_messages(config: Config, role: Role) -> tuple[str, str]:
     """A player's system prompt in training, and its user message, with a mark in place of the text in it.
 
     The defender's text is an attack. The attacker's is a seed, and the message is its task for a harmful one.
@@ -275,7 +275,7 @@ def told(config: Config, role: Role) -> tuple[str, str]:
 
 def exported_template(config: Config, renderer: ChatRenderer, role: Role = "defender") -> str:
     """A chat template that renders a user message by itself as the prompt that the player reads in training."""
-    system, around = told(config, role)
+    system, around = training_messages(config, role)
     return introduced(renderer.chat_template, system, around.split(_MARK))
 
 
@@ -286,7 +286,7 @@ def same_prompts(
 
     Args:
         exported: A renderer with the template of `exported_template`.
-        words: From `told`.
+        words: From `training_messages`.
         renderer: The player's.
 
     Raises:

@@ -45,7 +45,7 @@ def preflight(setup: Setup) -> dict[str, Any]:
     try_players(setup)
     try_judge(setup.judge)
     held_out = len(setup.split.held_out) + len(setup.split.validation)
-    return {"held_out": held_out, "repeated_in_training": finder.repeated, "searched": searched}
+    return {"held_out": held_out, "repeated_in_training": finder.repeated_count, "searched": searched}
 
 
 def _learned_from(config: Config) -> Iterator[tuple[str, list[tuple[str, ...]]]]:

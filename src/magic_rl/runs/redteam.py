@@ -19,7 +19,7 @@ from magic_rl.errors import ChatError, UserError
 from magic_rl.evaluation.estimates import rate
 from magic_rl.evidence.attackers import Attack, PoolAttacker, TrainedAttacker
 from magic_rl.evidence.findings import Audit, found_in
-from magic_rl.evidence.foreign import Gcg, Talk, Tool, converse
+from magic_rl.evidence.foreign import ConversationAttack, Gcg, Tool, converse
 from magic_rl.evidence.redteam import RESULT_FILE, AttackRow, Log, RedTeam, Target, play, summed_up
 from magic_rl.evidence.unseen import BestOfN, ManyShot, PastTense, Prefill
 from magic_rl.game.play import Player
@@ -39,9 +39,9 @@ from magic_rl.types import Message, SamplingParams, Seed
 # Queries per seed by default. PAIR, TAP, GCG and multi-turn: the paper's (METHOD §9); Crescendo: PyRIT's turns.
 BUDGETS = {
     "best-of-n": 100,
-    "prefill": Prefill.most,
+    "prefill": Prefill.max_attempts,
     "past-tense": 20,
-    "many-shot": ManyShot.most,
+    "many-shot": ManyShot.max_attempts,
     "multi-turn": 30,
     "pair": 3,
     "tap": 14,
@@ -56,7 +56,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RedTeamSpec:
     """What is attacked, and by what."""
 
     target: str  # a run, for its trained defender, or what `endpoint_of` takes
@@ -88,32 +88,32 @@ class Wanted:
 class Attackers:
     """The target, its attackers and the seeds, each made when it is asked for."""
 
-    def __init__(self, wanted: Wanted, config: Config, folder: Path, note: Note) -> None:
+    def __init__(self, spec: RedTeamSpec, config: Config, folder: Path, note: Note) -> None:
         """Args: folder: For results. note: Told of every attempt."""
-        self._wanted, self._config, self._folder, self._note = wanted, config, folder, note
+        self._spec, self._config, self._folder, self._note = spec, config, folder, note
 
     @cached_property
     def endpoint(self) -> EndpointConfig | None:
         """The target's endpoint, unless it is a run."""
-        if self._wanted.is_run:
+        if self._spec.is_run:
             return None
-        found, pace = endpoint_of(self._wanted.target), self._wanted.per_minute
+        found, pace = endpoint_of(self._spec.target), self._spec.per_minute
         return found.model_copy(update={"per_minute": pace}) if pace and found.url else found
 
     def target(self) -> Target:
         """The target, with a judge that was found to answer."""
-        settings, engine, wanted = self._config.evaluation, self._config.engine, self._wanted
+        settings, engine, spec = self._config.evaluation, self._config.engine, self._spec
         judge = make_judge(self._config, needs_refusal=False)
         try_judge(judge, fresh=False)
         where = self.endpoint
-        chat = make_chat(where, engine, "target") if where else chat_of(wanted.target, engine, wanted.number)
-        name = (where and where.url) or wanted.target
+        chat = make_chat(where, engine, "target") if where else chat_of(spec.target, engine, spec.number)
+        name = (where and where.url) or spec.target
         return Target(name, chat, judge, settings.max_reply_tokens, settings.temperature, self._config.judge.retries)
 
     def seeds(self) -> list[Seed]:
         """Harmful seeds: those that the run's split holds out, or all of them if no run takes part."""
         data, settings = self._config.data, self._config.evaluation
-        if self._wanted.settings_file:
+        if self._spec.settings_file:
             split = split_of(data)
             found = split.held_out if settings.split == "held_out" else split.validation
         else:
@@ -126,13 +126,13 @@ class Attackers:
         Raises:
             UserError: If there is no such run, it has no attacker, or its attacker was trained on seeds held out here.
         """
-        if self._wanted.attackers_run is None:
+        if self._spec.attackers_run is None:
             raise UserError(f"{name}: needs the attacker of a run", "name an attacker")
         from magic_rl.engines.local.engine import LocalEngine  # torch takes seconds to import
 
-        saved = saved_player(RunDirectory.open(self._wanted.attackers_run), "attacker")
-        if self._wanted.is_run and self._wanted.attacker:
-            check_untaught(self._wanted.attackers_run, self.seeds(), split_of(self._config.data).train)
+        saved = saved_player(RunDirectory.open(self._spec.attackers_run), "attacker")
+        if self._spec.is_run and self._spec.attacker:
+            check_untaught(self._spec.attackers_run, self.seeds(), split_of(self._config.data).train)
         config, settings = saved.config, saved.settings
         engine = LocalEngine(saved.base, settings.lora, config.engine)
         player = Player(
@@ -144,7 +144,7 @@ class Attackers:
         )
         return TrainedAttacker(player, turns=turns, rng_seed=self._config.rng_seed, name=name)
 
-    def attack(self, name: str) -> Attack | Talk:
+    def attack(self, name: str) -> Attack | ConversationAttack:
         """An attack by its name.
 
         Raises:
@@ -154,7 +154,7 @@ class Attackers:
             raise UserError(f"no attack is called {name!r}; there are {', '.join(BUDGETS)}")
         writer, rng_seed = self._config.attacker.writer, self._config.rng_seed
         if name in _PYRIT:
-            return self._talk(name)
+            return self._conversation(name)
         if name == "gcg":
             tool = self._tool("nanogcg")  # first, as making the folder takes a while
             job = {"model": self._weights(), "rng_seed": rng_seed, "settings": _GCG}
@@ -172,8 +172,8 @@ class Attackers:
         """A folder with the target's weights and its template."""
         endpoint = self.endpoint
         if endpoint is None:
-            run = RunDirectory.open(Path(self._wanted.target))
-            return str(served_player(run, "defender", self._wanted.number, "transformers").folder)
+            run = RunDirectory.open(Path(self._spec.target))
+            return str(served_player(run, "defender", self._spec.number, "transformers").folder)
         if endpoint.url:
             raise UserError("gcg: needs the target's weights; name its run or folder")
         from magic_rl.engines.local.models import resolve_model  # torch takes seconds to import
@@ -181,31 +181,31 @@ class Attackers:
         return str(resolve_model(endpoint.model))
 
     def _tool(self, package: str) -> Tool:
-        tool = Tool(package, self._wanted.pythons.get(package) or Path(sys.executable), self._folder)
+        tool = Tool(package, self._spec.pythons.get(package) or Path(sys.executable), self._folder)
         tool.require()
         return tool
 
-    def _budget(self, attack: Attack | Talk) -> int:
+    def _budget(self, attack: Attack | ConversationAttack) -> int:
         """Queries per seed, at most."""
-        if isinstance(attack, Talk):
-            return self._wanted.budget or BUDGETS[attack.name]
-        once = attack.most if isinstance(attack, PoolAttacker) else attack.turns  # the default of an audit
-        return min(self._wanted.budget or BUDGETS.get(attack.name, once), attack.most * attack.turns)
+        if isinstance(attack, ConversationAttack):
+            return self._spec.budget or BUDGETS[attack.name]
+        once = attack.max_attempts if isinstance(attack, PoolAttacker) else attack.turns  # the default of an audit
+        return min(self._spec.budget or BUDGETS.get(attack.name, once), attack.max_attempts * attack.turns)
 
-    def _announce(self, attacks: Sequence[Attack | Talk], seeds: Sequence[Seed]) -> None:
+    def _announce(self, attacks: Sequence[Attack | ConversationAttack], seeds: Sequence[Seed]) -> None:
         """Report how many queries will be made, and a remark on the judge, before the first query."""
         names, most = ", ".join(attack.name for attack in attacks), len(seeds) * sum(map(self._budget, attacks))
-        self._note(f"{len(seeds)} seeds, attacked by {names}: at most {most:,} queries of {self._wanted.target}")
+        self._note(f"{len(seeds)} seeds, attacked by {names}: at most {most:,} queries of {self._spec.target}")
         for remark in about_rules(self._config):
             self._note(remark)
 
-    def _talk(self, name: str) -> Talk:
+    def _conversation(self, name: str) -> ConversationAttack:
         helper, target, settings = self._config.attacker.writer, self.endpoint, self._config.evaluation
         if target is None or target.url is None:
-            raise UserError(f"{name}: asks its target by address", "serve it first", target=self._wanted.target)
+            raise UserError(f"{name}: asks its target by address", "serve it first", target=self._spec.target)
         if helper is None or helper.url is None:
             raise UserError(f"{name}: needs a model behind a server that words and scores attacks", "name a writer")
-        budget = self._wanted.budget or BUDGETS[name]
+        budget = self._spec.budget or BUDGETS[name]
         own: dict[str, Any] = {
             "pair": {"tree_width": max(1, budget // 3), "tree_depth": 3},
             "tap": {"tree_width": 2, "tree_depth": 3, "branching_factor": 3},
@@ -221,7 +221,7 @@ class Attackers:
             "temperature": settings.temperature,
             "settings": own,
         }
-        return Talk(name, self._tool("pyrit"), job)
+        return ConversationAttack(name, self._tool("pyrit"), job)
 
     def redteam(self, names: tuple[str, ...]) -> RedTeam:
         """Let every attack try every seed, and write `redteam.json` beside the items.
@@ -238,13 +238,13 @@ class Attackers:
         rows: dict[str, AttackRow] = {}
         for attack in attacks:
             name, budget, why = attack.name, self._budget(attack), ""
-            if isinstance(attack, Talk):
+            if isinstance(attack, ConversationAttack):
                 converse(log, attack, seeds, self._note)
-            elif name == "prefill" and (why := _refuses_beginnings(target)):
+            elif name == "prefill" and (why := _refuses_prefill(target)):
                 self._note(f"prefill: left out, as {why}")
             else:
                 play(log, attack, seeds, budget)
-            own = attack.job["settings"] if isinstance(attack, Talk | Gcg) else {}
+            own = attack.job["settings"] if isinstance(attack, ConversationAttack | Gcg) else {}
             rows[name] = AttackRow(rate(0, 0), budget, settings=own, left_out=why)
         result = summed_up(log, seeds, rows)
         atomic.write_file(self._folder / RESULT_FILE, json.dumps(asdict(result), indent=1).encode() + b"\n")
@@ -260,8 +260,8 @@ class Attackers:
             What was found, up to the point where the target failed, if it did.
         """
         attack: PoolAttacker | TrainedAttacker
-        if Path(self._wanted.attacker).is_file():
-            attack = PoolAttacker(read_pool(Path(self._wanted.attacker)))
+        if Path(self._spec.attacker).is_file():
+            attack = PoolAttacker(read_pool(Path(self._spec.attacker)))
             seeds = attack.seeds
         else:
             attack = self.trained(self._config.game.turns, "trained attacker")
@@ -272,12 +272,12 @@ class Attackers:
             play(log, attack, seeds, self._budget(attack), exhaustive=True)
         except ChatError as error:
             stopped = str(error)
-        about = {"attacker": self._wanted.attacker, "stopped": stopped}
+        about = {"attacker": self._spec.attacker, "stopped": stopped}
         return found_in(log, about, show_text=show_text)
 
 
-def _refuses_beginnings(target: Target) -> str:
-    """Why a target does not continue a reply that is begun for it; "" if it does."""
-    trial = ChatRequest((Message("user", "Say hello."),), target.max_tokens, begun="Hello", beginning=True)
+def _refuses_prefill(target: Target) -> str:
+    """Why a target does not continue a prefilled reply; "" if it does."""
+    trial = ChatRequest((Message("user", "Say hello."),), target.max_tokens, prefill="Hello", beginning=True)
     (said,) = target.chat.complete([trial])
     return f"the target does not go on from a begun reply ({said.failed})" if said.failed else ""

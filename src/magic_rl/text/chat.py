@@ -193,12 +193,12 @@ class ChatRenderer:
         framed = [_Piece(lead, is_content=False), *pieces, _Piece(self._before_end, is_content=False)]
         return (*self._encode(framed), self._end_of_turn)
 
-    def begun(self, text: str) -> Tokens:
-        """Ids that an assistant message begins with; see `Renderer.begun`. A thought that the prompt opens is empty."""
+    def prefill(self, text: str) -> Tokens:
+        """Ids that an assistant message begins with; see `Renderer`. A thought that the prompt opens is empty."""
         return self._encode([_Piece(self._turn.lead, is_content=False), _Piece(text, is_content=True)])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of sampled ids up to the first stop id, without special tokens; see `Renders.decode`."""
+        """Text of sampled ids up to the first stop id, without special tokens; see `PromptRenderer.decode`."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
         text = str(self._tokenizer.decode([token for token in tokens[:end] if token not in self._unsaid]))
         text = self.marks.spelled(text) if self.marks else text

@@ -11,7 +11,7 @@ from magic_rl.types import Message, Sample, SamplingParams, Tokens
 Arrived = Callable[[int, list[Sample]], None]  # called with the index of a prompt, and its samples
 
 
-class Renders(Protocol):
+class PromptRenderer(Protocol):
     """Renders conversations for one model. The content of a message can never become a control id."""
 
     def prompt(self, messages: Sequence[Message]) -> Tokens:
@@ -24,7 +24,7 @@ class Renders(Protocol):
         """The text of sampled ids, with thoughts in the model's own marks separated from the reply."""
 
 
-class Renderer(Renders, Protocol):
+class Renderer(PromptRenderer, Protocol):
     """Also renders what a model is taught to say."""
 
     def completion(self, text: str, *, tagged: bool = False) -> Tokens:
@@ -35,7 +35,7 @@ class Renderer(Renders, Protocol):
                 all of it is plain text.
         """
 
-    def begun(self, text: str) -> Tokens:
+    def prefill(self, text: str) -> Tokens:
         """Ids of the beginning of an assistant message, to put after the prompt so that a policy continues it."""
 
 
@@ -57,7 +57,7 @@ class TextRenderer(Protocol):
         """The conversation, ending where the assistant speaks. Text is never control."""
 
 
-class Speaks(Protocol):
+class SamplingPolicy(Protocol):
     """The part of a policy that is needed to sample from it."""
 
     def sample(self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int) -> list[list[Sample]]:
@@ -65,7 +65,7 @@ class Speaks(Protocol):
 
 
 @runtime_checkable
-class Streams(Protocol):
+class StreamingPolicy(Protocol):
     """A policy that is sampled elsewhere and hands over samples while the last ones are still being written."""
 
     def stream(

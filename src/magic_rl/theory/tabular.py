@@ -157,8 +157,8 @@ class TabularRenderer:
             raise ValueError(f"no player of this game can say {text!r}")
         return (len(self._inputs) + self._outputs.index(text),)
 
-    def begun(self, text: str) -> Tokens:
-        """Raises ValueError: an output is one id, so it cannot be begun."""
+    def prefill(self, text: str) -> Tokens:
+        """Raises ValueError: an output is one id, so it cannot be prefilled."""
         raise ValueError(f"an output of this game cannot begin with {text!r}")
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class LostError(Exception):
+class LostCallError(Exception):
     """A call was lost: what it did is unknown."""
 
 
@@ -82,7 +82,7 @@ class Connection:
             if base_model not in names:
                 raise UserError(f"{self.url}: has no model {base_model!r}, but {', '.join(map(str, names))}")
             self._say_one_token(base_model)
-        except (LostError, self.sdk.TinkerError) as error:
+        except (LostCallError, self.sdk.TinkerError) as error:
             if isinstance(error.__cause__, self.sdk.AuthenticationError | self.sdk.PermissionDeniedError):
                 raise UserError(f"{self.url}: refuses the key in {config.api_key_env} ({error})") from error
             raise UserError(
@@ -96,7 +96,7 @@ class Connection:
         asked = sampler.sample(self.sdk.ModelInput.from_ints([0]), 1, params)
         (sequence,) = self.run(asked.result).sequences
         if len(sequence.tokens) != 1 or not sequence.logprobs:
-            raise LostError(f"asked for a token with its log-probability, it gives {sequence}")
+            raise LostCallError(f"asked for a token with its log-probability, it gives {sequence}")
 
     def run(self, call: Callable[[], T], *, limit: float | None = None) -> T:
         """Make a call and return its result. It runs in a thread, as the client waits forever for a dead server.
@@ -105,7 +105,7 @@ class Connection:
             limit: Seconds it may take; by default the timeout of the settings.
 
         Raises:
-            LostError: If it fails or takes too long, or the server no longer answers at all.
+            LostCallError: If it fails or takes too long, or the server no longer answers at all.
         """
         answer: Future[T] = Future()
 
@@ -123,13 +123,13 @@ class Connection:
                 return answer.result(_LOOK)
             except TimeoutError as error:
                 if answer.done() and answer.exception() is error:
-                    raise LostError(_line(error)) from error
+                    raise LostCallError(_line(error)) from error
             except Exception as error:  # of the client, the transport or the server: all mean that it is lost
-                raise LostError(_line(error)) from error
+                raise LostCallError(_line(error)) from error
             if why := self._silent():
-                raise LostError(why)
+                raise LostCallError(why)
             if time.monotonic() > until:
-                raise LostError(f"gave no answer in {limit:g} seconds")
+                raise LostCallError(f"gave no answer in {limit:g} seconds")
 
     def persist(self, attempt: Callable[[], T]) -> T:
         """Repeat an attempt until it returns; each time it is lost, a new session is opened first.
@@ -144,7 +144,7 @@ class Connection:
         while True:
             try:
                 return attempt()
-            except LostError as error:
+            except LostCallError as error:
                 reasons.append(str(error))
                 _log.warning("%s: a call was lost (%s)", self.url, error)
                 if len(reasons) >= _TRIES and not self._silent():
@@ -160,12 +160,12 @@ class Connection:
         """The content at a URL that the server gave.
 
         Raises:
-            LostError: If it cannot be had.
+            LostCallError: If it cannot be had.
         """
         try:
             return httpx2.get(url, timeout=300.0, follow_redirects=True).raise_for_status().content
         except httpx2.HTTPError as error:
-            raise LostError(_line(error)) from error
+            raise LostCallError(_line(error)) from error
 
     def _open(self) -> None:
         key = self._key or "tml-none"  # the client refuses to start without one, and wants it to begin like this
@@ -180,7 +180,7 @@ class Connection:
             if not why:
                 try:
                     return self._open()
-                except LostError as error:
+                except LostCallError as error:
                     why = str(error)
             if time.monotonic() > until:
                 raise UserError(

@@ -16,7 +16,7 @@ from typing import Any
 from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.models import load_renderer
 from magic_rl.engines.settings import EngineConfig, LoraConfig
-from magic_rl.engines.tinker.client import Connection, LostError
+from magic_rl.engines.tinker.client import Connection, LostCallError
 from magic_rl.engines.tinker.policy import FILE, Origin, TinkerPolicy
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
@@ -67,7 +67,7 @@ class TinkerEngine:
         self.path = ComputePath("remote", f"{where} ({'; '.join(apart)})" if apart else where)
 
     def unable(self, adam: Adam) -> Mapping[str, str]:
-        """See `Particular.unable`. Default settings are always accepted."""
+        """See `LimitedEngine.unable`. Default settings are always accepted."""
         ignores, default = self.connection.server.ignores, Adam(lr=adam.lr)
         return {name: why for name, why in ignores.items() if getattr(adam, name) != getattr(default, name)}
 
@@ -99,13 +99,13 @@ class TinkerEngine:
             make: Makes it, given the service.
 
         Raises:
-            LostError: If it cannot be made even then.
+            LostCallError: If it cannot be made even then.
         """
         connection = self.connection
         while True:
             try:
                 made = connection.run(lambda: make(connection.service))
-            except LostError as error:
+            except LostCallError as error:
                 idle = next((other for other in self._others(policy) if other.give_way()), None)
                 if idle is None:
                     raise

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from magic_rl.engines.losses import weighted_loss
-from magic_rl.engines.tinker.client import LostError
+from magic_rl.engines.tinker.client import LostCallError
 from magic_rl.engines.tinker.servers import payload
 from magic_rl.errors import UserError
 from magic_rl.rng import derive
@@ -84,7 +84,7 @@ class TinkerPolicy:
     def stream(
         self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived
     ) -> list[list[Sample]]:
-        """See `Streams.stream`."""
+        """See `StreamingPolicy.stream`."""
         persist = self._engine.connection.persist
         return persist(lambda: self._sample(prompts, n, params, rng_seed, arrived)) if prompts else []
 
@@ -153,7 +153,7 @@ class TinkerPolicy:
             model = self._live()
             try:
                 return connection.run(lambda: model.optim_step(params).result()), self._saved_as(model, self.steps + 1)
-            except LostError:
+            except LostCallError:
                 self.give_way(gradients=True)
                 raise
 
@@ -211,7 +211,7 @@ class TinkerPolicy:
         """Use up a model's gradients: SkyRL leaves them to the next model in the same place."""
         connection = self._engine.connection
         params = connection.sdk.AdamParams(learning_rate=0.0)
-        with contextlib.suppress(LostError):  # if the server is lost, so are the gradients
+        with contextlib.suppress(LostCallError):  # if the server is lost, so are the gradients
             connection.run(lambda: model.optim_step(params).result(), limit=60.0)
 
     def _live(self, count: int | None = None) -> Any:
@@ -227,7 +227,7 @@ class TinkerPolicy:
         try:
             for work in self._pending:
                 self._send(model, work, count or sum(len(datums) for datums, _ in self._pending))
-        except LostError:
+        except LostCallError:
             self.give_way(gradients=True)
             raise
         return model
@@ -301,7 +301,7 @@ class TinkerPolicy:
 
         try:
             connection.run(call)
-        except LostError as error:  # not every server can delete
+        except LostCallError as error:  # not every server can delete
             _log.debug("%s stays on the server: %s", state, error)
 
     def _bring(self, directory: Path) -> None:

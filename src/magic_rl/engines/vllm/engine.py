@@ -56,7 +56,7 @@ class ServedPolicy:
     def stream(
         self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived
     ) -> list[list[Sample]]:
-        """See `Streams.stream`."""
+        """See `StreamingPolicy.stream`."""
         if not prompts:
             return []
         if self._adapted and self._version is None:
@@ -215,19 +215,19 @@ def served(engines: Mapping[_K, LocalEngine], config: EngineConfig) -> dict[_K, 
     if len(by_model) > 1 and running:
         Servers(running, config, folder).connect()  # finds out what each serves
     replicas: dict[Path, list[Replica]] = {}
-    for model, seats in by_model.items():  # start all of them before waiting for any
+    for model, of_model in by_model.items():  # start all of them before waiting for any
         mine = [one for one in running if len(by_model) == 1 or _serves(one, model)]
-        replicas[model] = mine if running else _started(list(seats.values()), config, folder)
+        replicas[model] = mine if running else _started(list(of_model.values()), config, folder)
         if not replicas[model]:
             raise EngineError(f"vLLM: none of {', '.join(settings.urls)} serves {model}", "a server for each")
     out = {}
-    for model, seats in by_model.items():
+    for model, of_model in by_model.items():
         for replica in replicas[model]:
             if replica.own:
                 replica.own.wait()
-        stop_ids = next(iter(seats.values())).renderer.stop_ids
+        stop_ids = next(iter(of_model.values())).renderer.stop_ids
         servers = Servers(replicas[model], config, folder, stop_ids)
-        out.update({key: ServedEngine(engine, servers) for key, engine in seats.items()})
+        out.update({key: ServedEngine(engine, servers) for key, engine in of_model.items()})
     return out
 
 

@@ -99,7 +99,7 @@ class ServedVersion:
     def sample(
         self, prompts: Sequence[Tokens], n: int, params: SamplingParams, rng_seed: int, arrived: Arrived | None = None
     ) -> list[list[Sample]]:
-        """Draw `n` samples for each prompt; see `Policy.sample` and `Streams.stream`.
+        """Draw `n` samples for each prompt; see `Policy.sample` and `StreamingPolicy.stream`.
 
         The random seed of row `p * n + i` depends on `(rng_seed, p * n + i)` alone. A server promises the same draws
         for the same seed, but not the same rounding in each batch: a draw near the border between two tokens may fall

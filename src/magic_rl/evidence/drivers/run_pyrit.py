@@ -28,7 +28,7 @@ def say(row):
 IN_A_ROW = 5  # consecutive failed calls after which the attack stops
 
 
-class Watched(openai.DefaultAsyncHttpxClient):
+class BudgetedClient(openai.DefaultAsyncHttpxClient):
     """The client for calls to the target about one seed, limited by the budget."""
 
     failed = 0  # consecutive failed calls, about any seed
@@ -53,7 +53,7 @@ class Watched(openai.DefaultAsyncHttpxClient):
             else:
                 row["failed"] = f"HTTP {response.status_code}: {response.text[:120]}"
         finally:
-            Watched.failed = Watched.failed + 1 if row["failed"] else 0
+            BudgetedClient.failed = BudgetedClient.failed + 1 if row["failed"] else 0
             say({"seed": self.seed, **row})
             self.under_way -= 1
             self.tell()
@@ -71,8 +71,8 @@ def chat(job, who, **settings):
 
 
 async def attack(job, seed, objective):
-    watched = Watched(seed, job["budget"])
-    client = {"http_client": watched, "timeout": 300}
+    budgeted = BudgetedClient(seed, job["budget"])
+    client = {"http_client": budgeted, "timeout": 300}
     limit = {"max_tokens": job["max_tokens"]}  # the name that all servers know
     target = chat(
         job, "target", httpx_client_kwargs=client, temperature=job["temperature"], extra_body_parameters=limit
@@ -81,7 +81,7 @@ async def attack(job, seed, objective):
     made = {"pair": PAIRAttack, "tap": TreeOfAttacksWithPruningAttack, "crescendo": CrescendoAttack}[job["attack"]]
     attack = made(objective_target=target, attack_adversarial_config=helper, **job["settings"])
     running = asyncio.ensure_future(attack.execute_async(objective=objective))
-    spent = asyncio.ensure_future(watched.spent.wait())
+    spent = asyncio.ensure_future(budgeted.spent.wait())
     await asyncio.wait({running, spent}, return_when=asyncio.FIRST_COMPLETED)
     for task in (running, spent):
         task.cancel()
@@ -94,8 +94,8 @@ async def main():
     await initialize_pyrit_async(memory_db_type=IN_MEMORY)
     for seed, objective in job["seeds"]:
         await attack(job, seed, objective)
-        if Watched.failed >= IN_A_ROW:
-            sys.exit(f"{Watched.failed} calls to the target in a row failed")
+        if BudgetedClient.failed >= IN_A_ROW:
+            sys.exit(f"{BudgetedClient.failed} calls to the target in a row failed")
 
 
 asyncio.run(main())

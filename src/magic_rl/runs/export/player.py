@@ -144,13 +144,13 @@ def _compared(player: SavedPlayer, written: Path, share: float) -> Stored:
 
     from magic_rl.engines.local.engine import LocalEngine
     from magic_rl.engines.local.models import load_renderer
-    from magic_rl.runs.modelcheck import same_prompts, told
+    from magic_rl.runs.modelcheck import same_prompts, training_messages
 
     config, lora = player.config, player.settings.lora
     precise = config.engine.model_copy(update={"dtype": "float32", "device": "cpu", "processes": 1})
     requests = [seed.text for seed in _requests(config)]
     exported = load_renderer(str(written), precise)
-    words = told(config, player.role)
+    words = training_messages(config, player.role)
     asked = same_prompts(player.base, exported, words, player.renderer, requests)
     if [exported.prompt([Message("user", text)]) for text in requests] != asked:
         _log.warning("the %s's own prompt names control tokens; they were plain text to it in training", player.role)

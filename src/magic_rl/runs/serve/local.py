@@ -29,8 +29,8 @@ from magic_rl.engines.local.engine import device_of, dtype_of
 from magic_rl.engines.local.models import load_base, load_renderer
 from magic_rl.errors import UserError
 from magic_rl.files import problem
-from magic_rl.runs.serve.asked import Asked
 from magic_rl.runs.serve.player import Model
+from magic_rl.runs.serve.request import ChatCompletionRequest
 from magic_rl.text.chat import ChatRenderer
 from magic_rl.types import Message, Tokens
 
@@ -121,12 +121,12 @@ class _Worker(GenerateManager):
         self, model: Any, processor: Any, inputs: Any, gen_config: Any, **_: object
     ) -> tuple[str, int, list[int]]:
         """The reply, read as in training, the number of prompt tokens, and the generated ids."""
-        ear = _Ear()
-        given = {**inputs, "generation_config": gen_config, "tokenizer": processor, "streamer": ear}
+        streamer = _CancellableStreamer()
+        given = {**inputs, "generation_config": gen_config, "tokenizer": processor, "streamer": streamer}
         try:
-            sequences = await asyncio.shield(asyncio.wrap_future(self.submit(ear.listen, model.generate, given)))
+            sequences = await asyncio.shield(asyncio.wrap_future(self.submit(streamer.run, model.generate, given)))
         except asyncio.CancelledError:
-            ear.gone = True
+            streamer.disconnected = True
             raise
         length = inputs["input_ids"].shape[-1]
         ids = sequences[0, length:].tolist()
@@ -137,26 +137,26 @@ class _Worker(GenerateManager):
         super().submit(int).result()
 
 
-class _LeftError(Exception):
+class _DisconnectedError(Exception):
     """The client has left."""
 
 
-class _Ear:
+class _CancellableStreamer:
     """A streamer that streams nothing, and stops the generation if the client has left."""
 
-    gone = False
+    disconnected = False
 
-    def listen(self, generate: Callable[..., Any], given: dict[str, Any]) -> Any:
+    def run(self, generate: Callable[..., Any], given: dict[str, Any]) -> Any:
         """Generate; None if the client leaves."""
         try:
-            return None if self.gone else generate(**given)
-        except _LeftError:
+            return None if self.disconnected else generate(**given)
+        except _DisconnectedError:
             return None
 
     def put(self, _: object) -> None:
         """Called after each token."""
-        if self.gone:
-            raise _LeftError
+        if self.disconnected:
+            raise _DisconnectedError
 
     def end(self) -> None:
         """Called after the last one."""
@@ -176,20 +176,20 @@ class _Chat(ChatCompletionHandler):
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
         """Refuse a request that cannot be met as it stands; let transformers answer all others."""
         try:
-            asked = Asked.model_validate(body)
-            prompt = self.prompt(asked.conversation)
+            request = ChatCompletionRequest.model_validate(body)
+            prompt = self.prompt(request.conversation)
         except ValidationError as error:
             raise HTTPException(400, problem(error)) from error
         except UserError as error:  # the template cannot render this conversation
             raise HTTPException(400, str(error)) from error
         name = self.model_manager.force_model
-        if asked.model not in (None, name):
-            raise HTTPException(404, f"the model {asked.model!r} does not exist here; {name!r} does")
+        if request.model not in (None, name):
+            raise HTTPException(404, f"the model {request.model!r} does not exist here; {name!r} does")
         room = self.context - len(prompt)
         if room < 1:
             raise HTTPException(400, f"{len(prompt)} tokens leave no room for a reply: the context is {self.context}")
-        _seed.set(asked.seed)
-        return await super().handle_request(asked.body(min(asked.limit or _TOKENS, room)), request_id)
+        _seed.set(request.seed)
+        return await super().handle_request(request.body(min(request.limit or _TOKENS, room)), request_id)
 
 
 async def _in_their_words(_: Request, error: Exception) -> JSONResponse:

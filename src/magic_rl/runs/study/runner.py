@@ -39,14 +39,14 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StudyOutcome:
     """How a study ended."""
 
     failed: dict[str, str]  # the reason, by name of the run
     stopped: bool  # whether the user stopped it
 
 
-def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
+def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> StudyOutcome:
     """Take every run through its stages.
 
     Returns:
@@ -67,7 +67,7 @@ def run_all(runs: Sequence[PlannedRun], work: Work, view: View) -> Ended:
                 process.terminate()
             for process in runner.processes:
                 process.wait()
-    return Ended(runner.failed, bool(runner.asked))
+    return StudyOutcome(runner.failed, bool(runner.asked))
 
 
 @dataclass(slots=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from magic_rl.evidence.together import Together
+from magic_rl.evidence.batching import Batcher
 
 
 def test_calls_that_wait_together_are_one_batch_each_with_its_answer() -> None:
@@ -18,7 +18,7 @@ def test_calls_that_wait_together_are_one_batch_each_with_its_answer() -> None:
         return [2 * number for number in numbers]
 
     async def ask() -> dict[int, int]:
-        call, found = Together(double), {}
+        call, found = Batcher(double), {}
 
         async def one(number: int) -> None:
             found[number] = await call(number)
@@ -37,7 +37,7 @@ def test_what_a_batch_raises_reaches_every_caller_and_no_other() -> None:
         return [1 / number for number in numbers]
 
     async def ask() -> list[object]:
-        call, found = Together(divide), list[object]()
+        call, found = Batcher(divide), list[object]()
 
         async def one(number: int) -> None:
             try:
@@ -56,5 +56,5 @@ def test_what_a_batch_raises_reaches_every_caller_and_no_other() -> None:
 
 @pytest.mark.parametrize("rounds", [2])
 def test_it_serves_one_event_loop_after_another(rounds: int) -> None:
-    call = Together[int, int](list)
+    call = Batcher[int, int](list)
     assert [anyio.run(call, number) for number in range(rounds)] == list(range(rounds))

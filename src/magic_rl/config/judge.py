@@ -1,4 +1,4 @@
-"""Settings of models that only answer, such as the attack pool's writer, and of the judges that ask them."""
+"""Settings of judges, and of models that only answer: those that judges ask, and the attack pool's writer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, model_validator
 
-from magic_rl.plugins import is_brought
+from magic_rl.plugins import is_plugin
 from magic_rl.settings import Node, Place, unlike_default, whole_path
 
 _BUILT_IN = ("rules", "qwen3guard", "wildguard", "llama-guard", "shieldgemma", "harmbench", "strongreject", "llm")
@@ -18,7 +18,7 @@ _Threshold = Annotated[
 
 
 def _judge(kind: str) -> str:
-    if kind in (*_BUILT_IN, "panel") or is_brought("judges", kind):
+    if kind in (*_BUILT_IN, "panel") or is_plugin("judges", kind):
         return kind
     raise ValueError(f"{kind!r} is none of {', '.join(_BUILT_IN)}, and not a judge of your own (package.module:Name)")
 

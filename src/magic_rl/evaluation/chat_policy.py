@@ -14,8 +14,8 @@ from magic_rl.text.think import Spoken, split_thoughts
 from magic_rl.types import Finish, Message, Sample, SamplingParams, Tokens
 
 
-class Seat:
-    """A chat as a policy and its renderer. Implements `text.renderer.Speaks` and `text.renderer.Renders`.
+class ChatPolicy:
+    """A chat as a policy and its renderer. Implements `SamplingPolicy` and `PromptRenderer` of `text.renderer`.
 
     Attributes:
         failed: Reasons for missing replies, and how often. A missing reply is cut off and empty: it counts for

@@ -17,7 +17,7 @@ class _Part(BaseModel):
     text: str
 
 
-class _Said(BaseModel):
+class _Message(BaseModel):
     role: Literal["system", "user", "assistant"]
     content: str | list[_Part]
 
@@ -27,7 +27,7 @@ class _Said(BaseModel):
         return Message(self.role, parts if isinstance(parts, str) else "\n".join(part.text for part in parts))
 
 
-class Asked(BaseModel):
+class ChatCompletionRequest(BaseModel):
     """A request for a chat completion.
 
     Fields that do not change the reply's text, such as `user` and `metadata`, are accepted and ignored.
@@ -36,7 +36,7 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str | None = None
-    messages: list[_Said] = Field(min_length=1)
+    messages: list[_Message] = Field(min_length=1)
     max_tokens: PositiveInt | None = None
     max_completion_tokens: PositiveInt | None = None
     temperature: float | None = Field(None, ge=0)
@@ -72,6 +72,6 @@ class Asked(BaseModel):
 
     def body(self, max_tokens: int) -> dict[str, Any]:
         """The request as transformers' server expects it."""
-        told = [{"role": message.role, "content": message.content} for message in self.conversation]
+        messages = [{"role": message.role, "content": message.content} for message in self.conversation]
         given = self.model_dump(include={"temperature", "top_p", "stream"}, exclude_none=True)
-        return {"messages": told, "max_tokens": max_tokens, **given, **({"stop": self.stop} if self.stop else {})}
+        return {"messages": messages, "max_tokens": max_tokens, **given, **({"stop": self.stop} if self.stop else {})}

@@ -17,7 +17,7 @@ from magic_rl.types import Role, SamplingParams
 from tests.theory.test_tabular import engines
 
 
-def seat(game: TabularGame) -> tuple[Arena, dict[Role, TabularPolicy]]:
+def make_arena(game: TabularGame) -> tuple[Arena, dict[Role, TabularPolicy]]:
     """The arena of a game between new policies, and those policies."""
     made = engines(game)
     learners: dict[Role, TabularPolicy] = {role: engine.new_policy(role) for role, engine in made.items()}
@@ -35,10 +35,10 @@ def seat(game: TabularGame) -> tuple[Arena, dict[Role, TabularPolicy]]:
     return arena, learners
 
 
-def played(game: TabularGame, tree: dict[str, Any]) -> tuple[list[GameStep], dict[Role, TabularPolicy]]:
+def play_out(game: TabularGame, tree: dict[str, Any]) -> tuple[list[GameStep], dict[Role, TabularPolicy]]:
     """Every step of a game with these settings, and the policies at its end."""
     config = Config.model_validate(tree)
-    arena, learners = seat(game)
+    arena, learners = make_arena(game)
     arena = replace(arena, settings=loop_settings(config))
     target = OperatingPoint.start(config.learning.target)
     return list(coevolve(arena, Schedule.start(config.game.schedule), 0, target)), learners

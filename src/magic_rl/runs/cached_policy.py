@@ -12,8 +12,8 @@ from magic_rl.store.atomic import write_file
 from magic_rl.types import Sample, SamplingParams, Tokens
 
 
-class Kept:
-    """A policy that never repeats a call to `sample`. Implements `learning.fluency.Scores`.
+class CachedPolicy:
+    """A policy that never repeats a call to `sample`. Implements `learning.fluency.ScoringPolicy`.
 
     Each call has a file, named by a digest of the policy's name and of the arguments.
     """

@@ -14,7 +14,7 @@ _Answer = TypeVar("_Answer")
 _PAUSE = 0.02  # seconds in which others may join a batch
 
 
-class Together(Generic[_Asked, _Answer]):
+class Batcher(Generic[_Asked, _Answer]):
     """An async function of one item, made from a blocking function of many. Batches run in a thread, one at a time."""
 
     def __init__(self, work: Callable[[Sequence[_Asked]], Sequence[_Answer]]) -> None:
