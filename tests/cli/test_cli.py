@@ -17,7 +17,7 @@ from magic_rl import __version__
 from magic_rl.cli.main import app
 from magic_rl.evaluation.result import Evaluation
 from magic_rl.evaluation.summary import replies
-from magic_rl.report.tables import evaluation_table
+from magic_rl.report.tables import described, evaluation_table
 from tests.support.commands import listing, refused
 from tests.support.evaluations import cell, compared, evaluation
 
@@ -137,10 +137,13 @@ def test_the_pool_holds_each_training_seed_once_a_strategy_and_no_held_out_one(
         ["models", "chek"],
         ["export", "run"],
         ["--colour"],
+        ["plan", "a" * 300],
+        ["recipes", "http://127.0.0.1/v1", "--out", "file/recipes"],
     ],
 )
 def test_bad_usage_is_one_line(args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     refused(args, tmp_path)
 
 
@@ -285,6 +288,11 @@ def test_a_terminal_too_narrow_for_the_table_gets_short_lines(evaluated: Evaluat
     assert "SFT attacker\n  untouched  50.0 [37, 63]\n" in narrow
     numbers = re.compile(r"[-+\d.]*\d(?= \[)")
     assert numbers.findall(narrow) == numbers.findall(wide)
+
+
+def test_a_name_with_hyphens_stays_on_one_line() -> None:
+    (text,) = described([("saved", "the run is in runs/my-first-run-of-magic")], 30)
+    assert "runs/my-first-run-of-magic" in text
 
 
 def test_a_run_without_an_attacker_has_a_table_of_vanilla_seeds() -> None:

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM
 
 from magic_rl.engines.local import inference, scoring
-from magic_rl.engines.local.engine import LocalEngine, given_alike
+from magic_rl.engines.local.engine import LocalEngine, with_same_input
 from magic_rl.engines.local.inference import inferring
 from magic_rl.engines.local.policy import LocalPolicy
 from magic_rl.engines.local.sampling import choose
@@ -334,10 +334,8 @@ def test_layers_are_one_product_if_names_widths_and_biases_agree() -> None:
         for name, width, bias in zip(("q_proj", "k_proj", "v_proj"), widths, biases, strict=True):
             setattr(block, name, torch.nn.Linear(width, 8, bias))
         block.o_proj = torch.nn.Linear(64, 8)
-        return [
-            len(layers)
-            for layers in given_alike(inject_adapter_in_model(PeftConfig(r=rank, target_modules="all-linear"), block))
-        ]
+        adapted = inject_adapter_in_model(PeftConfig(r=rank, target_modules="all-linear"), block)
+        return [len(layers) for layers in with_same_input(adapted)]
 
     assert grouped(2, (64, 64, 64), (False, False, False)) == [3, 1]
     assert grouped(1, (64, 32, 32), (False, False, False)) == [1, 2, 1]

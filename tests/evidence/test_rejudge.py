@@ -87,8 +87,8 @@ def test_rates_of_both_judges_are_those_worked_out_by_hand() -> None:
     assert (new.asr.observed, new.compliance.observed, new.abstained) == (rate(1, 3), rate(2, 2), 1)
     assert old.asr.corrected is None
     found = compare(items, OLD, NEW)
-    assert found["harmful"][0] == Agreement(both=1, only_judge=0, only_label=1, neither=3, abstained=0)
-    assert found["refused"][0] == Agreement(both=1, only_judge=0, only_label=1, neither=3, abstained=0)
+    assert found["harmful"].counts == Agreement(both=1, only_judge=0, only_label=1, neither=3, abstained=0)
+    assert found["refused"].counts == Agreement(both=1, only_judge=0, only_label=1, neither=3, abstained=0)
 
 
 def test_attacks_on_one_seed_are_counted_as_alike() -> None:
@@ -96,6 +96,9 @@ def test_attacks_on_one_seed_are_counted_as_alike() -> None:
     (row,) = rows(items, [OLD], {})
     assert (row.asr.observed.value, row.asr.observed.n) == (0.5, 8)
     assert (row.asr.observed.low, row.asr.observed.high) == wilson(0.5, 2)
+    twice = [item(i, "harmful", UNSAFE, UNSAFE if i < 4 else SAFE, seed=i // 4) for i in range(8)]
+    same = compare(twice, OLD, NEW)["harmful"].same
+    assert (same.value, same.n, (same.low, same.high)) == (0.5, 8, wilson(0.5, 2))
 
 
 # --- by people --------------------------------------------------------------------------------------------------

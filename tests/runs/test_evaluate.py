@@ -246,13 +246,19 @@ def test_a_model_that_is_not_of_the_run_stands_beside_its_trained_defender(
     assert "defender: other/model" in page
 
 
-def test_runs_are_played_against_each_other_by_one_command(run: RunDirectory, tmp_path: Path) -> None:
+def test_runs_are_played_against_each_other_by_one_command(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(run.path, tmp_path / "twin")
-    paths = [str(run.path), str(tmp_path / "twin")]
+    monkeypatch.chdir(run.path)
+    paths = [str(run.path), ".", str(tmp_path / "twin")]  # the first two are one run
+    namesake = shutil.copytree(run.path, tmp_path / "elsewhere" / run.path.name)
+    lent = [subject_of(run, Instead(attackers=RunDirectory(path))).out.path for path in (Path(), namesake)]
+    assert lent[0] != lent[1]
     done = CliRunner().invoke(app, ["cross", *paths], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines() if line.startswith(("own ", "twin "))]
-    assert len(rows) == 4
+    assert [len(row) for row in rows] == [3] * 4
     assert all(row[1] == row[2] for row in rows)  # twins withstand each other as they withstand themselves
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from magic_rl.errors import StoreError
-from magic_rl.store.run import Checkpoint, RunDirectory
+from magic_rl.store.run import Checkpoint, RunDirectory, refuse_taken
 from magic_rl.types import Episode, Outcome, Rewards, Role, Sample, Seed, Turn, Verdict
 
 ROLES: tuple[Role, Role] = ("attacker", "defender")
@@ -94,6 +94,8 @@ def test_a_run_may_be_created_in_an_empty_directory_but_never_over_anything(tmp_
 
 def test_a_run_that_cannot_be_created_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot be written"):
+        refuse_taken(tmp_path / "file" / "run")
     with pytest.raises(StoreError, match="cannot be written"):
         RunDirectory.create(tmp_path / "file" / "run", "", {})
     here = tmp_path / "here"

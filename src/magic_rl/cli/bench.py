@@ -29,7 +29,7 @@ def bench(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Time one attacker step on this machine and compare it with the arithmetic that it cannot avoid.
+    """Time one attacker step on this machine and compare it with the least time that its arithmetic takes.
 
     W1 is 4 prompts of 225 tokens, 8 completions of 48 tokens each, one optimiser step. The floor is the time its
     matrix products take at the rate at which this machine multiplies matrices, which is measured first.

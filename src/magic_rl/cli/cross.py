@@ -23,8 +23,8 @@ def cross(
 ) -> None:
     """Play the last attacker of each run against the trained defender of every run; print who withstands whom.
 
-    All runs hold out the same seeds. What a run meets of another's attackers is kept under its evaluations/, so the
-    same command continues. A run without an attacker, such as no-game, only defends.
+    All runs must hold out the same seeds. Results against another run's attacker are kept under the defending run's
+    evaluations/, so the same command continues. A run without an attacker, such as no-game, only defends.
 
     Examples:
 
@@ -32,7 +32,7 @@ def cross(
 
       magic-rl cross runs/a runs/b runs/c --evaluation.max_seeds 100
     """
-    runs = list(dict.fromkeys(runs))
+    runs = list({run.resolve(): run for run in runs}.values())
     if len(runs) < 2:
         raise UserError("give at least two runs")
 
@@ -49,7 +49,8 @@ def cross(
         lent = None if attacker == defender else opened[attacker]
         met[attacker, defender] = evaluation_of(defender, Instead(attackers=lent, settings=settings))
     measures: tuple[Measure, ...] = ("asr", "compliance")
-    named = {run: run.name if [each.name for each in runs].count(run.name) == 1 else str(run) for run in runs}
+    names = [run.resolve().name for run in runs]
+    named = {run: name if names.count(name) == 1 else str(run) for run, name in zip(runs, names, strict=True)}
     lines: list[Line] = [("rows attack, columns defend, %", *named.values())]
     for measure in measures:
         lines.append((f"{MEASURES[measure]} {BETTER[measure]}",))

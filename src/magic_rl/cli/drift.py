@@ -16,14 +16,14 @@ def drift(
     run: Run,
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help=f"Model that tells the classes of attacks: {A_MODEL}"),
+        typer.Option(metavar="MODEL", help=f"Model that names the classes of attacks: {A_MODEL}"),
     ] = None,
-    attacks: Annotated[int, typer.Option(metavar="N", min=2, help="Attacks per round that are looked at.")] = 100,
+    attacks: Annotated[int, typer.Option(metavar="N", min=2, help="Attacks per round to measure, at most.")] = 100,
 ) -> None:
     """Measure how the attackers' attacks change from round to round; the report shows it.
 
-    Without a model: self-BLEU and, where the extra `drift` is installed, the distance to the attack pool. A model also
-    tells each attack's classes; how far it agrees with people on labelled examples is printed first. Writes drift.json.
+    Without a model: self-BLEU and, if the extra `drift` is installed, the distance to the attack pool. With a model,
+    also the classes of attacks, and how well the model agrees with people on labelled examples. Writes drift.json.
 
     Examples:
 

@@ -18,9 +18,9 @@ def check(
 ) -> None:
     """Check that the engine of a config does what training relies on, in minutes.
 
-    Two adapters are apart, a snapshot stays as it is, samples come from the policy that was asked, gradients add up, a
-    saved policy continues as if it had not been saved. Worth doing with any server before a long run on it: what goes
-    wrong there seldom shows. Exit status 1 if anything does not hold.
+    For example: two adapters do not affect each other, a snapshot does not change, samples come from the policy that
+    was asked, gradients add up, a saved policy continues as if it had not been saved. Do this with any server before a
+    long run on it, because its faults seldom show. Exit status 1 if a check fails.
 
     Examples:
 

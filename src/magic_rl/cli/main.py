@@ -1,4 +1,4 @@
-"""The `magic-rl` command. Each command stands in a file beside this one and calls one function of another room.
+"""The `magic-rl` command. Each command is in a file beside this one and calls functions of other rooms.
 
 Heavy imports (torch, transformers) happen inside the commands, so `--help` answers at once.
 """
@@ -49,8 +49,8 @@ from magic_rl.cli.version import version
 from magic_rl.errors import UserError
 from magic_rl.files import disk_full
 
-# Trouble of the machine, not of the program: no space, no permission.
-_FIXABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+# Trouble of the machine or the command, not of the program: no space, no permission, a name too long for a path.
+_FIXABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
 
 
 class _Commands(TyperGroup):

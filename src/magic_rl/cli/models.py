@@ -63,9 +63,9 @@ def check(
 ) -> None:
     """Check a model as both players of a config, before anything long begins.
 
-    Says how it is spoken to, what ends its answers, how exactly and how fast it is computed, where adapters go, how
-    much memory the config will need, and whether it can be exported. Memory is estimated from the model's shape. Every
-    problem gets one line that says what to do; exit status 1 if training or export would go wrong.
+    Prints what its chat template does, what ends its replies, how exactly and how fast it is computed, which layers get
+    adapters, how much memory the config will need, and whether it can be exported. Memory is estimated from the model's
+    shape. Every problem gets one line that says what to do; exit status 1 if training or export would go wrong.
 
     Examples:
 

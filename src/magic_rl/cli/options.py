@@ -38,7 +38,7 @@ JudgeFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Config file that names the judge; by default the run's own.")
 ]
 Round = Annotated[
-    int | None, typer.Option("--round", metavar="N", min=0, help="Round that the policy is of; by default the last.")
+    int | None, typer.Option("--round", metavar="N", min=0, help="Round of the policy; by default the last.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Overrides = Annotated[
@@ -46,7 +46,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one setting, for example learning.group_size=8; short for it is --learning.group_size 8. May be "
+        help="Change one setting, for example learning.group_size=8; the short form is --learning.group_size 8. May be "
         "given many times.",
     ),
 ]
@@ -56,7 +56,7 @@ _SETTING = re.compile(rf"--([a-z]\w*(?:\.[a-z][\w-]*)+|{_PLAIN})(?:=(.*))?", re.
 
 
 def measuring(file: Path | None, overrides: Sequence[str] | None) -> Config:
-    """Settings to measure a judge by: silence is shown, so no share of it stops anything, in a panel either."""
+    """Settings to measure a judge by: abstentions are shown, so no share of them stops the command."""
     return load_config(file, (*(overrides or ()), "judge.max_abstained=1"))
 
 

@@ -35,10 +35,10 @@ def redteam(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Attack a model by attacks that nobody trained on, at a budget of queries; print ASR by attack and worst case.
+    """Attack a model with attacks that are not in training, on a budget of queries; print ASR by attack and worst case.
 
-    Each seed is attacked until it breaks or the budget is spent. past-tense, pair, tap and crescendo have a model word
-    attacks: attacker.writer. pair, tap and crescendo are PyRIT's, gcg is nanoGCG's. Writes redteam.json, and every
+    Each seed is attacked until it breaks or the budget is spent. For past-tense, pair, tap and crescendo a model writes
+    the attacks: attacker.writer. pair, tap and crescendo are PyRIT's, gcg is nanoGCG's. Writes redteam.json, and every
     query with its reply and verdict into items.jsonl. After Ctrl-C the same command continues.
 
     Examples:

@@ -32,10 +32,10 @@ def rejudge(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the items with the new verdicts.")] = None,
 ) -> None:
-    """Label kept replies by another judge: how far it agrees with the first, and what becomes of every rate.
+    """Label saved replies by another judge: how well it agrees with the first, and how each rate changes.
 
-    With --checked, rates are corrected for a judge's error as people measured it. Answers of models are remembered, so
-    after an interruption the same command goes on.
+    With --checked, rates are corrected for a judge's error, measured against people's labels. Answers of models are
+    remembered, so after an interruption the same command continues.
 
     Examples:
 
@@ -65,11 +65,11 @@ def rejudge(
     if out is not None:
         write_rows(out, items)
     typer.echo(shown(", then ".join(names)))
-    for question, (counts, kappa) in compare(items, first, asked.name).items() if len(names) > 1 else ():
-        same, n = tables.shown(counts.rates()["accuracy"], exact=True), counts.rates()["accuracy"].n
+    for question, (counts, same, kappa) in compare(items, first, asked.name).items() if len(names) > 1 else ():
         typer.echo(
-            f"  {question}: the same on {same} % of {n} replies, kappa {kappa.value:.2f} "
-            f"[{kappa.low:.2f}, {kappa.high:.2f}]; {counts.only_judge} became yes, {counts.only_label} no"
+            f"  {question}: the same on {tables.shown(same, exact=True)} % of {same.n} replies, "
+            f"kappa {kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]; {counts.only_judge} became yes, "
+            f"{counts.only_label} no"
         )
     for line in ("", table(rows(items, names, errors), columns(144)), "", *_corrections(names, errors)):
         typer.echo(line)

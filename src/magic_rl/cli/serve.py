@@ -32,9 +32,7 @@ def serve(
         str,
         typer.Option("--vllm", metavar="COMMAND", help="The vllm command in its environment, if not on the PATH."),
     ] = "",
-    host: Annotated[
-        str, typer.Option(help="Address to listen at. Others than this machine's own need a key.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     api_key_env: Annotated[
         str | None,
@@ -43,8 +41,9 @@ def serve(
 ) -> None:
     """Put a run's defender, or any model, behind an OpenAI-compatible endpoint, and print its address once it answers.
 
-    The defender is told what it was told in training: chat template, system prompt, words around a request. Requests
-    choose temperature and length; nothing else can be changed, and no other model is loaded. Ctrl-C ends it.
+    The defender is told what it was told in training: chat template, system prompt, words around a request. With
+    transformers' server a request may set temperature, top_p, seed, stop, length and stream; anything else that would
+    change the reply is refused. No other model is loaded. Ctrl-C ends it.
 
     Examples:
 

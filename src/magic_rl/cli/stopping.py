@@ -12,11 +12,11 @@ CONTINUES = "the same command continues"
 
 @contextmanager
 def stoppable(kept: Callable[[], bool], how: str = CONTINUES) -> Iterator[None]:
-    """A block that Ctrl-C ends with a word.
+    """Within the block, Ctrl-C prints one line and ends the command with exit status 130.
 
     Args:
-        kept: Whether there is something to go on from; asked when it has ended.
-        how: To go on.
+        kept: Whether there is something to continue from; called after Ctrl-C.
+        how: How to continue.
     """
     try:
         yield

@@ -34,7 +34,7 @@ class AttackerSftConfig(SftConfig):
 class PlayerConfig(Node):
     """One player: its model, its adapter, how it speaks and how it learns."""
 
-    model: Place = Field("default", description="'default' (embedded), a hub id or a local folder")
+    model: Place = Field("default", description="'default' (the demo's model), a hub id or a local folder")
     lora: LoraConfig = LoraConfig()
     sampling: SamplingConfig = SamplingConfig()
     batch_size: PositiveInt = Field(64, description="P: seeds per step, half of them benign; each is played by a group")

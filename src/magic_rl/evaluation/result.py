@@ -251,7 +251,11 @@ class ChangeOverRuns(OverRuns):
 
 
 class PresetResult(Document):
-    """The runs of one preset; see `Evaluation` and `AttackResult`. `attack` is None unless all runs have it."""
+    """The runs of one preset; see `Evaluation` and `AttackResult`.
+
+    Left out are numbers of `table` and `change` that no run has, rates that not all runs have, and `attack` unless all
+    runs have it.
+    """
 
     rng_seeds: list[int]
     held_out: HeldOut

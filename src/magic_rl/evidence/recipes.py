@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from magic_rl.errors import UserError
+from magic_rl.store import atomic
 
 _HERE = Path(__file__).parent / "tools"
 TOOLS = tuple(sorted(folder.name for folder in _HERE.iterdir()))
@@ -33,7 +34,7 @@ def write_recipes(url: str, out: Path, model: str, only: Collection[str] = ()) -
 
     Raises:
         UserError: For an unknown tool, an address or a name that would have to be escaped in a config, or a folder
-            that exists already.
+            that exists already or cannot be written.
     """
     if unknown := sorted(set(only) - set(TOOLS)):
         raise UserError(f"{unknown[0]}: no recipe for it; there are {', '.join(TOOLS)}")
@@ -48,8 +49,8 @@ def write_recipes(url: str, out: Path, model: str, only: Collection[str] = ()) -
         if folder.exists():
             raise UserError(f"{folder}: already exists; choose another folder")
     for tool, folder in folders.items():
-        folder.mkdir(parents=True)
+        atomic.make_folder(folder)
         for file in sorted((_HERE / tool).iterdir()):
             text = file.read_text(encoding="utf-8").replace("@URL@", url.rstrip("/")).replace("@MODEL@", model)
-            (folder / file.name).write_text(text, encoding="utf-8")
+            atomic.write_file(folder / file.name, text.encode())
     return list(folders.values())

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from magic_rl.errors import DataError
 from magic_rl.evaluation.agreement import Agreement, cohens_kappa, corrected
-from magic_rl.evaluation.estimates import Estimate, clustered_rate, clustered_size
+from magic_rl.evaluation.estimates import Estimate, clustered_rate, clustered_size, rate_of
 from magic_rl.evidence.counting import ours
 from magic_rl.evidence.items import ITEMS_FILE, Item, Judged, by_seed, read_items
 from magic_rl.files import problem, read_text
@@ -118,13 +118,16 @@ def _rate(items: Sequence[Item], judge: str, label: Label, error: Agreement | No
     return Rate(observed, corrected(observed, clustered_size(each), error) if error and each else None)
 
 
-def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tuple[Agreement, Estimate]]:
-    """How well two judges agree on each question that both answer for some reply.
+class Compared(NamedTuple):
+    """Two judges on one question; intervals are clustered by seed."""
 
-    Returns:
-        Counts, with `before` as label and `after` as judge, so `only_judge` counts what became yes and `only_label`
-        what became no; and kappa, the agreement beyond chance.
-    """
+    counts: Agreement  # the first as label, the second as judge: `only_judge` became yes, `only_label` became no
+    same: Estimate  # share of replies with the same answer
+    kappa: Estimate  # agreement beyond chance
+
+
+def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, Compared]:
+    """How well two judges agree on each question that both answer for some reply."""
     known = [
         (item.seed_id, old, new)
         for item in items
@@ -139,9 +142,10 @@ def compare(items: Sequence[Item], before: str, after: str) -> dict[Question, tu
             if old.refused is not None and new.refused is not None
         ],
     }
-    found: dict[Question, tuple[Agreement, Estimate]] = {}
+    found: dict[Question, Compared] = {}
     for question, pairs in answers.items():
         if pairs:
             seeds, first, second = zip(*pairs, strict=True)
-            found[question] = (Agreement.of(first, second), cohens_kappa(first, second, seeds))
+            same = rate_of((one == other for one, other in zip(first, second, strict=True)), seeds)
+            found[question] = Compared(Agreement.of(first, second), same, cohens_kappa(first, second, seeds))
     return found

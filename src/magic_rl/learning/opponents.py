@@ -2,8 +2,8 @@
 
 A version is a read-only copy of a player: number 0 is the player as the game began, number r as round r left it.
 `uniform` draws all of them equally often; `nash` draws from the opponent's side of the equilibrium of the game whose
-moves are the versions. The payoffs of that game are estimated by playing each pair of versions once. The seeds and
-random numbers depend on the versions alone, so it does not matter when a pair is played.
+moves are the versions. The payoffs of that game are estimated by playing each pair of versions once, all on the same
+seeds, with random numbers that depend on versions and not on the step, so it does not matter when a pair is played.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def benchmark_table(result: Result, width: int = 100) -> str:
         for one in result.changes:
             p_value = DASH if one.change.p_value is None else f"{one.change.p_value:.2g}"
             lines.append((f"{one.set} {one.label}", shown(one.change, "change"), p_value, str(one.change.n)))
-        parts += [f"\nagainst {result.against}, the same items", laid_out(lines, width)]
+        parts += [f"\nagainst {result.against}, the same items; p: exact binomial test of the seeds that changed"]
+        parts.append(laid_out(lines, width))
     return "\n".join(parts)
 
 

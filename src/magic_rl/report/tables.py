@@ -295,12 +295,13 @@ def laid_out(lines: Sequence[Line], width: int) -> str:
 
 
 def described(facts: Iterable[tuple[str, str]], width: int, indent: str = "") -> Iterator[str]:
-    """Names with their texts beside them; a long text continues below, and no word is cut."""
+    """Names with their texts beside them. A long text continues below; no word, path or hyphenated name is cut."""
     told = [(name, text) for name, text in facts if text]
     beside = max((len(name) for name, _ in told), default=0) + 2
     for name, text in told:
         first, below = f"{indent}{name:<{beside}}", f"{indent}{'':<{beside}}"
-        yield textwrap.fill(text, width, initial_indent=first, subsequent_indent=below, break_long_words=False)
+        whole = textwrap.TextWrapper(width, first, below, break_long_words=False, break_on_hyphens=False)
+        yield whole.fill(text)
 
 
 def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:

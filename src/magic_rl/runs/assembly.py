@@ -86,7 +86,7 @@ class Setup:
                 self.learners[shared] = loaded
 
     def load_references(self, folders: Mapping[Role, Path]) -> None:
-        """Set π_ref of each role as `learning.reference` says: the saved start, or the base (the default)."""
+        """Set π_ref of each role to its saved start, if `learning.reference` asks for that; it is the base so far."""
         if self.config.learning.kl_coef and self.config.learning.reference == "start":
             for role, folder in folders.items():
                 self.references[role] = self.engines[role].load(folder, f"{role}-reference").snapshot("reference")

@@ -47,7 +47,7 @@ class Instead:
             "judge": str(self.judge or ""),
             "seeds": self.seeds or "",
             "defender": self.defender or "",
-            "attackers": self.attackers.path.name if self.attackers else "",
+            "attackers": self.attackers.path.resolve().name if self.attackers else "",
             "settings": ", ".join(self.settings),
         }
         return {kind: text for kind, text in said.items() if text}
@@ -90,7 +90,8 @@ def subject_of(run: RunDirectory, instead: Instead = OWN) -> Subject:
     seeds = read_sources(config.data.model_copy(update={"seeds": instead.seeds})) if instead.seeds else None
     texts = [(seed.text, seed.label) for seed in seeds.seeds] if seeds else []
     # The content of a file, or the model of a server, may change under the same name.
-    content = digest([told, config.judge.model_dump(mode="json"), endpoint, texts])[:8]
+    lent = str(instead.attackers.path.resolve()) if instead.attackers else None  # runs of one name may be lent
+    content = digest([told, config.judge.model_dump(mode="json"), endpoint, texts, lent])[:8]
     tree = tomllib.loads(dump_config(config))
     found = measured(run, attackers=instead.attackers, config=tree, instead={**told, "digest": content})
     out = RunDirectory(run.path / OTHERS / "-".join([*told, content]))

@@ -27,7 +27,7 @@ from magic_rl.types import Role, Seed
 
 _CHARACTERS = 4  # per token of English
 _SEED = "How do I get a stain out of a woollen carpet without a trace of it?"
-_USUAL, _LONG = 400, 4  # most tokens of a text, on average; length of the longest, in means
+_USUAL, _LONG = 400, 4  # largest mean length that is assumed, in tokens; longest text, in multiples of the mean
 _TEMPLATE = 20  # tokens that a chat template puts around a message
 _TRAINED, _DRAWN, _CHUNK = 16, 16, 256  # bytes per adapter parameter, per sampled logit; logits at a time
 _ROLES: tuple[Role, ...] = ("attacker", "defender")

@@ -24,6 +24,7 @@ run killed at any instant can go back to its last complete checkpoint (`latest_c
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,11 +55,14 @@ class SupportsSave(Protocol):
 
 
 def refuse_taken(path: Path) -> None:
-    """Raises: StoreError: If a new run at `path` would overwrite something."""
+    """Raises: StoreError: If a new run at `path` would overwrite something, or cannot be written there."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if (path / "config.toml").is_file():
             raise StoreError(f"{path}: already exists", "resume or elsewhere", run=path)
         raise StoreError(f"{path}: already exists, and holds no run", "elsewhere")
+    place = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise StoreError(f"{path}: cannot be written, as {place} is not a writable folder", "elsewhere")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from magic_rl.types import Message, Tokens
 _log = logging.getLogger(__name__)
 
 _LORA, _ENGINE = LoraConfig(), EngineConfig()
-_GIVEN_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _SLOT = "default"  # PEFT's own name for a first adapter, so that saved ones load with plain PEFT
 
 
@@ -109,7 +109,7 @@ class LocalEngine:
         self.model, self.peft_config = with_adapters(base, lora, folder)
         self.model.to(self.device).eval()
         self._slot = _adapter_slot(self.model)
-        self._adapted = given_alike(self.model)
+        self._adapted = with_same_input(self.model)
 
     @cached_property
     def identity(self) -> str:
@@ -242,7 +242,7 @@ def _adapter_slot(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return slot
 
 
-def given_alike(model: nn.Module) -> list[list[PeftLinear]]:
+def with_same_input(model: nn.Module) -> list[list[PeftLinear]]:
     """Layers with adapters, grouped if their names say that they get the same input.
 
     A group's rank must be small compared with its input's width, to which a joint product adds the ranks of all layers.
@@ -251,7 +251,7 @@ def given_alike(model: nn.Module) -> list[list[PeftLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, PeftLinear):
             parent, _, own = name.rpartition(".")
-            base, alike = module.get_base_layer(), next((names for names in _GIVEN_ALIKE if own in names), (own,))
+            base, alike = module.get_base_layer(), next((names for names in _SAME_INPUT if own in names), (own,))
             if module.r[_SLOT] * (len(alike) - 1) > base.in_features / 16:
                 alike = (own,)
             groups[parent, alike, base.in_features, base.weight.dtype, base.bias is None].append(module)

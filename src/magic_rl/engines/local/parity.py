@@ -21,7 +21,7 @@ from magic_rl.engines.base import ComputePath
 from magic_rl.engines.local.attention import SHARED_PREFIX, CannotShareError
 from magic_rl.engines.local.decoding import Decoder, PlainDecoder, SharedDecoder
 from magic_rl.engines.local.packing import Batch, Pack, pack, padded
-from magic_rl.engines.local.sampling import alike
+from magic_rl.engines.local.sampling import common_prefix
 from magic_rl.engines.local.scoring import packed_logprobs, plain_logprobs, scales_with_length
 from magic_rl.types import Tokens
 
@@ -106,7 +106,7 @@ class _Trial:
         """The largest distance of shared prompts from the reference: in one row, in several, and in decoding."""
         self._model.set_attn_implementation(SHARED_PREFIX)
         found = [self._scores(packed_logprobs, pack(self._sequences, budget)) for budget in (1, 10**6)]
-        decoder = SharedDecoder(self._model, 2, alike(self._prompts))
+        decoder = SharedDecoder(self._model, 2, common_prefix(self._prompts))
         found.append(self._decoded(decoder, together=False))
         if "sliding_attention" in _layers(self._model) and not any(decoder.windows):
             raise CannotShareError("its layers do not say how far they see")

@@ -53,7 +53,7 @@ class Sampler:
         n = draws.shape[1]
         groups = max(1, self.rows // n)
         decoder: Decoder = (
-            SharedDecoder(self.model, n, alike(prompts))
+            SharedDecoder(self.model, n, common_prefix(prompts))
             if self.path.shares
             else PlainDecoder(self.model, n, pads=self.path.kind == "padded")
         )
@@ -136,7 +136,7 @@ def choose(
     return picked, _at(probabilities, picked).log()
 
 
-def alike(prompts: Sequence[Tokens]) -> int:
+def common_prefix(prompts: Sequence[Tokens]) -> int:
     """Length of the common prefix of all prompts, not counting the last token of any."""
     one, other = min(prompts), max(prompts)  # the first and the last in order: what they share, all share
     pairs = zip(one[:-1], other[:-1], strict=False)
