@@ -15,6 +15,7 @@ from magic_rl.config import load_config
 from magic_rl.data.overlap import SeedFinder
 from magic_rl.errors import TooManyCutOffError, UserError
 from magic_rl.evaluation.result import current_attack, current_evaluation
+from magic_rl.learning.sft import Example
 from magic_rl.report.page import write_report
 from magic_rl.runs.attack import attack, make_plan
 from magic_rl.runs.evaluate import evaluate
@@ -23,7 +24,7 @@ from magic_rl.runs.preflight import remarks
 from magic_rl.runs.train import resume, train
 from magic_rl.store.atomic import write_rows
 from magic_rl.store.run import RunDirectory
-from magic_rl.types import Seed
+from magic_rl.types import Message, Seed
 from tests.runs.test_train import Silent
 from tests.support.stub_server import Reply, Stub, completion
 
@@ -304,3 +305,15 @@ def test_written_files_are_as_readable_as_the_umask_lets_them_be(tmp_path: Path,
     files = [path for folder in (run.path, out) for path in folder.rglob("*") if path.is_file()]
     assert {path.name for path in files if path.stat().st_mode & 0o777 != mode} == set()
     assert mode & 0o044
+
+
+def test_a_resumed_run_does_not_ask_the_base_model_again(
+    tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [Example((Message("user", f"How do I paint a {thing}?"),), "With a brush.") for thing in ("door", "wall")]
+    answers = [said, said]  # of an unbroken run, and of one that is stopped
+    monkeypatch.setattr("magic_rl.runs.assembly.warmup_examples", lambda *_: answers.pop())
+    whole = train(load_config(tiny_config, ["defender.sft.steps=2"]), tmp_path / "whole", Silent())
+    run = stopped(tiny_config, tmp_path, 1, "defender.sft.steps=2")
+    resume(run.path, Silent())
+    assert (answers, run.metrics()) == ([], whole.metrics())

@@ -31,7 +31,7 @@ from magic_rl.runs.inputs import compare, compare_settings, digests, record_sett
 from magic_rl.runs.interrupt import Interrupt
 from magic_rl.runs.preflight import preflight, remarks, try_judge, try_players
 from magic_rl.runs.tracking import require, tracked
-from magic_rl.store.run import ENGINES_FILE, Checkpoint, RunDirectory, refuse_taken
+from magic_rl.store.run import ENGINES_FILE, WARMUP_FILE, Checkpoint, RunDirectory, refuse_taken
 from magic_rl.types import Episode, Exchange, Role
 from magic_rl.view import NOBODY, Count, View, counting
 
@@ -54,6 +54,7 @@ class Position:
 
 
 _STATE = TypeAdapter(Position)
+_EXAMPLES = TypeAdapter(list[Example])
 
 
 def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brought = NOTHING) -> RunDirectory:
@@ -82,6 +83,8 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
     inputs = {"digests": digests(setup), "checked": checked, "config": config.model_dump(mode="json")}
     run = RunDirectory.create(directory, dump_config(config), versions(), inputs=inputs, keep=config.store.keep)
     with run.lock(), tracked(run, config, view) as watching:
+        if "defender" in lessons and not config.defender.sft.examples:
+            run.write_json(WARMUP_FILE, _EXAMPLES.dump_python(list(lessons["defender"]), mode="json"))
         _Training(run, setup, watching, lessons).run(None, Position())
     return run
 
@@ -116,7 +119,7 @@ def resume(
         try_players(setup)
         try_judge(setup.judge)
         position = _STATE.validate_python(checkpoint.state) if checkpoint else Position()
-        lessons = _lessons(setup, position, view)
+        lessons = _lessons(setup, position, view, None if changed else run.read_json(WARMUP_FILE))
         step = checkpoint.step if checkpoint else 0
         if changed:
             record_settings(run, config, changed, step)
@@ -128,8 +131,12 @@ def resume(
     return run
 
 
-def _lessons(setup: Setup, position: Position, view: View) -> dict[Role, Sequence[Example]]:
-    """The examples of the supervised stages that are left, made before any of them so that errors come early."""
+def _lessons(setup: Setup, position: Position, view: View, warmup: Any = None) -> dict[Role, Sequence[Example]]:
+    """The examples of the supervised stages that are left, made before any of them so that errors come early.
+
+    Args:
+        warmup: What `WARMUP_FILE` holds, so that the base model is not asked for it again.
+    """
     stages: dict[Stage, Role] = {"sft_attacker": "attacker", "warmup_defender": "defender"}
     begin = list(stages).index(position.stage) if position.stage in stages else len(stages)
     out: dict[Role, Sequence[Example]] = {}
@@ -137,6 +144,9 @@ def _lessons(setup: Setup, position: Position, view: View) -> dict[Role, Sequenc
         stage = setup.config.player(role).sft
         if stage.steps > (position.stage_step if stages.get(position.stage) == role else 0):
             if role == "defender" and not stage.examples:
+                if warmup:
+                    out[role] = _EXAMPLES.validate_python(warmup)
+                    continue
                 view.note("the base model answers benign seeds, for the defender's warm-up")
             with counting(_answered(view)):
                 out[role] = setup.examples(role)

@@ -6,6 +6,7 @@ run killed at any instant can go back to its last complete checkpoint (`latest_c
     config.toml  versions.json        the settings; the versions of the software it ran on
     engines.json                      how each role's model is computed, and how exactly
     inputs.json                       digests of seeds, prompts, pool, base models; what was checked; changed settings
+    warmup.json                       what the defender's warm-up learns from, if the base model wrote it
     tracker.json  wandb/              which run this is at its tracker, if it has one; data not sent yet
     metrics.jsonl  timings.jsonl      one row per step: reproducible numbers; seconds and speeds
     episodes/step-000012.jsonl        every episode of a step
@@ -43,6 +44,7 @@ from magic_rl.types import Outcome, Role
 ENGINES_FILE = "engines.json"
 INPUTS_FILE = "inputs.json"
 TRACKER_FILE = "tracker.json"
+WARMUP_FILE = "warmup.json"
 
 Row = Mapping[str, float | int | str | bool | None]
 
