@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from magic_rl import __version__
 from magic_rl.cli.main import app
+from magic_rl.evaluation.estimates import rate
 from magic_rl.evaluation.result import Evaluation
 from magic_rl.evaluation.summary import replies
 from magic_rl.report.tables import described, evaluation_table
@@ -280,6 +281,14 @@ def test_the_share_of_replies_with_thoughts_is_told_if_any_has(evaluated: Evalua
 def test_rates_on_validation_seeds_are_called_that(evaluated: Evaluation) -> None:
     held_out = evaluated.held_out.model_copy(update={"split": "validation"})
     assert evaluation_table(evaluated.model_copy(update={"held_out": held_out})).startswith("Validation seeds: ")
+
+
+def test_an_attacker_that_leaves_the_topic_is_named(evaluated: Evaluation) -> None:
+    assert "do not ask what their seeds ask" not in evaluation_table(evaluated)
+    off = {"last_attacker": {"on_topic": rate(2, 50)}, "sft_attacker": {"on_topic": rate(20, 50)}}
+    table = " ".join(evaluation_table(evaluated.model_copy(update={"rewrites": off})).split())
+    assert table.count("do not ask what their seeds ask") == 1
+    assert "Most attacks of the last attacker" in table
 
 
 def test_a_terminal_too_narrow_for_the_table_gets_short_lines(evaluated: Evaluation) -> None:

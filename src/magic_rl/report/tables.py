@@ -313,7 +313,12 @@ def _rewrites(evaluation: Evaluation, width: int) -> Iterator[str]:
     lines.append((f"of each attacker{_counts(number for row in rates for number in row if number)}",))
     for attacker, row in zip(evaluation.rewrites, rates, strict=True):
         lines.append((ATTACKERS[attacker], *(shown(number) if number else "not judged" for number in row)))
-    yield from (laid_out(lines, width), "")
+    yield laid_out(lines, width)
+    off = [name for name, rates in evaluation.rewrites.items() if "on_topic" in rates and rates["on_topic"].high < 0.5]
+    for name in off:
+        said = f"Most attacks of the {ATTACKERS[name]} do not ask what their seeds ask, so their ASR says little."
+        yield textwrap.fill(said, width)
+    yield ""
 
 
 def replies_head(evaluation: Evaluation) -> dict[str, str]:
