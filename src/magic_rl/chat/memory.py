@@ -135,6 +135,4 @@ def ask(
 
 
 def _key(identity: str, request: ChatRequest) -> str:
-    asked = asdict(request)
-    asked["begun"] = asked.pop("prefill")  # its name in keys, so that what a file remembers is still found
-    return hashlib.sha256(json.dumps([identity, asked], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([identity, asdict(request)], sort_keys=True).encode()).hexdigest()
