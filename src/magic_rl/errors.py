@@ -34,10 +34,10 @@ class DataError(UserError):
         about: Name of the function argument that is to blame; empty if none is.
     """
 
-    def __init__(self, *faults: str, about: str = "") -> None:
-        """Args: faults: At least one. about: See the class."""
+    def __init__(self, *faults: str, about: str = "", remedy: str = "") -> None:
+        """Args: faults: At least one. about, remedy: See the classes."""
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-        super().__init__("; ".join(faults[:3]) + more)
+        super().__init__("; ".join(faults[:3]) + more, remedy)
         self.faults, self.about = faults, about
 
 

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from magic_rl import __version__
 from magic_rl.cli.main import app
+from magic_rl.config import dump_config, load_config
 from magic_rl.evaluation.estimates import rate
 from magic_rl.evaluation.result import Evaluation
 from magic_rl.evaluation.summary import replies
 from magic_rl.report.tables import described, evaluation_table
+from magic_rl.store.run import RunDirectory
 from tests.support.commands import listing, refused
 from tests.support.evaluations import cell, compared, evaluation
 
@@ -328,6 +330,33 @@ def test_a_whole_run_from_train_to_report(tmp_path: Path, tiny_config: Path) -> 
     again = CliRunner().invoke(app, ["evaluate", str(run)])
     assert again.stdout == printed.stdout, again.output
     assert "already exists" in refused(train, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("begun", "key"),
+    [
+        ("rng_seed=7", "rng_seed"),
+        ("defender.model=other", "defender.model"),
+        ("data.seeds=xstest", "data.seeds"),
+        ("engine.rows_per_batch=3", ""),
+    ],
+)
+def test_the_demo_continues_no_run_of_another_config(
+    begun: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(*_: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr("magic_rl.runs.train.resume", go)
+    config = load_config(Path("demo"), [begun])
+    run, demo = tmp_path / "run", ["demo", "--run", str(tmp_path / "run")]
+    RunDirectory.create(run, dump_config(config), {}, inputs={"config": config.model_dump(mode="json")})
+    if key:
+        line = refused(demo, tmp_path)
+        assert f"({key} is " in line
+        assert f"`magic-rl resume {run}` continues" in line
+    for arguments in ([*demo, "--set", begun], *([] if key else [demo])):
+        assert isinstance(CliRunner().invoke(app, arguments).exception, LookupError)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def test_check_counts_labels_and_categories_on_each_side_of_the_split(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(("column", "noted"), [("", True), ("category", False)])
+def test_check_says_that_seeds_without_categories_are_split_by_row(tmp_path: Path, column: str, noted: bool) -> None:
+    rows = [
+        {"text": f"{label} {n}", "label": label, **({column: str(n)} if column else {})}
+        for label in ("harmful", "benign")
+        for n in range(5)
+    ]
+    code, _, err = run("data", "check", str(published(tmp_path / "own.csv", rows)))
+    assert (code, "split row by row" in err) == (0, noted)
+
+
 def test_check_without_a_name_reads_the_configs_own_seeds(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     path = published(tmp_path / "own.csv", [{"q": "Paint?", "label": "benign"}, {"q": "Pry?", "label": "harmful"}])
@@ -90,12 +102,24 @@ def test_check_refuses_in_one_line(name: str) -> None:
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
+def test_retries_of_the_hub_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def unreachable() -> datasets.Dataset:
+        told.append(logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING))
+        raise ConnectionError("no network")
+
+    hub(monkeypatch, unreachable)
+    code, _, err = run("data", "check", "xstest")
+    assert (code, len(err.splitlines()), told) == (2, 1, [False])
+
+
 def test_check_names_the_first_faults_by_row_and_with_all_every_one(tmp_path: Path) -> None:
     rows = [{"text": "Paint?", "label": "benign"}, *({"text": "paint?", "label": "maybe"} for _ in range(20))]
     path = published(tmp_path / "own.csv", rows)
     code, _, err = run("data", "check", str(path))
     assert (code, len(err.splitlines())) == (2, 1)
-    assert err.endswith("; and 17 more\n")
+    assert err.endswith("; and 17 more; `--all` lists them\n")
     code, out, err = run("data", "check", str(path), "--all")
     assert (code, out, len(err.splitlines())) == (2, "", 20)
     for row, line in enumerate(err.splitlines(), start=2):
@@ -104,5 +128,8 @@ def test_check_names_the_first_faults_by_row_and_with_all_every_one(tmp_path: Pa
 
 def test_check_names_the_setting_that_is_to_blame(tmp_path: Path) -> None:
     path = published(tmp_path / "own.csv", [{"q": "Paint?", "label": "benign"}])
-    assert "error: data.text_column, data.label_column: " in run("data", "check", str(path))[2]
+    for every in ([], ["--all"]):
+        said = run("data", "check", str(path), *every)[2]
+        assert "error: data.text_column, data.label_column: " in said
+        assert "--set data.text_column=" in said
     assert "error: data.held_out_categories: " in run("data", "check", "--set", "data.held_out_categories=['x']")[2]

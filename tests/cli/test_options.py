@@ -21,7 +21,9 @@ PANEL = 'judge={kind="panel", members=[{kind="rules"}, {kind="llm", endpoint={mo
 
 def test_init_writes_once_and_never_over_a_file(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
-    assert CliRunner().invoke(app, ["init", str(path)]).exit_code == 0
+    made = CliRunner().invoke(app, ["init", str(path)])
+    assert made.exit_code == 0
+    assert f"magic-rl train {path} --run runs/my" in made.stderr
     written = path.read_text()
     path.write_text(written + "# mine\n")
     assert "already exists" in refused(["init", path], tmp_path)
@@ -104,7 +106,9 @@ def test_a_target_is_looked_for_before_what_is_not_installed(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--learning.groups", "3"], "--set learning.groups: unknown key; did you mean learning.group_size?"),
+        (["--learning.groups", "3"], "error: --learning.groups: unknown key; did you mean learning.group_size?"),
+        (["--rng-seed", "abc"], "error: --rng-seed: 'abc': must be a whole number"),
+        (["--set", "rng_seed=abc"], "error: --set rng_seed: 'abc': must be a whole number"),
         (["--learning.lr=1"], "did you mean attacker.optimiser.lr or"),
         (["--engine.trust_remote_code"], "--engine.trust_remote_code: expected a value"),
         (["--game.turns", "--quick"], "--game.turns: expected a value"),

@@ -54,6 +54,7 @@ def test_ctrl_c_in_the_demo_names_what_was_typed(
         raise KeyboardInterrupt
 
     (tmp_path / "config.toml").touch()
+    monkeypatch.setattr("magic_rl.runs.inputs.refuse_another", lambda *_: None)
     monkeypatch.setattr("magic_rl.runs.train.resume", stopped)
     result = CliRunner().invoke(app, ["demo", "--run", str(tmp_path)], env={"MAGIC_RL_TYPED": typed})
     first, *_, last = result.stderr.splitlines()

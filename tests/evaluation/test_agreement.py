@@ -152,8 +152,8 @@ def test_many_bad_rows_are_one_short_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "says"),
     [
-        ([{"q": "x", "response": "y", "refused": "no"}], {}, "holds the request"),
-        ([{"prompt": "x", "response": "y"}], {}, "holds a label"),
+        ([{"q": "x", "response": "y", "refused": "no"}], {}, "no column 'prompt' or 'seed'"),
+        ([{"prompt": "x", "response": "y"}], {}, "no column 'refused' or 'harmful', only 'prompt', 'response'"),
         ([row()], {"reply": "answer"}, "no column 'answer'"),
         ([row(refused="")], {}, "holds no labelled reply"),
         ([3], {}, "labelled.jsonl:1: expected a JSON object"),
@@ -253,3 +253,11 @@ def test_the_example_of_the_help_says_that_requests_of_xstest_are_benign() -> No
 def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["judge", "check", str(tmp_path / "none.csv")])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [(row(refused="perhaps"), "--skip VALUE"), ({"prompt": "x", "response": "y"}, "--refused-column or --harmful-")],
+)
+def test_an_error_names_the_option_that_helps(tmp_path: Path, bad: object, says: str) -> None:
+    assert says in CliRunner().invoke(app, ["judge", "check", str(written(tmp_path, bad))]).stderr

@@ -17,10 +17,12 @@ from magic_rl.errors import TooManyCutOffError, UserError
 from magic_rl.evaluation.result import current_attack, current_evaluation
 from magic_rl.learning.sft import Example
 from magic_rl.report.page import write_report
+from magic_rl.runs.assembly import prepare
 from magic_rl.runs.attack import attack, make_plan
 from magic_rl.runs.evaluate import evaluate
 from magic_rl.runs.export import export_defender
 from magic_rl.runs.preflight import remarks
+from magic_rl.runs.seeds import BY_ROW
 from magic_rl.runs.train import resume, train
 from magic_rl.store.atomic import write_rows
 from magic_rl.store.run import RunDirectory
@@ -296,6 +298,17 @@ def test_a_card_states_what_was_checked_and_no_more(tmp_path: Path, tiny_config:
 )
 def test_what_a_user_may_not_expect_is_said_before_a_run(overrides: list[str], said: str) -> None:
     assert any(said in line for line in remarks(load_config(None, overrides)))
+
+
+def test_training_says_that_seeds_without_categories_are_split_by_row(
+    tmp_path: Path, tiny_config: Path, seeds_file: Path
+) -> None:
+    rows = [{**json.loads(line), "category": ""} for line in seeds_file.read_text().splitlines()]
+    (tmp_path / "bare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seeds, noted in ((seeds_file, False), (tmp_path / "bare.jsonl", True)):
+        said: list[str] = []
+        prepare(load_config(tiny_config, [f"data.seeds={seeds}", "data.held_out_categories=[]"]), said.append)
+        assert (BY_ROW in said) == noted
 
 
 def test_written_files_are_as_readable_as_the_umask_lets_them_be(tmp_path: Path, tiny_config: Path) -> None:

@@ -98,6 +98,9 @@ def test_what_does_not_fit_is_said(tiny_config: Path) -> None:
     large = load_config(None, ["attacker.model=Qwen/Qwen2.5-32B-Instruct", "defender.model=Qwen/Qwen2.5-32B-Instruct"])
     assert any("needs" in note for note in plan(large, "1xRTX4090").notes)
     assert not plan(load_config(tiny_config), "H100").notes
+    for gpus, said in (("1xRTX4090", True), ("1xH100", False)):
+        shown = CliRunner().invoke(app, ["plan", "paper", "--gpus", gpus]).stdout
+        assert ("does not fit" in shown) == said, shown
 
 
 def test_unknown_devices_and_models_are_refused_in_a_line() -> None:

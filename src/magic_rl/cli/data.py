@@ -72,14 +72,15 @@ def check(
       magic-rl data check wildjailbreak:train.tsv
     """
     from magic_rl.data.split import split_by_category
-    from magic_rl.runs.seeds import blaming_settings, read_sources
+    from magic_rl.runs.seeds import BY_ROW, blaming_settings, read_sources
 
     named = [f"data.seeds={json.dumps(source, ensure_ascii=False)}"] if source else []
     settings = load_config(config, [*(overrides or ()), *named]).data
     try:
         found = read_sources(settings)
     except DataError as error:
-        if not every:
+        if not every or error.remedy:
+            error.remedy = error.remedy or ("list all" if len(error.faults) > 3 else "")
             raise
         for fault in error.faults:
             typer.echo(f"error: {shown(fault)}", err=True)
@@ -100,6 +101,8 @@ def check(
             split = split_by_category(found.seeds, settings.held_out_categories, settings.validation_categories)
     finally:  # what there is helps to fix what is missing
         typer.echo("\n".join((*_counts(found.seeds, split), *_lengths(found.seeds))))
+    if split.by_row:
+        typer.echo(f"note: {BY_ROW}", err=True)
 
 
 def _counts(seeds: Sequence[Seed], split: Split | None = None) -> Iterator[str]:

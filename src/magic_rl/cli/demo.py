@@ -35,10 +35,14 @@ def demo(
 
       magic-rl demo --run runs/demo-1 --set rng_seed=1
     """
+    config = load_config(CONFIG, overrides or ())
     made = (run / "config.toml").is_file
     typed = os.environ.get("MAGIC_RL_TYPED")  # set by the Makefile: what its user typed is not this command
     how = f"`{typed}` continues" if typed else CONTINUES
     if begun := made():
+        from magic_rl.runs.inputs import refuse_another
+
+        refuse_another(RunDirectory.open(run), config)
         typer.echo(f"continuing {run}, which was begun earlier", err=True)
     with to_its_end(run, how) as view:
         from magic_rl.runs import train
@@ -46,7 +50,7 @@ def demo(
         if begun:
             train.resume(run, view, overrides or ())
         else:
-            train.train(load_config(CONFIG, overrides or ()), run, view)
+            train.train(config, run, view)
     with stoppable(made, how):
         from magic_rl.report.tables import evaluation_table
         from magic_rl.runs.drift import measure_drift

@@ -55,6 +55,7 @@ def init(
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     typer.echo(f"config: {path}")
+    typer.echo(f"next: magic-rl train {path} --run runs/{path.stem}", err=True)
 
 
 def starter(source: str, config: Config) -> str:

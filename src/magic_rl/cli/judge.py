@@ -129,8 +129,9 @@ def _labelled(
         labelled = load_labelled(file, columns, requests=requests, skip=skip)
     except DataError as error:
         if not error.about:
+            error.remedy = "skip values" if ", expected one of " in str(error) else ""
             raise
-        raise DataError(f"--{error.about}-column: {error}") from error
+        raise DataError(f"--{error.about.replace(' or ', '-column or --')}-column: {error}") from error
     if not (key := key_of(file)).exists():
         return labelled
     typer.echo(f"what was judged is from {key}", err=True)

@@ -33,7 +33,7 @@ from magic_rl.cli.export import export
 from magic_rl.cli.init import init
 from magic_rl.cli.judge import judge
 from magic_rl.cli.models import models
-from magic_rl.cli.options import spelled_out
+from magic_rl.cli.options import spelled_out, typed
 from magic_rl.cli.plan import plan
 from magic_rl.cli.pool import pool
 from magic_rl.cli.recipes import recipes
@@ -62,6 +62,7 @@ class _Commands(TyperGroup):
         for name in args:
             if name in getattr(command, "commands", {}):
                 command, ctx.obj = command.commands[name], f"{ctx.obj} {name}"
+        ctx.meta["typed"] = typed(args)
         with _in_one_line(ctx):
             if any("--set" in parameter.opts for parameter in command.params):
                 args = list(spelled_out(args, {opt for parameter in command.params for opt in parameter.opts}))
@@ -78,7 +79,7 @@ def _in_one_line(ctx: Any) -> Iterator[None]:
         yield
         return
     except UserError as error:
-        message = in_words(error)
+        message = in_words(error, ctx.meta.get("typed", {}))
     except typer.TyperException as error:
         said = error.format_message()
         if not said:  # the help of a command that was given nothing, which is printed already
@@ -147,6 +148,7 @@ def magic_rl(
     logging.basicConfig(format="%(message)s")
     logging.getLogger("magic_rl").setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it writes its lines itself
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # no lines about each retry
     warnings.showwarning = _warn
 
 

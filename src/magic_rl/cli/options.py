@@ -60,6 +60,11 @@ def measuring(file: Path | None, overrides: Sequence[str] | None) -> Config:
     return load_config(file, (*(overrides or ()), "judge.max_abstained=1"))
 
 
+def typed(arguments: Sequence[str]) -> dict[str, str]:
+    """How settings that are options of their own are spelled, by path."""
+    return {found[1].replace("-", "_"): f"--{found[1]}" for each in arguments if (found := _SETTING.fullmatch(each))}
+
+
 def spelled_out(arguments: Sequence[str], own: Container[str] = ()) -> Iterator[str]:
     """Arguments with `--set key=value` in place of `--key value` and `--key=value`, where the key is a setting's path.
 

@@ -78,7 +78,8 @@ def _facts(found: Plan, gpus: str) -> Iterator[tuple[str, str]]:
     yield "bottleneck", f"{slowest.learner}: {slowest.name}"
     yield "adapters", ", ".join(f"{role} {digits(n / 1e6)} million numbers" for role, n in found.adapters.items())
     for what, (needed, have) in found.memory.items():
-        yield "memory", f"the device that {what}: {digits(needed / 1e9)} of {digits(have / 1e9)} GB"
+        fits = "" if needed <= have else ", does not fit"
+        yield "memory", f"the device that {what}: {digits(needed / 1e9)} of {digits(have / 1e9)} GB{fits}"
     before = f", {_span(found.supervised)} of them before the game" if found.supervised else ""
     yield "time", f"{_span(found.hours)} on {gpus}{before}"
     if found.rented:

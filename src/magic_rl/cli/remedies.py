@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from magic_rl.errors import UserError
 
 _INSTALL = "`pip install 'magic-rl[{extra}]'` adds it (in a checkout with `-c constraints.txt`)"
@@ -36,6 +38,9 @@ REMEDIES = {
     "server: check the key": "check the key in {place}.api_key_env and what it may use",
     "server: check the name": "check {place}.model, and that {place}.url ends in /v1",
     "server: limit calls": "leave {place}.max_total_tokens out, and limit {place}.max_calls in its place",
+    "list all": "`--all` lists them",
+    "name columns": "name yours, as in `--set data.text_column=prompt --set data.label_column=class`",
+    "skip values": "`--skip VALUE` leaves out a value that is no answer",
     "repeat": "repeat the command to continue",
     "any count": "`--any-count` measures the rows that are there",
     "server back": "start it again on the same database and checkpoints, then `magic-rl resume RUN`",
@@ -62,8 +67,10 @@ REMEDIES = {
 }
 
 
-def in_words(error: UserError) -> str:
-    """What was wrong, and what helps; a setting that was given to the command is called by its flag."""
-    text = f"--set {error}" if error.facts.get("override") else str(error)
+def in_words(error: UserError, typed: Mapping[str, str] = {}) -> str:
+    """What was wrong, and what helps; a setting is called as it was given. Args: typed: As `options.typed` tells."""
+    text, key = str(error), str(error).partition(" ")[0].rstrip(":")
+    if error.facts.get("override"):
+        text = f"{typed.get(key, f'--set {key}')}{text.removeprefix(key)}"
     remedy = REMEDIES[error.remedy].format(**error.facts) if error.remedy else ""
     return f"{text}; {remedy}" if remedy else text

@@ -92,8 +92,7 @@ def load_labelled(
             value = _plain(getattr(cells, question))
             if value and value not in yes | no | skipped:
                 known = ", ".join(sorted(yes | no))
-                given = brief(row[used[question]])
-                raise ValueError(f"column {used[question]!r} is {given}, expected one of {known}, or one to skip")
+                raise ValueError(f"column {used[question]!r} is {brief(row[used[question]])}, expected one of {known}")
             answers[question] = None if not value or value in skipped else value in yes
         label: Label = requests if answers["label"] is None else "harmful" if answers["label"] else "benign"
         exchange = Exchange(Seed(place, request, label), request, cells.reply)
@@ -115,10 +114,12 @@ def _columns(where: str, found: Sequence[str], wanted: Mapping[str, str]) -> dic
             raise DataError(f"{where}: has no column {name!r}, only {names(found)}", about=field)
         if column := name or next((usual for usual in _USUAL.get(field, (field,)) if usual in found), ""):
             chosen[field] = column
-    for field in ("request", "reply", *(() if {"refused", "harmful"} & set(chosen) else ("refused",))):
-        if field not in chosen:
-            what = f"the {field}" if field in _USUAL else "a label, whether the reply is refused or harmful"
-            raise DataError(f"{where}: which of {names(found)} holds {what}? Name it", about=field)
+    for fields in (("request",), ("reply",), ("refused", "harmful")):
+        if chosen.keys().isdisjoint(fields):
+            usual = " or ".join(repr(name) for field in fields for name in _USUAL.get(field, (field,)))
+            raise DataError(
+                f"{where}: has no column {usual}, only {names(found)}; name yours", about=" or ".join(fields)
+            )
     return chosen
 
 

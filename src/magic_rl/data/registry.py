@@ -108,7 +108,7 @@ class SeedSchema(_Facts):
         try:
             wanted = self.form_of(columns).columns.values()
         except ValueError as error:
-            raise DataError(f"{where}: {error}{self._remedy}", about="columns") from error
+            raise DataError(f"{where}: {error}{self._remedy}", about="columns" if self.own else "") from error
         return [name for name in dict.fromkeys(wanted) if name in columns]
 
     @property

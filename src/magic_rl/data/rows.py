@@ -84,11 +84,13 @@ def _csv(path: Path, text: str, choose: ChooseColumns) -> Iterator[Row]:
     number = 0
     try:
         header = _each_once(str(path), reader.fieldnames or ())
+        if len(header) == 1 and any(sign in header[0] for sign in ";\t,"):
+            raise DataError(f"{path}: no {between} separate its header {brief(header[0])}; save it with {between}")
         choose(str(path), header)
         for number, row in enumerate(reader, start=1):
             whole = None not in row and None not in row.values()
-            fault = f"does not have {len(header)} fields like the header; quote text that holds {between}"
-            yield f"{path}: row {number}", row if whole else fault
+            why = f"more fields than the header; quote text that holds {between}" if None in row else "too few fields"
+            yield f"{path}: row {number}", row if whole else f"has {why} ({len(header)} in the header)"
     except csv.Error as error:  # where the next row begins is unknown from here on
         yield f"{path}: after row {number}", f"not valid CSV ({error})"
 

@@ -245,7 +245,7 @@ def _open_named(named: NamedSet, place: str) -> Opened:
 def _read(where: str, schema: SeedSchema, rows: Iterable[Row]) -> Source:
     """Read and check the rows of a source."""
     left_out = Counter[str]()
-    first_place: dict[tuple[str, str], str] = {}  # of each text and each id in the user's own data
+    first: dict[tuple[str, str], tuple[str, str]] = {}  # place and label of each text and id in the user's own data
 
     def read(place: str, row: Mapping[str, Any]) -> Seed | None:
         try:
@@ -256,9 +256,10 @@ def _read(where: str, schema: SeedSchema, rows: Iterable[Row]) -> Source:
             left_out[str(why)] += 1
             return None
         for what, key in (("text", _key(seed.text)), ("id", seed.id)) if schema.own else ():
-            earlier = first_place.setdefault((what, key), place)
+            earlier, label = first.setdefault((what, key), (place, seed.label))
             if earlier is not place:
-                raise ValueError(f"has the same {what} as {earlier}")
+                both = f", but the labels contradict: {label} there, {seed.label} here" if label != seed.label else ""
+                raise ValueError(f"has the same {what} as {earlier}{both if what == 'text' else ''}")
         return seed
 
     found = checked(rows, read)

@@ -25,6 +25,11 @@ class Split:
     held_out: tuple[Seed, ...]
     validation: tuple[Seed, ...] = ()
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a category, or seeds without one, are both trained on and held out."""
+        return not {seed.category for seed in self.train}.isdisjoint(seed.category for seed in self.held_out)
+
 
 def split_by_category(seeds: Sequence[Seed], held_out: Sequence[str] = (), validation: Sequence[str] = ()) -> Split:
     """Hold out whole categories, so that an evaluation covers hazards never trained on.

@@ -26,7 +26,7 @@ from magic_rl.learning.updates import adam_step
 from magic_rl.prompts import Prompts, load_prompts
 from magic_rl.rng import derive
 from magic_rl.runs.judge import make_judge
-from magic_rl.runs.seeds import split_of
+from magic_rl.runs.seeds import BY_ROW, split_of
 from magic_rl.text.renderer import Renderer, SamplingPolicy
 from magic_rl.types import Episode, Role, SamplingParams
 
@@ -209,6 +209,8 @@ def prepare(config: Config, note: Callable[[str], None] | None = None, *, brough
     """
     prompts = load_prompts(config.game.prompts)
     split = split_of(config.data)
+    if note and split.by_row:
+        note(BY_ROW)
     judge = brought.judge or make_judge(config)  # first, so that a missing key is reported at once
     if note and not brought.engines and not config.engine.remote:
         from magic_rl.runs.modelcheck import look_at_models  # imports torch too

@@ -71,12 +71,26 @@ def compare_settings(run: RunDirectory, config: Config) -> dict[str, tuple[Any, 
     """
     changed = differences(begun_with(run)["config"], config.model_dump(mode="json"))
     for key, (old, new) in changed.items():
-        if not any(key == may or key.startswith(f"{may}.") for may in CHANGEABLE):
+        if not _may_change(key):
             raise UserError(
                 f"{run.path}: {key} is {new!r}, but the run was begun with {old!r}; train a new run for that. "
                 f"What may change is {', '.join(CHANGEABLE)}"
             )
     return changed
+
+
+def refuse_another(run: RunDirectory, config: Config) -> None:
+    """Check that a run has the seeds, the models and the lasting settings of a config. Raises: StoreError: If not."""
+    inputs = begun_with(run)
+    since = {key for change in inputs.get("changes", ()) for key in change["settings"]}
+    for key, (old, new) in differences(inputs["config"], config.model_dump(mode="json")).items():
+        if key not in since and (key in ("data.seeds", "attacker.model", "defender.model") or not _may_change(key)):
+            what = f"{run.path}: was not begun by this command ({key} is {old!r}, not {new!r})"
+            raise StoreError(what, "resume", run=run.path)
+
+
+def _may_change(key: str) -> bool:
+    return any(key == may or key.startswith(f"{may}.") for may in CHANGEABLE)
 
 
 def record_settings(run: RunDirectory, config: Config, changed: Mapping[str, tuple[Any, Any]], step: int) -> None:

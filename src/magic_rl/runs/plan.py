@@ -250,7 +250,7 @@ def _memory(
         return {"learns and samples": (max(learning, weights + cache + drawn), have)}, adapters
     sampling = (weights + cache + drawn) / samplers.devices
     if not engine.servers[1]:
-        return {"learns, beside a server": (learning + sampling, have)}, adapters
+        return {"learns beside a server": (learning + sampling, have)}, adapters
     return {"learns": (learning, have), "samples": (sampling, have)}, adapters
 
 

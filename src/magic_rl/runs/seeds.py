@@ -19,6 +19,7 @@ _KEYS = {
     "held_out": "data.held_out_categories",
     "validation": "data.validation_categories",
 }
+BY_ROW = "seeds lack categories, so they are split row by row: held-out seeds may resemble those trained on"
 
 
 def read_sources(data: DataConfig) -> SeedSet:
@@ -43,7 +44,7 @@ def blaming_settings() -> Iterator[None]:
         if error.about not in _KEYS:
             raise
         faults = (f"{_KEYS[error.about]}: {error.faults[0]}", *error.faults[1:])
-        raise DataError(*faults) from error
+        raise DataError(*faults, remedy="name columns" if error.about == "columns" else "") from error
 
 
 def _own(data: DataConfig) -> SeedSchema:
