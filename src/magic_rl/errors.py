@@ -34,10 +34,12 @@ class DataError(UserError):
         about: Name of the function argument that is to blame; empty if none is.
     """
 
+    SHOWN = 3  # faults that the message spells out
+
     def __init__(self, *faults: str, about: str = "", remedy: str = "") -> None:
         """Args: faults: At least one. about, remedy: See the classes."""
-        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-        super().__init__("; ".join(faults[:3]) + more, remedy)
+        more = f"; and {len(faults) - self.SHOWN} more" if len(faults) > self.SHOWN else ""
+        super().__init__("; ".join(faults[: self.SHOWN]) + more, remedy)
         self.faults, self.about = faults, about
 
 

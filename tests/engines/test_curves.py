@@ -1,4 +1,4 @@
-"""A short run from the same state has the same reward curve, within noise, whatever samples and learns."""
+"""A short run from the same state has the same reward curve, within noise, on every engine."""
 
 from __future__ import annotations
 

@@ -320,13 +320,28 @@ def test_written_files_are_as_readable_as_the_umask_lets_them_be(tmp_path: Path,
     assert mode & 0o044
 
 
-def test_a_resumed_run_does_not_ask_the_base_model_again(
+def test_a_resumed_run_asks_the_base_model_again_only_after_a_change(
     tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = [Example((Message("user", f"How do I paint a {thing}?"),), "With a brush.") for thing in ("door", "wall")]
-    answers = [said, said]  # of an unbroken run, and of one that is stopped
+    def said(thing: str) -> list[Example]:
+        return [Example((Message("user", f"How do I paint a {thing}?"),), "With a brush.")]
+
+    # Of a resumed run whose sampling changed, of one that is stopped, and of an unbroken one.
+    answers = [said("roof"), said("door"), said("door")]
     monkeypatch.setattr("magic_rl.runs.assembly.warmup_examples", lambda *_: answers.pop())
     whole = train(load_config(tiny_config, ["defender.sft.steps=2"]), tmp_path / "whole", Silent())
     run = stopped(tiny_config, tmp_path, 1, "defender.sft.steps=2")
+    shutil.copytree(run.path, tmp_path / "changed")
     resume(run.path, Silent())
-    assert (answers, run.metrics()) == ([], whole.metrics())
+    assert (len(answers), run.metrics()) == (1, whole.metrics())
+
+    changed = RunDirectory.open(tmp_path / "changed")
+    resume(changed.path, Silent(), ["defender.sampling.temperature=0.5"])
+    assert answers == []
+    assert "roof" in (changed.path / "warmup.json").read_text()
+    (run.path / "warmup.json").write_text('[{"messages": 3}]')
+    for checkpoint in (run.path / "checkpoints").glob("*"):
+        if checkpoint.name != "step-000001":
+            shutil.rmtree(checkpoint)
+    with pytest.raises(UserError, match=r"warmup.json: damaged"):
+        resume(run.path, Silent())

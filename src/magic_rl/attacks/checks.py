@@ -15,7 +15,7 @@ from magic_rl.text.language import language
 from magic_rl.text.think import json_answer
 from magic_rl.types import Seed
 
-# Ends each question to the writer. A model that refuses says so in a field, whatever its language.
+# Ends each question to the writer. A model that refuses says so in a field, in any language.
 ANSWER = (
     'Answer with one JSON object and nothing else: {"refused": false, "text": "what you wrote"}, or '
     '{"refused": true, "text": ""} if you will not write it.'

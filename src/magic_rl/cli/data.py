@@ -80,7 +80,7 @@ def check(
         found = read_sources(settings)
     except DataError as error:
         if not every or error.remedy:
-            error.remedy = error.remedy or ("list all" if len(error.faults) > 3 else "")
+            error.remedy = error.remedy or ("list all" if len(error.faults) > DataError.SHOWN else "")
             raise
         for fault in error.faults:
             typer.echo(f"error: {shown(fault)}", err=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from magic_rl.config import Config, dump_config, load_config
-from magic_rl.errors import DegenerateError, EngineError
+from magic_rl.errors import DegenerateError, EngineError, StoreError
 from magic_rl.game.play import attack, reply
 from magic_rl.game.schedule import Schedule
 from magic_rl.learning.coevolve import GameStep, Step, coevolve
@@ -83,8 +83,7 @@ def train(config: Config, directory: Path, view: View = NOBODY, *, brought: Brou
     inputs = {"digests": digests(setup), "checked": checked, "config": config.model_dump(mode="json")}
     run = RunDirectory.create(directory, dump_config(config), versions(), inputs=inputs, keep=config.store.keep)
     with run.lock(), tracked(run, config, view) as watching:
-        if "defender" in lessons and not config.defender.sft.examples:
-            run.write_json(WARMUP_FILE, _EXAMPLES.dump_python(list(lessons["defender"]), mode="json"))
+        _keep_answers(run, config, lessons)
         _Training(run, setup, watching, lessons).run(None, Position())
     return run
 
@@ -126,6 +125,7 @@ def resume(
             for key, (old, new) in sorted(changed.items()):
                 view.note(f"{key}: {new!r} from here on, {old!r} before")
         run.rewind(step)
+        _keep_answers(run, config, lessons)
         with tracked(run, config, view) as watching:
             _Training(run, setup, watching, lessons).run(checkpoint, position)
     return run
@@ -145,12 +145,24 @@ def _lessons(setup: Setup, position: Position, view: View, warmup: Any = None) -
         if stage.steps > (position.stage_step if stages.get(position.stage) == role else 0):
             if role == "defender" and not stage.examples:
                 if warmup:
-                    out[role] = _EXAMPLES.validate_python(warmup)
+                    out[role] = _answers(warmup)
                     continue
                 view.note("the base model answers benign seeds, for the defender's warm-up")
             with counting(_answered(view)):
                 out[role] = setup.examples(role)
     return out
+
+
+def _keep_answers(run: RunDirectory, config: Config, lessons: Mapping[Role, Sequence[Example]]) -> None:
+    if "defender" in lessons and not config.defender.sft.examples:
+        run.write_json(WARMUP_FILE, _EXAMPLES.dump_python(list(lessons["defender"]), mode="json"))
+
+
+def _answers(kept: Any) -> list[Example]:
+    try:
+        return _EXAMPLES.validate_python(kept)
+    except ValidationError as error:
+        raise StoreError(f"{WARMUP_FILE}: damaged; without this file the base model is asked again") from error
 
 
 def _answered(view: View) -> Count:
